@@ -1,0 +1,20 @@
+"""ELMo for spaCy. This module imports neither spaCy nor torch: `spacy_elmo.bilm` and
+`spacy_elmo.formats` run without spaCy, and the pipeline part loads when it is asked for."""
+
+from typing import TYPE_CHECKING, Any
+
+from spacy_elmo.errors import ElmoError, OptionsError, WeightsError
+
+if TYPE_CHECKING:
+    from spacy_elmo.pipeline.annotations import restore_hooks
+
+__version__ = "0.1.0"
+__all__ = ["ElmoError", "OptionsError", "WeightsError", "__version__", "restore_hooks"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "restore_hooks":
+        from spacy_elmo.pipeline.annotations import restore_hooks
+
+        return restore_hooks
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,115 @@
+"""Sequence lengths in, batches and packed row orders out; and the table of words already embedded."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def plan_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Yield batches of sequence numbers, longest sequences first, each of at most `max_tokens` tokens.
+
+    A sequence longer than that is a batch of its own. Sorting makes every time step of a batch as tall as
+    it can be.
+    """
+    batch: list[int] = []
+    n_tokens = 0
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        if batch and n_tokens + lengths[number] > max_tokens:
+            yield batch
+            batch, n_tokens = [], 0
+        batch.append(number)
+        n_tokens += lengths[number]
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How sequences that lie one behind the other are laid out time step by time step, without padding.
+
+    batch_sizes: rows of each time step.
+    order: `[2, n_tokens]` int64; `order[0]` takes tokens to forward order, `order[1]` to that of the
+        reversed sequences.
+    rows: `[n_sequences]` int64; the sequence in each row, longest first.
+    """
+
+    batch_sizes: list[int]
+    order: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> "Packing":
+        """Pack sequences of these lengths (each at least 1)."""
+        sizes = np.asarray(lengths, dtype=np.int64)
+        rows = np.argsort(-sizes, kind="stable")
+        starts = (np.cumsum(sizes) - sizes)[rows]
+        sizes = sizes[rows]
+        time, row = np.nonzero(np.arange(sizes[0])[:, None] < sizes)
+        order = np.stack([starts[row] + time, starts[row] + sizes[row] - 1 - time])
+        return cls(np.bincount(time).tolist(), torch.from_numpy(order), torch.from_numpy(rows))
+
+
+class WordTable:
+    """Vectors of words already embedded, under a memory budget. Safe to call from several threads.
+
+    When the budget is spent the table starts anew: frequent words are back at once. It empties itself when
+    the weights it was filled from change. Never pickled or copied with content.
+    """
+
+    def __init__(self, max_bytes: int = 64 * 2**20) -> None:
+        self.max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all words."""
+        self._rows: dict[str, int] = {}
+        self._vectors = torch.empty(0, 0)
+        self._version: Any = None
+
+    def lookup(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor], version: Any) -> Tensor:
+        """Return the vectors of distinct `words`, `[len(words), width]`, calling `embed` for the unknown ones.
+
+        `version` identifies the weights behind `embed`.
+        """
+        with self._lock:
+            if version != self._version:
+                self.clear()
+                self._version = version
+            new = [word for word in words if word not in self._rows]
+            if new:
+                self._add(new, embed(new)) if self._fits(len(new)) else self._restart(words, embed)
+            rows = torch.tensor([self._rows[word] for word in words], dtype=torch.long)
+            return self._vectors[rows.to(self._vectors.device)]
+
+    def _fits(self, n_new: int) -> bool:
+        bytes_per_row = self._vectors.shape[1] * self._vectors.element_size()
+        return (len(self._rows) + n_new) * bytes_per_row <= self.max_bytes
+
+    def _restart(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> None:
+        version = self._version
+        self.clear()
+        self._version = version
+        self._add(words, embed(words))
+
+    def _add(self, words: Sequence[str], vectors: Tensor) -> None:
+        used = len(self._rows)
+        needed = used + len(words)
+        if needed > self._vectors.shape[0]:
+            grown = vectors.new_empty(max(needed, 2 * self._vectors.shape[0]), vectors.shape[1])
+            if used:
+                grown[:used] = self._vectors[:used]
+            self._vectors = grown
+        self._vectors[used:needed] = vectors
+        self._rows.update(zip(words, range(used, needed), strict=True))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"max_bytes": self.max_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]

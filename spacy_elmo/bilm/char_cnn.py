@@ -1,0 +1,170 @@
+"""Words in, context-insensitive vectors out: the character CNN with highways and projection, or, for a
+biLM that reads whole words, a table of word vectors."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spacy_elmo.bilm import characters
+from spacy_elmo.bilm.options import CharCNNOptions
+from spacy_elmo.errors import ElmoError
+
+# Words that share one convolution, counted in character positions: small enough that a product stays in cache.
+_CHUNK_POSITIONS = 2048
+
+_ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+class CharacterCNN(nn.Module):
+    """Character CNN over words: convolutions, maximum over positions, highways, projection (Kim et al. 2016).
+
+    Matches bilm-tf's `_build_word_char_embeddings`. The projection is absent where the number of filters
+    equals the output width, as there.
+    """
+
+    def __init__(self, options: CharCNNOptions, width: int) -> None:
+        super().__init__()
+        self.options = options
+        self.embedding = nn.Parameter(torch.empty(characters.N_CHARACTERS, options.embedding_dim))
+        self.filters = nn.ParameterList(
+            torch.empty(size * options.embedding_dim, number) for size, number in options.filters
+        )
+        self.biases = nn.ParameterList(torch.empty(number) for _, number in options.filters)
+        self.highways = nn.ModuleList(Highway(options.n_filters) for _ in range(options.n_highway))
+        self.projection = Projection(options.n_filters, width) if options.n_filters != width else None
+
+    def forward(self, words: Sequence[str]) -> Tensor:
+        """Return the vectors of `words` as `[len(words), width]`; each is the same in any company."""
+        if not words:
+            return self.embedding.new_zeros(0, self.width)
+        ids = [characters.token_ids(word, self.options.max_characters_per_token) for word in words]
+        by_length = sorted(range(len(ids)), key=lambda word: -len(ids[word]))
+        x = torch.cat([self._convolve([ids[word] for word in chunk]) for chunk in _chunks(by_length, ids)])
+        for highway in self.highways:
+            x = highway(x)
+        if self.projection is not None:
+            x = self.projection(x)
+        return x[torch.tensor(by_length, device=x.device).argsort()]
+
+    @property
+    def width(self) -> int:
+        """Width of the vectors."""
+        return self.projection.bias.shape[0] if self.projection is not None else self.options.n_filters
+
+    def _convolve(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Return `[len(ids), n_filters]` for character ids sorted by falling length.
+
+        Only windows that touch the longest word are computed, and one that is all padding, where the
+        full width has one: the others are equal to it, and the maximum is the same.
+        """
+        options = self.options
+        full, longest = options.max_characters_per_token, len(ids[0])
+        widest = max(size for size, _ in options.filters)
+        padded = characters.pad(ids, min(full, longest + widest))
+        x = self.embedding[torch.from_numpy(padded).to(self.embedding.device)]  # [words, positions, embedding_dim]
+        pooled = []
+        for (size, number), weight, bias in zip(options.filters, self.filters, self.biases, strict=True):
+            starts = min(longest + 1, full - size + 1)
+            windows = x[:, : starts + size - 1].unfold(1, size, 1).transpose(2, 3)
+            products = windows.reshape(-1, size * options.embedding_dim) @ weight
+            pooled.append(products.view(len(ids), starts, number).amax(1) + bias)
+        return _ACTIVATIONS[options.activation](torch.cat(pooled, dim=1))
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw random weights as bilm-tf's training does."""
+        options = self.options
+        nn.init.uniform_(self.embedding, -1.0, 1.0, generator=generator)
+        for weight, bias in zip(self.filters, self.biases, strict=True):
+            if options.activation == "relu":
+                nn.init.uniform_(weight, -0.05, 0.05, generator=generator)
+            else:
+                nn.init.normal_(weight, std=weight.shape[0] ** -0.5, generator=generator)
+            nn.init.zeros_(bias)
+        for module in (*self.highways, *filter(None, [self.projection])):
+            module.initialize(generator)
+
+
+class Highway(nn.Module):
+    """`carry * relu(transform(x)) + (1 - carry) * x` (Srivastava et al. 2015, signs as in bilm-tf)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.carry_weight = nn.Parameter(torch.empty(width, width))
+        self.carry_bias = nn.Parameter(torch.empty(width))
+        self.transform_weight = nn.Parameter(torch.empty(width, width))
+        self.transform_bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: `[rows, width]`. Returns the same shape."""
+        carry = torch.sigmoid(torch.addmm(self.carry_bias, x, self.carry_weight))
+        transform = torch.relu(torch.addmm(self.transform_bias, x, self.transform_weight))
+        return torch.lerp(x, transform, carry)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw random weights as bilm-tf's training does: at first the input is mostly kept."""
+        std = self.carry_bias.shape[0] ** -0.5
+        nn.init.normal_(self.carry_weight, std=std, generator=generator)
+        nn.init.normal_(self.transform_weight, std=std, generator=generator)
+        nn.init.constant_(self.carry_bias, -2.0)
+        nn.init.zeros_(self.transform_bias)
+
+
+class Projection(nn.Module):
+    """Linear map from the filters to the width of the LSTM."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_in, n_out))
+        self.bias = nn.Parameter(torch.empty(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: `[rows, n_in]`. Returns `[rows, n_out]`."""
+        return torch.addmm(self.bias, x, self.weight)
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw random weights as bilm-tf's training does."""
+        nn.init.normal_(self.weight, std=self.weight.shape[0] ** -0.5, generator=generator)
+        nn.init.zeros_(self.bias)
+
+
+class WordEmbedding(nn.Module):
+    """A table of word vectors, for a biLM without character CNN (bilm-tf's token input).
+
+    Words outside the vocabulary get the vector of `<UNK>`. Row 0 of the table is zero and stands for "no
+    token", as in bilm-tf, so word `i` of the vocabulary has row `i + 1`.
+    """
+
+    UNKNOWN = "<UNK>"
+
+    def __init__(self, vocabulary: Sequence[str], width: int) -> None:
+        super().__init__()
+        self.vocabulary = list(vocabulary)
+        self.rows = {word: row for row, word in enumerate(self.vocabulary, start=1)}
+        missing = [word for word in (characters.BOS, characters.EOS, self.UNKNOWN) if word not in self.rows]
+        if missing:
+            raise ElmoError(
+                f"vocabulary of a word-input biLM: {', '.join(missing)} missing; bilm-tf's vocab.txt has it"
+            )
+        self.weight = nn.Parameter(torch.empty(len(self.vocabulary) + 1, width))
+
+    def forward(self, words: Sequence[str]) -> Tensor:
+        """Return the vectors of `words` as `[len(words), width]`."""
+        unknown = self.rows[self.UNKNOWN]
+        rows = torch.tensor([self.rows.get(word, unknown) for word in words], dtype=torch.long)
+        return self.weight[rows.to(self.weight.device)]
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw random vectors, all but row 0."""
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5, generator=generator)
+        nn.init.zeros_(self.weight[0])
+
+
+def _chunks(by_length: Sequence[int], ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """Cut words sorted by falling length into runs of about `_CHUNK_POSITIONS` characters."""
+    chunks, start = [], 0
+    while start < len(by_length):
+        size = max(1, _CHUNK_POSITIONS // len(ids[by_length[start]]))
+        chunks.append(by_length[start : start + size])
+        start += size
+    return chunks

@@ -1,0 +1,220 @@
+"""Sequences of tokens in, activations of every layer out: the biLM of Peters et al. 2018."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from spacy_elmo.bilm.batching import Packing, WordTable, plan_batches
+from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
+from spacy_elmo.bilm.characters import BOS, EOS
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, State
+from spacy_elmo.bilm.options import BiLMOptions
+from spacy_elmo.errors import ElmoError
+
+MAX_BATCH_TOKENS = 4096
+
+
+@dataclass
+class CarriedState:
+    """LSTM state carried from batch to batch, as bilm-tf and AllenNLP do by default: row i of a batch goes
+    on where row i of an earlier batch ended.
+
+    layers: for each LSTM layer, hidden `[2, rows, projection_dim]` and cell `[2, rows, dim]`, forward and
+        backward; empty at first. Rows not seen yet are zero.
+    """
+
+    layers: list[State] = field(default_factory=list)
+
+    def take(self, layer: int, rows: Tensor) -> State | None:
+        """State of these rows, in their order; None where nothing is carried yet."""
+        if layer >= len(self.layers):
+            return None
+        hidden, cell = (_with_rows(part, len(rows))[:, rows] for part in self.layers[layer])
+        return hidden, cell
+
+    def put(self, layer: int, rows: Tensor, state: State) -> None:
+        """Keep the state these rows ended in; other rows keep theirs."""
+        if layer == len(self.layers):
+            self.layers.append((state[0][:, :0], state[1][:, :0]))
+        hidden, cell = (
+            _with_rows(part, len(rows)).index_copy(1, rows, new)
+            for part, new in zip(self.layers[layer], state, strict=True)
+        )
+        self.layers[layer] = (hidden, cell)
+
+
+def _with_rows(part: Tensor, n_rows: int) -> Tensor:
+    missing = n_rows - part.shape[1]
+    return part if missing <= 0 else torch.cat([part, part.new_zeros(2, missing, part.shape[2])], dim=1)
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Layers of the sequences of one batch, BOS and EOS included.
+
+    numbers: which sequences, as numbered in the call.
+    lengths: their lengths with BOS and EOS.
+    layers: `[n_layers + 1, sum(lengths), 2 * projection_dim]`, sequence behind sequence.
+    """
+
+    numbers: list[int]
+    lengths: list[int]
+    layers: Tensor
+
+    def sequences(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield each sequence's number and its layers `[n_layers + 1, length, 2 * projection_dim]`."""
+        yield from zip(self.numbers, self.layers.split(self.lengths, dim=1), strict=True)
+
+
+class BiLM(nn.Module):
+    """Bidirectional language model over characters (or words), without its softmax.
+
+    Matches the activations of bilm-tf's `BidirectionalLanguageModel` and AllenNLP's `_ElmoBiLm` to 1e-5,
+    but starts every sequence from zero state unless a `CarriedState` is passed.
+
+    options: the architecture.
+    vocabulary: the words of a word-input biLM in the order of its vectors, `<S>`, `</S>` and `<UNK>` among them.
+    card: facts about the model (name, licence, ...), kept with it.
+
+    A new BiLM has random weights, drawn from `seed`; `spacy_elmo.formats.load` reads trained ones.
+    """
+
+    def __init__(
+        self,
+        options: BiLMOptions,
+        vocabulary: Sequence[str] | None = None,
+        card: dict[str, Any] | None = None,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__()
+        lstm = options.lstm
+        self.options = options
+        self.card = card or {}
+        self.embedder = _make_embedder(options, vocabulary)
+        self.layers = nn.ModuleList(
+            BidirectionalLSTMLayer(
+                lstm.projection_dim, lstm.dim, lstm.projection_dim, cell_clip=lstm.cell_clip, proj_clip=lstm.proj_clip
+            )
+            for _ in range(lstm.n_layers)
+        )
+        self._table = WordTable()
+        if seed is not None:
+            self.initialize(torch.Generator().manual_seed(seed))
+
+    def forward(self, embeddings: Tensor, packing: Packing, state: CarriedState | None = None) -> Tensor:
+        """Compute all layers of sequences that lie one behind the other.
+
+        embeddings: `[n_tokens, projection_dim]`, BOS and EOS included; packing: of the sequences' lengths.
+        state: carried state, read and brought up to date; None starts from zero.
+
+        Returns `[n_layers + 1, n_tokens, 2 * projection_dim]`; layer 0 is the embedding twice side by side.
+        """
+        order = packing.order.to(embeddings.device)
+        rows = packing.rows.to(embeddings.device)
+        back = torch.stack([one.argsort() for one in order])
+        outputs = [torch.cat([embeddings, embeddings], dim=1)]
+        x = embeddings[order]
+        for number, layer in enumerate(self.layers):
+            y, final = layer(x, packing.batch_sizes, state.take(number, rows) if state else None)
+            if state is not None:
+                state.put(number, rows, final)
+            x = y + x if number and self.options.lstm.use_skip_connections else y
+            outputs.append(torch.cat([x[0][back[0]], x[1][back[1]]], dim=1))
+        return torch.stack(outputs)
+
+    def encode(
+        self,
+        sentences: Sequence[Sequence[str]],
+        keep_boundaries: bool = False,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        state: CarriedState | None = None,
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return the layers of each sentence, `[n_layers + 1, n_tokens, 2 * projection_dim]` float32.
+
+        keep_boundaries: also give out the positions of BOS and EOS (n_tokens + 2).
+        max_batch_tokens: how many tokens are worked on at once; bounds memory, changes no number.
+        state: carry LSTM state from call to call, sentence i going on from sentence i of earlier calls. For
+            parity with the originals, not for speed: it works in float64, since rounding grows along the way
+            (the originals' own carried states are up to 1.2e-5 apart in float32).
+
+        Raises:
+            ElmoError: a sentence is a string instead of a list of tokens.
+        """
+        inner = slice(None) if keep_boundaries else slice(1, -1)
+        encoded: list[Any] = [None] * len(sentences)
+        for batch in self.stream(sentences, max_batch_tokens, state):
+            layers = batch.layers.float().cpu()
+            for number, part in zip(batch.numbers, layers.split(batch.lengths, dim=1), strict=True):
+                encoded[number] = part[:, inner].numpy().copy()
+        return encoded
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        sentences: Sequence[Sequence[str]],
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        state: CarriedState | None = None,
+    ) -> Iterator[EncodedBatch]:
+        """Encode sentences batch by batch, longest first, without gradients; arguments as in `encode`.
+
+        With a carried state all sentences are one batch, since its rows are theirs.
+        """
+        for sentence in sentences:
+            if isinstance(sentence, str):
+                raise ElmoError(f"a sentence is a list of tokens, got the string {sentence[:40]!r}; split it first")
+        lengths = [len(sentence) + 2 for sentence in sentences]
+        if state is None:
+            bilm, batches = self, plan_batches(lengths, max_batch_tokens)
+        else:
+            bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
+        for numbers in batches:
+            batch_lengths = [lengths[number] for number in numbers]
+            words = [word for number in numbers for word in (BOS, *sentences[number], EOS)]
+            layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
+            yield EncodedBatch(numbers, batch_lengths, layers)
+
+    def embed(self, words: Sequence[str]) -> Tensor:
+        """Return the context-insensitive vectors of words, `[len(words), projection_dim]`.
+
+        Each distinct word is computed once, and without gradients remembered in a bounded table.
+        """
+        distinct = {word: None for word in words}
+        rows = {word: row for row, word in enumerate(distinct)}
+        if torch.is_grad_enabled() or isinstance(self.embedder, WordEmbedding):
+            vectors = self.embedder(list(distinct))
+        else:
+            vectors = self._table.lookup(list(distinct), self.embedder, self._embedder_version())
+        return vectors[torch.tensor([rows[word] for word in words], dtype=torch.long, device=vectors.device)]
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """Words of a word-input biLM; None where it reads characters."""
+        return self.embedder.vocabulary if isinstance(self.embedder, WordEmbedding) else None
+
+    def clear_word_table(self) -> None:
+        """Forget the words embedded so far (for benchmarks: what follows starts cold)."""
+        self._table.clear()
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw random weights as bilm-tf's training does."""
+        with torch.no_grad():
+            for module in (self.embedder, *self.layers):
+                module.initialize(generator)
+
+    def _embedder_version(self) -> tuple[tuple[int, int], ...]:
+        return tuple((p.data_ptr(), p._version) for p in self.embedder.parameters())
+
+
+def _make_embedder(options: BiLMOptions, vocabulary: Sequence[str] | None) -> CharacterCNN | WordEmbedding:
+    width = options.lstm.projection_dim
+    if options.char_cnn is not None:
+        return CharacterCNN(options.char_cnn, width)
+    if vocabulary is None:
+        raise ElmoError("the options have no char_cnn, so this biLM reads whole words and needs its vocabulary")
+    return WordEmbedding(vocabulary, width)

@@ -1,0 +1,265 @@
+"""`options.json` in, validated `BiLMOptions` out: the architecture of a biLM.
+
+The keys are those of bilm-tf (`bilm/model.py`, `bilm/training.py`) and AllenNLP (`modules/elmo.py`).
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from spacy_elmo.bilm.characters import N_CHARACTERS
+from spacy_elmo.errors import OptionsError
+
+Activation = Literal["relu", "tanh"]
+
+# What bilm-tf's training keeps beside the architecture; other trainers add keys of their own at this level.
+TRAINING_NUMBERS = (
+    "all_clip_norm_val",
+    "batch_size",
+    "dropout",
+    "learning_rate",
+    "n_epochs",
+    "n_negative_samples_batch",
+    "n_tokens_vocab",
+    "n_train_tokens",
+    "unroll_steps",
+)
+TRAINING_SWITCHES = ("sample_softmax", "share_embedding_softmax")
+ARCHITECTURE_KEYS = ("bidirectional", "char_cnn", "lstm")
+
+
+@dataclass(frozen=True)
+class CharCNNOptions:
+    """Character CNN: one `(width, number)` pair for each set of filters (Kim et al. 2016)."""
+
+    filters: tuple[tuple[int, int], ...]
+    embedding_dim: int = 16
+    activation: Activation = "relu"
+    n_highway: int = 0
+    max_characters_per_token: int = 50
+
+    @property
+    def n_filters(self) -> int:
+        """Width of the vector behind the convolutions."""
+        return sum(number for _, number in self.filters)
+
+
+@dataclass(frozen=True)
+class LSTMOptions:
+    """Stacked LSTM of one direction; both directions have the same. A clip of None is no clip."""
+
+    dim: int
+    projection_dim: int
+    n_layers: int = 1
+    cell_clip: float | None = None
+    proj_clip: float | None = None
+    use_skip_connections: bool = False
+
+
+@dataclass(frozen=True)
+class BiLMOptions:
+    """Architecture of a biLM. `char_cnn` is None for a biLM that reads whole words.
+
+    `training` holds all else that the file has at its top level (batch size, dropout, ...): it changes no
+    activation and is kept as it is.
+    """
+
+    lstm: LSTMOptions
+    char_cnn: CharCNNOptions | None
+    training: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def width(self) -> int:
+        """Width of one layer: forward and backward projection side by side."""
+        return 2 * self.lstm.projection_dim
+
+    @property
+    def n_outputs(self) -> int:
+        """Layers given out: the token embedding and every LSTM layer."""
+        return self.lstm.n_layers + 1
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "BiLMOptions":
+        """Read an options.json.
+
+        Raises:
+            OptionsError: the file is missing, is not JSON, lacks a key or holds a wrong value.
+        """
+        path = Path(path)
+        try:
+            data = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise OptionsError(f"{path}: no such options file (expected bilm-tf's options.json)") from None
+        except OSError as error:
+            raise OptionsError(f"{path}: cannot be read as an options file ({error})") from None
+        except ValueError as error:
+            raise OptionsError(f"{path}: not valid JSON ({error}); expected bilm-tf's options.json") from None
+        return cls.from_dict(data, source=str(path))
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "options") -> "BiLMOptions":
+        """Validate the content of an options.json; `source` names it in errors.
+
+        Raises:
+            OptionsError: a key is missing or unknown, or a value is wrong.
+        """
+        top = _Section(data, source)
+        lstm = _parse_lstm(top.section("lstm"))
+        char_cnn = _parse_char_cnn(top.section("char_cnn")) if top.has("char_cnn") else None
+        if not top.boolean("bidirectional", True):
+            raise OptionsError(f"{source}: bidirectional is false, but ELMo needs both directions of the biLM")
+        return cls(lstm=lstm, char_cnn=char_cnn, training=_parse_training(top))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of an options.json that bilm-tf and AllenNLP read for inference."""
+        lstm = self.lstm
+        data: dict[str, Any] = {
+            "bidirectional": True,
+            "lstm": {
+                "cell_clip": lstm.cell_clip,
+                "dim": lstm.dim,
+                "n_layers": lstm.n_layers,
+                "proj_clip": lstm.proj_clip,
+                "projection_dim": lstm.projection_dim,
+                "use_skip_connections": lstm.use_skip_connections,
+            },
+        }
+        if self.char_cnn is not None:
+            cnn = self.char_cnn
+            data["char_cnn"] = {
+                "activation": cnn.activation,
+                "embedding": {"dim": cnn.embedding_dim},
+                "filters": [list(pair) for pair in cnn.filters],
+                "max_characters_per_token": cnn.max_characters_per_token,
+                "n_characters": N_CHARACTERS,
+                "n_highway": cnn.n_highway,
+            }
+        return {**data, **self.training}
+
+
+def _parse_lstm(section: "_Section") -> LSTMOptions:
+    options = LSTMOptions(
+        dim=section.integer("dim"),
+        projection_dim=section.integer("projection_dim"),
+        n_layers=section.integer("n_layers", 1),
+        cell_clip=section.clip("cell_clip"),
+        proj_clip=section.clip("proj_clip"),
+        use_skip_connections=section.boolean("use_skip_connections", False),
+    )
+    section.finish()
+    if options.projection_dim > options.dim:
+        raise OptionsError(
+            f"{section.source}: projection_dim {options.projection_dim} is larger than dim {options.dim}; "
+            "an LSTM projects down, or not at all (both equal)"
+        )
+    return options
+
+
+def _parse_char_cnn(section: "_Section") -> CharCNNOptions:
+    embedding = section.section("embedding")
+    embedding_dim = embedding.integer("dim")
+    embedding.finish()
+    n_characters = section.integer("n_characters", N_CHARACTERS)
+    if n_characters not in (N_CHARACTERS - 1, N_CHARACTERS):  # 261 as training writes it, 262 for inference
+        raise OptionsError(f"{section.source}: n_characters is {n_characters}, expected 262 (or 261 from training)")
+    options = CharCNNOptions(
+        filters=section.filters("filters"),
+        embedding_dim=embedding_dim,
+        activation=section.choice("activation", ("relu", "tanh")),
+        n_highway=section.integer("n_highway", 0, least=0),
+        max_characters_per_token=section.integer("max_characters_per_token", 50, least=3),
+    )
+    section.finish()
+    widest = max(width for width, _ in options.filters)
+    if widest > options.max_characters_per_token:
+        raise OptionsError(
+            f"{section.source}: a filter of width {widest} does not fit into max_characters_per_token "
+            f"{options.max_characters_per_token}"
+        )
+    return options
+
+
+def _parse_training(top: "_Section") -> dict[str, Any]:
+    for key, value in top.data.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if key in TRAINING_NUMBERS and not (number and math.isfinite(value) and value >= 0):
+            raise OptionsError(f"{top.source}: {key} is {value!r}, expected a number of at least 0")
+        if key in TRAINING_SWITCHES and not isinstance(value, bool):
+            raise OptionsError(f"{top.source}: {key} is {value!r}, expected true or false")
+        if meant := difflib.get_close_matches(key, ARCHITECTURE_KEYS, n=1, cutoff=0.75):
+            raise OptionsError(f"{top.source}: unknown key {key!r}; did you mean {meant[0]!r}?")
+    return top.data
+
+
+_MISSING = object()
+
+
+class _Section:
+    """One JSON object that is taken apart key by key, so that what is left over is unknown."""
+
+    def __init__(self, data: Any, source: str) -> None:
+        if not isinstance(data, dict):
+            raise OptionsError(f"{source}: expected a JSON object, got {type(data).__name__}")
+        self.data = dict(data)
+        self.source = source
+
+    def has(self, key: str) -> bool:
+        return self.data.get(key) is not None
+
+    def take(self, key: str, default: Any = _MISSING) -> Any:
+        value = self.data.pop(key, None)
+        if value is None:
+            if default is _MISSING:
+                raise OptionsError(f"{self.source}: the key {key!r} is missing")
+            return default
+        return value
+
+    def section(self, key: str) -> "_Section":
+        return _Section(self.take(key), f"{self.source}: {key}")
+
+    def integer(self, key: str, default: Any = _MISSING, least: int = 1) -> int:
+        value = self.take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise OptionsError(f"{self.source}: {key} is {value!r}, expected a whole number of at least {least}")
+        return value
+
+    def clip(self, key: str) -> float | None:
+        value = self.take(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise OptionsError(f"{self.source}: {key} is {value!r}, expected a positive number, or 0 or null for none")
+        return value or None
+
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self.take(key, default)
+        if not isinstance(value, bool):
+            raise OptionsError(f"{self.source}: {key} is {value!r}, expected true or false")
+        return value
+
+    def choice(self, key: str, choices: tuple[Any, ...]) -> Any:
+        value = self.take(key)
+        if value not in choices:
+            raise OptionsError(f"{self.source}: {key} is {value!r}, expected one of {', '.join(choices)}")
+        return value
+
+    def filters(self, key: str) -> tuple[tuple[int, int], ...]:
+        value = self.take(key)
+        if not isinstance(value, list) or not value or not all(_is_filter(pair) for pair in value):
+            raise OptionsError(f"{self.source}: {key} is {value!r}, expected a list of [width, number] pairs")
+        return tuple((pair[0], pair[1]) for pair in value)
+
+    def finish(self) -> None:
+        if self.data:
+            unknown = ", ".join(map(repr, sorted(self.data)))
+            raise OptionsError(f"{self.source}: unknown key {unknown}, which neither bilm-tf nor AllenNLP has here")
+
+
+def _is_filter(pair: Any) -> bool:
+    return (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair)
+    )

@@ -1,0 +1,292 @@
+"""The interchange format of bilm-tf and AllenNLP: `options.json` beside an HDF5 file of weights.
+
+One table (`entries`) says where each array of the file lives in the biLM and how it is turned round; reading
+and writing walk it in opposite directions. Values are never changed: the forget bias, which both originals
+add when they load, stays out of the weights here as it does in the file.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spacy_elmo.bilm import BiLM, BiLMOptions
+from spacy_elmo.bilm.characters import N_CHARACTERS
+from spacy_elmo.errors import WeightsError
+
+Array = npt.NDArray[Any]
+StoredDtype = Literal["float32", "float16", "lossless"]
+
+OWN_ROOTS = ("CNN", "RNN", "char_embed")  # datasets under other names are not ours to judge
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One array of the file.
+
+    name: its path in the file; others: paths under which older files have it.
+    parameter: our parameter; direction: which row of it, for the LSTMs.
+    shape: in the file.
+    to_ours, to_file: the change of layout, each the inverse of the other.
+    """
+
+    name: str
+    parameter: str
+    shape: tuple[int, ...]
+    direction: int | None = None
+    others: tuple[str, ...] = ()
+    to_ours: Callable[[Array], Array] = np.asarray
+    to_file: Callable[[Array], Array] = np.asarray
+
+
+def entries(options: BiLMOptions, n_words: int = 0) -> Iterator[Entry]:
+    """Yield every array that a file with these options holds; `n_words` counts a word-input biLM's vocabulary."""
+    lstm, cnn = options.lstm, options.char_cnn
+    if cnn is None:
+        yield Entry("embedding", "embedder.weight", (n_words, lstm.projection_dim), to_ours=_add_row, to_file=_drop_row)
+    else:
+        yield Entry(
+            "char_embed",
+            "embedder.embedding",
+            (N_CHARACTERS - 1, cnn.embedding_dim),
+            to_ours=_add_row,
+            to_file=_drop_row,
+        )
+        for i, (size, number) in enumerate(cnn.filters):
+            shape = (1, size, cnn.embedding_dim, number)
+            flat = (size * cnn.embedding_dim, number)
+            to_ours, to_file = _reshape(flat), _reshape(shape)
+            yield Entry(f"CNN/W_cnn_{i}", f"embedder.filters.{i}", shape, to_ours=to_ours, to_file=to_file)
+            yield Entry(f"CNN/b_cnn_{i}", f"embedder.biases.{i}", (number,))
+        n = cnn.n_filters
+        for i in range(cnn.n_highway):
+            for gate in ("carry", "transform"):
+                yield Entry(f"CNN_high_{i}/W_{gate}", f"embedder.highways.{i}.{gate}_weight", (n, n))
+                yield Entry(f"CNN_high_{i}/b_{gate}", f"embedder.highways.{i}.{gate}_bias", (n,))
+        if n != lstm.projection_dim:
+            yield Entry("CNN_proj/W_proj", "embedder.projection.weight", (n, lstm.projection_dim))
+            yield Entry("CNN_proj/b_proj", "embedder.projection.bias", (lstm.projection_dim,))
+    for direction in (0, 1):
+        for i in range(lstm.n_layers):
+            yield from _lstm_entries(options, direction, i)
+
+
+def _lstm_entries(options: BiLMOptions, direction: int, layer: int) -> Iterator[Entry]:
+    lstm = options.lstm
+    cell = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"
+    # bilm-tf dumps a one-layer model without MultiRNNCell, in a form that its own loader does not read
+    single = f"RNN_{direction}/RNN/LSTMCell/" if lstm.n_layers == 1 else None
+
+    def entry(name: str, parameter: str, shape: tuple[int, ...], gates: bool = False) -> Entry:
+        return Entry(
+            cell + name,
+            f"layers.{layer}.{parameter}",
+            shape,
+            direction,
+            others=(single + name,) if single else (),
+            to_ours=_gates_to_ours if gates else np.asarray,
+            to_file=_gates_to_file if gates else np.asarray,
+        )
+
+    yield entry("W_0", "weight", (2 * lstm.projection_dim, 4 * lstm.dim), gates=True)
+    yield entry("B", "bias", (4 * lstm.dim,), gates=True)
+    if lstm.projection_dim != lstm.dim:
+        yield entry("W_P_0", "projection", (lstm.dim, lstm.projection_dim))
+
+
+def _gates_to_ours(array: Array) -> Array:
+    """Gates i, j, f, o along the last axis (TensorFlow) to i, f, o, j (one sigmoid for the first three)."""
+    i, j, f, o = np.split(array, 4, axis=-1)
+    return np.concatenate([i, f, o, j], axis=-1)
+
+
+def _gates_to_file(array: Array) -> Array:
+    i, f, o, j = np.split(array, 4, axis=-1)
+    return np.concatenate([i, j, f, o], axis=-1)
+
+
+def _add_row(array: Array) -> Array:
+    """Put a zero row in front, for id 0, "no token"."""
+    return np.concatenate([np.zeros_like(array[:1]), array])
+
+
+def _drop_row(array: Array) -> Array:
+    return array[1:]
+
+
+def _reshape(shape: tuple[int, ...]) -> Callable[[Array], Array]:
+    return lambda array: array.reshape(shape)
+
+
+def read(
+    weights: Path | BinaryIO,
+    options: BiLMOptions,
+    vocabulary: list[str] | None = None,
+    card: dict[str, Any] | None = None,
+) -> BiLM:
+    """Read a weights file (float16, float32 or float64) into a biLM in evaluation mode.
+
+    Every array is checked against the options before memory is taken for the model.
+
+    Raises:
+        WeightsError: the file is missing, truncated, no HDF5, holds links to elsewhere, lacks an array, has
+            one too many, one of another shape or type, or one with NaN or infinite values.
+    """
+    source = str(weights) if isinstance(weights, Path) else "weights"
+    with _open(weights, source) as file:
+        table = [
+            (entry, _find(file, entry, source)) for entry in entries(options, len(vocabulary) if vocabulary else 0)
+        ]
+        _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
+        bilm = BiLM(options, vocabulary, card, seed=None)
+        parameters = dict(bilm.named_parameters())
+        with torch.no_grad():
+            for entry, dataset in table:
+                target = parameters[entry.parameter]
+                target = target if entry.direction is None else target[entry.direction]
+                target.copy_(torch.from_numpy(entry.to_ours(_read_array(dataset, source))))
+    return bilm.eval()
+
+
+def _open(weights: Path | BinaryIO, source: str) -> h5py.File:
+    if isinstance(weights, Path) and not weights.is_file():
+        raise WeightsError(f"{source}: no such weights file")
+    try:
+        return h5py.File(weights, "r")
+    except OSError as error:
+        raise WeightsError(f"{source}: not a whole HDF5 file; truncated or of another format ({error})") from None
+
+
+def _find(file: h5py.File, entry: Entry, source: str) -> h5py.Dataset:
+    for name in (entry.name, *entry.others):
+        dataset = _walk(file, name, source)
+        if dataset is not None:
+            break
+    else:
+        raise WeightsError(f"{source}: no array {entry.name!r}, which the options ask for; do both belong together?")
+    if dataset.shape != entry.shape:
+        raise WeightsError(
+            f"{source}: {name} has shape {list(dataset.shape)}, the options ask for {list(entry.shape)}; "
+            "do both belong together?"
+        )
+    if dataset.dtype not in (np.float16, np.float32, np.float64):
+        raise WeightsError(f"{source}: {name} holds {dataset.dtype}, expected float16, float32 or float64")
+    return dataset
+
+
+def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
+    """Follow a path of hard links only, so that a file cannot make us read another one."""
+    node: Any = file
+    for part in name.split("/"):
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise WeightsError(f"{source}: {name} is a link to elsewhere; weights files hold their arrays themselves")
+        node = node[part]
+    if not isinstance(node, h5py.Dataset):
+        return None
+    if node.is_virtual or node.external:
+        raise WeightsError(f"{source}: {name} is stored in another file; weights files hold their arrays themselves")
+    return node
+
+
+def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
+    names: list[str] = []
+    file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+    surplus = sorted(name for name in names if name.startswith(OWN_ROOTS) and f"/{name}" not in known)
+    if surplus:
+        raise WeightsError(f"{source}: the options leave no place for {', '.join(surplus)}; do both belong together?")
+
+
+def _read_array(dataset: h5py.Dataset, source: str) -> Array:
+    try:
+        array = dataset[...].astype(np.float32, copy=False)
+    except OSError as error:
+        raise WeightsError(f"{source}: {dataset.name} cannot be read; the file is damaged ({error})") from None
+    if not np.isfinite(array).all():
+        raise WeightsError(f"{source}: {dataset.name} holds NaN or infinite values; the model is of no use")
+    return array
+
+
+def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:
+    """Yield name and float32 array of everything the file holds, in its layout and in order of names."""
+    parameters = dict(bilm.named_parameters())
+    n_words = len(bilm.vocabulary) if bilm.vocabulary else 0
+    for entry in sorted(entries(bilm.options, n_words), key=lambda entry: entry.name):
+        value = parameters[entry.parameter].detach()
+        value = value if entry.direction is None else value[entry.direction]
+        yield entry.name, entry.to_file(value.float().cpu().numpy())
+
+
+def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> None:
+    """Write `options.json`, `weights.hdf5` and, where the biLM has them, `model_card.json` and `vocab.txt`.
+
+    dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" takes float16
+        where that keeps every value, else float32.
+
+    Each file appears whole or not at all.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_whole(directory / "weights.hdf5", lambda file: write_weights(bilm, file, dtype))
+    _write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
+    if bilm.card:
+        _write_text(directory / "model_card.json", json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n")
+    if bilm.vocabulary:
+        _write_text(directory / "vocab.txt", "".join(word + "\n" for word in bilm.vocabulary))
+
+
+def write_weights(bilm: BiLM, file: BinaryIO, dtype: StoredDtype = "float32") -> None:
+    """Write the HDF5 file of weights into an open binary file, array by array."""
+    if dtype == "lossless":
+        dtype = "float16" if all(_fits_float16(array) for _, array in arrays(bilm)) else "float32"
+    with h5py.File(file, "w") as weights:
+        for name, array in arrays(bilm):
+            weights.create_dataset(name, data=array.astype(dtype, copy=False))
+
+
+def _fits_float16(array: Array) -> bool:
+    with np.errstate(over="ignore"):
+        return bool((array.astype(np.float16) == array).all())
+
+
+def _write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w+b") as file:
+            write_to(file)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    _write_whole(path, lambda file: file.write(text.encode()))
+
+
+def digest(bilm: BiLM) -> str:
+    """SHA-256 over the architecture and the float32 arrays in order of names, whatever the file they came from."""
+    sha = hashlib.sha256()
+    architecture = {key: value for key, value in bilm.options.to_dict().items() if key not in bilm.options.training}
+    sha.update(json.dumps(architecture, sort_keys=True).encode())
+    for name, array in arrays(bilm):
+        sha.update(f"{name}{list(array.shape)}".encode())
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()
+
+
+def to_bytes(bilm: BiLM) -> bytes:
+    """The weights file as bytes, lossless."""
+    file = io.BytesIO()
+    write_weights(bilm, file, "lossless")
+    return file.getvalue()
