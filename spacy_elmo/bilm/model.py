@@ -184,10 +184,10 @@ class BiLM(nn.Module):
 
         Each distinct word is computed once, and without gradients remembered in a bounded table.
         """
-        distinct = {word: None for word in words}
+        distinct = dict.fromkeys(words)
         rows = {word: row for row, word in enumerate(distinct)}
         if torch.is_grad_enabled() or isinstance(self.embedder, WordEmbedding):
-            vectors = self.embedder(list(distinct))
+            vectors: Tensor = self.embedder(list(distinct))
         else:
             vectors = self._table.lookup(list(distinct), self.embedder, self._embedder_version())
         return vectors[torch.tensor([rows[word] for word in words], dtype=torch.long, device=vectors.device)]
@@ -208,7 +208,7 @@ class BiLM(nn.Module):
                 module.initialize(generator)
 
     def _embedder_version(self) -> tuple[tuple[int, int], ...]:
-        return tuple((p.data_ptr(), p._version) for p in self.embedder.parameters())
+        return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.embedder.parameters())
 
 
 def _make_embedder(options: BiLMOptions, vocabulary: Sequence[str] | None) -> CharacterCNN | WordEmbedding:

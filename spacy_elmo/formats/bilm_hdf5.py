@@ -151,8 +151,8 @@ def read(
         parameters = dict(bilm.named_parameters())
         with torch.no_grad():
             for entry, dataset in table:
-                target = parameters[entry.parameter]
-                target = target if entry.direction is None else target[entry.direction]
+                parameter = parameters[entry.parameter]
+                target = parameter if entry.direction is None else parameter[entry.direction]
                 target.copy_(torch.from_numpy(entry.to_ours(_read_array(dataset, source))))
     return bilm.eval()
 
@@ -210,7 +210,7 @@ def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
 
 def _read_array(dataset: h5py.Dataset, source: str) -> Array:
     try:
-        array = dataset[...].astype(np.float32, copy=False)
+        array: Array = dataset[...].astype(np.float32, copy=False)
     except OSError as error:
         raise WeightsError(f"{source}: {dataset.name} cannot be read; the file is damaged ({error})") from None
     if not np.isfinite(array).all():
@@ -281,7 +281,7 @@ def digest(bilm: BiLM) -> str:
     sha.update(json.dumps(architecture, sort_keys=True).encode())
     for name, array in arrays(bilm):
         sha.update(f"{name}{list(array.shape)}".encode())
-        sha.update(np.ascontiguousarray(array))
+        sha.update(array.tobytes())
     return sha.hexdigest()
 
 
