@@ -1,0 +1,1 @@
+"""The part of spacy-elmo that runs in a spaCy pipeline."""
