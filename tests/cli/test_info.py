@@ -1,0 +1,65 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from spacy_elmo import __version__
+from spacy_elmo.formats import digest, load
+
+
+def run(*args):
+    return subprocess.run([sys.executable, "-m", "spacy", "elmo", *map(str, args)], capture_output=True, text=True)
+
+
+def test_info_of_the_bundled_model_is_one_json_object():
+    done = run("info", "--json")
+    assert done.returncode == 0
+    facts = json.loads(done.stdout)
+    bilm = load("en_elmo_sm")
+    assert facts["name"] == "en_elmo_sm"
+    assert facts["digest"] == digest(bilm)
+    assert facts["layers"] == 2
+    assert facts["width"] == 2 * facts["projection_dim"] == 128
+    assert facts["dim"] == 512
+    assert facts["max_characters"] == 50
+    assert facts["n_characters"] == 262
+    assert facts["license"] == "CC BY-SA 3.0"
+    # the zero row in front of the character embeddings is ours, not the file's
+    assert facts["parameters"] == sum(p.numel() for p in bilm.parameters()) - bilm.options.char_cnn.embedding_dim
+
+
+def test_info_as_a_table(data_dir):
+    done = run("info", data_dir / "tiny_2l_clip")
+    assert done.returncode == 0
+    assert re.search(r"clipping +cell 0.5, projection 0.3", done.stdout)
+    assert re.search(r"license +not stated", done.stdout)
+    assert re.search(r"name +tiny_2l_clip", done.stdout)
+
+
+@pytest.mark.parametrize("model", ["/no/such/model", "no_such_name"])
+def test_info_of_no_model_is_one_line_and_status_1(model):
+    done = run("info", model)
+    assert done.returncode == 1
+    assert model in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_wrong_usage_is_status_2():
+    assert run("info", "--no-such-option").returncode == 2
+    assert run("no-such-command").returncode == 2
+
+
+def test_help_has_an_example():
+    done = run("info", "--help")
+    assert done.returncode == 0
+    assert "python -m spacy elmo info" in done.stdout
+    assert "info" in run("--help").stdout
+
+
+def test_version_is_the_installed_one():
+    import importlib.metadata
+
+    assert importlib.metadata.version("spacy-elmo") == __version__

@@ -1,0 +1,56 @@
+"""Each case runs in an interpreter of its own: how processes start is a setting of the whole process."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import spacy
+
+SCRIPT = """
+import json, multiprocessing, sys, warnings
+import spacy
+from spacy_elmo import restore_hooks
+
+TEXTS = {texts!r}
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method({method!r})
+    warnings.simplefilter("ignore")
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer")
+    nlp.add_pipe("elmo", config={{"keep_layers": True}})
+    list(nlp.pipe(TEXTS * 20))  # the parent has used torch, with its threads, before it starts others
+    docs = list(nlp.pipe(TEXTS, n_process=2, batch_size=2))
+    free = docs[0][5]._.elmo_similarity(docs[1][4])
+    for doc in docs:
+        restore_hooks(doc)
+    json.dump({{
+        "vectors": [doc._.elmo.tolist() for doc in docs],
+        "layers": [doc._.elmo_layers.shape for doc in docs],
+        "free": free,
+        "hooked": docs[0][5].similarity(docs[1][4]),
+    }}, open({out!r}, "w"))
+"""
+
+TEXTS = ["I deposited money at the bank.", "We sat on the bank. It rained.", "", " ", "one two three"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_two_processes_give_the_same_vectors(method, tmp_path):
+    script, out = tmp_path / "script.py", tmp_path / "out.json"
+    script.write_text(SCRIPT.format(texts=TEXTS, method=method, out=str(out)))
+    subprocess.run([sys.executable, script], check=True, timeout=120)
+    got = json.loads(out.read_text())
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer")
+    nlp.add_pipe("elmo")
+    docs = [nlp(text) for text in TEXTS]
+    for doc, vectors, layers in zip(docs, got["vectors"], got["layers"], strict=True):
+        np.testing.assert_allclose(np.reshape(vectors, doc._.elmo.shape), doc._.elmo, atol=1e-5)
+        assert layers == [3, len(doc), 128]
+    expected = docs[0][5].similarity(docs[1][4])
+    assert expected < 0.999  # spaCy alone says 1.0
+    assert got["free"] == pytest.approx(expected, abs=1e-5)
+    assert got["hooked"] == pytest.approx(expected, abs=1e-5)

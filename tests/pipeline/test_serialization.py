@@ -1,0 +1,166 @@
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import spacy
+from spacy.tokens import Doc
+
+from spacy_elmo import ElmoError
+from spacy_elmo.formats import load, write
+from spacy_elmo.pipeline.encoder import shim_of
+
+TEXT = "We sat on the bank of the river."
+
+
+@pytest.fixture
+def weights(data_dir, tmp_path):
+    """A copy of a model that a test may delete."""
+    return shutil.copytree(data_dir / "tiny_2l_skip", tmp_path / "weights")
+
+
+@pytest.fixture
+def saved(weights, tmp_path):
+    """A saved pipeline whose original weights are gone, and what it said about TEXT."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"layers": "top", "model": {"weights": str(weights)}})
+    vectors = nlp(TEXT)._.elmo
+    nlp.to_disk(tmp_path / "saved")
+    shutil.rmtree(weights)
+    return tmp_path / "saved", vectors
+
+
+def test_to_disk_and_back_without_the_original_weights(saved):
+    path, vectors = saved
+    nlp = spacy.load(path)
+    np.testing.assert_allclose(nlp(TEXT)._.elmo, vectors, atol=1e-6)
+    assert nlp.config["components"]["elmo"]["layers"] == "top"
+
+
+def test_saving_before_first_use_writes_the_weights(weights, tmp_path):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": str(weights)}})
+    nlp.to_disk(tmp_path / "saved")
+    shutil.rmtree(weights)
+    assert spacy.load(tmp_path / "saved")(TEXT)._.elmo.shape == (9, 32)
+
+
+def test_saved_weights_are_a_model_of_their_own(saved):
+    path, vectors = saved
+    words = [token.text for token in spacy.blank("en")(TEXT)]
+    np.testing.assert_allclose(load(path / "elmo" / "model").encode([words])[0][-1], vectors, atol=1e-6)
+
+
+def test_bundled_card_and_licence_go_along(tmp_path):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo")
+    nlp.to_disk(tmp_path / "saved")
+    assert load(tmp_path / "saved" / "elmo" / "model").card == load("en_elmo_sm").card
+    bundled = load("en_elmo_sm")
+    assert (tmp_path / "saved" / "elmo" / "model" / "weights.hdf5").stat().st_size < 4 * sum(
+        p.numel() for p in bundled.parameters()
+    )  # float16 stays float16, since that loses nothing
+
+
+def test_to_bytes_and_back(saved):
+    path, vectors = saved
+    data = spacy.load(path).to_bytes()
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"layers": "top", "model": {"weights": "/no/such"}})
+    nlp.from_bytes(data)
+    np.testing.assert_allclose(nlp(TEXT)._.elmo, vectors, atol=1e-6)
+
+
+def test_from_config_and_sourcing(saved):
+    path, vectors = saved
+    source = spacy.load(path)
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", source=source)
+    np.testing.assert_allclose(nlp(TEXT)._.elmo, vectors, atol=1e-6)
+    again = spacy.util.load_model_from_config(spacy.blank("en").config.merge({}), auto_fill=True)
+    again.add_pipe("elmo", source=source)
+    np.testing.assert_allclose(again(TEXT)._.elmo, vectors, atol=1e-6)
+    with pytest.raises(ElmoError, match="two elmo components"):
+        nlp.add_pipe("elmo", name="other", source=source)
+
+
+def test_unchanged_weights_are_not_written_again(saved):
+    path, _ = saved
+    file = path / "elmo" / "model" / "weights.hdf5"
+    nlp = spacy.load(path)
+    os.utime(file, ns=(1, 1))
+    nlp.to_disk(path)
+    assert file.stat().st_mtime_ns == 1
+    with_other = spacy.blank("en")
+    with_other.add_pipe("elmo")
+    with_other.to_disk(path)
+    assert file.stat().st_mtime_ns != 1
+    assert spacy.load(path)(TEXT)._.elmo.shape == (9, 128)
+
+
+@pytest.mark.parametrize("name", ["weights.hdf5", "options.json", "digest"])
+def test_missing_file_is_a_clear_error(saved, name):
+    path, _ = saved
+    (path / "elmo" / "model" / name).unlink()
+    with pytest.raises(ElmoError, match="elmo/model"):
+        spacy.load(path)
+
+
+def test_truncated_weights_are_a_clear_error(saved):
+    path, _ = saved
+    file = path / "elmo" / "model" / "weights.hdf5"
+    file.write_bytes(file.read_bytes()[:50_000])
+    with pytest.raises(ElmoError, match="weights"):
+        spacy.load(path)
+
+
+def test_other_weights_than_those_saved_are_a_clear_error(saved, data_dir):
+    path, _ = saved
+    shutil.copy(data_dir / "tiny_2l_clip" / "weights.hdf5", path / "elmo" / "model" / "weights.hdf5")
+    with pytest.raises(ElmoError, match="digest"):
+        spacy.load(path)
+
+
+def test_interrupted_save_is_made_good_by_the_next(saved, monkeypatch):
+    path, vectors = saved
+    nlp, other = spacy.load(path), spacy.blank("en")
+    other.add_pipe("elmo")
+
+    def interrupted(*args):
+        write(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spacy_elmo.formats.write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        other.to_disk(path)
+    monkeypatch.undo()
+    nlp.to_disk(path)
+    np.testing.assert_allclose(spacy.load(path)(TEXT)._.elmo, vectors, atol=1e-6)
+
+
+def test_model_copy_is_independent_and_has_a_number_of_its_own(nlp):
+    model = nlp.get_pipe("elmo").model
+    copied = model.copy()
+    assert shim_of(copied).id != shim_of(model).id
+    doc = Doc(nlp.vocab, words=["one", "two"])
+    np.testing.assert_allclose(copied.predict([doc])[0], model.predict([doc])[0], atol=1e-6)
+    parameter = next(shim_of(copied).bilm.parameters())
+    parameter.data.zero_()
+    assert next(shim_of(model).bilm.parameters()).abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_packaged_pipeline_loads_offline_with_the_same_vectors(saved, tmp_path):
+    path, vectors = saved
+    command = [sys.executable, "-m", "spacy", "package", path, tmp_path, "--name", "demo", "--build", "wheel"]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("**/*.whl")
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
+    subprocess.run(install, check=True, capture_output=True)
+    shutil.rmtree(path)
+    code = f"import numpy, spacy; numpy.save('vectors.npy', spacy.load('en_demo')({TEXT!r})._.elmo)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)})
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), vectors, atol=1e-6)
