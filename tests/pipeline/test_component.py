@@ -67,7 +67,7 @@ def is_unicode(word):
 
 def test_component_and_bilm_agree_on_whole_docs_and_sentences(tiny):
     bilm = load(tiny)
-    words, starts = "The fox jumps . It was lazy .".split(), [True, *[False] * 3, True, *[False] * 3]
+    words, starts = ["The", "fox", "jumps", ".", "It", "was", "lazy", "."], [True, *[False] * 3, True, *[False] * 3]
     nlp = make(keep_layers=True, model={"weights": tiny})
     doc = nlp.get_pipe("elmo")(Doc(nlp.vocab, words=words, sent_starts=starts))
     expected = np.concatenate(bilm.encode([words[:4], words[4:]]), axis=1)
@@ -158,7 +158,7 @@ def test_wrong_settings_are_one_clear_error(config, message):
 
 def test_unknown_values_are_refused_by_the_config():
     for config in ({"vectors": "sometimes"}, {"model": {"precision": "float8"}}, {"no_such": 1}):
-        with pytest.raises(ValueError, match="(?s)elmo|precision"):
+        with pytest.raises(ValueError, match=r"(?s)elmo|precision"):
             make(**config)
 
 
@@ -187,7 +187,7 @@ def test_second_elmo_component_is_refused_and_leaves_the_pipeline_as_it_was(nlp)
 def test_model_of_another_kind_is_refused(nlp):
     from thinc.api import Linear
 
-    with pytest.raises(ElmoError, match="spacy-elmo.BiLM.v1"):
+    with pytest.raises(ElmoError, match=r"spacy-elmo\.BiLM\.v1"):
         ElmoComponent(nlp.vocab, Linear(2, 2))
 
 

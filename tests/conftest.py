@@ -1,0 +1,39 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The same examples in every run: a failure in CI is one that can be had at home.
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("repeatable")
+
+TESTS = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Reference weights and outputs that the tests carry along."""
+    return TESTS / "data"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return ../shared beside the checkout, or where SPACY_ELMO_SHARED says; without it the test is skipped.
+
+    With SPACY_ELMO_REQUIRE_SHARED=1 the test fails instead.
+    """
+    path = Path(os.environ.get("SPACY_ELMO_SHARED") or TESTS.parent.parent / "shared")
+    if not (path / "references").is_dir():
+        reason = f"no reference data: {path} has no references (SPACY_ELMO_SHARED names another place)"
+        if os.environ.get("SPACY_ELMO_REQUIRE_SHARED") == "1":
+            pytest.fail(f"{reason}, and SPACY_ELMO_REQUIRE_SHARED=1 asks for it", pytrace=False)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sentences(data) -> list[list[str]]:
+    """The 32 sentences that the originals encoded: emoji, CJK, lone surrogates, long, empty and special tokens."""
+    return json.loads((data / "sentences.json").read_bytes())
