@@ -33,25 +33,22 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
+from plain_loop import PlainLoop, Sentences
 
 import spacy_elmo
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions, CharCNNOptions, LSTMOptions, characters
-from spacy_elmo.bilm.char_cnn import CharacterCNN, Highway
-
-Sentences = Sequence[Sequence[str]]
 
 SENTENCES = Path(__file__).with_name("sentences.txt")
 PLAIN_TOKENS = {"original": 4_000, "small": 12_000, "bundled": 20_000}
+REPEATS = {"original": 2, "small": 3, "bundled": 3}
 PLAIN_BATCH = 32
 CHECKED_SENTENCES = 2 * PLAIN_BATCH
 TOLERANCE = 1e-5
@@ -79,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--sizes", type=sizes, default="original,small,bundled", help="models, comma-separated")
-    parser.add_argument("--repeats", type=positive, default=3, help="repetitions of each measurement")
+    parser.add_argument("--repeats", type=positive, help=f"repetitions of each measurement; None is {REPEATS}")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
     parser.add_argument("--sentences", type=positive, default=2_000, help="first N sentences of the file")
     parser.add_argument("--plain-tokens", type=positive, help=f"sample of the plain loop; None is {PLAIN_TOKENS}")
@@ -114,7 +111,7 @@ def load(size: str) -> BiLM:
         return formats.load("en_elmo_sm")
     dim, projection_dim, n_highway = {"original": (4096, 512, 2), "small": (1024, 128, 1)}[size]
     lstm = LSTMOptions(dim, projection_dim, n_layers=2, cell_clip=3.0, proj_clip=3.0, use_skip_connections=True)
-    return BiLM(BiLMOptions(lstm, CharCNNOptions(FILTERS, n_highway=n_highway)), seed=0)
+    return BiLM(BiLMOptions(lstm, CharCNNOptions(FILTERS, n_highway=n_highway)), seed=0).requires_grad_(False)
 
 
 # Measuring
@@ -164,7 +161,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         },
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
-        "repeats": args.repeats,
         "sentences": len(sentences),
         "tokens": n_tokens(sentences),
         "distinct_words": len({word for sentence in sentences for word in sentence}),
@@ -181,8 +177,9 @@ def measure(size: str, sentences: Sentences, args: argparse.Namespace) -> tuple[
     batches = plain_sample(size, sentences, args.plain_tokens)
     sample = [sentence for batch in batches for sentence in batch]
     runs = Runs()
-    for repetition in range(args.repeats):
-        note(f"{size}: repetition {repetition + 1} of {args.repeats}")
+    repeats = args.repeats or REPEATS[size]
+    for repetition in range(repeats):
+        note(f"{size}: repetition {repetition + 1} of {repeats}")
         runs.sgemm.append(sgemm_rate())
         bilm.clear_word_table()
         runs.cold.append(seconds(lambda: run_ours(bilm, sentences)))
@@ -235,7 +232,7 @@ def run_ours(bilm: BiLM, sentences: Sentences) -> None:
         _ = batch.layers
 
 
-def run_plain(plain: "PlainLoop", batches: Sequence[Sentences]) -> None:
+def run_plain(plain: PlainLoop, batches: Sequence[Sentences]) -> None:
     """Encode all batches, dropping each."""
     for batch in batches:
         plain(batch)
@@ -266,7 +263,7 @@ def n_tokens(sentences: Sentences) -> int:
     return sum(len(sentence) for sentence in sentences)
 
 
-def check(size: str, bilm: BiLM, plain: "PlainLoop", sentences: Sentences) -> None:
+def check(size: str, bilm: BiLM, plain: PlainLoop, sentences: Sentences) -> None:
     """Stop unless the plain loop gives the numbers of `encode`, BOS and EOS included."""
     note(f"{size}: comparing {len(sentences)} sentences")
     expected = bilm.encode(sentences, keep_boundaries=True)
@@ -380,141 +377,6 @@ def max_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-# The plain loop
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Weights in torch's usual layout: weight `[n_out, n_in]`, bias `[n_out]` or None."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-
-    @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None = None) -> "Linear":
-        """Copy a weight that is laid out `[n_in, n_out]`."""
-        return cls(weight.detach().t().contiguous(), None if bias is None else bias.detach().clone())
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: `[..., n_in]`. Returns `[..., n_out]`."""
-        return functional.linear(x, self.weight, self.bias)
-
-
-class PlainLoop:
-    """ELMo as AllenNLP computes it, on a copy of the weights of a BiLM."""
-
-    def __init__(self, bilm: BiLM) -> None:
-        self.embedder = PlainEmbedder(bilm)
-        self.layers = [
-            [PlainLSTM(bilm, number, direction) for direction in (0, 1)] for number in range(bilm.options.lstm.n_layers)
-        ]
-        self.use_skip_connections = bilm.options.lstm.use_skip_connections
-
-    @torch.no_grad()
-    def __call__(self, sentences: Sentences) -> Tensor:
-        """Encode one batch: `[n_layers + 1, sentences, longest, 2 * projection_dim]`, BOS and EOS included."""
-        by_length = sorted(range(len(sentences)), key=lambda row: -len(sentences[row]))
-        lengths = [len(sentences[row]) + 2 for row in by_length]
-        embeddings = self.embedder([sentences[row] for row in by_length])
-        outputs = [torch.cat([embeddings, embeddings], dim=-1)]
-        x = [embeddings, embeddings]
-        for number, layer in enumerate(self.layers):
-            y = [lstm(part, lengths) for lstm, part in zip(layer, x, strict=True)]
-            x = [a + b for a, b in zip(x, y, strict=True)] if number and self.use_skip_connections else y
-            outputs.append(torch.cat(x, dim=-1))
-        return torch.stack(outputs)[:, torch.tensor(by_length).argsort()]
-
-
-class PlainEmbedder:
-    """Character CNN on every position of a padded batch (AllenNLP's `_ElmoCharacterEncoder`)."""
-
-    def __init__(self, bilm: BiLM) -> None:
-        embedder = bilm.embedder
-        assert isinstance(embedder, CharacterCNN)
-        self.options = embedder.options
-        self.embedding = embedder.embedding.detach().clone()
-        self.filters = [
-            (weight.detach().view(size, -1, number).permute(2, 1, 0).contiguous(), bias.detach().clone())
-            for (size, number), weight, bias in zip(
-                self.options.filters, embedder.filters, embedder.biases, strict=True
-            )
-        ]
-        self.highways = [_plain_highway(module) for module in embedder.highways]
-        last = embedder.projection
-        self.projection = Linear.of(last.weight, last.bias) if last is not None else None
-
-    def __call__(self, sentences: Sentences) -> Tensor:
-        """Return `[sentences, longest, projection_dim]`; sentences come sorted by falling length."""
-        ids = torch.from_numpy(self._ids(sentences))
-        x = self.embedding[ids.flatten(0, 1)].transpose(1, 2)  # [words, embedding_dim, characters]
-        activation = {"relu": torch.relu, "tanh": torch.tanh}[self.options.activation]
-        pooled = [activation(functional.conv1d(x, weight, bias).amax(dim=2)) for weight, bias in self.filters]
-        x = torch.cat(pooled, dim=1)
-        for highway in self.highways:
-            transform, carry = highway(x).chunk(2, dim=1)
-            carry = torch.sigmoid(carry)
-            x = carry * torch.relu(transform) + (1 - carry) * x
-        if self.projection is not None:
-            x = self.projection(x)
-        return x.view(*ids.shape[:2], -1)
-
-    def _ids(self, sentences: Sentences) -> np.ndarray[Any, np.dtype[np.int64]]:
-        width = self.options.max_characters_per_token
-        ids = np.zeros((len(sentences), len(sentences[0]) + 2, width), dtype=np.int64)
-        for row, sentence in enumerate(sentences):
-            words = [characters.BOS, *sentence, characters.EOS]
-            ids[row, : len(words)] = characters.pad([characters.token_ids(word, width) for word in words], width)
-        return ids
-
-
-def _plain_highway(highway: Any) -> Linear:
-    """Both halves of a highway as one map, transform first."""
-    assert isinstance(highway, Highway)
-    weight = torch.cat([highway.transform_weight, highway.carry_weight], dim=1)
-    return Linear.of(weight, torch.cat([highway.transform_bias, highway.carry_bias]))
-
-
-class PlainLSTM:
-    """One direction of one layer, a time step at a time (AllenNLP's `LstmCellWithProjection`)."""
-
-    def __init__(self, bilm: BiLM, number: int, direction: int) -> None:
-        layer: Any = bilm.layers[number]
-        options = bilm.options.lstm
-        self.dim, self.projection_dim, self.forward = options.dim, options.projection_dim, direction == 0
-        self.cell_clip, self.proj_clip = layer.cell_clip, layer.proj_clip
-        bias = layer.bias.detach()[direction].clone()
-        bias[options.dim : 2 * options.dim] += 1.0  # the forget gate's, as AllenNLP adds it in loading
-        self.input = Linear.of(layer.weight[direction, : layer.n_in])
-        self.state = Linear.of(layer.weight[direction, layer.n_in :], bias)
-        self.projection = Linear.of(layer.projection[direction]) if layer.projection is not None else None
-
-    def __call__(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """x: `[sentences, longest, n_in]` by falling length. Returns `[sentences, longest, projection_dim]`."""
-        hidden = x.new_zeros(len(lengths), self.projection_dim)
-        cell = x.new_zeros(len(lengths), self.dim)
-        outputs = x.new_zeros(*x.shape[:2], self.projection_dim)
-        for time_, rows in self._steps(lengths):
-            gates = self.input(x[:rows, time_]) + self.state(hidden[:rows])
-            enter, forget, leave, candidate = gates.chunk(4, dim=1)
-            new = torch.sigmoid(enter) * torch.tanh(candidate) + torch.sigmoid(forget) * cell[:rows]
-            new = _clip(new, self.cell_clip)
-            output = torch.sigmoid(leave) * torch.tanh(new)
-            if self.projection is not None:
-                output = _clip(self.projection(output), self.proj_clip)
-            cell[:rows], hidden[:rows], outputs[:rows, time_] = new, output, output
-        return outputs
-
-    def _steps(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Yield each time step with the number of sentences that reach it, from the side the LSTM starts at."""
-        steps = range(lengths[0])
-        for time_ in steps if self.forward else reversed(steps):
-            yield time_, sum(length > time_ for length in lengths)
-
-
-def _clip(x: Tensor, limit: float | None) -> Tensor:
-    return x if limit is None else x.clamp(-limit, limit)
-
-
 # Output
 
 
@@ -538,7 +400,9 @@ def render(report: dict[str, Any]) -> str:
     lines = [
         f"{versions}; {report['cpu']}, {report['threads']} threads; SGEMM {report['sgemm_gflops']:.0f} GFLOP/s",
         f"{report['sentences']} sentences, {report['tokens']} tokens, {report['distinct_words']} distinct words; "
-        f"medians of {report['repeats']} repetitions",
+        "medians of "
+        + ", ".join(f"{row['model']} {len(row['seconds'])}" for row in report["rows"] if row["ratio"])
+        + " repetitions",
         "",
         header,
         *(render_row(row) for row in report["rows"]),

@@ -2,6 +2,10 @@ import json
 import os
 from pathlib import Path
 
+# The models here are tiny: a second thread would bring nothing, and on a busy machine cost much. Set before torch
+# is imported, and inherited by the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 from hypothesis import settings
 

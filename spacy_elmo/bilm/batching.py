@@ -59,6 +59,8 @@ class WordTable:
 
     When the budget is spent the table starts anew: frequent words are back at once. It empties itself when
     the weights it was filled from change. Never pickled or copied with content.
+
+    max_bytes: budget for the vectors.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
@@ -73,35 +75,38 @@ class WordTable:
         self._version: Any = None
 
     def lookup(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor], version: Any) -> Tensor:
-        """Return the vectors of distinct `words`, `[len(words), width]`, calling `embed` for the unknown ones.
+        """Return the vectors of distinct `words` (at least one), `[len(words), width]`.
 
-        `version` identifies the weights behind `embed`.
+        `embed` makes those of new words; `version` identifies the weights behind it.
         """
         with self._lock:
             if version != self._version:
                 self.clear()
                 self._version = version
             new = [word for word in words if word not in self._rows]
+            if len(self._rows) + len(new) > self._capacity(self._vectors):
+                self._rows.clear()
+                new = list(words)
             if new:
-                self._add(new, embed(new)) if self._fits(len(new)) else self._restart(words, embed)
+                vectors = embed(new)
+                if len(new) > self._capacity(vectors):
+                    return vectors  # all of them: the table is empty
+                self._add(new, vectors)
             rows = torch.tensor([self._rows[word] for word in words], dtype=torch.long)
             return self._vectors[rows.to(self._vectors.device)]
 
-    def _fits(self, n_new: int) -> bool:
-        bytes_per_row = self._vectors.shape[1] * self._vectors.element_size()
-        return (len(self._rows) + n_new) * bytes_per_row <= self.max_bytes
-
-    def _restart(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> None:
-        version = self._version
-        self.clear()
-        self._version = version
-        self._add(words, embed(words))
+    def _capacity(self, vectors: Tensor) -> float:
+        """How many such vectors the budget holds."""
+        bytes_per_row = vectors.shape[1] * vectors.element_size()
+        return self.max_bytes // bytes_per_row if bytes_per_row else float("inf")
 
     def _add(self, words: Sequence[str], vectors: Tensor) -> None:
         used = len(self._rows)
         needed = used + len(words)
         if needed > self._vectors.shape[0]:
-            grown = vectors.new_empty(max(needed, 2 * self._vectors.shape[0]), vectors.shape[1])
+            size = int(min(self._capacity(vectors), max(needed, 2 * self._vectors.shape[0])))
+            with torch.inference_mode(False):  # a tensor that may be written to in any mode
+                grown = torch.empty(size, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
             if used:
                 grown[:used] = self._vectors[:used]
             self._vectors = grown

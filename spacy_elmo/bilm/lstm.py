@@ -1,13 +1,14 @@
 """Packed inputs in, packed outputs and final state out: one layer of the biLM, both directions in one step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-# The input half of the gates is computed for several time steps at once, into a buffer of this many bytes:
-# small enough to stay in cache until the recurrence reads it, large enough for a full-speed product.
-_GATE_BUFFER_BYTES = 16 * 2**20
+# The input half of the gates is computed for several time steps at once. How many is a balance, found by
+# measurement: the buffer they fill should stay in cache until the recurrence reads it, but a product should also
+# be large beside the weights it streams through.
+_GATE_BUFFER_BYTES = 2 * 2**20
 _FORGET_BIAS = 1.0  # TensorFlow's LSTMCell adds it in the cell; it is not in the weights file
 
 State = tuple[Tensor, Tensor]  # hidden [2, rows, projection_dim], cell [2, rows, dim]
@@ -65,15 +66,24 @@ class BidirectionalLSTMLayer(nn.Module):
         final = tuple(torch.cat(part, dim=1) for part in zip(*reversed(ended), strict=True))
         return torch.cat(outputs, dim=1), (final[0], final[1])
 
-    def _gate_inputs(self, x: Tensor, batch_sizes: Sequence[int]):  # type: ignore[no-untyped-def]
-        """Yield, for each time step, the part of its gates that needs no recurrence, and its number of rows."""
+    def _gate_inputs(self, x: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[Tensor, int]]:
+        """Yield, for each time step, the part of its gates that needs no recurrence, and its number of rows.
+
+        Without gradients all steps share one buffer: a step's gates are overwritten once later ones are asked for.
+        """
         weight = self.weight[:, : self.n_in]
         bias = self.bias.clone()
         bias[:, self.dim : 2 * self.dim] += _FORGET_BIAS
         bias = bias.unsqueeze(1)
-        for start, sizes in _time_blocks(batch_sizes, 2 * 4 * self.dim * x.element_size()):
-            block = torch.baddbmm(bias, x[:, start : start + sum(sizes)], weight)
-            yield from zip(block.split(sizes, dim=1), sizes, strict=True)
+        row_bytes = 2 * 4 * self.dim * x.element_size()
+        blocks = _time_blocks(batch_sizes, max(_GATE_BUFFER_BYTES, self.n_in * row_bytes) // row_bytes)
+        n_rows = max(sum(sizes) for _, sizes in blocks)
+        buffer = None if torch.is_grad_enabled() else x.new_empty(n_rows * 2 * 4 * self.dim)
+        for start, sizes in blocks:
+            inputs = x[:, start : start + sum(sizes)]
+            out = None if buffer is None else buffer[: inputs.shape[1] * 2 * 4 * self.dim].view(2, -1, 4 * self.dim)
+            gates = torch.baddbmm(bias, inputs, weight, out=out)
+            yield from zip(gates.split(sizes, dim=1), sizes, strict=True)
 
     def _step(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> State:
         """Advance one time step, differentiably. gates: `[2, rows, 4 * dim]`."""
@@ -106,12 +116,12 @@ def _clip(x: Tensor, limit: float | None, clamp: Callable[[Tensor, float, float]
     return x if limit is None else clamp(x, -limit, limit)
 
 
-def _time_blocks(batch_sizes: Sequence[int], bytes_per_row: int) -> list[tuple[int, list[int]]]:
-    """Group time steps into blocks that fit the gate buffer (at least one step each): start row, row counts."""
+def _time_blocks(batch_sizes: Sequence[int], max_rows: int) -> list[tuple[int, list[int]]]:
+    """Group time steps into blocks of at most `max_rows` rows (one step at least): first row, and rows of each step."""
     blocks: list[tuple[int, list[int]]] = []
     start = 0
     for size in batch_sizes:
-        if blocks and (sum(blocks[-1][1]) + size) * bytes_per_row <= _GATE_BUFFER_BYTES:
+        if blocks and sum(blocks[-1][1]) + size <= max_rows:
             blocks[-1][1].append(size)
         else:
             blocks.append((start, [size]))

@@ -82,7 +82,8 @@ class BiLM(nn.Module):
     vocabulary: the words of a word-input biLM in the order of its vectors, `<S>`, `</S>` and `<UNK>` among them.
     card: facts about the model (name, licence, ...), kept with it.
 
-    A new BiLM has random weights, drawn from `seed`; `spacy_elmo.formats.load` reads trained ones.
+    A new BiLM has random weights, drawn from `seed`, and is ready to be trained; `spacy_elmo.formats.load` reads
+    trained ones and freezes them (`bilm.requires_grad_()` undoes that).
     """
 
     def __init__(
@@ -168,6 +169,8 @@ class BiLM(nn.Module):
         for sentence in sentences:
             if isinstance(sentence, str):
                 raise ElmoError(f"a sentence is a list of tokens, got the string {sentence[:40]!r}; split it first")
+        if not sentences:
+            return
         lengths = [len(sentence) + 2 for sentence in sentences]
         if state is None:
             bilm, batches = self, plan_batches(lengths, max_batch_tokens)
@@ -182,14 +185,24 @@ class BiLM(nn.Module):
     def embed(self, words: Sequence[str]) -> Tensor:
         """Return the context-insensitive vectors of words, `[len(words), projection_dim]`.
 
-        Each distinct word is computed once, and without gradients remembered in a bounded table.
+        Each distinct word is computed once. Where the parameters are frozen (`requires_grad` False, as `load`
+        leaves them), its vector is remembered in a bounded table; who changes frozen parameters behind torch's
+        back (`parameter.data`) calls `clear_word_table`.
+
+        Raises:
+            ElmoError: a token is no string.
         """
-        distinct = dict.fromkeys(words)
+        distinct = list(dict.fromkeys(words))
         rows = {word: row for row, word in enumerate(distinct)}
-        if torch.is_grad_enabled() or isinstance(self.embedder, WordEmbedding):
-            vectors: Tensor = self.embedder(list(distinct))
+        for word in distinct:
+            if not isinstance(word, str):
+                raise ElmoError(f"a token is a string, got {word!r}")
+        version = self._embedder_version()
+        if distinct and version is not None:
+            vectors = self._table.lookup(distinct, self.embedder, version)
         else:
-            vectors = self._table.lookup(list(distinct), self.embedder, self._embedder_version())
+            self.clear_word_table()
+            vectors = self.embedder(distinct)
         return vectors[torch.tensor([rows[word] for word in words], dtype=torch.long, device=vectors.device)]
 
     @property
@@ -207,8 +220,12 @@ class BiLM(nn.Module):
             for module in (self.embedder, *self.layers):
                 module.initialize(generator)
 
-    def _embedder_version(self) -> tuple[tuple[int, int], ...]:
-        return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.embedder.parameters())
+    def _embedder_version(self) -> tuple[tuple[int, int], ...] | None:
+        """What tells one state of the embedder's weights from another; None where nothing would tell."""
+        parameters = list(self.embedder.parameters())
+        if isinstance(self.embedder, WordEmbedding) or any(p.requires_grad or p.is_inference() for p in parameters):
+            return None
+        return tuple((p.data_ptr(), p._version) for p in parameters)
 
 
 def _make_embedder(options: BiLMOptions, vocabulary: Sequence[str] | None) -> CharacterCNN | WordEmbedding:

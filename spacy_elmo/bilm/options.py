@@ -5,7 +5,6 @@ The keys are those of bilm-tf (`bilm/model.py`, `bilm/training.py`) and AllenNLP
 
 import difflib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +95,7 @@ class BiLMOptions:
             raise OptionsError(f"{path}: no such options file (expected bilm-tf's options.json)") from None
         except OSError as error:
             raise OptionsError(f"{path}: cannot be read as an options file ({error})") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OptionsError(f"{path}: not valid JSON ({error}); expected bilm-tf's options.json") from None
         return cls.from_dict(data, source=str(path))
 
@@ -185,8 +184,7 @@ def _parse_char_cnn(section: "_Section") -> CharCNNOptions:
 
 def _parse_training(top: "_Section") -> dict[str, Any]:
     for key, value in top.data.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if key in TRAINING_NUMBERS and not (number and math.isfinite(value) and value >= 0):
+        if key in TRAINING_NUMBERS and not _is_number(value):
             raise OptionsError(f"{top.source}: {key} is {value!r}, expected a number of at least 0")
         if key in TRAINING_SWITCHES and not isinstance(value, bool):
             raise OptionsError(f"{top.source}: {key} is {value!r}, expected true or false")
@@ -199,23 +197,21 @@ _MISSING = object()
 
 
 class _Section:
-    """One JSON object that is taken apart key by key, so that what is left over is unknown."""
+    """One JSON object, taken apart key by key so that what is left over is unknown; null is as good as absent."""
 
     def __init__(self, data: Any, source: str) -> None:
         if not isinstance(data, dict):
             raise OptionsError(f"{source}: expected a JSON object, got {type(data).__name__}")
-        self.data = dict(data)
+        self.data = {key: value for key, value in data.items() if value is not None}
         self.source = source
 
     def has(self, key: str) -> bool:
-        return self.data.get(key) is not None
+        return key in self.data
 
     def take(self, key: str, default: Any = _MISSING) -> Any:
-        value = self.data.pop(key, None)
-        if value is None:
-            if default is _MISSING:
-                raise OptionsError(f"{self.source}: the key {key!r} is missing")
-            return default
+        value = self.data.pop(key, default)
+        if value is _MISSING:
+            raise OptionsError(f"{self.source}: the key {key!r} is missing")
         return value
 
     def section(self, key: str) -> "_Section":
@@ -229,9 +225,9 @@ class _Section:
 
     def clip(self, key: str) -> float | None:
         value = self.take(key, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if not _is_number(value):
             raise OptionsError(f"{self.source}: {key} is {value!r}, expected a positive number, or 0 or null for none")
-        return value or None
+        return float(value) or None
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self.take(key, default)
@@ -255,6 +251,10 @@ class _Section:
         if self.data:
             unknown = ", ".join(map(repr, sorted(self.data)))
             raise OptionsError(f"{self.source}: unknown key {unknown}, which neither bilm-tf nor AllenNLP has here")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e30
 
 
 def _is_filter(pair: Any) -> bool:

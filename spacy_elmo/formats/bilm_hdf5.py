@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -21,10 +22,12 @@ import torch
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.characters import N_CHARACTERS
-from spacy_elmo.errors import WeightsError
+from spacy_elmo.errors import ElmoError, WeightsError
 
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
+
+_MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
 
 OWN_ROOTS = ("CNN", "RNN", "char_embed")  # datasets under other names are not ours to judge
 
@@ -133,7 +136,7 @@ def read(
     vocabulary: list[str] | None = None,
     card: dict[str, Any] | None = None,
 ) -> BiLM:
-    """Read a weights file (float16, float32 or float64) into a biLM in evaluation mode.
+    """Read a weights file (float16, float32 or float64) into a frozen biLM in evaluation mode.
 
     Every array is checked against the options before memory is taken for the model.
 
@@ -142,31 +145,40 @@ def read(
             one too many, one of another shape or type, or one with NaN or infinite values.
     """
     source = str(weights) if isinstance(weights, Path) else "weights"
-    with _open(weights, source) as file:
-        table = [
-            (entry, _find(file, entry, source)) for entry in entries(options, len(vocabulary) if vocabulary else 0)
-        ]
+    if isinstance(weights, Path) and not weights.is_file():
+        raise WeightsError(f"{source}: no such weights file")
+    with _naming_damage(source), h5py.File(weights, "r") as file:
+        n_words = len(vocabulary) if vocabulary else 0
+        table = []
+        for entry in entries(options, n_words):
+            with _naming_damage(f"{source}: {entry.name}"):
+                table.append((entry, _find(file, entry, source)))
         _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
-        bilm = BiLM(options, vocabulary, card, seed=None)
+        bilm = BiLM(options, vocabulary, card, seed=None).requires_grad_(False)
         parameters = dict(bilm.named_parameters())
-        with torch.no_grad():
-            for entry, dataset in table:
-                parameter = parameters[entry.parameter]
-                target = parameter if entry.direction is None else parameter[entry.direction]
+        for entry, dataset in table:
+            parameter = parameters[entry.parameter]
+            target = parameter if entry.direction is None else parameter[entry.direction]
+            with _naming_damage(f"{source}: {entry.name}"):
                 target.copy_(torch.from_numpy(entry.to_ours(_read_array(dataset, source))))
     return bilm.eval()
 
 
-def _open(weights: Path | BinaryIO, source: str) -> h5py.File:
-    if isinstance(weights, Path) and not weights.is_file():
-        raise WeightsError(f"{source}: no such weights file")
+@contextmanager
+def _naming_damage(source: str) -> Iterator[None]:
+    """What h5py raises on a damaged file is of many kinds; say which file it was."""
     try:
-        return h5py.File(weights, "r")
-    except OSError as error:
-        raise WeightsError(f"{source}: not a whole HDF5 file; truncated or of another format ({error})") from None
+        yield
+    except ElmoError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({error})"
+        ) from None
 
 
 def _find(file: h5py.File, entry: Entry, source: str) -> h5py.Dataset:
+    """The entry's dataset, checked; its values are not read yet."""
     for name in (entry.name, *entry.others):
         dataset = _walk(file, name, source)
         if dataset is not None:
@@ -175,11 +187,13 @@ def _find(file: h5py.File, entry: Entry, source: str) -> h5py.Dataset:
         raise WeightsError(f"{source}: no array {entry.name!r}, which the options ask for; do both belong together?")
     if dataset.shape != entry.shape:
         raise WeightsError(
-            f"{source}: {name} has shape {list(dataset.shape)}, the options ask for {list(entry.shape)}; "
+            f"{source}: {name} has shape {list(dataset.shape or ())}, the options ask for {list(entry.shape)}; "
             "do both belong together?"
         )
     if dataset.dtype not in (np.float16, np.float32, np.float64):
         raise WeightsError(f"{source}: {name} holds {dataset.dtype}, expected float16, float32 or float64")
+    if dataset.id.get_storage_size() * _MOST_COMPRESSED < dataset.nbytes:
+        raise WeightsError(f"{source}: {name} is declared but its values are not there; the file is damaged")
     return dataset
 
 
@@ -209,10 +223,8 @@ def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
 
 
 def _read_array(dataset: h5py.Dataset, source: str) -> Array:
-    try:
+    with np.errstate(over="ignore"):  # a float64 too large becomes infinite, and is refused as such
         array: Array = dataset[...].astype(np.float32, copy=False)
-    except OSError as error:
-        raise WeightsError(f"{source}: {dataset.name} cannot be read; the file is damaged ({error})") from None
     if not np.isfinite(array).all():
         raise WeightsError(f"{source}: {dataset.name} holds NaN or infinite values; the model is of no use")
     return array
@@ -240,10 +252,13 @@ def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> 
     directory.mkdir(parents=True, exist_ok=True)
     _write_whole(directory / "weights.hdf5", lambda file: write_weights(bilm, file, dtype))
     _write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
-    if bilm.card:
-        _write_text(directory / "model_card.json", json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n")
-    if bilm.vocabulary:
-        _write_text(directory / "vocab.txt", "".join(word + "\n" for word in bilm.vocabulary))
+    card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
+    words = "".join(word + "\n" for word in bilm.vocabulary) if bilm.vocabulary else None
+    for path, text in ((directory / "model_card.json", card), (directory / "vocab.txt", words)):
+        if text is None:
+            path.unlink(missing_ok=True)  # another model's
+        else:
+            _write_text(path, text)
 
 
 def write_weights(bilm: BiLM, file: BinaryIO, dtype: StoredDtype = "float32") -> None:

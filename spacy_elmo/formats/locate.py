@@ -1,6 +1,7 @@
 """A name or path in, the files of a model out: bundled name, directory, or a `.hdf5` beside its options."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,13 @@ class ModelFiles:
     def vocabulary(self) -> list[str] | None:
         """Words of the `vocab.txt` beside the weights, one a line; None where there is none."""
         path = self.weights.with_name("vocab.txt")
-        return path.read_text(encoding="utf8").split("\n")[:-1] if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            lines = path.read_text(encoding="utf8").split("\n")
+        except UnicodeDecodeError as error:
+            raise WeightsError(f"{path}: the vocabulary is not UTF-8 ({error})") from None
+        return [line.strip() for line in (lines if lines[-1] else lines[:-1])]  # stripped, as bilm-tf does
 
 
 def load(path: str | Path, options: str | Path | None = None) -> BiLM:
@@ -66,20 +73,26 @@ def locate(path: str | Path, options: str | Path | None = None) -> ModelFiles:
         WeightsError: there is no such model, or a directory holds several weights files.
         OptionsError: no options file is found beside the weights.
     """
-    bundled = isinstance(path, str) and (MODELS / path / "weights.hdf5").is_file() and Path(path).name == path
-    root = MODELS / path if bundled else Path(path)
-    if root.is_dir():
+    names = sorted(model.parent.name for model in MODELS.glob("*/weights.hdf5"))
+    root = MODELS / path if path in names else Path(path)
+    if _exists(root.is_dir):
         weights = _weights_in(root)
-    elif root.is_file():
+    elif _exists(root.is_file):
         weights = root
     else:
-        names = ", ".join(sorted(model.parent.name for model in MODELS.glob("*/weights.hdf5")))
         raise WeightsError(
-            f"{path}: no such weights; expected a bundled name ({names}), a directory with options.json and "
+            f"{path}: no such weights; expected a bundled name ({', '.join(names)}), a directory with options.json and "
             "weights.hdf5, or a .hdf5 file"
         )
     found = Path(options) if options is not None else _options_of(weights)
     return ModelFiles(weights, found, root.name or str(root))
+
+
+def _exists(test: Callable[[], bool]) -> bool:
+    try:
+        return test()
+    except OSError:  # a name too long to be one
+        return False
 
 
 def _weights_in(directory: Path) -> Path:
@@ -96,9 +109,11 @@ def _weights_in(directory: Path) -> Path:
 def _options_of(weights: Path) -> Path:
     """options.json, the file named like the weights (AllenNLP), or the only one with options in its name."""
     named = weights.with_name(weights.stem.replace("weights", "options") + ".json")
-    for candidate in (named, weights.with_name("options.json")):
-        if candidate.is_file():
-            return candidate
+    if "weights" in weights.stem and named.is_file():
+        return named
+    usual = weights.with_name("options.json")
+    if usual.is_file():
+        return usual
     others = sorted(weights.parent.glob("*options*.json"))
     if len(others) != 1:
         raise OptionsError(f"{weights}: no options.json beside it; pass the path of its options file")

@@ -181,8 +181,7 @@ def lists_of_sentences(**sizes):
     return st.lists(st.lists(tokens(), max_size=6), **sizes)
 
 
-def pytest_configure():
-    """Hand the strategies to the test modules, which cannot import this file."""
-    pytest.architectures = architectures
-    pytest.tokens = tokens
-    pytest.lists_of_sentences = lists_of_sentences
+@pytest.fixture(scope="session")
+def strategies():
+    """Strategies for `data.draw`, since test modules cannot import this file."""
+    return SimpleNamespace(architectures=architectures, tokens=tokens, lists_of_sentences=lists_of_sentences)

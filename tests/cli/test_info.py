@@ -30,8 +30,8 @@ def test_info_of_the_bundled_model_is_one_json_object():
     assert facts["parameters"] == sum(p.numel() for p in bilm.parameters()) - bilm.options.char_cnn.embedding_dim
 
 
-def test_info_as_a_table(data_dir):
-    done = run("info", data_dir / "tiny_2l_clip")
+def test_info_as_a_table(data):
+    done = run("info", data / "tiny_2l_clip")
     assert done.returncode == 0
     assert re.search(r"clipping +cell 0.5, projection 0.3", done.stdout)
     assert re.search(r"license +not stated", done.stdout)

@@ -22,8 +22,8 @@ SENTENCES = [
 
 
 @pytest.fixture
-def tiny(data_dir):
-    return str(data_dir / "tiny_2l_skip")
+def tiny(data):
+    return str(data / "tiny_2l_skip")
 
 
 def make(lang="en", **config):
@@ -35,15 +35,15 @@ def make(lang="en", **config):
 # Exactness
 
 
-def test_layers_equal_the_originals(data_dir):
+def test_layers_equal_the_originals(data):
     for folder in ("tiny_2l_skip", "tiny_2l_clip"):
-        expected = np.load(data_dir / folder / "expected.npz")
+        expected = np.load(data / folder / "expected.npz")
         keys = [key for key in expected.files if "zs_" in key and "nobe" not in key]
         assert keys
-        sentences = json.loads((data_dir / "sentences.json").read_text())
+        sentences = json.loads((data / "sentences.json").read_text())
         nlp = make(
             keep_layers=True,
-            model={"weights": str(data_dir / folder), "get_spans": {"@misc": "spacy-elmo.doc_spans.v1"}},
+            model={"weights": str(data / folder), "get_spans": {"@misc": "spacy-elmo.doc_spans.v1"}},
         )
         checked = 0
         for key in keys:

@@ -9,13 +9,15 @@ import pytest
 import spacy
 
 SCRIPT = """
-import json, multiprocessing, sys, warnings
+import json, multiprocessing, warnings
+import torch
 import spacy
 from spacy_elmo import restore_hooks
 
 TEXTS = {texts!r}
 
 if __name__ == "__main__":
+    torch.set_num_threads(2)  # a pool of threads, which no forked process inherits alive
     multiprocessing.set_start_method({method!r})
     warnings.simplefilter("ignore")
     nlp = spacy.blank("en")

@@ -16,9 +16,9 @@ TEXT = "We sat on the bank of the river."
 
 
 @pytest.fixture
-def weights(data_dir, tmp_path):
+def weights(data, tmp_path):
     """A copy of a model that a test may delete."""
-    return shutil.copytree(data_dir / "tiny_2l_skip", tmp_path / "weights")
+    return shutil.copytree(data / "tiny_2l_skip", tmp_path / "weights")
 
 
 @pytest.fixture
@@ -116,9 +116,9 @@ def test_truncated_weights_are_a_clear_error(saved):
         spacy.load(path)
 
 
-def test_other_weights_than_those_saved_are_a_clear_error(saved, data_dir):
+def test_other_weights_than_those_saved_are_a_clear_error(saved, data):
     path, _ = saved
-    shutil.copy(data_dir / "tiny_2l_clip" / "weights.hdf5", path / "elmo" / "model" / "weights.hdf5")
+    shutil.copy(data / "tiny_2l_clip" / "weights.hdf5", path / "elmo" / "model" / "weights.hdf5")
     with pytest.raises(ElmoError, match="digest"):
         spacy.load(path)
 

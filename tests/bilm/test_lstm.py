@@ -1,0 +1,117 @@
+"""One LSTM layer over packed sequences against one that takes a step at a time, states included."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spacy_elmo.bilm import lstm
+from spacy_elmo.bilm.batching import Packing
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
+
+
+def make_layer(n_in=3, dim=5, projection_dim=3, cell_clip=None, proj_clip=None, seed=0):
+    layer = BidirectionalLSTMLayer(n_in, dim, projection_dim, cell_clip, proj_clip).double()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(generator=generator)
+    return layer
+
+
+def step_by_step(layer, direction, x, h, c):
+    """One sequence in reading order from state `h`, `c`; returns outputs and the last state."""
+    weight, bias = (part[direction].detach().numpy() for part in (layer.weight, layer.bias))
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    outputs = []
+    for step in x:
+        enter, forget, leave, candidate = np.split(np.concatenate([step, h]) @ weight + bias, 4)
+        c = sigmoid(forget + 1) * c + sigmoid(enter) * np.tanh(candidate)
+        if layer.cell_clip is not None:
+            c = np.clip(c, -layer.cell_clip, layer.cell_clip)
+        h = sigmoid(leave) * np.tanh(c)
+        if layer.projection is not None:
+            h = h @ layer.projection[direction].detach().numpy()
+            if layer.proj_clip is not None:
+                h = np.clip(h, -layer.proj_clip, layer.proj_clip)
+        outputs.append(h)
+    return np.array(outputs), h, c
+
+
+def run_and_compare(layer, lengths, with_state, gradients, seed):
+    rng = np.random.default_rng(seed)
+    sequences = [rng.normal(size=(length, layer.n_in)) for length in lengths]
+    packing = Packing.of(lengths)
+    rows = packing.rows.tolist()
+    x = torch.from_numpy(np.concatenate(sequences))[packing.order]
+    hidden = rng.normal(size=(2, len(lengths), layer.projection_dim)) * with_state
+    cell = rng.normal(size=(2, len(lengths), layer.dim)) * with_state
+    given_state = (torch.from_numpy(hidden.copy()), torch.from_numpy(cell.copy()))
+    with torch.set_grad_enabled(gradients):
+        outputs, (last_hidden, last_cell) = layer(x, packing.batch_sizes, given_state if with_state else None)
+    assert outputs.requires_grad == gradients
+    np.testing.assert_array_equal(given_state[0], hidden)  # what is handed in stays as it is
+    np.testing.assert_array_equal(given_state[1], cell)
+    starts = np.cumsum([0, *lengths])
+    for direction in (0, 1):
+        unpacked = outputs[direction][packing.order[direction].argsort()].detach().numpy()
+        for row, number in enumerate(rows):
+            sequence = sequences[number][:: -1 if direction else 1]
+            expected, h, c = step_by_step(layer, direction, sequence, hidden[direction, row], cell[direction, row])
+            ours = unpacked[starts[number] : starts[number + 1]][:: -1 if direction else 1]
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-10)
+            np.testing.assert_allclose(last_hidden[direction, row].detach(), h, rtol=0, atol=1e-10)
+            np.testing.assert_allclose(last_cell[direction, row].detach(), c, rtol=0, atol=1e-10)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    projection_dim=st.sampled_from([2, 5]),
+    cell_clip=st.sampled_from([None, 0.3]),
+    proj_clip=st.sampled_from([None, 0.2]),
+    with_state=st.booleans(),
+    gradients=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_any_lengths_give_outputs_and_states_of_single_steps(
+    lengths, projection_dim, cell_clip, proj_clip, with_state, gradients, seed
+):
+    layer = make_layer(4, 5, projection_dim, cell_clip, proj_clip, seed)
+    run_and_compare(layer, lengths, with_state, gradients, seed)
+
+
+@pytest.mark.parametrize("buffer", [1, 500, 2000])
+def test_the_size_of_the_gate_buffer_changes_no_number(monkeypatch, buffer):
+    monkeypatch.setattr(lstm, "_GATE_BUFFER_BYTES", buffer)
+    run_and_compare(make_layer(), [7, 1, 4, 4, 2], with_state=True, gradients=False, seed=0)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_inputs_are_not_written_over(gradients):
+    layer = make_layer()
+    x = torch.randn(2, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = x.clone()
+    with torch.set_grad_enabled(gradients):
+        layer(x, [3, 2, 1])
+    assert torch.equal(x, before)
+
+
+def test_a_projection_clip_without_projection_clips_nothing():
+    """As TensorFlow's LSTMCell."""
+    x = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    clipped, plain = (make_layer(dim=3, proj_clip=clip)(x, [2, 2])[0] for clip in (0.01, None))
+    assert torch.equal(clipped, plain)
+    assert clipped.abs().max() > 0.01
+
+
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=30), budget=st.integers(1, 500))
+def test_time_blocks_cover_every_step_once_within_the_budget(sizes, budget):
+    sizes = sorted(sizes, reverse=True)
+    blocks = lstm._time_blocks(sizes, budget)
+    assert [size for _, block in blocks for size in block] == sizes
+    assert [start for start, _ in blocks] == np.cumsum([0, *(sum(block) for _, block in blocks)])[:-1].tolist()
+    assert all(sum(block) <= budget or len(block) == 1 for _, block in blocks)
