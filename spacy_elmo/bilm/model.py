@@ -67,10 +67,6 @@ class EncodedBatch:
     lengths: list[int]
     layers: Tensor
 
-    def sequences(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield each sequence's number and its layers `[n_layers + 1, length, 2 * projection_dim]`."""
-        yield from zip(self.numbers, self.layers.split(self.lengths, dim=1), strict=True)
-
 
 class BiLM(nn.Module):
     """Bidirectional language model over characters (or words), without its softmax.

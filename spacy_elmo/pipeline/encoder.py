@@ -118,7 +118,7 @@ class BiLMShim(Shim):
     def set(self, bilm: BiLM) -> None:
         """Use this biLM from now on."""
         with self._lock:
-            self._model = bilm.to(self.device).eval()
+            self._model = bilm.to(self.device).eval().requires_grad_(False)
             self._digest = None
 
     @property
@@ -216,12 +216,10 @@ def encode_docs(model: Encoder, docs: Sequence[Doc], reduce: Reduce | None = Non
     texts = [[token.text for token in doc] for doc in docs]
     sentences = [[texts[number][i] for i in indices] for number, indices in places]
     for batch in bilm.stream(sentences, model.attrs["max_batch_tokens"]):
-        values = (reduce(batch.layers) if reduce else batch.layers).float().cpu().numpy()
-        start = 0
-        for sequence, length in zip(batch.numbers, batch.lengths, strict=True):
+        values = (reduce(batch.layers) if reduce else batch.layers).float().cpu()
+        for sequence, part in zip(batch.numbers, values.split(batch.lengths, dim=-2), strict=True):
             number, indices = places[sequence]
-            results[number][..., indices, :] = values[..., start + 1 : start + length - 1, :]
-            start += length
+            results[number][..., indices, :] = part[..., 1:-1, :].numpy()
     return results
 
 

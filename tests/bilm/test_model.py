@@ -374,7 +374,8 @@ def test_inference_mode_does_not_leak_between_the_batches_of_a_stream(bilm):
 def test_a_stream_numbers_its_sequences_and_gives_each_once(bilm, sentences):
     seen = {}
     for batch in bilm.stream(sentences, max_batch_tokens=40):
-        seen |= {number: layers.shape[1] for number, layers in batch.sequences()}
+        assert batch.layers.shape == (3, sum(batch.lengths), 32)
+        seen |= dict(zip(batch.numbers, batch.lengths, strict=True))
     assert seen == {number: len(sentence) + 2 for number, sentence in enumerate(sentences)}
 
 

@@ -1,0 +1,52 @@
+"""What the README shows runs as it stands there, and what it names exists."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf8"), re.DOTALL))
+    if block.startswith(("import spacy\n", "from spacy_elmo"))  # others are fragments of a session
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_whole_examples_run(block):
+    subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", block], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_quickstart_tells_senses_apart_and_finds_right_spellings(capsys):
+    module = runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    for word in module["SENSES"]:
+        same, other = map(float, re.search(rf"^{word} +(-?[\d.]+) +(-?[\d.]+)$", printed, re.MULTILINE).groups())
+        assert same > other, word
+    right = dict(zip(module["MISSPELLED"], module["KNOWN"], strict=False))
+    for wrong, known in right.items():
+        assert re.search(rf"{wrong} +-> {known} ", printed), wrong
+
+
+def test_readme_shows_what_quickstart_prints(capsys):
+    runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
+    shown = (ROOT / "README.md").read_text(encoding="utf8")
+    for line in capsys.readouterr().out.splitlines():
+        if re.match(r"(\w+ +-?[\d.]+ +-?[\d.]+)$", line):
+            word, *numbers = line.split()
+            near = [f"{float(n) + delta:.2f}" for n in numbers for delta in (-0.01, 0, 0.01)]
+            row = re.search(rf"^{word} +(\S+) +(\S+)$", shown, re.MULTILINE)
+            assert row is not None, word
+            assert set(row.groups()) <= set(near), word
