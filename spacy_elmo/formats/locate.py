@@ -1,6 +1,7 @@
 """A name or path in, the files of a model out: bundled name, directory, or a `.hdf5` beside its options."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ def locate(path: str | Path, options: str | Path | None = None) -> ModelFiles:
             f"{path}: no such weights; expected a bundled name ({', '.join(names)}), a directory with options.json and "
             "weights.hdf5, or a .hdf5 file"
         )
+    if zipfile.is_zipfile(weights):
+        raise WeightsError(f"{weights}: archives are not read in this version; unpack it and name the directory")
     found = Path(options) if options is not None else _options_of(weights)
     return ModelFiles(weights, found, root.name or str(root))
 
