@@ -130,6 +130,7 @@ def _reshape(shape: tuple[int, ...]) -> Callable[[Array], Array]:
     return lambda array: array.reshape(shape)
 
 
+@torch.inference_mode(False)  # parameters made in inference mode could never be trained, nor their changes seen
 def read(
     weights: Path | BinaryIO,
     options: BiLMOptions,

@@ -117,7 +117,7 @@ class BiLMShim(Shim):
 
     def set(self, bilm: BiLM) -> None:
         """Use this biLM from now on."""
-        with self._lock:
+        with self._lock, torch.inference_mode(False):
             self._model = bilm.to(self.device).eval().requires_grad_(False)
             self._digest = None
 
@@ -170,6 +170,7 @@ class BiLMShim(Shim):
         self.__dict__.update(state, _lock=threading.RLock())
 
 
+@torch.inference_mode(False)
 def _random_bilm() -> BiLM:
     options = BiLMOptions.from_file(formats.locate(formats.BUNDLED).options)
     return BiLM(options, card={"description": "random weights, asked for with weights = null"}).eval()

@@ -372,3 +372,22 @@ def test_initialize_shows_what_is_wrong_with_the_weights():
     nlp = make(model={"weights": "/no/such"})
     with pytest.raises(ElmoError, match="/no/such"):
         nlp.initialize(lambda: [Example.from_dict(nlp.make_doc("text"), {})])
+
+
+def test_modes_and_defaults_of_torch_change_nothing(nlp, tmp_path):
+    import torch
+
+    expected = nlp("We sat here.")._.elmo
+    with torch.inference_mode():
+        inside = make()
+        np.testing.assert_allclose(inside("We sat here.")._.elmo, expected, atol=1e-5)
+    inside.to_disk(tmp_path)
+    with torch.no_grad():
+        np.testing.assert_allclose(inside("We sat here.")._.elmo, expected, atol=1e-5)
+    try:
+        torch.set_default_dtype(torch.float64)
+        vectors = make()("We sat here.")._.elmo
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    assert vectors.dtype == np.float32
