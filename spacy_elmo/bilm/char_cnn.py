@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.options import CharCNNOptions
+from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.errors import ElmoError
 
 # Words that share one convolution, counted in character positions: small enough that a product stays in cache.
@@ -26,11 +27,11 @@ class CharacterCNN(nn.Module):
     def __init__(self, options: CharCNNOptions, width: int) -> None:
         super().__init__()
         self.options = options
-        self.embedding = nn.Parameter(torch.empty(characters.N_CHARACTERS, options.embedding_dim))
+        self.embedding = empty_parameter(characters.N_CHARACTERS, options.embedding_dim)
         self.filters = nn.ParameterList(
-            torch.empty(size * options.embedding_dim, number) for size, number in options.filters
+            empty_parameter(size * options.embedding_dim, number) for size, number in options.filters
         )
-        self.biases = nn.ParameterList(torch.empty(number) for _, number in options.filters)
+        self.biases = nn.ParameterList(empty_parameter(number) for _, number in options.filters)
         self.highways = nn.ModuleList(Highway(options.n_filters) for _ in range(options.n_highway))
         self.projection = Projection(options.n_filters, width) if options.n_filters != width else None
 
@@ -90,10 +91,10 @@ class Highway(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.carry_weight = nn.Parameter(torch.empty(width, width))
-        self.carry_bias = nn.Parameter(torch.empty(width))
-        self.transform_weight = nn.Parameter(torch.empty(width, width))
-        self.transform_bias = nn.Parameter(torch.empty(width))
+        self.carry_weight = empty_parameter(width, width)
+        self.carry_bias = empty_parameter(width)
+        self.transform_weight = empty_parameter(width, width)
+        self.transform_bias = empty_parameter(width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `[rows, width]`. Returns the same shape."""
@@ -115,8 +116,8 @@ class Projection(nn.Module):
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_in, n_out))
-        self.bias = nn.Parameter(torch.empty(n_out))
+        self.weight = empty_parameter(n_in, n_out)
+        self.bias = empty_parameter(n_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `[rows, n_in]`. Returns `[rows, n_out]`."""
@@ -146,7 +147,7 @@ class WordEmbedding(nn.Module):
             raise ElmoError(
                 f"vocabulary of a word-input biLM: {', '.join(missing)} missing; bilm-tf's vocab.txt has it"
             )
-        self.weight = nn.Parameter(torch.empty(len(self.vocabulary) + 1, width))
+        self.weight = empty_parameter(len(self.vocabulary) + 1, width)
 
     def forward(self, words: Sequence[str]) -> Tensor:
         """Return the vectors of `words` as `[len(words), width]`."""

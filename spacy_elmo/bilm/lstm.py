@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from spacy_elmo.bilm.parameters import empty_parameter
+
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by
 # measurement: the buffer they fill should stay in cache until the recurrence reads it, but a product should also
 # be large beside the weights it streams through.
@@ -36,9 +38,9 @@ class BidirectionalLSTMLayer(nn.Module):
         self.n_in, self.dim, self.projection_dim = n_in, dim, projection_dim
         self.cell_clip = cell_clip
         self.proj_clip = proj_clip if projection_dim != dim else None  # as TensorFlow: it clips the projection
-        self.weight = nn.Parameter(torch.empty(2, n_in + projection_dim, 4 * dim))
-        self.bias = nn.Parameter(torch.empty(2, 4 * dim))
-        self.projection = nn.Parameter(torch.empty(2, dim, projection_dim)) if projection_dim != dim else None
+        self.weight = empty_parameter(2, n_in + projection_dim, 4 * dim)
+        self.bias = empty_parameter(2, 4 * dim)
+        self.projection = empty_parameter(2, dim, projection_dim) if projection_dim != dim else None
 
     def forward(self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None) -> tuple[Tensor, State]:
         """Run both directions over packed sequences.

@@ -15,6 +15,7 @@ from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, State
 from spacy_elmo.bilm.options import BiLMOptions
+from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
 from spacy_elmo.errors import ElmoError
 
 MAX_BATCH_TOKENS = 4096
@@ -90,6 +91,7 @@ class BiLM(nn.Module):
         seed: int | None = 0,
     ) -> None:
         super().__init__()
+        keep_to_one_thread_after_fork()
         lstm = options.lstm
         self.options = options
         self.card = card or {}
@@ -162,6 +164,7 @@ class BiLM(nn.Module):
 
         With a carried state all sentences are one batch, since its rows are theirs.
         """
+        keep_to_one_thread_after_fork()
         for sentence in sentences:
             if isinstance(sentence, str):
                 raise ElmoError(f"a sentence is a list of tokens, got the string {sentence[:40]!r}; split it first")
@@ -175,7 +178,8 @@ class BiLM(nn.Module):
         for numbers in batches:
             batch_lengths = [lengths[number] for number in numbers]
             words = [word for number in numbers for word in (BOS, *sentences[number], EOS)]
-            layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
+            with torch.autocast(bilm.device.type, enabled=False):  # the caller's would round or fail
+                layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
             yield EncodedBatch(numbers, batch_lengths, layers)
 
     def embed(self, words: Sequence[str]) -> Tensor:
@@ -188,6 +192,7 @@ class BiLM(nn.Module):
         Raises:
             ElmoError: a token is no string.
         """
+        keep_to_one_thread_after_fork()
         distinct = list(dict.fromkeys(words))
         rows = {word: row for row, word in enumerate(distinct)}
         for word in distinct:
@@ -200,6 +205,11 @@ class BiLM(nn.Module):
             self.clear_word_table()
             vectors = self.embedder(distinct)
         return vectors[torch.tensor([rows[word] for word in words], dtype=torch.long, device=vectors.device)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @property
     def vocabulary(self) -> list[str] | None:

@@ -252,6 +252,11 @@ def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     _write_whole(directory / "weights.hdf5", lambda file: write_weights(bilm, file, dtype))
+    write_texts(bilm, directory)
+
+
+def write_texts(bilm: BiLM, directory: Path) -> None:
+    """Write what `write` writes beside the weights."""
     _write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
     card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
     words = "".join(word + "\n" for word in bilm.vocabulary) if bilm.vocabulary else None
@@ -291,10 +296,13 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def digest(bilm: BiLM) -> str:
-    """SHA-256 over the architecture and the float32 arrays in order of names, whatever the file they came from."""
+    """SHA-256 over the architecture and the float32 arrays in order of names, whatever the file they came from; of a
+    word-input biLM, over its vocabulary too."""
     sha = hashlib.sha256()
     architecture = {key: value for key, value in bilm.options.to_dict().items() if key not in bilm.options.training}
     sha.update(json.dumps(architecture, sort_keys=True).encode())
+    if bilm.vocabulary:
+        sha.update(json.dumps(bilm.vocabulary).encode())
     for name, array in arrays(bilm):
         sha.update(f"{name}{list(array.shape)}".encode())
         sha.update(array.tobytes())

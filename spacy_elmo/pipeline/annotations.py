@@ -37,6 +37,12 @@ def annotate(doc: Doc, vectors: Vector, layers: Vector | None, hooks: bool, tens
         doc.tensor = vectors  # type: ignore[assignment]  # spaCy's stub wants float64; Tok2Vec sets float32
 
 
+def stored_vectors(doc: Doc) -> Vector | None:
+    """What `annotate` put on the Doc, unchecked."""
+    vectors: Vector | None = doc.user_data.get(VECTORS)
+    return vectors
+
+
 def restore_hooks(doc: Doc) -> Doc:
     """Let `vector`, `has_vector`, `vector_norm` and `similarity` of a Doc and its parts answer from `doc._.elmo`,
     as they do behind the `elmo` component. Hooks are lost when a Doc is serialized (n_process, DocBin, to_bytes).
@@ -90,8 +96,8 @@ def _stored(doc: Doc) -> Vector:
     vectors: Vector | None = _get_doc(doc)
     if vectors is None:
         raise ElmoError(
-            "this Doc has no ELMo vectors (parts cut out with as_doc, and Docs joined with from_docs, lose them); "
-            'run nlp.get_pipe("elmo") on it'
+            "this Doc has no ELMo vectors: elmo was disabled or not run, or the Doc was made with as_doc or from_docs, "
+            'which drop them; run nlp.get_pipe("elmo") on it'
         )
     return vectors
 

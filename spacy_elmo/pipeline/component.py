@@ -17,7 +17,7 @@ from thinc.api import Model, Optimizer
 
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.pipeline.annotations import annotate
+from spacy_elmo.pipeline.annotations import annotate, stored_vectors
 from spacy_elmo.pipeline.encoder import Array, Encoder, batch_by_tokens, encode_docs, shim_of
 from spacy_elmo.pipeline.mix import FixedMix, Layers
 
@@ -114,10 +114,20 @@ class ElmoComponent(TrainablePipe):
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Array]) -> None:
         """Put what `predict` gave on the Docs."""
         hooks = self.vectors in ("auto", "hooks")
-        tensor = self.vectors == "tensor" or self._is_read or (self.vectors == "auto" and not self._tensor_is_taken)
         for doc, score in zip(docs, scores, strict=True):
             vectors = self.mix(torch.from_numpy(score)).contiguous().numpy() if self.keep_layers else score
-            annotate(doc, vectors, score if self.keep_layers else None, hooks, tensor)
+            annotate(doc, vectors, score if self.keep_layers else None, hooks, self._sets_tensor(doc))
+
+    def _sets_tensor(self, doc: Doc) -> bool:
+        """Whether `doc.tensor` is ours to set: always for a listener that names us, never where one names another
+        component; for listeners that take any ("*"), unless a component before us has set it."""
+        if self._is_read or self.vectors == "tensor":
+            return True
+        if self._other_is_read:
+            return False
+        if self._any_is_read:
+            return doc.tensor.size == 0 or doc.tensor is stored_vectors(doc)
+        return self.vectors == "auto"
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of Docs; of a batch that fails, each Doc is tried alone, so that the error handler
@@ -131,7 +141,7 @@ class ElmoComponent(TrainablePipe):
                 if len(docs) == 1:
                     handle_error(self.name, self, docs, error)
                 else:
-                    yield from filter(None, map(self, docs))
+                    yield from (doc for doc in map(self, docs) if doc is not None)
             else:
                 yield from docs
 
@@ -145,7 +155,8 @@ class ElmoComponent(TrainablePipe):
     @listener_map.setter
     def listener_map(self, value: dict[str, list[Model]]) -> None:  # type: ignore[type-arg]
         self._listener_map = value
-        self._tensor_is_taken = False
+        self._other_is_read = False
+        self._any_is_read = False
 
     @property
     def listeners(self) -> list[Model]:  # type: ignore[type-arg]
@@ -191,12 +202,14 @@ class ElmoComponent(TrainablePipe):
             if isinstance(node, Tok2VecListener):
                 if node.upstream_name == self.name:
                     self.add_listener(node, component.name)
+                elif node.upstream_name == "*":
+                    self._any_is_read = True
                 else:
-                    self._tensor_is_taken = True
-        if self._is_read and self._tensor_is_taken:
+                    self._other_is_read = True
+        if self._other_is_read and (self._is_read or self.vectors == "tensor"):
             raise ElmoError(
-                f"{self.name}: {', '.join(self.listening_components)} reads doc.tensor from {self.name}, and another "
-                f"component has Tok2VecListeners for another tok2vec; doc.tensor can hold the vectors of only one"
+                f"{self.name}: doc.tensor is to hold its vectors ({', '.join(self.listening_components) or 'vectors'} "
+                f"asks for them), but {component.name} has listeners for another tok2vec; it can hold those of one only"
             )
 
     # Training: the biLM is frozen, so there is nothing to learn here
@@ -240,11 +253,17 @@ class ElmoComponent(TrainablePipe):
     def _write_model(self, path: Path) -> None:
         shim = shim_of(self.model)
         seal = path / "digest"
-        if (path / "weights.hdf5").is_file() and seal.is_file() and seal.read_text() == shim.digest:
+        if seal.is_file() and seal.read_text() == self._seal(path):
+            formats.write_texts(shim.bilm, path)
             return
         seal.unlink(missing_ok=True)
         formats.write(shim.bilm, path, "lossless")
-        seal.write_text(shim.digest)  # last, so that what is half-written is never taken for whole
+        seal.write_text(self._seal(path))  # last, so that what is half-written is never taken for whole
+
+    def _seal(self, path: Path) -> str:
+        """Digest of the biLM, and size of the weights file as it lies there."""
+        weights = path / "weights.hdf5"
+        return f"{shim_of(self.model).digest} {weights.stat().st_size if weights.is_file() else 0}\n"
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
         """Load what `to_disk` wrote; `model.weights` of the config is not read.
@@ -259,7 +278,7 @@ class ElmoComponent(TrainablePipe):
         shim = shim_of(self.model)
         shim.set(formats.load(path))
         seal = path / "digest"
-        if not seal.is_file() or seal.read_text() != shim.digest:
+        if not seal.is_file() or seal.read_text() != self._seal(path):
             raise WeightsError(
                 f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
                 "save the pipeline again, or restore its files"

@@ -2,10 +2,8 @@
 
 import copy
 import io
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +16,7 @@ from thinc.shims import Shim
 
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.errors import ElmoError
+from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import bilm_hdf5
 from spacy_elmo.pipeline.spans import GetSpans, token_sequences
 
@@ -26,20 +24,9 @@ Array = npt.NDArray[np.float32]
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 Encoder = Model[list[Doc], list[Array]]
 
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
 
 def build_bilm(
-    weights: str | Path | None,
+    weights: str | None,
     get_spans: GetSpans,
     max_batch_tokens: int = 4096,
     max_sequence_length: int = 1000,
@@ -95,7 +82,7 @@ class BiLMShim(Shim):
     source: where the weights come from until they are loaded; None for random ones.
     """
 
-    def __init__(self, source: str | Path | None, device: str) -> None:
+    def __init__(self, source: str | None, device: str) -> None:
         super().__init__(None)
         self.source = source
         self.device = device
@@ -144,10 +131,18 @@ class BiLMShim(Shim):
         return data
 
     def from_bytes(self, data: bytes) -> "BiLMShim":
-        """Take over what `to_bytes` gave."""
-        parts = srsly.msgpack_loads(data)
-        options = BiLMOptions.from_dict(parts["options"])
-        self.set(bilm_hdf5.read(io.BytesIO(parts["weights"]), options, parts["vocabulary"], parts["card"]))
+        """Take over what `to_bytes` gave.
+
+        Raises:
+            ElmoError: these are other or damaged bytes.
+        """
+        try:
+            parts = srsly.msgpack_loads(data)
+            weights = io.BytesIO(parts["weights"])
+            options, vocabulary, card = parts["options"], parts["vocabulary"], parts["card"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({error!r})") from None
+        self.set(bilm_hdf5.read(weights, BiLMOptions.from_dict(options, "options in bytes"), vocabulary, card))
         return self
 
     def copy(self) -> "BiLMShim":
@@ -204,7 +199,6 @@ def encode_docs(model: Encoder, docs: Sequence[Doc], reduce: Reduce | None = Non
     Returns, for each Doc, all layers `[n_layers + 1, n_tokens, layer_width]` or the reduced `[n_tokens, width]`;
     zero where the biLM did not read a token.
     """
-    _keep_to_one_thread_after_fork()
     bilm = shim_of(model).bilm
     empty = torch.zeros(bilm.options.n_outputs, 0, bilm.options.width)
     shape = (reduce(empty) if reduce else empty).shape
@@ -222,12 +216,6 @@ def encode_docs(model: Encoder, docs: Sequence[Doc], reduce: Reduce | None = Non
             number, indices = places[sequence]
             results[number][..., indices, :] = part[..., 1:-1, :].numpy()
     return results
-
-
-def _keep_to_one_thread_after_fork() -> None:
-    """The threads of torch's pool do not survive a fork, and waiting for them would last for ever."""
-    if _forked and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
 
 
 def batch_by_tokens(docs: Iterable[Doc], max_docs: int, max_tokens: int) -> Iterable[list[Doc]]:

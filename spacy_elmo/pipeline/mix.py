@@ -49,10 +49,6 @@ class FixedMix:
                 "the token embedding counted"
             )
 
-    def width(self, n_outputs: int, layer_width: int) -> int:
-        """Width of the mixed vectors."""
-        return n_outputs * layer_width if self.layers == "concat" else layer_width
-
     def __call__(self, layers: Tensor) -> Tensor:
         """layers: `[n_layers + 1, n_tokens, layer_width]`. Returns `[n_tokens, width]`."""
         if self.layers == "mean":

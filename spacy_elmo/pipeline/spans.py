@@ -43,6 +43,8 @@ def token_sequences(doc: Doc, get_spans: GetSpans, max_length: int) -> list[npt.
     free = np.ones(len(doc), dtype=bool)
     sequences: list[npt.NDArray[np.int64]] = []
     for span in get_spans(doc):
+        if not isinstance(span, Span):
+            raise ElmoError(f"get_spans gave {span!r}, expected spans of the Doc (doc[start:end])")
         if span.doc is not doc or not free[span.start : span.end].all():
             raise ElmoError(
                 f"get_spans gave the span [{span.start}:{span.end}], which overlaps another or is of another Doc; "

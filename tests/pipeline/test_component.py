@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,8 +261,8 @@ def test_error_handler_gets_only_the_doc_at_fault():
     component.model.attrs["get_spans"] = fail_on_two
     seen = []
     component.set_error_handler(lambda name, proc, docs, error: seen.append((name, [d.text for d in docs], str(error))))
-    docs = list(component.pipe(map(nlp.make_doc, ["one", "two", "three"])))
-    assert [doc.text for doc in docs] == ["one", "three"]
+    docs = list(component.pipe(map(nlp.make_doc, ["one", "", "two", "three", " "])))
+    assert [doc.text for doc in docs] == ["one", "", "three", " "]
     assert all(doc._.elmo is not None for doc in docs)
     assert seen == [("elmo", ["two"], "bad doc")]
 
@@ -295,6 +298,32 @@ def test_select_pipes_leaves_docs_without_vectors(nlp):
     with nlp.select_pipes(disable=["elmo"]):
         assert nlp("no vectors")._.elmo is None
     assert nlp("vectors")._.elmo is not None
+
+
+MEMORY = """
+import spacy
+from pathlib import Path
+from spacy.tokens import Doc
+
+def peak():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) // 1024
+
+nlp = spacy.blank("en")
+nlp.add_pipe("elmo")
+doc = Doc(nlp.vocab, words=[f"w{number % 5003}" for number in range(100_000)])
+nlp("loaded")
+before = peak()
+assert nlp.get_pipe("elmo")(doc)._.elmo.any(axis=1).all()
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peak memory where Linux tells it")
+def test_a_doc_of_hundred_thousand_tokens_takes_little_more_than_its_vectors():
+    done = subprocess.run([sys.executable, "-c", MEMORY], check=True, capture_output=True, text=True)
+    vectors = 100_000 * 128 * 4 / 2**20
+    assert vectors / 2 < int(done.stdout) < 5 * vectors  # all layers at once would take 8 times and more
 
 
 def test_hundred_thousand_tokens_in_one_doc():
@@ -343,6 +372,30 @@ def test_listeners_for_two_owners_of_the_tensor_are_an_error():
         nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener("elmo", 128)}})
 
 
+@pytest.mark.parametrize("before", ["tok2vec", None])
+def test_spacy_listener_for_any_upstream_reads_whoever_wrote_before_it(before):
+    nlp = spacy.blank("en")
+    if before:
+        nlp.add_pipe(before)
+    nlp.add_pipe("elmo", config={"vectors": "hooks"})
+    tagger = nlp.add_pipe("tagger", config={"model": {"tok2vec": listener("*", 96 if before else 128)}})
+    tagger.add_label("X")
+    nlp.initialize()
+    doc = nlp("one two three")
+    assert doc.tensor.shape == (3, 96 if before else 128)
+    again = nlp.get_pipe("elmo")(doc)
+    assert again.tensor.shape == doc.tensor.shape
+    assert before or (doc.tensor == doc._.elmo).all()
+
+
+def test_tensor_asked_for_where_another_component_reads_its_own_is_an_error():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec")
+    nlp.add_pipe("elmo", config={"vectors": "tensor"})
+    with pytest.raises(ElmoError, match=r"doc\.tensor"):
+        nlp.add_pipe("tagger", config={"model": {"tok2vec": listener("tok2vec")}})
+
+
 def listener(upstream, width=96):
     return {"@architectures": "spacy.Tok2VecListener.v1", "width": width, "upstream": upstream}
 
@@ -384,10 +437,13 @@ def test_modes_and_defaults_of_torch_change_nothing(nlp, tmp_path):
     inside.to_disk(tmp_path)
     with torch.no_grad():
         np.testing.assert_allclose(inside("We sat here.")._.elmo, expected, atol=1e-5)
-    try:
-        torch.set_default_dtype(torch.float64)
-        vectors = make()("We sat here.")._.elmo
-    finally:
-        torch.set_default_dtype(torch.float32)
-    np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    assert vectors.dtype == np.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_allclose(make()("We sat here.")._.elmo, expected, atol=1e-5)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        try:
+            torch.set_default_dtype(dtype)
+            vectors = make()("We sat here.")._.elmo
+        finally:
+            torch.set_default_dtype(torch.float32)
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+        assert vectors.dtype == np.float32

@@ -1,6 +1,7 @@
 """Each case runs in an interpreter of its own: how processes start is a setting of the whole process."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -23,7 +24,9 @@ if __name__ == "__main__":
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer")
     nlp.add_pipe("elmo", config={{"keep_layers": True}})
-    list(nlp.pipe(TEXTS * 20))  # the parent has used torch, with its threads, before it starts others
+    torch.zeros(4_000_000).add_(1)  # the parent has used torch's threads before it starts others
+    if {loaded!r}:
+        list(nlp.pipe(TEXTS * 20))
     docs = list(nlp.pipe(TEXTS, n_process=2, batch_size=2))
     free = docs[0][5]._.elmo_similarity(docs[1][4])
     for doc in docs:
@@ -39,10 +42,11 @@ if __name__ == "__main__":
 TEXTS = ["I deposited money at the bank.", "We sat on the bank. It rained.", "", " ", "one two three"]
 
 
+@pytest.mark.parametrize("loaded", [True, False], ids=["loaded", "not-loaded"])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_two_processes_give_the_same_vectors(method, tmp_path):
+def test_two_processes_give_the_same_vectors(method, loaded, tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "out.json"
-    script.write_text(SCRIPT.format(texts=TEXTS, method=method, out=str(out)))
+    script.write_text(SCRIPT.format(texts=TEXTS, method=method, loaded=loaded, out=str(out)))
     subprocess.run([sys.executable, script], check=True, timeout=120)
     got = json.loads(out.read_text())
     nlp = spacy.blank("en")
@@ -56,3 +60,26 @@ def test_two_processes_give_the_same_vectors(method, tmp_path):
     assert expected < 0.999  # spaCy alone says 1.0
     assert got["free"] == pytest.approx(expected, abs=1e-5)
     assert got["hooked"] == pytest.approx(expected, abs=1e-5)
+
+
+FORK = """
+import os
+import torch
+from spacy_elmo.formats import load
+
+torch.set_num_threads(2)
+torch.zeros(4_000_000).add_(1)
+bilm = load("en_elmo_sm")
+child = os.fork()
+if child == 0:
+    words = [[f"word{number}" for number in range(200)]] * 4
+    bilm.encode(words)
+    load("en_elmo_sm").encode(words)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_can_load_and_encode_without_spacy():
+    subprocess.run([sys.executable, "-c", FORK], check=True, timeout=60)

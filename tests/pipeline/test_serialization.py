@@ -9,6 +9,7 @@ import spacy
 from spacy.tokens import Doc
 
 from spacy_elmo import ElmoError
+from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.formats import load, write
 from spacy_elmo.pipeline.encoder import shim_of
 
@@ -121,6 +122,37 @@ def test_other_weights_than_those_saved_are_a_clear_error(saved, data):
     shutil.copy(data / "tiny_2l_clip" / "weights.hdf5", path / "elmo" / "model" / "weights.hdf5")
     with pytest.raises(ElmoError, match="digest"):
         spacy.load(path)
+
+
+@pytest.mark.parametrize("name", ["weights.hdf5", "options.json"])
+def test_saving_again_makes_damage_good(saved, name):
+    path, vectors = saved
+    nlp = spacy.load(path)
+    file = path / "elmo" / "model" / name
+    file.write_bytes(file.read_bytes()[:100])
+    nlp.to_disk(path)
+    np.testing.assert_allclose(spacy.load(path)(TEXT)._.elmo, vectors, atol=1e-6)
+
+
+def test_vocabulary_of_a_word_input_model_is_part_of_what_is_saved(data, tmp_path):
+    options = BiLMOptions(lstm=load(data / "tiny_2l_skip").options.lstm, char_cnn=None)
+    pipelines = []
+    for number, words in enumerate((["cat", "dog"], ["dog", "cat"])):
+        write(BiLM(options, ["<S>", "</S>", "<UNK>", *words]), tmp_path / str(number))
+        nlp = spacy.blank("en")
+        nlp.add_pipe("elmo", config={"model": {"weights": str(tmp_path / str(number))}})
+        nlp.to_disk(tmp_path / "saved")
+        np.testing.assert_allclose(spacy.load(tmp_path / "saved")("cat")._.elmo, nlp("cat")._.elmo, atol=1e-6)
+        pipelines.append(nlp)
+    assert np.abs(pipelines[0]("cat")._.elmo - pipelines[1]("cat")._.elmo).max() > 1e-3
+
+
+@pytest.mark.parametrize("damaged", [b"", b"garbage", b"\x80"])
+def test_damaged_bytes_are_a_clear_error(damaged):
+    nlp = spacy.blank("en")
+    shim = shim_of(nlp.add_pipe("elmo").model)
+    with pytest.raises(ElmoError, match="bytes"):
+        shim.from_bytes(damaged)
 
 
 def test_interrupted_save_is_made_good_by_the_next(saved, monkeypatch):

@@ -41,6 +41,12 @@ def test_overlapping_spans_are_an_error():
         token_sequences(doc, lambda doc: [doc[0:2], doc[1:4]], 10)
 
 
+@pytest.mark.parametrize("wrong", [[(0, 2)], ["ab"], [0]])
+def test_what_is_no_span_is_an_error(wrong):
+    with pytest.raises(ElmoError, match="get_spans"):
+        token_sequences(Doc(VOCAB, words=list("abcd")), lambda _: wrong, 10)
+
+
 def test_spans_of_another_doc_are_an_error():
     doc, other = Doc(VOCAB, words=list("abcd")), Doc(VOCAB, words=list("abcd"))
     with pytest.raises(ElmoError, match="another Doc"):
