@@ -123,7 +123,7 @@ class ElmoComponent(TrainablePipe):
         component; for listeners that take any ("*"), unless a component before us has set it."""
         if self._is_read or self.vectors == "tensor":
             return True
-        if self._other_is_read:
+        if self._reader_of_another:
             return False
         if self._any_is_read:
             return doc.tensor.size == 0 or doc.tensor is stored_vectors(doc)
@@ -155,7 +155,7 @@ class ElmoComponent(TrainablePipe):
     @listener_map.setter
     def listener_map(self, value: dict[str, list[Model]]) -> None:  # type: ignore[type-arg]
         self._listener_map = value
-        self._other_is_read = False
+        self._reader_of_another: str | None = None
         self._any_is_read = False
 
     @property
@@ -192,7 +192,7 @@ class ElmoComponent(TrainablePipe):
         """Look at a component further down: does it read `doc.tensor`, and is it ours that it expects there?
 
         Raises:
-            ElmoError: the component is a second `elmo`, or listens to another component as well as to this one.
+            ElmoError: the component is a second `elmo`, or `doc.tensor` would have to hold the vectors of two.
         """
         if isinstance(component, ElmoComponent):
             _refuse_second(self.name, component.name)
@@ -205,11 +205,12 @@ class ElmoComponent(TrainablePipe):
                 elif node.upstream_name == "*":
                     self._any_is_read = True
                 else:
-                    self._other_is_read = True
-        if self._other_is_read and (self._is_read or self.vectors == "tensor"):
+                    self._reader_of_another = component.name
+        if self._reader_of_another and (self._is_read or self.vectors == "tensor"):
+            asked_by = ", ".join(self.listening_components) or 'the setting vectors = "tensor"'
             raise ElmoError(
-                f"{self.name}: doc.tensor is to hold its vectors ({', '.join(self.listening_components) or 'vectors'} "
-                f"asks for them), but {component.name} has listeners for another tok2vec; it can hold those of one only"
+                f"{self.name}: doc.tensor is to hold its vectors, as {asked_by} asks, but {self._reader_of_another} "
+                "listens to another component, which writes its own there; doc.tensor can hold those of one only"
             )
 
     # Training: the biLM is frozen, so there is nothing to learn here

@@ -168,7 +168,7 @@ class BiLMShim(Shim):
 @torch.inference_mode(False)
 def _random_bilm() -> BiLM:
     options = BiLMOptions.from_file(formats.locate(formats.BUNDLED).options)
-    return BiLM(options, card={"description": "random weights, asked for with weights = null"}).eval()
+    return BiLM(options, card={"description": "random weights, asked for with weights = null"})
 
 
 def shim_of(model: Encoder) -> BiLMShim:
