@@ -11,3 +11,11 @@ class OptionsError(ElmoError):
 
 class WeightsError(ElmoError):
     """A weights file is missing, damaged, hostile, or does not fit its options."""
+
+
+class CorpusError(ElmoError):
+    """A text or vocabulary to train or evaluate on is missing, unreadable or unfit."""
+
+
+class PretrainingError(ElmoError):
+    """Pretraining cannot start or go on: a wrong setting, an unfit checkpoint, a loss that is no number."""

@@ -2,7 +2,10 @@
 biLM that reads whole words, a table of word vectors."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +14,10 @@ from spacy_elmo.bilm.options import CharCNNOptions
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.errors import ElmoError
 
-# Words that share one convolution, counted in character positions: small enough that a product stays in cache.
+# Words that share one convolution, counted in character positions: on a CPU few enough that a product stays in cache,
+# elsewhere as many as may be, since each chunk is a round of launches.
 _CHUNK_POSITIONS = 2048
+_CHUNK_POSITIONS_GPU = 2**18
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
@@ -37,33 +42,44 @@ class CharacterCNN(nn.Module):
 
     def forward(self, words: Sequence[str]) -> Tensor:
         """Return the vectors of `words` as `[len(words), width]`; each is the same in any company."""
-        if not words:
+        full = self.options.max_characters_per_token
+        return self.embed_ids(characters.pad([characters.token_ids(word, full) for word in words], full))
+
+    def embed_ids(self, ids: npt.NDArray[np.integer[Any]]) -> Tensor:
+        """Return the vectors of words given by their padded character ids, `[n_words, max_characters]`, as
+        `[n_words, width]`."""
+        if not len(ids):
             return self.embedding.new_zeros(0, self.width)
-        ids = [characters.token_ids(word, self.options.max_characters_per_token) for word in words]
-        by_length = sorted(range(len(ids)), key=lambda word: -len(ids[word]))
-        x = torch.cat([self._convolve([ids[word] for word in chunk]) for chunk in _chunks(by_length, ids)])
+        lengths = (ids != characters.PADDING).sum(axis=1)
+        order = np.argsort(-lengths, kind="stable")
+        sorted_ids, lengths = ids[order].astype(np.int64), lengths[order]
+        device = self.embedding.device
+        positions = _CHUNK_POSITIONS if device.type == "cpu" else _CHUNK_POSITIONS_GPU
+        x = torch.cat(
+            [self._convolve(sorted_ids[chunk], int(lengths[chunk][0])) for chunk in _chunks(lengths, positions)]
+        )
         for highway in self.highways:
             x = highway(x)
         if self.projection is not None:
             x = self.projection(x)
-        return x[torch.tensor(by_length, device=x.device).argsort()]
+        return x[torch.from_numpy(order).argsort().to(device)]
 
     @property
     def width(self) -> int:
         """Width of the vectors."""
         return self.projection.bias.shape[0] if self.projection is not None else self.options.n_filters
 
-    def _convolve(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Return `[len(ids), n_filters]` for character ids sorted by falling length.
+    def _convolve(self, ids: npt.NDArray[np.int64], longest: int) -> Tensor:
+        """Return `[len(ids), n_filters]` for padded character ids of words of at most `longest` characters.
 
         Only windows that touch the longest word are computed, and one that is all padding, where the
         full width has one: the others are equal to it, and the maximum is the same.
         """
         options = self.options
-        full, longest = options.max_characters_per_token, len(ids[0])
+        full = options.max_characters_per_token
         widest = max(size for size, _ in options.filters)
-        padded = characters.pad(ids, min(full, longest + widest))
-        x = self.embedding[torch.from_numpy(padded).to(self.embedding.device)]  # [words, positions, embedding_dim]
+        needed = torch.from_numpy(ids[:, : min(full, longest + widest)]).to(self.embedding.device)
+        x = self.embedding[needed]  # [words, positions, embedding_dim]
         pooled = []
         for (size, number), weight, bias in zip(options.filters, self.filters, self.biases, strict=True):
             starts = min(longest + 1, full - size + 1)
@@ -161,11 +177,11 @@ class WordEmbedding(nn.Module):
         nn.init.zeros_(self.weight[0])
 
 
-def _chunks(by_length: Sequence[int], ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """Cut words sorted by falling length into runs of about `_CHUNK_POSITIONS` characters."""
+def _chunks(lengths: npt.NDArray[np.integer[Any]], positions: int) -> list[slice]:
+    """Cut words of falling length into runs of about `positions` characters."""
     chunks, start = [], 0
-    while start < len(by_length):
-        size = max(1, _CHUNK_POSITIONS // len(ids[by_length[start]]))
-        chunks.append(by_length[start : start + size])
+    while start < len(lengths):
+        size = max(1, positions // int(lengths[start]))
+        chunks.append(slice(start, start + size))
         start += size
     return chunks

@@ -1,6 +1,9 @@
 """Packed inputs in, packed outputs and final state out: one layer of the biLM, both directions in one step."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,68 +45,70 @@ class BidirectionalLSTMLayer(nn.Module):
         self.bias = empty_parameter(2, 4 * dim)
         self.projection = empty_parameter(2, dim, projection_dim) if projection_dim != dim else None
 
-    def forward(self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None, starts: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Run both directions over packed sequences.
 
         x: `[2, n_tokens, n_in]`, time step by time step, the rows of a step sorted by falling sequence
             length; `x[1]` holds the sequences reversed.
         batch_sizes: rows of each time step, falling.
         state: initial state of the rows; None is zero.
+        starts: `[n_tokens]` bool on the CPU, packed as `x`: where a row forgets its state before it reads on.
 
         Returns the outputs `[2, n_tokens, projection_dim]`, packed as `x`, and the state each row ended in.
         """
         rows = batch_sizes[0]
         hidden, cell = state or (x.new_zeros(2, rows, self.projection_dim), x.new_zeros(2, rows, self.dim))
-        step = self._step if torch.is_grad_enabled() else self._step_in_place
+        steps = _time_steps(batch_sizes, starts)
+        run = self._run_differentiably if torch.is_grad_enabled() else self._run_in_place
+        return run(x, hidden, cell, steps)
+
+    def _run_differentiably(
+        self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list["_TimeStep"]
+    ) -> tuple[Tensor, State]:
+        """Run with gradients; under autocast, products and gates have its type, while cells and results keep `x`'s."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        parts = (x, hidden, self.weight, self.bias, self.projection)
+        x_, hidden_, *parameters = (None if part is None else part.to(dtype) for part in parts)
+        clips = (self.cell_clip, self.proj_clip)
+        y, last_hidden, last_cell = _Recurrence.apply(x_, hidden_, cell, *parameters, steps, clips)  # type: ignore[no-untyped-call]
+        return y.to(x.dtype), (last_hidden.to(x.dtype), last_cell)
+
+    def _run_in_place(self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list["_TimeStep"]) -> tuple[Tensor, State]:
+        """Run without gradients: nothing is kept but the outputs."""
+        weight = self.weight[:, self.n_in :]
         cell = cell.clone()
         outputs: list[Tensor] = []
         ended: list[State] = []  # what the rows hold whose sequence is over, shortest sequence first
-        for gates, n_rows in self._gate_inputs(x, batch_sizes):
-            if n_rows < cell.shape[1]:
-                ended.append((hidden[:, n_rows:], cell[:, n_rows:]))
-                hidden, cell = hidden[:, :n_rows], cell[:, :n_rows]
-            hidden, cell = step(gates, hidden, cell)
+        for gates, step in zip(self._gate_inputs(x, steps), steps, strict=True):
+            if step.rows < cell.shape[1]:
+                ended.append((hidden[:, step.rows :], cell[:, step.rows :]))
+                hidden, cell = hidden[:, : step.rows], cell[:, : step.rows]
+            hidden, cell = step.keep(hidden), step.keep(cell)
+            enter, forget, leave, candidate = _activate(gates.baddbmm_(hidden, weight))
+            _clip(cell.mul_(forget).addcmul_(enter, candidate), self.cell_clip)
+            hidden = _tanh_(cell.clone()).mul_(leave)
+            if self.projection is not None:
+                hidden = _clip(torch.bmm(hidden, self.projection), self.proj_clip)
             outputs.append(hidden)
         ended.append((hidden, cell))
         final = tuple(torch.cat(part, dim=1) for part in zip(*reversed(ended), strict=True))
         return torch.cat(outputs, dim=1), (final[0], final[1])
 
-    def _gate_inputs(self, x: Tensor, batch_sizes: Sequence[int]) -> Iterator[tuple[Tensor, int]]:
-        """Yield, for each time step, the part of its gates that needs no recurrence, and its number of rows.
+    def _gate_inputs(self, x: Tensor, steps: list["_TimeStep"]) -> Iterator[Tensor]:
+        """Yield, for each time step, the part of its gates that needs no recurrence, `[2, rows, 4 * dim]`.
 
-        Without gradients all steps share one buffer: a step's gates are overwritten once later ones are asked for.
+        All steps share one buffer: a step's gates are overwritten once later ones are asked for.
         """
-        weight = self.weight[:, : self.n_in]
-        bias = self.bias.clone()
-        bias[:, self.dim : 2 * self.dim] += _FORGET_BIAS
-        bias = bias.unsqueeze(1)
-        row_bytes = 2 * 4 * self.dim * x.element_size()
-        blocks = _time_blocks(batch_sizes, max(_GATE_BUFFER_BYTES, self.n_in * row_bytes) // row_bytes)
-        n_rows = max(sum(sizes) for _, sizes in blocks)
-        buffer = None if torch.is_grad_enabled() else x.new_empty(n_rows * 2 * 4 * self.dim)
+        blocks = _time_blocks([step.rows for step in steps], _block_rows(x, self.weight))
+        buffer = x.new_empty(2 * max(sum(sizes) for _, sizes in blocks) * 4 * self.dim)
         for start, sizes in blocks:
             inputs = x[:, start : start + sum(sizes)]
-            out = None if buffer is None else buffer[: inputs.shape[1] * 2 * 4 * self.dim].view(2, -1, 4 * self.dim)
-            gates = torch.baddbmm(bias, inputs, weight, out=out)
-            yield from zip(gates.split(sizes, dim=1), sizes, strict=True)
-
-    def _step(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> State:
-        """Advance one time step, differentiably. gates: `[2, rows, 4 * dim]`."""
-        gates = torch.baddbmm(gates, hidden, self.weight[:, self.n_in :])
-        enter, forget, leave = gates[..., : 3 * self.dim].sigmoid().chunk(3, dim=-1)
-        cell = _clip(forget * cell + enter * gates[..., 3 * self.dim :].tanh(), self.cell_clip, torch.clamp)
-        return self._project(leave * cell.tanh()), cell
-
-    def _step_in_place(self, gates: Tensor, hidden: Tensor, cell: Tensor) -> State:
-        """Advance one time step, writing over `gates` and `cell`: the same numbers without new memory."""
-        gates.baddbmm_(hidden, self.weight[:, self.n_in :])
-        enter, forget, leave = gates[..., : 3 * self.dim].sigmoid_().chunk(3, dim=-1)
-        cell.mul_(forget).addcmul_(enter, gates[..., 3 * self.dim :].tanh_())
-        _clip(cell, self.cell_clip, torch.clamp_)
-        return self._project(torch.tanh(cell).mul_(leave)), cell
-
-    def _project(self, x: Tensor) -> Tensor:
-        return x if self.projection is None else _clip(torch.bmm(x, self.projection), self.proj_clip, torch.clamp)
+            gates = buffer[: 2 * inputs.shape[1] * 4 * self.dim].view(2, -1, 4 * self.dim)
+            torch.baddbmm(_with_forget_bias(self.bias), inputs, self.weight[:, : self.n_in], out=gates)
+            yield from gates.split(sizes, dim=1)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as TensorFlow's `LSTMCell` does: Glorot uniform, biases zero."""
@@ -114,8 +119,178 @@ class BidirectionalLSTMLayer(nn.Module):
         nn.init.zeros_(self.bias)
 
 
-def _clip(x: Tensor, limit: float | None, clamp: Callable[[Tensor, float, float], Tensor]) -> Tensor:
-    return x if limit is None else clamp(x, -limit, limit)
+class _Recurrence(torch.autograd.Function):
+    """The same numbers with gradients, the backward pass written out by hand.
+
+    Left to itself, torch keeps and revisits some twenty tensors a time step and adds to the gradient of the
+    weights at each. Here each step's part of the gates' gradient goes into one array, and the gradients of the
+    weights and of `x` follow from it in a few large products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        projection: Tensor | None,
+        steps: list["_TimeStep"],
+        clips: tuple[float | None, float | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute outputs and last states as `_run_in_place` does, and keep gates, cells and outputs of every step."""
+        (_, n_tokens, n_in), dim = x.shape, cell.shape[2]
+        gates = x.new_empty(2, n_tokens, 4 * dim)
+        cells, squashed = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
+        outputs = x.new_empty(2, n_tokens, hidden.shape[2])
+        ctx.initial, last_hidden, last_cell = (hidden, cell), hidden.clone(), cell.clone()
+        for start, sizes in _time_blocks([step.rows for step in steps], _block_rows(x, weight)):
+            part = slice(start, start + sum(sizes))
+            torch.baddbmm(_with_forget_bias(bias), x[:, part], weight[:, :n_in], out=gates[:, part])
+            for step in (step for step in steps if part.start <= step.start < part.stop):
+                now = step.tokens
+                hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
+                enter, forget, leave, candidate = _activate(gates[:, now].baddbmm_(hidden, weight[:, n_in:]))
+                cell = torch.mul(cell, forget, out=cells[:, now]).addcmul_(enter, candidate)
+                hidden = _tanh_(squashed[:, now].copy_(_clip(cell, clips[0]))) * leave
+                if projection is not None:
+                    hidden = _clip(torch.bmm(hidden, projection), clips[1])
+                outputs[:, now] = hidden
+                last_hidden[:, : step.rows], last_cell[:, : step.rows] = hidden, cell
+        ctx.save_for_backward(x, weight, projection, gates, cells, squashed, outputs)
+        ctx.steps, ctx.clips = steps, clips
+        return outputs, last_hidden, last_cell
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Walk the time steps backwards; a `d_` is the gradient of what it is named after."""
+        x, weight, projection, gates, cells, squashed, outputs = ctx.saved_tensors
+        (d_outputs, d_hidden, d_cell), n_in = (grad.clone() for grad in grads), x.shape[2]
+        initial_hidden, initial_cell = ctx.initial
+        d_gates, recurrent = torch.empty_like(gates), weight[:, n_in:].transpose(1, 2)
+        for number in reversed(range(len(ctx.steps))):
+            step = ctx.steps[number]
+            now, rows = step.tokens, step.rows
+            found = cells[:, ctx.steps[number - 1].tokens][:, :rows] if number else initial_cell[:, :rows]
+            d_now = d_outputs[:, now].add_(d_hidden[:, :rows])
+            if projection is not None:
+                d_now = torch.bmm(_through_clip(d_now, outputs[:, now], ctx.clips[1]), projection.transpose(1, 2))
+            d_carried = _step_back(
+                gates[:, now], cells[:, now], squashed[:, now], step.keep(found), d_now, d_cell[:, :rows],
+                ctx.clips[0], d_gates[:, now],
+            )  # fmt: skip
+            d_cell[:, :rows] = step.keep(d_carried)
+            d_hidden[:, :rows] = step.keep(torch.bmm(d_gates[:, now], recurrent))
+        read = torch.cat([x, _found_hidden(ctx.steps, initial_hidden, outputs)], dim=2)
+        d_weight = torch.bmm(read.transpose(1, 2), d_gates)
+        d_projection = None
+        if projection is not None:
+            dim = cells.shape[2]
+            d_projection = torch.bmm((squashed * gates[..., 2 * dim : 3 * dim]).transpose(1, 2), d_outputs)
+        d_x = torch.bmm(d_gates, weight[:, :n_in].transpose(1, 2)) if ctx.needs_input_grad[0] else None
+        return d_x, d_hidden, d_cell, d_weight, d_gates.sum(1), d_projection, None, None
+
+
+def _step_back(
+    gates: Tensor,
+    cell: Tensor,
+    squashed: Tensor,
+    found: Tensor,
+    d_output: Tensor,
+    d_cell: Tensor,
+    clip: float | None,
+    d_gates: Tensor,
+) -> Tensor:
+    """Fill in `d_gates` of one time step, before the nonlinearities; return the gradient of the cell it found.
+
+    gates: activated; cell: after the clip, and squashed: its tanh; found: cell of the step before.
+    """
+    ops = torch.ops.aten
+    enter, forget, leave, candidate = gates.chunk(4, dim=-1)
+    d_enter, d_forget, d_leave, d_candidate = d_gates.chunk(4, dim=-1)
+    ops.sigmoid_backward.grad_input(d_output * squashed, leave, grad_input=d_leave)
+    d_cell = _through_clip(ops.tanh_backward(d_output.mul_(leave), squashed).add_(d_cell), cell, clip)
+    ops.sigmoid_backward.grad_input(d_cell * candidate, enter, grad_input=d_enter)
+    ops.sigmoid_backward.grad_input(d_cell * found, forget, grad_input=d_forget)
+    ops.tanh_backward.grad_input(d_cell * enter, candidate, grad_input=d_candidate)
+    return d_cell.mul_(forget)
+
+
+def _found_hidden(steps: list["_TimeStep"], initial: Tensor, outputs: Tensor) -> Tensor:
+    """The hidden state that each step found, `[2, n_tokens, projection_dim]`."""
+    found = [steps[0].keep(initial)]
+    for before, step in itertools.pairwise(steps):
+        found.append(step.keep(outputs[:, before.tokens][:, : step.rows]))
+    return torch.cat(found, dim=1)
+
+
+def _activate(gates: Tensor) -> Sequence[Tensor]:
+    """Apply the nonlinearities in place; return input, forget and output gate and the candidate."""
+    enter, forget, leave, candidate = gates.chunk(4, dim=-1)
+    gates[..., : 3 * candidate.shape[-1]].sigmoid_()
+    _tanh_(candidate)
+    return enter, forget, leave, candidate
+
+
+def _tanh_(x: Tensor) -> Tensor:
+    """Hyperbolic tangent in place, by way of torch's sigmoid, which is several times faster on a CPU."""
+    return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
+
+
+def _clip(x: Tensor, limit: float | None) -> Tensor:
+    """Clip in place."""
+    return x if limit is None else x.clamp_(-limit, limit)
+
+
+def _through_clip(grad: Tensor, clipped: Tensor, limit: float | None) -> Tensor:
+    """Set the gradient to zero where the clip has cut, in place."""
+    if limit is None:
+        return grad
+    return torch.ops.aten.hardtanh_backward.grad_input(grad, clipped, -limit, limit, grad_input=grad)  # type: ignore[no-any-return]
+
+
+def _with_forget_bias(bias: Tensor) -> Tensor:
+    """`[2, 1, 4 * dim]`, with what TensorFlow adds to the forget gate."""
+    dim = bias.shape[1] // 4
+    bias = bias.detach().clone()
+    bias[:, dim : 2 * dim] += _FORGET_BIAS
+    return bias.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class _TimeStep:
+    """One time step of packed sequences: its first token, its rows, and where rows start afresh there.
+
+    kept: `[rows, 1]`, 0 for a row that forgets its state before the step; None where all keep it.
+    """
+
+    start: int
+    rows: int
+    kept: Tensor | None = None
+
+    @property
+    def tokens(self) -> slice:
+        return slice(self.start, self.start + self.rows)
+
+    def keep(self, state: Tensor) -> Tensor:
+        """State `[2, rows, width]` (or its gradient) as the step finds it."""
+        return state if self.kept is None else state * self.kept.to(state)
+
+
+def _time_steps(batch_sizes: Sequence[int], starts: Tensor | None) -> list[_TimeStep]:
+    steps, start = [], 0
+    for rows in batch_sizes:
+        fresh = None if starts is None else starts[start : start + rows]
+        steps.append(_TimeStep(start, rows, (~fresh)[:, None] if fresh is not None and fresh.any() else None))
+        start += rows
+    return steps
+
+
+def _block_rows(x: Tensor, weight: Tensor) -> int:
+    """How many rows of gates to compute at once."""
+    row_bytes = 2 * weight.shape[2] * x.element_size()
+    return max(_GATE_BUFFER_BYTES // row_bytes, x.shape[2])
 
 
 def _time_blocks(batch_sizes: Sequence[int], max_rows: int) -> list[tuple[int, list[int]]]:

@@ -1,7 +1,7 @@
 """Sequences of tokens in, activations of every layer out: the biLM of Peters et al. 2018."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,13 +119,31 @@ class BiLM(nn.Module):
         back = torch.stack([one.argsort() for one in order])
         outputs = [torch.cat([embeddings, embeddings], dim=1)]
         x = embeddings[order]
-        for number, layer in enumerate(self.layers):
-            y, final = layer(x, packing.batch_sizes, state.take(number, rows) if state else None)
+        states = [state.take(number, rows) if state else None for number in range(len(self.layers))]
+        for number, (y, final) in enumerate(self.run_layers(x, packing.batch_sizes, states)):
             if state is not None:
                 state.put(number, rows, final)
-            x = y + x if number and self.options.lstm.use_skip_connections else y
-            outputs.append(torch.cat([x[0][back[0]], x[1][back[1]]], dim=1))
+            outputs.append(torch.cat([y[0][back[0]], y[1][back[1]]], dim=1))
         return torch.stack(outputs)
+
+    def run_layers(
+        self,
+        x: Tensor,
+        batch_sizes: Sequence[int],
+        states: Sequence[State | None],
+        starts: Tensor | None = None,
+        drop: Callable[[Tensor], Tensor] | None = None,
+    ) -> Iterator[tuple[Tensor, State]]:
+        """Yield each LSTM layer's outputs and last state, with the skip connections.
+
+        x: `[2, n_tokens, projection_dim]`, packed; arguments and results as of `BidirectionalLSTMLayer.forward`.
+        states: initial state for each layer; drop: dropout, on the input of each layer.
+        """
+        for number, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
+            x = drop(x) if drop else x
+            y, final = layer(x, batch_sizes, state, starts)
+            x = y + x if number and self.options.lstm.use_skip_connections else y
+            yield x, final
 
     def encode(
         self,

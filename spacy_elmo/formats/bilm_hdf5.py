@@ -148,25 +148,25 @@ def read(
     source = str(weights) if isinstance(weights, Path) else "weights"
     if isinstance(weights, Path) and not weights.is_file():
         raise WeightsError(f"{source}: no such weights file")
-    with _naming_damage(source), h5py.File(weights, "r") as file:
+    with naming_damage(source), h5py.File(weights, "r") as file:
         n_words = len(vocabulary) if vocabulary else 0
         table = []
         for entry in entries(options, n_words):
-            with _naming_damage(f"{source}: {entry.name}"):
-                table.append((entry, _find(file, entry, source)))
+            with naming_damage(f"{source}: {entry.name}"):
+                table.append((entry, find(file, entry, source)))
         _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
         bilm = BiLM(options, vocabulary, card, seed=None).requires_grad_(False)
         parameters = dict(bilm.named_parameters())
         for entry, dataset in table:
             parameter = parameters[entry.parameter]
             target = parameter if entry.direction is None else parameter[entry.direction]
-            with _naming_damage(f"{source}: {entry.name}"):
-                target.copy_(torch.from_numpy(entry.to_ours(_read_array(dataset, source))))
+            with naming_damage(f"{source}: {entry.name}"):
+                target.copy_(torch.from_numpy(entry.to_ours(read_array(dataset, source))))
     return bilm.eval()
 
 
 @contextmanager
-def _naming_damage(source: str) -> Iterator[None]:
+def naming_damage(source: str) -> Iterator[None]:
     """What h5py raises on a damaged file is of many kinds; say which file it was."""
     try:
         yield
@@ -178,7 +178,7 @@ def _naming_damage(source: str) -> Iterator[None]:
         ) from None
 
 
-def _find(file: h5py.File, entry: Entry, source: str) -> h5py.Dataset:
+def find(file: h5py.File, entry: Entry, source: str) -> h5py.Dataset:
     """The entry's dataset, checked; its values are not read yet."""
     for name in (entry.name, *entry.others):
         dataset = _walk(file, name, source)
@@ -223,7 +223,8 @@ def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
         raise WeightsError(f"{source}: the options leave no place for {', '.join(surplus)}; do both belong together?")
 
 
-def _read_array(dataset: h5py.Dataset, source: str) -> Array:
+def read_array(dataset: h5py.Dataset, source: str) -> Array:
+    """Its values as float32; NaN and infinite ones are an error."""
     with np.errstate(over="ignore"):  # a float64 too large becomes infinite, and is refused as such
         array: Array = dataset[...].astype(np.float32, copy=False)
     if not np.isfinite(array).all():
@@ -251,7 +252,7 @@ def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> 
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    _write_whole(directory / "weights.hdf5", lambda file: write_weights(bilm, file, dtype))
+    write_whole(directory / "weights.hdf5", lambda file: write_weights(bilm, file, dtype))
     write_texts(bilm, directory)
 
 
@@ -281,7 +282,8 @@ def _fits_float16(array: Array) -> bool:
         return bool((array.astype(np.float16) == array).all())
 
 
-def _write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
+    """Let `write_to` fill a file that appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("w+b") as file:
@@ -292,7 +294,7 @@ def _write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    _write_whole(path, lambda file: file.write(text.encode()))
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def digest(bilm: BiLM) -> str:

@@ -1,6 +1,7 @@
 """A name or path in, the files of a model out: bundled name, directory, or a `.hdf5` beside its options."""
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from spacy_elmo.formats import bilm_hdf5
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
+
+PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class ModelFiles:
         return [line.strip() for line in (lines if lines[-1] else lines[:-1])]  # stripped, as bilm-tf does
 
 
-def load(path: str | Path, options: str | Path | None = None) -> BiLM:
+def load(path: PathLike, options: PathLike | None = None) -> BiLM:
     """Load a biLM, in evaluation mode on the CPU.
 
     path: the name of a bundled model (`en_elmo_sm`), a directory with an options.json and one weights file,
@@ -67,7 +70,7 @@ def load(path: str | Path, options: str | Path | None = None) -> BiLM:
     return bilm_hdf5.read(files.weights, parsed, vocabulary, files.card())
 
 
-def locate(path: str | Path, options: str | Path | None = None) -> ModelFiles:
+def locate(path: PathLike, options: PathLike | None = None) -> ModelFiles:
     """Find weights and options of a model.
 
     Raises:

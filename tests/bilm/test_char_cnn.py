@@ -79,9 +79,7 @@ def test_no_words_no_vectors(make_bilm):
 
 @given(lengths=st.lists(st.integers(2, 50), max_size=200), positions=st.integers(1, 3000))
 def test_chunks_cover_every_word_once_and_keep_to_their_size(lengths, positions):
-    ids = [[0] * length for length in sorted(lengths, reverse=True)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(char_cnn, "_CHUNK_POSITIONS", positions)
-        chunks = char_cnn._chunks(range(len(ids)), ids)
-    assert [word for chunk in chunks for word in chunk] == list(range(len(ids)))
-    assert all(len(chunk) == 1 or len(chunk) * len(ids[chunk[0]]) <= positions for chunk in chunks)
+    lengths = np.array(sorted(lengths, reverse=True), dtype=np.int64)
+    chunks = char_cnn._chunks(lengths, positions)
+    assert [word for chunk in chunks for word in range(len(lengths))[chunk]] == list(range(len(lengths)))
+    assert all(len(lengths[chunk]) == 1 or len(lengths[chunk]) * lengths[chunk][0] <= positions for chunk in chunks)

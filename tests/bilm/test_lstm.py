@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacy_elmo.bilm import lstm
@@ -115,3 +115,57 @@ def test_time_blocks_cover_every_step_once_within_the_budget(sizes, budget):
     assert [size for _, block in blocks for size in block] == sizes
     assert [start for start, _ in blocks] == np.cumsum([0, *(sum(block) for _, block in blocks)])[:-1].tolist()
     assert all(sum(block) <= budget or len(block) == 1 for _, block in blocks)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    projection_dim=st.sampled_from([2, 4]),
+    clips=st.sampled_from([(None, None), (0.3, 0.2)]),
+    fresh=st.sets(st.integers(0, 19)),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=25)
+def test_gradients_are_those_of_finite_differences(lengths, projection_dim, clips, fresh, seed):
+    """Of everything a loss can reach: outputs and last states with respect to inputs, first states and weights."""
+    layer = make_layer(3, 4, projection_dim, *clips, seed)
+    generator = torch.Generator().manual_seed(seed)
+    rows, n_tokens = len(lengths), sum(lengths)
+    shapes = [(2, n_tokens, 3), (2, rows, projection_dim), (2, rows, 4)]
+    x, hidden, cell = (torch.randn(*s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes)
+    starts = torch.tensor([token in fresh for token in range(n_tokens)])
+    sizes = Packing.of(lengths).batch_sizes
+    names = [name for name, _ in layer.named_parameters()]
+
+    def run(x, hidden, cell, *parameters):
+        arguments = (x, sizes, (hidden, cell), starts)
+        y, state = torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), arguments)
+        return y, *state
+
+    assert torch.autograd.gradcheck(run, (x, hidden, cell, *layer.parameters()), atol=1e-6)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_row_that_starts_afresh_reads_on_as_a_sequence_of_its_own(gradients):
+    layer = make_layer(cell_clip=0.5)
+    x = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    state = tuple(torch.randn(2, 1, size, dtype=torch.float64) for size in (3, 5))
+    with torch.set_grad_enabled(gradients):
+        joined, last = layer(x, [1] * 5, state, torch.tensor([False, False, True, False, False]))
+        first, _ = layer(x[:, :2], [1, 1], state)
+        second, expected = layer(x[:, 2:], [1, 1, 1])
+    torch.testing.assert_close(joined, torch.cat([first, second], dim=1))
+    torch.testing.assert_close(last, expected)
+
+
+def test_under_autocast_results_stay_float32_and_close():
+    layer = make_layer(8, 16, 8, 3.0, 3.0).float()
+    x = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for enabled in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y, (hidden, cell) = layer(x, [4, 4, 4])
+        assert {part.dtype for part in (y, hidden, cell)} == {torch.float32}
+        y.square().sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in layer.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 0.05

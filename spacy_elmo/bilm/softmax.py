@@ -1,0 +1,157 @@
+"""Hidden states and target words in, losses out: the softmax over the vocabulary that both directions share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spacy_elmo.bilm.parameters import empty_parameter
+
+_CHUNK_BYTES = 8 * 2**20  # of logits at once: in cache on a CPU; all logits of a batch would fill gigabytes
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Words drawn for a sampled softmax, without repetition, and how many draws that took.
+
+    words: `[n_samples]` int64.
+    """
+
+    words: Tensor
+    n_draws: int
+    n_words: int
+
+    @classmethod
+    def draw(cls, n_samples: int, n_words: int, rng: np.random.Generator) -> "Candidates":
+        """Draw `n_samples` distinct words of a vocabulary in order of falling count, log-uniformly, as
+        TensorFlow's `log_uniform_candidate_sampler` does; fewer than `n_words` of them."""
+        drawn = np.empty(0, dtype=np.int64)
+        while True:
+            more = np.exp(rng.random(2 * n_samples) * np.log(n_words + 1)).astype(np.int64) - 1
+            drawn = np.concatenate([drawn, np.minimum(more, n_words - 1)])
+            words, first = np.unique(drawn, return_index=True)
+            if len(words) >= n_samples:
+                order = np.argsort(first)[:n_samples]
+                return cls(torch.from_numpy(words[order]), int(first[order[-1]]) + 1, n_words)
+
+    def log_expected(self, words: Tensor) -> Tensor:
+        """Logarithm of how often each of `words` is expected among the candidates, float32 of the same shape."""
+        rank = words.double() + 1.0
+        probability = torch.log1p(1.0 / rank) / np.log(self.n_words + 1)
+        return torch.log(-torch.expm1(self.n_draws * torch.log1p(-probability))).float()
+
+
+class Softmax(nn.Module):
+    """The language model's output layer: a row of `weight` and a bias for each word of the vocabulary.
+
+    weight: `[n_words, projection_dim]`; bias: `[n_words]`.
+    """
+
+    def __init__(self, n_words: int, projection_dim: int, seed: int | None = 0) -> None:
+        super().__init__()
+        self.weight = empty_parameter(n_words, projection_dim)
+        self.bias = empty_parameter(n_words)
+        if seed is not None:
+            self.initialize(torch.Generator().manual_seed(seed))
+
+    def forward(self, hidden: Tensor, targets: Tensor, candidates: Candidates | None = None) -> Tensor:
+        """Return the mean cross-entropy in nats, a scalar.
+
+        hidden: `[n, projection_dim]`; targets: `[n]` int64.
+        candidates: score against these only, each logit less the logarithm of the expected count, candidates
+            that are the target itself left out (TensorFlow's `sampled_softmax_loss`); None is the full softmax.
+        """
+        return _MeanCrossEntropy.apply(hidden, self.weight, self.bias, targets, candidates)  # type: ignore[no-any-return, no-untyped-call]
+
+    @torch.no_grad()
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy of each target over the whole vocabulary, `[n]` in nats; see `forward`."""
+        return _cross_entropy(hidden, self.weight, self.bias, targets, None, with_gradients=False)[0]
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw random weights as bilm-tf's training does."""
+        with torch.no_grad():
+            nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5, generator=generator)
+            nn.init.zeros_(self.bias)
+
+
+class _MeanCrossEntropy(torch.autograd.Function):
+    """The gradients are made along with the losses, chunk by chunk: so no logits are kept, and none computed twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, candidates: Candidates | None
+    ) -> Tensor:
+        """Return the mean loss."""
+        losses, gradients = _cross_entropy(
+            hidden, weight, bias, targets, candidates, with_gradients=any(ctx.needs_input_grad)
+        )
+        if gradients is not None:
+            ctx.save_for_backward(hidden, weight, targets, *gradients)
+            ctx.words = None if candidates is None else candidates.words.to(weight.device)
+        return losses.mean()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Put the gradients of the rows that were scored where they belong in the vocabulary."""
+        hidden, weight, targets, d_hidden, d_rows, d_biases, d_truth = ctx.saved_tensors
+        scale = grads[0] / len(targets)
+        if ctx.words is None:
+            d_weight, d_bias = d_rows, d_biases
+        else:
+            d_weight = torch.zeros_like(weight).index_add_(0, ctx.words, d_rows)
+            d_bias = weight.new_zeros(len(weight)).index_add_(0, ctx.words, d_biases)
+        d_weight.index_add_(0, targets, d_truth[:, None] * hidden)
+        d_bias.index_add_(0, targets, d_truth)
+        return d_hidden * scale, d_weight.mul_(scale), d_bias.mul_(scale), None, None
+
+
+def _cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, candidates: Candidates | None, with_gradients: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor] | None]:
+    """Return losses `[n]`, and the gradients of their sum: of `hidden`, of the scored rows of `weight` and of
+    `bias`, and of each target's own logit (not counted in the rows)."""
+    target_rows = weight[targets]
+    truth = (hidden * target_rows).sum(1) + bias[targets]
+    rows, biases, hits = weight, bias, None
+    if candidates is not None:
+        words = candidates.words.to(weight.device)
+        rows, biases = weight[words], bias[words] - candidates.log_expected(words).to(bias)
+        truth = truth - candidates.log_expected(targets).to(truth)
+        column = torch.full((len(weight),), -1, device=weight.device).index_copy_(0, words, _range(words))
+        hits = column[targets]
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    cast_rows = rows.to(dtype)
+    losses, d_truth = torch.empty_like(truth), torch.full_like(truth, -1.0)
+    d_hidden, d_rows, d_biases = torch.empty_like(hidden), torch.zeros_like(rows), torch.zeros_like(biases)
+    size = max(1, _CHUNK_BYTES // (4 * len(rows)))
+    for start in range(0, len(hidden), size):
+        part = slice(start, start + size)
+        chunk = hidden[part].to(dtype)
+        logits = torch.addmm(biases.to(dtype), chunk, cast_rows.T).to(hidden.dtype)
+        if hits is not None:
+            hit = hits[part]
+            found = (hit >= 0).nonzero().squeeze(1)
+            logits[found, hit[found]] = -torch.inf
+        total = torch.logsumexp(logits, dim=1)
+        if candidates is not None:
+            total = torch.logaddexp(total, truth[part])
+            d_truth[part] += (truth[part] - total).exp()
+        losses[part] = total - truth[part]
+        if with_gradients:
+            probability = logits.sub_(total[:, None]).exp_()
+            d_biases += probability.sum(0)
+            probability = probability.to(dtype)
+            d_hidden[part] = torch.mm(probability, cast_rows)
+            d_rows += torch.mm(probability.T, chunk)
+    if not with_gradients:
+        return losses, None
+    d_hidden.addcmul_(d_truth[:, None], target_rows)
+    return losses, (d_hidden, d_rows, d_biases, d_truth)
+
+
+def _range(words: Tensor) -> Tensor:
+    return torch.arange(len(words), device=words.device)

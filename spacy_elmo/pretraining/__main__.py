@@ -1,0 +1,46 @@
+"""`python -m spacy_elmo.pretraining CORPUS OUT --config CFG`: pretraining where spaCy is not installed, and under
+`torchrun -m spacy_elmo.pretraining`; the same as `python -m spacy elmo pretrain`."""
+
+import argparse
+import sys
+
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.pretraining.config import Config, parse_overrides
+from spacy_elmo.pretraining.process import keep_freed_memory
+from spacy_elmo.pretraining.run import pretrain
+
+
+def main() -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m spacy_elmo.pretraining",
+        description="Train a biLM on pre-tokenized text, one sentence a line.",
+        epilog="Any setting of the config can be given as --section.key value. "
+        "Example: python -m spacy_elmo.pretraining corpus/ my_elmo/ --config pretrain.cfg --training.batch_size 64",
+    )
+    parser.add_argument("corpus", help="what `prepare` wrote, or a file, directory or glob pattern of text")
+    parser.add_argument("out", help="directory for the model, its log and checkpoints")
+    parser.add_argument("--config", required=True, help="settings, as `init-config --pretrain` writes them")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
+    parser.add_argument("--init-from", metavar="MODEL", help="go on from this model, on new text")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
+    arguments, settings = parser.parse_known_args()
+    keep_freed_memory()
+    try:
+        config = Config.from_file(arguments.config, parse_overrides(settings))
+        pretrain(
+            arguments.corpus,
+            arguments.out,
+            config,
+            resume=arguments.resume,
+            init_from=arguments.init_from,
+            show_progress=not arguments.quiet,
+        )
+    except ElmoError as error:
+        print(f"✘ {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""`pretrain.cfg` in, checked settings out: flat sections of JSON values, for thinc's config and configparser alike."""
+
+import configparser
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from spacy_elmo.bilm import BiLMOptions
+from spacy_elmo.errors import OptionsError, PretrainingError
+
+Size = Literal["xs", "sm", "md", "original"]
+_FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+
+
+def setting(default: Any, about: str) -> Any:
+    """A setting with its default and the comment it gets in a written config."""
+    return field(default=default, metadata={"about": about})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture; names as in options.json, defaults of size sm."""
+
+    dim: int = setting(1024, "cells of an LSTM")
+    projection_dim: int = setting(128, "width of one direction: vectors are twice as wide")
+    n_layers: int = setting(2, "LSTM layers")
+    cell_clip: float | None = setting(3.0, "cells are kept within +/- this")
+    proj_clip: float | None = setting(3.0, "projections likewise")
+    use_skip_connections: bool = setting(True, "add a layer's input to its output, from the second layer on")
+    filters: tuple[tuple[int, int], ...] = setting(_FILTERS[:6], "character CNN: [width in bytes, number]")
+    embedding_dim: int = setting(16, "width of a character's vector")
+    activation: Literal["relu", "tanh"] = setting("relu", "behind the convolutions")
+    n_highway: int = setting(1, "highway layers")
+    max_characters_per_token: int = setting(50, "bytes of a word, its two borders included; the rest is cut off")
+
+    def options(self) -> BiLMOptions:
+        """As the options of a biLM.
+
+        Raises:
+            OptionsError: the values do not go together.
+        """
+        values = dataclasses.asdict(self)
+        cnn = {key: values.pop(key) for key in ("activation", "n_highway", "max_characters_per_token")}
+        cnn["filters"] = [list(pair) for pair in values.pop("filters")]
+        cnn["embedding"] = {"dim": values.pop("embedding_dim")}
+        return BiLMOptions.from_dict({"lstm": values, "char_cnn": cnn}, "[model]")
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """What to read beside the corpus, and how."""
+
+    vocabulary: str | None = setting(None, "vocab.txt; null: the one beside the corpus, else made from the corpus")
+    min_count: int = setting(3, "made from the corpus: least count of a word")
+    max_size: int | None = setting(None, "made from the corpus: most words")
+    heldout: str | None = setting(None, "text to evaluate on; null: heldout/ beside the corpus, if there is one")
+    shuffle: bool = setting(True, "documents in a new order in each epoch")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The objective and how long to pursue it; names as in bilm-tf's options."""
+
+    n_epochs: float = setting(10.0, "passes over the corpus")
+    max_steps: int | None = setting(None, "stop after so many steps, whatever n_epochs says")
+    batch_size: int = setting(128, "rows of one process")
+    unroll_steps: int = setting(20, "words a row reads at a step")
+    n_negative_samples_batch: int = setting(4096, "words drawn for the sampled softmax; 0: full softmax")
+    dropout: float = setting(0.1, "on the inputs of each LSTM layer and on the last output")
+    reset: Literal["batch", "sentence"] = setting("batch", "where rows may go back to zero state")
+    reset_probability: float = setting(0.1, "and how often; without it the model is good for carried state only")
+    seed: int = setting(0, "of everything that is random")
+    device: str = setting("auto", '"cpu", "cuda", "cuda:1"')
+    precision: Literal["float32", "bfloat16", "float16"] = setting("float32", "of matrix products while training")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adagrad as in the original, or Adam and AdamW."""
+
+    name: Literal["adagrad", "adam", "adamw"] = setting("adagrad", "")
+    learning_rate: float = setting(0.2, "at its highest")
+    initial_accumulator: float = setting(1.0, "of Adagrad")
+    beta1: float = setting(0.9, "of Adam")
+    beta2: float = setting(0.999, "of Adam")
+    weight_decay: float = setting(0.0, "of AdamW")
+    clip_norm: float = setting(10.0, "global norm of the gradient, which is that of unroll_steps times the loss")
+    warmup_steps: int = setting(0, "steps in which the learning rate rises to its highest")
+    decay: Literal["none", "linear", "cosine"] = setting("none", "how it falls from there to zero at the last step")
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is told, and what is kept, how often."""
+
+    log_every: int = setting(50, "steps between lines of metrics.jsonl")
+    checkpoint_minutes: float = setting(10.0, "time between checkpoints")
+    evaluate_tokens: int | None = setting(50_000, "held-out words to evaluate on behind each epoch; null: all")
+    tensorboard: bool = setting(False, "also write TensorBoard's files (needs the package tensorboard)")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a pretraining run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def __post_init__(self) -> None:
+        self.model.options()
+        for section, key, least in _LEAST:
+            if (value := getattr(getattr(self, section), key)) is not None and value < least:
+                raise PretrainingError(f"[{section}] {key} is {value}, expected at least {least}")
+        if self.training.dropout >= 1:
+            raise PretrainingError(f"[training] dropout is {self.training.dropout}, expected less than 1")
+        if self.training.reset_probability > 1:
+            raise PretrainingError(
+                f"[training] reset_probability is {self.training.reset_probability}, expected 0 to 1"
+            )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> "Config":
+        """Read a config file; settings it does not name have their defaults.
+
+        overrides: values as in the file, by `section.key`.
+
+        Raises:
+            PretrainingError: the file is missing or no such config, a section or key is unknown, or a value is wrong.
+        """
+        parser = configparser.ConfigParser(interpolation=None)
+        try:
+            parser.read_string(Path(path).read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError, configparser.Error) as error:
+            raise PretrainingError(f"{path}: cannot be read as a config ({error})") from None
+        sections = {name: dict(parser[name]) for name in parser.sections()}
+        return cls.from_strings(sections, overrides or {}, str(path))
+
+    @classmethod
+    def from_strings(
+        cls, sections: Mapping[str, Mapping[str, str]], overrides: Mapping[str, str], source: str
+    ) -> "Config":
+        """Build from JSON values by section and key; see `from_file`."""
+        merged = {name: dict(values) for name, values in sections.items()}
+        for name, value in overrides.items():
+            section, dot, key = name.partition(".")
+            if not dot:
+                raise PretrainingError(f"--{name}: expected --section.key, such as --training.batch_size")
+            merged.setdefault(section, {})[key] = value
+        hints = get_type_hints(cls)
+        for name in merged:
+            _known(name, hints, f"{source}: section")
+        parsed = {name: _parse_section(hints[name], values, f"{source}: [{name}]") for name, values in merged.items()}
+        try:
+            return cls(**parsed)
+        except OptionsError as error:
+            raise PretrainingError(f"{source}: {error}") from None
+
+    @classmethod
+    def of_size(cls, size: Size) -> "Config":
+        """Settings for a size of model, from xs (seconds to try things) to the original's."""
+        models: dict[str, ModelConfig] = {
+            "xs": ModelConfig(256, 32, filters=_FILTERS[:4]),
+            "sm": ModelConfig(),
+            "md": ModelConfig(2048, 256, filters=_FILTERS),
+            "original": ModelConfig(4096, 512, filters=_FILTERS, n_highway=2),
+        }
+        samples = {"xs": 1024, "sm": 4096, "md": 8192, "original": 8192}
+        return cls(models[size], training=TrainingConfig(n_negative_samples_batch=samples[size]))
+
+    def text(self) -> str:
+        """Content of a config file: every setting, each with a comment."""
+        lines = ["# python -m spacy elmo pretrain CORPUS OUT --config THIS"]
+        for section in dataclasses.fields(self):
+            lines += ["", f"[{section.name}]"]
+            values = getattr(self, section.name)
+            for one in dataclasses.fields(values):
+                about = one.metadata["about"]
+                lines += [f"# {about}"] if about else []
+                lines.append(f"{one.name} = {json.dumps(getattr(values, one.name))}")
+        return "\n".join(lines) + "\n"
+
+
+_LEAST = (
+    ("corpus", "min_count", 1),
+    ("corpus", "max_size", 4),
+    ("training", "n_epochs", 0),
+    ("training", "max_steps", 1),
+    ("training", "batch_size", 1),
+    ("training", "unroll_steps", 1),
+    ("training", "n_negative_samples_batch", 0),
+    ("training", "dropout", 0),
+    ("training", "reset_probability", 0),
+    ("training", "seed", 0),
+    ("optimizer", "learning_rate", 0),
+    ("optimizer", "initial_accumulator", 0),
+    ("optimizer", "clip_norm", 0),
+    ("optimizer", "weight_decay", 0),
+    ("optimizer", "warmup_steps", 0),
+    ("logging", "log_every", 1),
+    ("logging", "checkpoint_minutes", 0),
+    ("logging", "evaluate_tokens", 1),
+)
+
+Section = TypeVar("Section")
+
+
+def _parse_section(section: type[Section], values: Mapping[str, str], source: str) -> Section:
+    hints = get_type_hints(section)
+    parsed = {}
+    for key, text in values.items():
+        _known(key, hints, source)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            raise PretrainingError(f'{source} {key} is {text}, which is not JSON (text is written "so")') from None
+        parsed[key] = _convert(value, hints[key], f"{source} {key}")
+    return section(**parsed)
+
+
+def _known(name: str, names: Mapping[str, Any], source: str) -> None:
+    if name not in names:
+        meant = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {meant[0]!r}?" if meant else f"expected one of {', '.join(names)}"
+        raise PretrainingError(f"{source}: unknown {name!r}; {hint}")
+
+
+def _convert(value: Any, hint: Any, source: str) -> Any:
+    """Check a JSON value against a type of the dataclasses above."""
+    choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in choices:
+        if get_origin(kind) is Literal and value in get_args(kind) and isinstance(value, str):
+            return value
+        if get_origin(kind) is tuple and _is_filters(value):
+            return tuple((width, number) for width, number in value)
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if kind in (int, bool, str, type(None)) and type(value) is kind:
+            return value
+    raise PretrainingError(f"{source} is {json.dumps(value)}, expected {_describe(choices)}")
+
+
+def _is_filters(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+
+
+def _describe(choices: tuple[Any, ...]) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words = []
+    for kind in choices:
+        if get_origin(kind) is Literal:
+            words += [json.dumps(value) for value in get_args(kind)]
+        else:
+            words.append(names.get(kind, "a list of [width, number] pairs"))
+    return " or ".join(words)
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """Turn `--section.key value` or `--section.key=value` into overrides; a value that is no JSON is text.
+
+    Raises:
+        PretrainingError: an argument has another form.
+    """
+    overrides, rest = {}, list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or "." not in name:
+            raise PretrainingError(f"unknown argument {name!r}; settings are given as --section.key value")
+        if not equals:
+            if not rest:
+                raise PretrainingError(f"{name} lacks its value")
+            value = rest.pop(0)
+        overrides[name.removeprefix("--")] = value if _is_json(value) else json.dumps(value)
+    return overrides
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,176 @@
+"""Text files in, memory-mapped ids out: a corpus encoded once, however much larger than memory it is."""
+
+import json
+import os
+import shutil
+import zlib
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from spacy_elmo.bilm import characters
+from spacy_elmo.bilm.characters import BOS, EOS
+from spacy_elmo.errors import CorpusError
+from spacy_elmo.pretraining.progress import progress_bar
+from spacy_elmo.pretraining.text import read_sentences
+from spacy_elmo.pretraining.vocabulary import Vocabulary
+
+Ids = npt.NDArray[np.int64]
+Table = npt.NDArray[np.uint16]
+
+_BUFFERED = 2**20  # ids in memory before they go to the file
+_FINGERPRINTED = 2**16  # bytes at each end of a file that stand for its content
+
+
+class Corpus:
+    """A corpus encoded in a directory.
+
+    A *word* here is an entry of the lexicon: the vocabulary's words first, in its order, then all others that occur
+    (they are read by their characters, but predicted as `<UNK>`). A sentence of n words takes n + 1 *positions*:
+    one for each prediction of a direction, the first holding `<S>`.
+
+    words: `[n_positions]` int32, `<S> w1 ... wn` sentence by sentence.
+    sentences: `[n_sentences + 1]` int64, first position of each sentence, and the end.
+    documents: `[n_documents + 1]` int64, first position of each document, and the end.
+    characters: `[n_words, max_characters]` uint16, padded character ids of each word.
+    """
+
+    def __init__(self, directory: Path, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.words = np.memmap(directory / "words.int32", np.int32, "r")
+        self.sentences = np.memmap(directory / "sentences.int64", np.int64, "r")
+        self.documents = np.memmap(directory / "documents.int64", np.int64, "r")
+        self.characters = np.load(directory / "characters.npy", mmap_mode="r")
+        self._first, self._last = vocabulary.ids[BOS], vocabulary.ids[EOS]
+
+    @property
+    def n_positions(self) -> int:
+        """Predictions of one direction in one pass: words and sentence ends."""
+        return len(self.words)
+
+    @property
+    def n_tokens(self) -> int:
+        """Words of the text."""
+        return len(self.words) - len(self.sentences) + 1
+
+    def counts(self) -> Ids:
+        """How often each vocabulary entry is predicted (forward), `[len(vocabulary)]`."""
+        counts = np.zeros(len(self.characters), dtype=np.int64)
+        for start in range(0, len(self.words), _BUFFERED):
+            counts += np.bincount(self.words[start : start + _BUFFERED], minlength=len(counts))
+        counts[self._last] += counts[self._first]
+        return counts[: len(self.vocabulary)]
+
+    def read(self, positions: Ids) -> tuple[Ids, Ids, npt.NDArray[np.bool_]]:
+        """What both directions read and predict at these positions (any shape).
+
+        The backward direction reads each sentence reversed, in the same positions.
+
+        Returns words read `[2, *shape]`, vocabulary ids to predict `[2, *shape]`, and whether a sentence starts there.
+        """
+        sentence = np.searchsorted(self.sentences, positions, side="right") - 1
+        start, end = self.sentences[sentence], self.sentences[sentence + 1]
+        mirrored = start + end - positions  # one behind the position that mirrors this one
+        forward = self.words[positions]
+        following = np.where(positions + 1 < end, self.words[np.minimum(positions + 1, end - 1)], self._last)
+        backward = np.where(positions > start, self.words[np.minimum(mirrored, end - 1)], self._last)
+        preceding = self.words[mirrored - 1]
+        read = np.stack([forward, backward]).astype(np.int64)
+        targets = np.stack([following, preceding]).astype(np.int64)
+        targets[targets >= len(self.vocabulary)] = self.vocabulary.unknown
+        return read, targets, positions == start
+
+
+def encode(
+    files: Sequence[Path], vocabulary: Vocabulary, max_characters: int, directory: Path, show_progress: bool = False
+) -> Corpus:
+    """Encode text files into a directory, or open it if the same text was encoded there before.
+
+    Raises:
+        CorpusError: the text cannot be read or is empty; see `text.read_lines`.
+    """
+    identity = {
+        "files": [_fingerprint(path) for path in files],
+        "vocabulary": vocabulary.digest,
+        "max_characters": max_characters,
+    }
+    record = directory / "corpus.json"
+    if not record.is_file() or json.loads(record.read_text(encoding="utf-8")) != identity:
+        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.part")
+        try:
+            temporary.mkdir(parents=True)
+            _write(files, vocabulary, max_characters, temporary, show_progress)
+            (temporary / "corpus.json").write_text(json.dumps(identity), encoding="utf-8")
+            shutil.rmtree(directory, ignore_errors=True)
+            temporary.rename(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return Corpus(directory, vocabulary)
+
+
+def _fingerprint(path: Path) -> list[Any]:
+    """What tells a text file from another without reading all of it."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(_FINGERPRINTED)
+        file.seek(max(0, size - _FINGERPRINTED))
+        return [path.name, size, zlib.crc32(file.read(), zlib.crc32(head))]
+
+
+def _write(
+    files: Sequence[Path], vocabulary: Vocabulary, max_characters: int, directory: Path, show_progress: bool
+) -> None:
+    lexicon = dict(vocabulary.ids)
+    first, position = vocabulary.ids[BOS], 0
+    with (
+        _IdFile(directory / "words.int32", "i") as words,
+        _IdFile(directory / "sentences.int64", "q") as sentences,
+        _IdFile(directory / "documents.int64", "q") as documents,
+        progress_bar(show_progress, "encoding", unit=" words") as bar,
+    ):
+        for sentence, begins in read_sentences(files):
+            sentences.append([position])
+            if begins:
+                documents.append([position])
+            words.append([first])
+            words.append([lexicon.setdefault(word, len(lexicon)) for word in sentence])
+            position += len(sentence) + 1
+            bar.update(len(sentence))
+        if not position:
+            raise CorpusError(f"{', '.join(map(str, files[:3]))}: no sentence in it; expected one a line")
+        sentences.append([position])
+        documents.append([position])
+    table = np.lib.format.open_memmap(
+        directory / "characters.npy", mode="w+", dtype=np.uint16, shape=(len(lexicon), max_characters)
+    )
+    table[...] = characters.PADDING
+    for row, word in zip(table, lexicon, strict=True):
+        ids = characters.token_ids(word, max_characters)
+        row[: len(ids)] = ids
+    table.flush()
+
+
+class _IdFile:
+    """A binary file of whole numbers that takes them a few at a time."""
+
+    def __init__(self, path: Path, typecode: str) -> None:
+        self._file: BinaryIO = path.open("wb")
+        self._ids = array(typecode)
+
+    def __enter__(self) -> "_IdFile":
+        return self
+
+    def append(self, ids: Sequence[int]) -> None:
+        self._ids.extend(ids)
+        if len(self._ids) >= _BUFFERED:
+            self._ids.tofile(self._file)
+            del self._ids[:]
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._ids.tofile(self._file)

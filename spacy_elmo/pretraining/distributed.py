@@ -1,0 +1,89 @@
+"""What `torchrun` set in the environment in, the group of processes that train together out."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from spacy_elmo.bilm.lstm import State
+from spacy_elmo.errors import PretrainingError
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run, and this one's place among them; a run by itself is a group of one."""
+
+    device: torch.device
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files that there is one of."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return once all processes have come here."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def join_rows(self, states: Sequence[State]) -> list[State]:
+        """LSTM states of the rows of all processes, in order of rank."""
+        return [(self._join(hidden), self._join(cell)) for hidden, cell in states]
+
+    def _join(self, part: Tensor) -> Tensor:
+        if self.size == 1:
+            return part
+        parts = [torch.empty_like(part) for _ in range(self.size)]
+        distributed.all_gather(parts, part.contiguous())
+        return torch.cat(parts, dim=1)
+
+
+@contextmanager
+def join_group(device: str) -> Iterator[Group]:
+    """Join the processes that `torchrun` started, over nccl on GPUs and gloo on CPUs; alone without it.
+
+    device: "auto", "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        PretrainingError: the device does not exist here.
+    """
+    rank, local_rank, size = (int(os.environ.get(name, least)) for name, least in _ENVIRONMENT)
+    chosen = _choose_device(device, local_rank)
+    if size == 1:
+        yield Group(chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Group(chosen, rank, local_rank, size)
+    finally:
+        distributed.destroy_process_group()
+
+
+_ENVIRONMENT = (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
+
+
+def _choose_device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise PretrainingError(f"[training] device is {name!r}, which cannot be used here ({reason})") from None
+    return device

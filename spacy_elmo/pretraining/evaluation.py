@@ -1,0 +1,169 @@
+"""A language model and text in, perplexities out: with carried state and from zero state."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.bilm.characters import BOS, EOS
+from spacy_elmo.bilm.lstm import State
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import CorpusError
+from spacy_elmo.formats import softmax_hdf5
+from spacy_elmo.pretraining.progress import progress_bar
+from spacy_elmo.pretraining.vocabulary import Vocabulary
+
+Sentences = Sequence[Sequence[str]]
+
+_BLOCK_TOKENS = 20_000  # sentences are worked on in blocks of about so many words: memory stays flat
+_DISAGREEMENT = 1.2  # more than this between zero and carried state is worth a warning
+
+
+@dataclass(frozen=True)
+class Perplexities:
+    """Of each direction, and of both: the exponential of the mean of the two losses."""
+
+    forward_perplexity: float
+    backward_perplexity: float
+    perplexity: float
+
+    @classmethod
+    def of(cls, losses: Tensor, tokens: int) -> "Perplexities":
+        """losses: `[2]`, summed over `tokens` predictions of each direction."""
+        forward, backward = (losses / tokens).tolist()
+        return cls(_exp(forward), _exp(backward), _exp((forward + backward) / 2))
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """tokens: predictions of one direction; perplexities over the full vocabulary."""
+
+    tokens: int
+    carried: Perplexities
+    zero_state: Perplexities
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `evaluate --json` prints it."""
+        return {"tokens": self.tokens, **asdict(self.carried), "zero_state": asdict(self.zero_state)}
+
+    @property
+    def warning(self) -> str | None:
+        """What to say where zero and carried state disagree."""
+        zero, carried = self.zero_state.perplexity, self.carried.perplexity
+        if zero <= _DISAGREEMENT * carried:
+            return None
+        return (
+            f"from zero state, as the model is used, perplexity is {zero:.4g}, with carried state {carried:.4g}: train "
+            "with a reset_probability above 0"
+        )
+
+
+class Evaluator:
+    """Scores sentences by a biLM, its softmax and its vocabulary.
+
+    As bilm-tf's evaluation: forward reads `<S> w1 ... wn` and predicts `w1 ... wn </S>`, backward reads
+    `</S> wn ... w1` and predicts `wn ... w1 <S>`; a target outside the vocabulary counts as `<UNK>`.
+    """
+
+    def __init__(self, bilm: BiLM, softmax: Softmax, vocabulary: Vocabulary) -> None:
+        self.bilm, self.softmax, self.vocabulary = bilm, softmax, vocabulary
+
+    @classmethod
+    def load(cls, model: str | Path) -> "Evaluator":
+        """Load a model with its `vocab.txt` and `softmax.hdf5`.
+
+        Raises:
+            ElmoError: a part is missing or unfit.
+        """
+        weights = formats.locate(model).weights
+        vocabulary_file = weights.with_name("vocab.txt")
+        if not vocabulary_file.is_file():
+            raise CorpusError(f"{vocabulary_file}: no such file; a model without vocabulary cannot predict words")
+        vocabulary = Vocabulary.from_file(vocabulary_file)
+        bilm = formats.load(model)
+        path = weights.with_name(softmax_hdf5.NAME)
+        return cls(bilm, softmax_hdf5.read(path, len(vocabulary), bilm.options.lstm.projection_dim), vocabulary)
+
+    def perplexity(
+        self, sentences: Iterable[Sequence[str]], max_tokens: int | None = None, show_progress: bool = False
+    ) -> Evaluation:
+        """Perplexities of a text, read as a stream.
+
+        max_tokens: stop behind the sentence that reaches so many words.
+
+        Raises:
+            CorpusError: there is no sentence.
+        """
+        carried, zero_state, tokens = torch.zeros(2).double(), torch.zeros(2).double(), 0
+        states: list[State] | None = None
+        with progress_bar(show_progress, "evaluating", unit=" words") as bar:
+            for block in _blocks(sentences, max_tokens):
+                losses, states = self.carried_losses(block, states)
+                carried += losses
+                zero_state += self.zero_state_losses(block).sum(0)
+                n = sum(len(sentence) + 1 for sentence in block)
+                tokens += n
+                bar.update(n)
+        if not tokens:
+            raise CorpusError("there is no sentence to evaluate on; expected one a line")
+        return Evaluation(tokens, Perplexities.of(carried, tokens), Perplexities.of(zero_state, tokens))
+
+    @torch.inference_mode()
+    def zero_state_losses(self, sentences: Sentences) -> Tensor:
+        """Negative log-likelihood of each sentence from zero state, by direction: `[n_sentences, 2]` float64."""
+        totals = torch.zeros(len(sentences), 2, dtype=torch.float64)
+        width = self.bilm.options.lstm.projection_dim
+        for batch in self.bilm.stream(sentences):
+            targets = self._ids([word for n in batch.numbers for word in (BOS, *sentences[n], EOS)])
+            sequence = torch.tensor(batch.numbers).repeat_interleave(torch.tensor(batch.lengths))
+            inside = sequence[1:] == sequence[:-1]  # whether two neighbours are of one sentence
+            top, left, right = batch.layers[-1], inside.nonzero().squeeze(1), inside.nonzero().squeeze(1) + 1
+            for direction, (here, there) in enumerate(((left, right), (right, left))):
+                hidden = top[here, direction * width : (direction + 1) * width]
+                losses = self.softmax.losses(hidden, targets[there]).double().cpu()
+                totals[:, direction].index_add_(0, sequence[here], losses)
+        return totals
+
+    @torch.inference_mode()
+    def carried_losses(self, sentences: Sentences, states: Sequence[State] | None = None) -> tuple[Tensor, list[State]]:
+        """Negative log-likelihood of a text read from beginning to end, each direction carrying its state from
+        sentence to sentence: `[2]` float64, and the states it ends in."""
+        read = [word for sentence in sentences for word in (BOS, *sentence)]
+        read += [word for sentence in sentences for word in (EOS, *reversed(sentence))]
+        predicted = [word for sentence in sentences for word in (*sentence, EOS)]
+        predicted += [word for sentence in sentences for word in (*reversed(sentence), BOS)]
+        x = self.bilm.embed(read).unflatten(0, (2, -1))
+        layers = list(self.bilm.run_layers(x, [1] * x.shape[1], states or [None] * len(self.bilm.layers)))
+        losses = self.softmax.losses(layers[-1][0].flatten(0, 1), self._ids(predicted))
+        return losses.double().view(2, -1).sum(1).cpu(), [state for _, state in layers]
+
+    def _ids(self, words: Sequence[str]) -> Tensor:
+        ids, unknown = self.vocabulary.ids, self.vocabulary.unknown
+        return torch.tensor([ids.get(word, unknown) for word in words], device=self.bilm.device)
+
+
+def _blocks(sentences: Iterable[Sequence[str]], max_tokens: int | None) -> Iterator[list[Sequence[str]]]:
+    """Sentences in blocks of about `_BLOCK_TOKENS` words, up to `max_tokens` in all."""
+    block: list[Sequence[str]] = []
+    in_block = total = 0
+    for sentence in sentences:
+        block.append(sentence)
+        in_block += len(sentence)
+        total += len(sentence)
+        if in_block >= _BLOCK_TOKENS:
+            yield block
+            block, in_block = [], 0
+        if max_tokens is not None and total >= max_tokens:
+            break
+    if block:
+        yield block

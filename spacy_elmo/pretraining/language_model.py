@@ -1,0 +1,78 @@
+"""A batch in, loss and LSTM state out: the biLM with its softmax, as it is trained."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.bilm.char_cnn import CharacterCNN
+from spacy_elmo.bilm.lstm import State
+from spacy_elmo.bilm.softmax import Candidates, Softmax
+from spacy_elmo.errors import PretrainingError
+from spacy_elmo.pretraining.batches import Batch
+from spacy_elmo.pretraining.corpus import Table
+
+
+class LanguageModel(nn.Module):
+    """biLM and softmax, the same softmax for both directions (bilm-tf's `LanguageModel`).
+
+    dropout: on the input of each LSTM layer (the skip connection takes it so, too) and on the last output.
+
+    Raises:
+        PretrainingError: the biLM reads whole words.
+    """
+
+    def __init__(self, bilm: BiLM, softmax: Softmax, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not isinstance(bilm.embedder, CharacterCNN):
+            raise PretrainingError("only a biLM that reads characters can be pretrained; this one reads whole words")
+        self.bilm, self.softmax, self.dropout = bilm, softmax, dropout
+
+    @property
+    def _embedder(self) -> CharacterCNN:
+        return self.bilm.embedder  # type: ignore[return-value] # the constructor has looked
+
+    def forward(
+        self,
+        batch: Batch,
+        characters: Table,
+        states: Sequence[State] | None = None,
+        candidates: Candidates | None = None,
+        seed: int = 0,
+    ) -> tuple[Tensor, list[State]]:
+        """Return the mean loss of the two directions in nats, and the states to go on from, cut off from the gradient.
+
+        characters: of the corpus' lexicon; states: of each layer, None is zero; candidates: for the sampled
+        softmax, None is the full one; seed: of the dropout.
+        """
+        generator = torch.Generator(self.bilm.device).manual_seed(seed)
+        hidden, finals = self.read(batch, characters, states, generator)
+        targets = torch.from_numpy(batch.targets.transpose(0, 2, 1).reshape(-1)).to(hidden.device)
+        return self.softmax(hidden.flatten(0, 1), targets, candidates), finals
+
+    def read(
+        self, batch: Batch, characters: Table, states: Sequence[State] | None, generator: torch.Generator
+    ) -> tuple[Tensor, list[State]]:
+        """Return what the softmax is to see, `[2, unroll_steps * rows, projection_dim]` time by time, and the states
+        of each layer behind the batch; see `forward`."""
+        _, rows, steps = batch.words.shape
+        distinct, number = np.unique(batch.words.transpose(0, 2, 1), return_inverse=True)
+        embeddings = self._embedder.embed_ids(characters[distinct])
+        layers = list(
+            self.bilm.run_layers(
+                embeddings[torch.from_numpy(number.reshape(2, -1)).to(embeddings.device)],
+                [rows] * steps,
+                states or [None] * len(self.bilm.layers),
+                torch.from_numpy(batch.starts.T.flatten()),
+                lambda x: self._drop(x, generator),
+            )
+        )
+        return self._drop(layers[-1][0], generator), [(hidden.detach(), cell.detach()) for _, (hidden, cell) in layers]
+
+    def _drop(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if not (self.training and self.dropout):
+            return x
+        keep = 1.0 - self.dropout
+        return x * torch.empty_like(x).bernoulli_(keep, generator=generator).div_(keep)

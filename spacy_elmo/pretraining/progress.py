@@ -1,0 +1,34 @@
+"""Progress bars on stderr where tqdm is installed (it comes with spaCy), nothing where it is not."""
+
+from typing import Any
+
+
+class _NoBar:
+    """Takes the calls of a tqdm bar and shows nothing."""
+
+    def __enter__(self) -> "_NoBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def update(self, n: float = 1) -> None:
+        """Count on."""
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Show beside the bar."""
+
+    def refresh(self) -> None:
+        """Draw."""
+
+
+def progress_bar(show: bool, description: str, total: float | None = None, **settings: Any) -> Any:
+    """A tqdm bar, or one that shows nothing. `settings` are tqdm's."""
+    if show:
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            pass
+        else:
+            return tqdm(desc=description, total=total, unit_scale=True, dynamic_ncols=True, **settings)
+    return _NoBar()

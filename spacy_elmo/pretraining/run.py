@@ -1,0 +1,257 @@
+"""Paths and settings in, a directory with a trained model out: what the `pretrain` command does."""
+
+import copy
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spacy_elmo
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import PretrainingError
+from spacy_elmo.formats import softmax_hdf5
+from spacy_elmo.formats.bilm_hdf5 import write_whole
+from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.batches import Batches, Resets
+from spacy_elmo.pretraining.config import Config
+from spacy_elmo.pretraining.corpus import Corpus, encode
+from spacy_elmo.pretraining.distributed import Group, join_group
+from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
+from spacy_elmo.pretraining.language_model import LanguageModel
+from spacy_elmo.pretraining.text import PathLike, find_files, read_sentences
+from spacy_elmo.pretraining.trainer import METRICS, StoppedError, Trainer, append_line
+from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
+
+HELDOUT_METRICS = "heldout.jsonl"
+CONFIG = "pretrain.cfg"
+
+
+@dataclass(frozen=True)
+class CorpusFiles:
+    """The texts of a run: what to train on, and, where there are such, the vocabulary and what to evaluate on."""
+
+    train: list[Path]
+    vocabulary: Path | None
+    heldout: list[Path]
+
+    @classmethod
+    def find(cls, corpus: PathLike, config: Config) -> "CorpusFiles":
+        """Look where `prepare` puts them (`train/`, `heldout/`, `vocab.txt`), or where the config says.
+
+        Raises:
+            CorpusError: nothing is found.
+        """
+        root = Path(corpus)
+        prepared = (root / "train").is_dir()
+        vocabulary = Path(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
+        heldout = Path(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
+        return cls(
+            find_files(root / "train" if prepared else corpus),
+            vocabulary if config.corpus.vocabulary or (prepared and vocabulary.is_file()) else None,
+            find_files(heldout) if config.corpus.heldout or (prepared and heldout.is_dir()) else [],
+        )
+
+
+def pretrain(
+    corpus: PathLike,
+    out: PathLike,
+    config: Config,
+    *,
+    resume: bool = False,
+    init_from: PathLike | None = None,
+    show_progress: bool = True,
+) -> None:
+    """Train a biLM on pre-tokenized text and write it to `out`, where `weights = out` finds it.
+
+    corpus: file, directory or glob pattern of pre-tokenized text, or the directory that `prepare` wrote.
+    out: takes the model (`options.json`, `weights.hdf5`, `vocab.txt`, `softmax.hdf5`, `model_card.json`), the log
+        (`metrics.jsonl`, `heldout.jsonl`), the checkpoint, the config and the encoded corpus.
+    resume: go on from the checkpoint in `out`; from the beginning, if the run was stopped before its first one.
+    init_from: a model to go on from, on new text; its architecture is taken instead of the config's, its softmax
+        where it has one, word by word where the vocabularies differ.
+
+    Under `torchrun` each process calls this with the same arguments.
+
+    Raises:
+        ElmoError: see `Trainer.run`; or a text, a setting, the model or the checkpoint is unfit.
+    """
+    out = Path(out)
+    with join_group(config.training.device) as group:
+        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure
+        run = _Run(out, config, group, show_progress)
+        run.open_directory(resume or restarted)
+        run.prepare(CorpusFiles.find(corpus, config), init_from)
+        run.train(resume or restarted)
+
+
+class _Run:
+    """The parts of one run, put together in order."""
+
+    def __init__(self, out: Path, config: Config, group: Group, show_progress: bool) -> None:
+        self.out, self.config, self.group, self.show_progress = out, config, group, show_progress
+
+    def open_directory(self, resume: bool) -> None:
+        """Make the directory of a new run, or find the one to resume."""
+        if not self.group.is_main:
+            return
+        if not resume and ((self.out / checkpoint.NAME).exists() or (self.out / METRICS).exists()):
+            raise PretrainingError(
+                f"{self.out}: there is a run in it; --resume goes on with it, or name another directory"
+            )
+        if resume and not (self.out / CONFIG).is_file():
+            raise PretrainingError(f"{self.out}: there is no run in it to resume")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_whole(self.out / CONFIG, lambda file: file.write(self.config.text().encode()))
+        except OSError as error:
+            raise PretrainingError(f"{self.out}: cannot be written ({error})") from None
+
+    def prepare(self, files: CorpusFiles, init_from: PathLike | None) -> None:
+        """Encode the corpus and make the model."""
+        self.files = files
+        self.origin = None if init_from is None else str(init_from)
+        first = formats.load(init_from) if init_from is not None else None
+        options = first.options if first is not None else self.config.model.options()
+        if options.char_cnn is None:
+            raise PretrainingError(f"{init_from}: reads whole words; only biLMs that read characters can be pretrained")
+        self.vocabulary = self._vocabulary()
+        self.corpus = self._encode(options.char_cnn.max_characters_per_token)
+        bilm = BiLM(options, seed=self.config.training.seed) if first is None else first.requires_grad_()
+        softmax = Softmax(len(self.vocabulary), options.lstm.projection_dim, self.config.training.seed + 1)
+        if init_from is not None:
+            self._take_over_softmax(softmax, init_from)
+        self.model = LanguageModel(bilm, softmax, self.config.training.dropout).to(self.group.device)
+
+    def _vocabulary(self) -> Vocabulary:
+        if self.files.vocabulary is not None:
+            return Vocabulary.from_file(self.files.vocabulary)
+        made = self.out / "vocab.txt"
+        if self.group.local_rank == 0 and not made.is_file():
+            counts = count_words(read_sentences(self.files.train))
+            vocabulary = Vocabulary.from_counts(counts, self.config.corpus.min_count, self.config.corpus.max_size)
+            made.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(made, lambda file: file.write(vocabulary.text().encode()))
+        self.group.wait()
+        return Vocabulary.from_file(made)
+
+    def _encode(self, max_characters: int) -> Corpus:
+        """One process of a machine encodes, the others open what it wrote."""
+        directory = self.out / "corpus"
+        arguments = (self.files.train, self.vocabulary, max_characters, directory)
+        if self.group.local_rank == 0:
+            encode(*arguments, self.show_progress and self.group.is_main)
+        self.group.wait()
+        corpus = encode(*arguments)
+        if self.group.is_main and self.vocabulary.is_out_of_order(corpus.counts()):
+            _say(
+                f"{self.vocabulary.source}: its order is far from that of falling counts in this corpus, on which the "
+                "sampled softmax relies; make the vocabulary from the corpus, or set n_negative_samples_batch = 0"
+            )
+        return corpus
+
+    def _take_over_softmax(self, softmax: Softmax, init_from: PathLike) -> None:
+        """Copy the rows of the words that both vocabularies have."""
+        weights = formats.locate(init_from).weights
+        path, words = weights.with_name(softmax_hdf5.NAME), weights.with_name("vocab.txt")
+        if not (path.is_file() and words.is_file()):
+            return
+        theirs = Vocabulary.from_file(words)
+        source = softmax_hdf5.read(path, len(theirs), softmax.weight.shape[1])
+        shared = [(row, theirs.ids[word]) for row, word in enumerate(self.vocabulary.words) if word in theirs.ids]
+        here, there = torch.tensor(shared).T
+        with torch.no_grad():
+            softmax.weight[here] = source.weight[there]
+            softmax.bias[here] = source.bias[there]
+
+    def train(self, resume: bool) -> None:
+        """Train, evaluate and write the model."""
+        training, group = self.config.training, self.group
+        own = slice(group.rank * training.batch_size, (group.rank + 1) * training.batch_size)
+        resets = Resets(training.reset, training.reset_probability)
+        rows = group.size * training.batch_size
+        batches = Batches(
+            self.corpus, rows, training.unroll_steps, resets, self.config.corpus.shuffle, training.seed, own
+        )
+        self.trainer = Trainer(self.model, batches, self.config, group, self.out, self.show_progress)
+        if resume and (self.out / checkpoint.NAME).is_file():
+            note = self.trainer.restore(checkpoint.load(self.out / checkpoint.NAME))
+            if note and group.is_main:
+                _say(note)
+        try:
+            self.trainer.run(after_epoch=self._evaluate_and_write)
+        except StoppedError:
+            if group.is_main:
+                self._write(None)
+            raise
+        if group.is_main:
+            self._evaluate_and_write()
+        group.wait()
+
+    def _evaluate_and_write(self) -> None:
+        evaluation = self._evaluate() if self.files.heldout else None
+        self._write(evaluation)
+
+    def _evaluate(self) -> Evaluation:
+        """Perplexity on the held-out text, logged, and compared from zero and with carried state."""
+        evaluator = Evaluator(self.model.bilm, self.model.softmax, self.vocabulary)
+        sentences = (words for words, _ in read_sentences(self.files.heldout))
+        evaluation = evaluator.perplexity(sentences, self.config.logging.evaluate_tokens, self.show_progress)
+        trainer = self.trainer
+        append_line(
+            self.out / HELDOUT_METRICS,
+            {"step": trainer.step, "tokens": trainer.step * trainer.tokens_per_step, **evaluation.to_dict()},
+        )
+        if evaluation.warning:
+            _say(evaluation.warning)
+        return evaluation
+
+    def _write(self, evaluation: Evaluation | None) -> None:
+        """Write the model as it is."""
+        bilm, training, optimizer = self.model.bilm, self.config.training, self.config.optimizer
+        options = dataclasses.replace(
+            bilm.options,
+            training={
+                "all_clip_norm_val": optimizer.clip_norm,
+                "batch_size": training.batch_size,
+                "dropout": training.dropout,
+                "learning_rate": optimizer.learning_rate,
+                "n_epochs": training.n_epochs,
+                "n_negative_samples_batch": training.n_negative_samples_batch,
+                "n_tokens_vocab": len(self.vocabulary),
+                "n_train_tokens": self.corpus.n_tokens,
+                "sample_softmax": training.n_negative_samples_batch > 0,
+                "unroll_steps": training.unroll_steps,
+            },
+        )
+        trained = copy.copy(bilm)
+        trained.options, trained.card = options, self._card(evaluation)
+        formats.write(trained, self.out)
+        softmax_hdf5.write(self.model.softmax, self.out / softmax_hdf5.NAME)
+        write_whole(self.out / "vocab.txt", lambda file: file.write(self.vocabulary.text().encode()))
+
+    def _card(self, evaluation: Evaluation | None) -> dict[str, Any]:
+        trainer = self.trainer
+        epochs = trainer.step / trainer.batches.steps_per_epoch
+        card: dict[str, Any] = {
+            "name": self.out.resolve().name,
+            "description": "A biLM trained with spacy-elmo.",
+            "training_text": f"{self.corpus.n_tokens:,} tokens in {', '.join(path.name for path in self.files.train)}",
+            "training": f"spacy-elmo {spacy_elmo.__version__}, {trainer.step:,} of {trainer.n_steps:,} steps, "
+            f"{epochs:.2f} epochs; settings in {CONFIG}",
+            "tokens_seen": trainer.step * trainer.tokens_per_step,
+        }
+        if self.origin is not None:
+            card["initialized_from"] = self.origin
+        if evaluation is not None:
+            card["heldout_perplexity"] = evaluation.to_dict()
+        return card
+
+
+def _say(text: str) -> None:
+    print(f"⚠ {text}", file=sys.stderr)

@@ -1,0 +1,92 @@
+"""Paths in, sentences out: pre-tokenized text, one sentence a line, a blank line between documents."""
+
+import bz2
+import glob
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from spacy_elmo.errors import CorpusError
+
+PathLike = str | os.PathLike[str]
+
+
+def _open_zst(path: Path) -> AbstractContextManager[Any]:
+    try:
+        import zstandard
+    except ImportError:
+        raise CorpusError(f"{path}: reading .zst needs the package zstandard (pip install zstandard)") from None
+    opened: AbstractContextManager[Any] = zstandard.open(path, "rb")
+    return opened
+
+
+_OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
+    ".bz2": bz2.open,
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".zst": _open_zst,
+}
+
+
+def find_files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
+    """Files that `paths` stand for, in order: a file, a directory (its files, by name) or a glob pattern each.
+
+    A file may be named twice; its text then counts twice.
+
+    Raises:
+        CorpusError: nothing is found.
+    """
+    found: list[Path] = []
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        files = _files_of(Path(path))
+        if not files:
+            raise CorpusError(f"{path}: no such text; expected a file, a directory of files or a glob pattern")
+        found += files
+    return found
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 (absolute patterns)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file, plain or .gz, .bz2, .xz, .zst, without line ends (LF or CRLF).
+
+    Raises:
+        CorpusError: the file cannot be read or unpacked, is not UTF-8, or holds NUL bytes.
+    """
+    number = 0
+    try:
+        with _OPENERS.get(path.suffix, _open_plain)(path) as file:
+            for number, line in enumerate(file, start=1):
+                if b"\0" in line:
+                    raise CorpusError(f"{path}, line {number}: a NUL byte; this is not plain text (UTF-16, perhaps?)")
+                yield line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}, line {number}: not UTF-8 ({error}); convert the text first") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise CorpusError(f"{path}, after line {number}: cannot be read ({error})") from None
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def read_sentences(files: Iterable[Path]) -> Iterator[tuple[list[str], bool]]:
+    """Yield the words of each sentence, and whether it begins a document: at a blank line and in a new file."""
+    for path in files:
+        begins = True
+        for line in read_lines(path):
+            words = line.split()
+            if words:
+                yield words, begins
+            begins = not words

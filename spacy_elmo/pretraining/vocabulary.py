@@ -1,0 +1,96 @@
+"""Sentences in, vocabulary out: the words a biLM predicts, in bilm-tf's order and file format."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spacy_elmo.bilm.characters import BOS, EOS
+from spacy_elmo.errors import CorpusError
+
+UNKNOWN = "<UNK>"
+SPECIAL = (BOS, EOS, UNKNOWN)
+
+# How much larger the mean logarithm of the rank may be than in perfect order: 1.0 is perfect, a vocabulary of other
+# text about 1.1, alphabetical order 1.7.
+_MOST_DISORDER = 1.3
+
+
+class Vocabulary:
+    """Words in the order of their ids: `<S>`, `</S>` and `<UNK>` anywhere, the others by falling count.
+
+    Raises:
+        CorpusError: a special entry is missing, an entry is empty or holds white space, or comes twice.
+    """
+
+    def __init__(self, words: Sequence[str], source: str = "vocabulary") -> None:
+        self.words = list(words)
+        self.ids = {word: number for number, word in enumerate(self.words)}
+        self.source = source
+        if missing := [word for word in SPECIAL if word not in self.ids]:
+            raise CorpusError(f"{source}: {', '.join(missing)} missing; bilm-tf's vocab.txt begins with <S> </S> <UNK>")
+        for number, word in enumerate(self.words):
+            if word.split() != [word]:
+                raise CorpusError(f"{source}, line {number + 1}: {word!r} is not one word")
+            if self.ids[word] != number:
+                raise CorpusError(f"{source}, line {number + 1}: {word!r} is there twice")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @property
+    def unknown(self) -> int:
+        """Id of `<UNK>`."""
+        return self.ids[UNKNOWN]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the words in order."""
+        return hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass")).hexdigest()
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "Vocabulary":
+        """Read a vocab.txt, one word a line.
+
+        Raises:
+            CorpusError: the file is missing or not UTF-8, or its content is wrong, see the class.
+        """
+        try:
+            lines = Path(path).read_text(encoding="utf-8").split("\n")
+        except OSError as error:
+            raise CorpusError(f"{path}: no such vocabulary ({error})") from None
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"{path}: the vocabulary is not UTF-8 ({error})") from None
+        return cls([line.strip() for line in (lines if lines[-1] else lines[:-1])], str(path))
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], min_count: int = 1, max_size: int | None = None) -> "Vocabulary":
+        """The words seen at least `min_count` times, at most `max_size` entries with the special ones."""
+        seen = [(word, count) for word, count in counts.items() if count >= min_count and word not in SPECIAL]
+        seen.sort(key=lambda item: (-item[1], item[0]))
+        return cls([*SPECIAL, *(word for word, _ in seen)][:max_size], "vocabulary of the corpus")
+
+    def text(self) -> str:
+        """Content of a vocab.txt."""
+        return "".join(word + "\n" for word in self.words)
+
+    def is_out_of_order(self, counts: npt.NDArray[np.int64]) -> bool:
+        """Whether the order is far from that of falling counts, on which log-uniform sampling relies.
+
+        counts: `[len(self)]`, how often each entry occurs in the corpus; `<UNK>`, which stands for many, is left out.
+        """
+        known = np.delete(counts, [self.ids[word] for word in SPECIAL])
+        cost = np.log(np.arange(1, len(known) + 1) + 1.0)
+        return bool(cost @ known > _MOST_DISORDER * (cost @ np.sort(known)[::-1]))
+
+
+def count_words(sentences: Iterable[tuple[list[str], bool]]) -> Counter[str]:
+    """How often each word occurs."""
+    counts: Counter[str] = Counter()
+    for words, _ in sentences:
+        counts.update(words)
+    return counts
