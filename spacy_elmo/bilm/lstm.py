@@ -210,7 +210,7 @@ def _step_back(
     enter, forget, leave, candidate = gates.chunk(4, dim=-1)
     d_enter, d_forget, d_leave, d_candidate = d_gates.chunk(4, dim=-1)
     ops.sigmoid_backward.grad_input(d_output * squashed, leave, grad_input=d_leave)
-    d_cell = _through_clip(ops.tanh_backward(d_output.mul_(leave), squashed).add_(d_cell), cell, clip)
+    d_cell = _through_clip(d_cell + ops.tanh_backward(d_output.mul_(leave), squashed), cell, clip)
     ops.sigmoid_backward.grad_input(d_cell * candidate, enter, grad_input=d_enter)
     ops.sigmoid_backward.grad_input(d_cell * found, forget, grad_input=d_forget)
     ops.tanh_backward.grad_input(d_cell * enter, candidate, grad_input=d_candidate)

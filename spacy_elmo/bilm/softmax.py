@@ -108,50 +108,67 @@ class _MeanCrossEntropy(torch.autograd.Function):
         return d_hidden * scale, d_weight.mul_(scale), d_bias.mul_(scale), None, None
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """The words that targets are scored against.
+
+    rows, biases: of these words, `[n_words, projection_dim]` and `[n_words]`.
+    truth: each target's own logit, `[n]`.
+    hits: for a target scored apart from these words, where it is among them all the same (and left out there), or
+        -1, `[n]`; None where all words are scored, the target among them.
+    """
+
+    rows: Tensor
+    biases: Tensor
+    truth: Tensor
+    hits: Tensor | None
+
+    @classmethod
+    def of(
+        cls, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, candidates: Candidates | None
+    ) -> "_Scored":
+        truth = (hidden * weight[targets]).sum(1) + bias[targets]
+        if candidates is None:
+            return cls(weight, bias, truth, None)
+        words = candidates.words.to(weight.device)
+        column = torch.full((len(weight),), -1, device=weight.device)
+        column[words] = torch.arange(len(words), device=weight.device)
+        biases = bias[words] - candidates.log_expected(words).to(bias)
+        return cls(weight[words], biases, truth - candidates.log_expected(targets).to(truth), column[targets])
+
+
 def _cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, candidates: Candidates | None, with_gradients: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor] | None]:
     """Return losses `[n]`, and the gradients of their sum: of `hidden`, of the scored rows of `weight` and of
     `bias`, and of each target's own logit (not counted in the rows)."""
-    target_rows = weight[targets]
-    truth = (hidden * target_rows).sum(1) + bias[targets]
-    rows, biases, hits = weight, bias, None
-    if candidates is not None:
-        words = candidates.words.to(weight.device)
-        rows, biases = weight[words], bias[words] - candidates.log_expected(words).to(bias)
-        truth = truth - candidates.log_expected(targets).to(truth)
-        column = torch.full((len(weight),), -1, device=weight.device).index_copy_(0, words, _range(words))
-        hits = column[targets]
+    scored = _Scored.of(hidden, weight, bias, targets, candidates)
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    cast_rows = rows.to(dtype)
-    losses, d_truth = torch.empty_like(truth), torch.full_like(truth, -1.0)
-    d_hidden, d_rows, d_biases = torch.empty_like(hidden), torch.zeros_like(rows), torch.zeros_like(biases)
+    rows, biases = scored.rows.to(dtype), scored.biases.to(dtype)
+    losses, d_truth = torch.empty_like(scored.truth), torch.full_like(scored.truth, -1.0)
+    d_hidden, d_rows, d_biases = (torch.zeros_like(part) for part in (hidden, scored.rows, scored.biases))
     size = max(1, _CHUNK_BYTES // (4 * len(rows)))
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
-        chunk = hidden[part].to(dtype)
-        logits = torch.addmm(biases.to(dtype), chunk, cast_rows.T).to(hidden.dtype)
-        if hits is not None:
-            hit = hits[part]
+        chunk, truth = hidden[part].to(dtype), scored.truth[part]
+        logits = torch.addmm(biases, chunk, rows.T).to(hidden.dtype)
+        if scored.hits is not None:
+            hit = scored.hits[part]
             found = (hit >= 0).nonzero().squeeze(1)
             logits[found, hit[found]] = -torch.inf
         total = torch.logsumexp(logits, dim=1)
-        if candidates is not None:
-            total = torch.logaddexp(total, truth[part])
-            d_truth[part] += (truth[part] - total).exp()
-        losses[part] = total - truth[part]
+        if scored.hits is not None:
+            total = torch.logaddexp(total, truth)
+            d_truth[part] += (truth - total).exp()
+        losses[part] = total - truth
         if with_gradients:
             probability = logits.sub_(total[:, None]).exp_()
             d_biases += probability.sum(0)
             probability = probability.to(dtype)
-            d_hidden[part] = torch.mm(probability, cast_rows)
+            d_hidden[part] = torch.mm(probability, rows)
             d_rows += torch.mm(probability.T, chunk)
     if not with_gradients:
         return losses, None
-    d_hidden.addcmul_(d_truth[:, None], target_rows)
+    d_hidden.addcmul_(d_truth[:, None], weight[targets])
     return losses, (d_hidden, d_rows, d_biases, d_truth)
-
-
-def _range(words: Tensor) -> Tensor:
-    return torch.arange(len(words), device=words.device)

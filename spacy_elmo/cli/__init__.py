@@ -3,10 +3,18 @@
 from spacy.cli._util import app
 from typer import Typer
 
+from spacy_elmo.cli.evaluate import evaluate
 from spacy_elmo.cli.info import info
+from spacy_elmo.cli.init_config import init_config
+from spacy_elmo.cli.prepare import prepare
+from spacy_elmo.cli.pretrain import pretrain
 
 elmo_cli = Typer(name="elmo", help="Use and inspect ELMo models (biLMs).", no_args_is_help=True)
 elmo_cli.command("info")(info)
+elmo_cli.command("prepare")(prepare)
+elmo_cli.command("pretrain", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(pretrain)
+elmo_cli.command("evaluate")(evaluate)
+elmo_cli.command("init-config")(init_config)
 
 
 @elmo_cli.callback()

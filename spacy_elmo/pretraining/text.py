@@ -70,7 +70,7 @@ def read_lines(path: Path) -> Iterator[str]:
             for number, line in enumerate(file, start=1):
                 if b"\0" in line:
                     raise CorpusError(f"{path}, line {number}: a NUL byte; this is not plain text (UTF-16, perhaps?)")
-                yield line.decode("utf-8").rstrip("\r\n")
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}, line {number}: not UTF-8 ({error}); convert the text first") from None
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:

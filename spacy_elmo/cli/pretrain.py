@@ -1,0 +1,28 @@
+"""`python -m spacy elmo pretrain`: train a biLM on one's own text."""
+
+from typer import Argument, Context, Option
+
+from spacy_elmo.cli.output import Quiet, failing_clearly
+
+
+@failing_clearly
+def pretrain(
+    ctx: Context,
+    corpus: str = Argument(help="What `prepare` wrote, or a file, directory or glob pattern of pre-tokenized text"),
+    out: str = Argument(help="Directory for the model, its log and checkpoints"),
+    config: str = Option(help="Settings, as `init-config --pretrain` writes them"),
+    resume: bool = Option(False, "--resume", help="Go on from the checkpoint in OUT"),
+    init_from: str | None = Option(None, metavar="MODEL", help="Go on from this model, on new text"),
+    quiet: bool = Quiet,
+) -> None:
+    """Train a biLM on pre-tokenized text, one sentence a line. Any setting can be given as --section.key value.
+
+    Example: python -m spacy elmo pretrain corpus/ my_elmo/ --config pretrain.cfg --training.batch_size 64
+    """
+    from spacy_elmo.pretraining import process
+    from spacy_elmo.pretraining.config import Config, parse_overrides
+    from spacy_elmo.pretraining.run import pretrain as run
+
+    settings = Config.from_file(config, parse_overrides(ctx.args))
+    process.keep_freed_memory()
+    run(corpus, out, settings, resume=resume, init_from=init_from, show_progress=not quiet)

@@ -1,0 +1,55 @@
+"""A model and a text in, perplexities and minimal-pair accuracies out (behind `python -m spacy elmo evaluate`)."""
+
+import sys
+from typing import Any
+
+import spacy
+
+from spacy_elmo.pretraining import blimp
+from spacy_elmo.pretraining.evaluation import Evaluator
+from spacy_elmo.pretraining.text import find_files, read_sentences
+
+
+def evaluate_model(
+    model: str, text: str | None, pairs: str | None, lang: str = "en", show_progress: bool = False
+) -> dict[str, Any]:
+    """Return what `evaluate --json` prints.
+
+    text: pre-tokenized, see `find_files`; pairs: directory of BLiMP's files, whose sentences spaCy's tokenizer for
+    `lang` splits.
+
+    Raises:
+        ElmoError: the model lacks a part, or a text cannot be read.
+    """
+    evaluator = Evaluator.load(model)
+    figures: dict[str, Any] = {}
+    if text is not None:
+        sentences = (words for words, _ in read_sentences(find_files(text)))
+        evaluation = evaluator.perplexity(sentences, show_progress=show_progress)
+        figures.update(evaluation.to_dict())
+        if evaluation.warning:
+            print(f"⚠ {evaluation.warning}", file=sys.stderr)
+    if pairs is not None:
+        tokenizer = spacy.blank(lang).tokenizer
+        result = blimp.score(
+            evaluator, blimp.read_pairs(pairs), lambda s: [token.text for token in tokenizer(s)], show_progress
+        )
+        figures["blimp"] = result.to_dict()
+    return figures
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as lines to read."""
+    lines = []
+    if "perplexity" in figures:
+        names = ("forward_perplexity", "backward_perplexity", "perplexity")
+        lines += [f"{figures['tokens']:,} predictions in each direction", ""]
+        lines.append(f"{'perplexity':<16}{'forward':>10}{'backward':>10}{'mean':>10}")
+        for kind, values in (("carried state", figures), ("zero state", figures["zero_state"])):
+            lines.append(f"{kind:<16}" + "".join(f"{values[name]:>10.2f}" for name in names))
+    if "blimp" in figures:
+        overall = {key: value for key, value in figures["blimp"].items() if key != "by_phenomenon"}
+        lines += ["", f"{'BLiMP accuracy':<28}{'forward':>9}{'backward':>10}{'sum':>8}"]
+        for name, row in [("all", overall), *figures["blimp"]["by_phenomenon"].items()]:
+            lines.append(f"{name:<28}{row['forward']:>9.1%}{row['backward']:>10.1%}{row['sum']:>8.1%}")
+    return "\n".join(lines).strip("\n")

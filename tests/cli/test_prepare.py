@@ -1,0 +1,70 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from spacy_elmo.cli import elmo_cli
+
+TEXT = "One is here. Two are here.\n\nThree are here.\n\nFour! Five are here.\n"
+
+
+@pytest.fixture
+def prepare(tmp_path, capsys):
+    """Run the command in tmp_path on a small text; exit status, stdout and stderr."""
+    (tmp_path / "raw.txt").write_text(TEXT)
+
+    def run(*args, raw="raw.txt"):
+        with pytest.raises(SystemExit) as exit:
+            elmo_cli(["prepare", str(tmp_path / raw), str(tmp_path / "out"), *args])
+        return exit.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_json_is_one_object_and_progress_is_elsewhere(prepare, tmp_path):
+    status, printed, progress = prepare("--json", "--held-out", "0.5", "--min-tokens", "3", "--min-count", "2")
+    assert status == 0
+    assert json.loads(printed) == {
+        "train": {"documents": 2, "sentences": 3, "tokens": 12},
+        "heldout": {"documents": 1, "sentences": 1, "tokens": 4},
+        "duplicates": 0,
+        "vocabulary": 6,
+        "coverage": pytest.approx(8 / 12),
+    }
+    assert "prepare" in progress
+    assert (tmp_path / "out/train/raw.txt").read_text() == "One is here .\nTwo are here .\n\nFive are here .\n"
+    assert (tmp_path / "out/heldout/raw.txt").read_text() == "Three are here .\n"
+    assert (tmp_path / "out/vocab.txt").read_text().split()[3:] == [".", "here", "are"]
+
+
+def test_quiet_prints_the_summary_only(prepare):
+    status, printed, progress = prepare("--quiet")
+    assert status == 0
+    assert len(printed.splitlines()) == 3
+    assert progress == ""
+
+
+def test_second_run_is_one_line_and_status_1(prepare):
+    prepare()
+    status, printed, said = prepare()
+    assert (status, printed) == (1, "")
+    assert len(said.splitlines()) == 1
+    assert "is there already" in said
+
+
+def test_no_text_is_one_line_and_status_1(prepare):
+    status, printed, said = prepare(raw="nowhere")
+    assert (status, printed) == (1, "")
+    assert "nowhere" in said
+
+
+@pytest.mark.parametrize("wrong", [["--held-out", "0.7"], ["--min-tokens", "0"], ["--n-process", "0"], ["--what"]])
+def test_wrong_usage_is_status_2(prepare, wrong):
+    assert prepare(*wrong)[0] == 2
+
+
+def test_help_has_an_example():
+    done = subprocess.run([sys.executable, "-m", "spacy", "elmo", "prepare", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "python -m spacy elmo prepare" in done.stdout

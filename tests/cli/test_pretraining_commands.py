@@ -1,0 +1,140 @@
+"""From text to a model to its figures, by the command line alone: init-config, pretrain, evaluate."""
+
+import configparser
+import json
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+import spacy
+from thinc.api import Config
+
+WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "."]  # of the vocabulary
+
+TINY = {
+    "model.dim": 16,
+    "model.projection_dim": 8,
+    "model.filters": [[1, 4], [2, 8]],
+    "training.batch_size": 4,
+    "training.unroll_steps": 5,
+    "training.n_negative_samples_batch": 8,
+    "training.max_steps": 6,
+    "logging.log_every": 3,
+}
+
+
+def run(*args):
+    return subprocess.run([sys.executable, "-m", "spacy", "elmo", *map(str, args)], capture_output=True, text=True)
+
+
+def settings(values):
+    return [part for name, value in values.items() for part in (f"--{name}", json.dumps(value))]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Text as `prepare` lays it out."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = random.Random(0)
+    for part, n in (("train", 80), ("heldout", 10)):
+        (root / part).mkdir()
+        lines = [" ".join(rng.choices([*WORDS, "mat"], k=rng.randint(2, 9))) for _ in range(n)]
+        (root / part / "text.txt").write_text("\n".join(lines) + "\n", encoding="utf8")
+    words = ["<S>", "</S>", "<UNK>", *WORDS]
+    (root / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "pretrain.cfg"
+    done = run("init-config", path, "--pretrain", "--size", "xs")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(corpus, config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "model"
+    done = run("pretrain", corpus, out, "--config", config, "--quiet", *settings(TINY))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return out
+
+
+def test_a_written_config_reads_the_same_by_thinc_and_by_configparser(config):
+    parser = configparser.ConfigParser()
+    parser.read(config)
+    plain = {name: {key: json.loads(value) for key, value in parser[name].items()} for name in parser.sections()}
+    assert Config().from_disk(config) == plain
+    assert plain["model"]["dim"] == 256
+
+
+def test_a_trained_model_works_in_a_pipeline_at_once(model):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": str(model)}})
+    assert nlp("the cat sat")[1].vector.shape == (16,)
+    lines = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    keys = {"step", "tokens", "epoch", "loss", "perplexity", "tokens_per_second", "learning_rate"}
+    assert all(set(line) == keys for line in lines)
+
+
+def test_evaluate_as_json_and_as_a_table(model, corpus, tmp_path):
+    pairs = [
+        {"sentence_good": "the cat sat .", "sentence_bad": ". sat cat the", "linguistics_term": "order"},
+        {"sentence_good": "a dog ran on", "sentence_bad": "a dog on ran", "linguistics_term": "place"},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    done = run("evaluate", model, corpus / "heldout", "--blimp", tmp_path, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    lines = (corpus / "heldout" / "text.txt").read_text().splitlines()
+    assert figures["tokens"] == sum(len(line.split()) + 1 for line in lines)
+    for values in (figures, figures["zero_state"]):
+        forward, backward, mean = (values[f"{d}perplexity"] for d in ("forward_", "backward_", ""))
+        assert mean == pytest.approx((forward * backward) ** 0.5)
+        assert 1 < mean < 30
+    assert set(figures["blimp"]) == {"forward", "backward", "sum", "by_phenomenon"}
+    assert set(figures["blimp"]["by_phenomenon"]) == {"order", "place"}
+    table = run("evaluate", model, corpus / "heldout", "--blimp", tmp_path, "--quiet").stdout
+    assert re.search(rf"^zero state .* {figures['zero_state']['perplexity']:.2f}$", table, re.MULTILINE)
+    assert re.search(r"^order ", table, re.MULTILINE)
+
+
+@pytest.mark.parametrize("argument", ["no/such/text", "--blimp=no/such/dir"])
+def test_evaluate_on_nothing_is_one_line_and_status_1(model, argument):
+    done = run("evaluate", model, argument)
+    assert done.returncode == 1
+    assert "no/such" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_model_without_softmax_cannot_be_evaluated(data, corpus):
+    done = run("evaluate", data / "tiny_2l_clip", corpus / "heldout")
+    assert done.returncode == 1
+    assert "vocab.txt" in done.stderr
+
+
+def test_wrong_settings_are_status_1_and_named(corpus, config, tmp_path):
+    done = run("pretrain", corpus, tmp_path / "out", "--config", config, "--training.batch_sise", "3")
+    assert done.returncode == 1
+    assert "did you mean 'batch_size'" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("evaluate", "some_model"), ("init-config", "x.cfg"), ("init-config", "x.cfg", "--pretrain", "--size", "xxl")],
+)
+def test_wrong_usage_is_status_2(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments).returncode == 2
+    assert not (tmp_path / "x.cfg").exists()
+
+
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "init-config"])
+def test_help_has_an_example(command):
+    assert f"python -m spacy elmo {command}" in run(command, "--help").stdout
