@@ -51,6 +51,17 @@ class ModelConfig:
         cnn["embedding"] = {"dim": values.pop("embedding_dim")}
         return BiLMOptions.from_dict({"lstm": values, "char_cnn": cnn}, "[model]")
 
+    @classmethod
+    def of(cls, options: BiLMOptions, source: str) -> "ModelConfig":
+        """The architecture of a biLM; `source` names it in errors.
+
+        Raises:
+            PretrainingError: it reads whole words.
+        """
+        if options.char_cnn is None:
+            raise PretrainingError(f"{source}: reads whole words; only biLMs that read characters can be pretrained")
+        return cls(**dataclasses.asdict(options.lstm), **dataclasses.asdict(options.char_cnn))
+
 
 @dataclass(frozen=True)
 class CorpusConfig:

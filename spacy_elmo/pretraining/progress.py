@@ -1,5 +1,6 @@
 """Progress bars on stderr where tqdm is installed (it comes with spaCy), nothing where it is not."""
 
+import sys
 from typing import Any
 
 
@@ -30,5 +31,8 @@ def progress_bar(show: bool, description: str, total: float | None = None, **set
         except ImportError:
             pass
         else:
-            return tqdm(desc=description, total=total, unit_scale=True, dynamic_ncols=True, **settings)
+            interval = 0.1 if sys.stderr.isatty() else 30.0  # seconds: a log file should stay readable
+            return tqdm(
+                desc=description, total=total, unit_scale=True, dynamic_ncols=True, mininterval=interval, **settings
+            )
     return _NoBar()

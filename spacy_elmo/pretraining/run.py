@@ -19,7 +19,7 @@ from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.formats.bilm_hdf5 import write_whole
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.batches import Batches, Resets
-from spacy_elmo.pretraining.config import Config
+from spacy_elmo.pretraining.config import Config, ModelConfig
 from spacy_elmo.pretraining.corpus import Corpus, encode
 from spacy_elmo.pretraining.distributed import Group, join_group
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
@@ -81,12 +81,11 @@ def pretrain(
     Raises:
         ElmoError: see `Trainer.run`; or a text, a setting, the model or the checkpoint is unfit.
     """
-    out = Path(out)
     with join_group(config.training.device) as group:
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure
-        run = _Run(out, config, group, show_progress)
-        run.open_directory(resume or restarted)
-        run.prepare(CorpusFiles.find(corpus, config), init_from)
+        run = _Run(Path(out), config, group, show_progress)
+        run.look_around(CorpusFiles.find(corpus, config), resume, restarted)
+        run.prepare(init_from)
         run.train(resume or restarted)
 
 
@@ -96,37 +95,40 @@ class _Run:
     def __init__(self, out: Path, config: Config, group: Group, show_progress: bool) -> None:
         self.out, self.config, self.group, self.show_progress = out, config, group, show_progress
 
-    def open_directory(self, resume: bool) -> None:
+    def look_around(self, files: CorpusFiles, resume: bool, restarted: bool) -> None:
         """Make the directory of a new run, or find the one to resume."""
+        self.files = files
         if not self.group.is_main:
             return
-        if not resume and ((self.out / checkpoint.NAME).exists() or (self.out / METRICS).exists()):
-            raise PretrainingError(
-                f"{self.out}: there is a run in it; --resume goes on with it, or name another directory"
-            )
-        if resume and not (self.out / CONFIG).is_file():
+        used = any((self.out / name).exists() for name in (CONFIG, METRICS, checkpoint.NAME))
+        if used and not (resume or restarted):
+            raise PretrainingError(f"{self.out}: there is a run in it; --resume goes on with it, or name another one")
+        if resume and not used:
             raise PretrainingError(f"{self.out}: there is no run in it to resume")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            write_whole(self.out / CONFIG, lambda file: file.write(self.config.text().encode()))
         except OSError as error:
-            raise PretrainingError(f"{self.out}: cannot be written ({error})") from None
+            raise PretrainingError(f"{self.out}: cannot be made ({error})") from None
 
-    def prepare(self, files: CorpusFiles, init_from: PathLike | None) -> None:
+    def prepare(self, init_from: PathLike | None) -> None:
         """Encode the corpus and make the model."""
-        self.files = files
         self.origin = None if init_from is None else str(init_from)
         first = formats.load(init_from) if init_from is not None else None
-        options = first.options if first is not None else self.config.model.options()
-        if options.char_cnn is None:
-            raise PretrainingError(f"{init_from}: reads whole words; only biLMs that read characters can be pretrained")
+        if first is not None:
+            architecture = ModelConfig.of(first.options, self.origin or "")
+            if architecture != self.config.model:
+                self._say(f"{init_from}: its architecture is taken, not the [model] of the config")
+            self.config = dataclasses.replace(self.config, model=architecture)
+        options = self.config.model.options()
         self.vocabulary = self._vocabulary()
-        self.corpus = self._encode(options.char_cnn.max_characters_per_token)
+        self.corpus = self._encode(self.config.model.max_characters_per_token)
         bilm = BiLM(options, seed=self.config.training.seed) if first is None else first.requires_grad_()
         softmax = Softmax(len(self.vocabulary), options.lstm.projection_dim, self.config.training.seed + 1)
         if init_from is not None:
             self._take_over_softmax(softmax, init_from)
         self.model = LanguageModel(bilm, softmax, self.config.training.dropout).to(self.group.device)
+        if self.group.is_main:
+            write_whole(self.out / CONFIG, lambda file: file.write(self.config.text().encode()))
 
     def _vocabulary(self) -> Vocabulary:
         if self.files.vocabulary is not None:
@@ -148,8 +150,8 @@ class _Run:
             encode(*arguments, self.show_progress and self.group.is_main)
         self.group.wait()
         corpus = encode(*arguments)
-        if self.group.is_main and self.vocabulary.is_out_of_order(corpus.counts()):
-            _say(
+        if self.vocabulary.is_out_of_order(corpus.counts()):
+            self._say(
                 f"{self.vocabulary.source}: its order is far from that of falling counts in this corpus, on which the "
                 "sampled softmax relies; make the vocabulary from the corpus, or set n_negative_samples_batch = 0"
             )
@@ -160,6 +162,9 @@ class _Run:
         weights = formats.locate(init_from).weights
         path, words = weights.with_name(softmax_hdf5.NAME), weights.with_name("vocab.txt")
         if not (path.is_file() and words.is_file()):
+            self._say(
+                f"{init_from}: has no {softmax_hdf5.NAME} or no vocab.txt; the softmax starts from random weights"
+            )
             return
         theirs = Vocabulary.from_file(words)
         source = softmax_hdf5.read(path, len(theirs), softmax.weight.shape[1])
@@ -181,8 +186,8 @@ class _Run:
         self.trainer = Trainer(self.model, batches, self.config, group, self.out, self.show_progress)
         if resume and (self.out / checkpoint.NAME).is_file():
             note = self.trainer.restore(checkpoint.load(self.out / checkpoint.NAME))
-            if note and group.is_main:
-                _say(note)
+            if note:
+                self._say(note)
         try:
             self.trainer.run(after_epoch=self._evaluate_and_write)
         except StoppedError:
@@ -202,13 +207,11 @@ class _Run:
         evaluator = Evaluator(self.model.bilm, self.model.softmax, self.vocabulary)
         sentences = (words for words, _ in read_sentences(self.files.heldout))
         evaluation = evaluator.perplexity(sentences, self.config.logging.evaluate_tokens, self.show_progress)
-        trainer = self.trainer
-        append_line(
-            self.out / HELDOUT_METRICS,
-            {"step": trainer.step, "tokens": trainer.step * trainer.tokens_per_step, **evaluation.to_dict()},
-        )
+        figures = evaluation.to_dict()
+        line = {**self.trainer.progress, "predictions": figures.pop("tokens"), **figures}
+        append_line(self.out / HELDOUT_METRICS, line)
         if evaluation.warning:
-            _say(evaluation.warning)
+            self._say(evaluation.warning)
         return evaluation
 
     def _write(self, evaluation: Evaluation | None) -> None:
@@ -237,14 +240,14 @@ class _Run:
 
     def _card(self, evaluation: Evaluation | None) -> dict[str, Any]:
         trainer = self.trainer
-        epochs = trainer.step / trainer.batches.steps_per_epoch
+        progress = trainer.progress
         card: dict[str, Any] = {
             "name": self.out.resolve().name,
             "description": "A biLM trained with spacy-elmo.",
             "training_text": f"{self.corpus.n_tokens:,} tokens in {', '.join(path.name for path in self.files.train)}",
             "training": f"spacy-elmo {spacy_elmo.__version__}, {trainer.step:,} of {trainer.n_steps:,} steps, "
-            f"{epochs:.2f} epochs; settings in {CONFIG}",
-            "tokens_seen": trainer.step * trainer.tokens_per_step,
+            f"{progress['epoch']} epochs; settings in {CONFIG}",
+            "tokens_seen": progress["tokens"],
         }
         if self.origin is not None:
             card["initialized_from"] = self.origin
@@ -252,6 +255,6 @@ class _Run:
             card["heldout_perplexity"] = evaluation.to_dict()
         return card
 
-
-def _say(text: str) -> None:
-    print(f"⚠ {text}", file=sys.stderr)
+    def _say(self, text: str) -> None:
+        if self.group.is_main:
+            print(f"⚠ {text}", file=sys.stderr)

@@ -58,13 +58,22 @@ class Trainer:
     def n_steps(self) -> int:
         """Steps of the whole run."""
         training = self.config.training
-        steps = max(1, round(training.n_epochs * self.batches.steps_per_epoch))
+        steps = math.ceil(training.n_epochs * self.batches.steps_per_epoch)
         return steps if training.max_steps is None else min(steps, training.max_steps)
 
     @property
     def tokens_per_step(self) -> int:
         """Predictions of one direction at a step, in all processes."""
         return self.batches.rows * self.batches.unroll_steps
+
+    @property
+    def progress(self) -> dict[str, float]:
+        """How far the run has come: steps, predictions of one direction, epochs."""
+        return {
+            "step": self.step,
+            "tokens": self.step * self.tokens_per_step,
+            "epoch": round(self.step / self.batches.steps_per_epoch, 4),
+        }
 
     def run(self, after_epoch: Callable[[], None]) -> None:
         """Train to the last step; the log and the checkpoints are in `out`.
@@ -143,9 +152,7 @@ class Trainer:
         self._logged = now
         self._since_log.zero_()
         line = {
-            "step": self.step,
-            "tokens": self.step * self.tokens_per_step,
-            "epoch": round(self.step / self.batches.steps_per_epoch, 4),
+            **self.progress,
             "loss": loss,
             "perplexity": math.exp(min(loss, 700)),
             "tokens_per_second": round(rate, 1),
@@ -267,7 +274,7 @@ class Trainer:
                 if theirs[section].get(key) != value:
                     raise PretrainingError(
                         f"{source} is of another architecture: {key} is {theirs[section].get(key)} there, {value} in "
-                        "the config; restore the config it was made with, or start a new run with --init-from"
+                        "the config; name the config (and --init-from) of that run, or start a new one from its model"
                     )
         if state["vocabulary"] != self.batches.corpus.vocabulary.digest:
             raise PretrainingError(f"{source} was made with another vocabulary; restore it, or start a new run")
