@@ -102,7 +102,8 @@ class BidirectionalLSTMLayer(nn.Module):
 
         All steps share one buffer: a step's gates are overwritten once later ones are asked for.
         """
-        blocks = _time_blocks([step.rows for step in steps], _block_rows(x, self.weight))
+        row_bytes = 2 * 4 * self.dim * x.element_size()
+        blocks = _time_blocks([step.rows for step in steps], max(_GATE_BUFFER_BYTES // row_bytes, self.n_in))
         buffer = x.new_empty(2 * max(sum(sizes) for _, sizes in blocks) * 4 * self.dim)
         for start, sizes in blocks:
             inputs = x[:, start : start + sum(sizes)]
@@ -145,19 +146,17 @@ class _Recurrence(torch.autograd.Function):
         cells, squashed = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
         outputs = x.new_empty(2, n_tokens, hidden.shape[2])
         ctx.initial, last_hidden, last_cell = (hidden, cell), hidden.clone(), cell.clone()
-        for start, sizes in _time_blocks([step.rows for step in steps], _block_rows(x, weight)):
-            part = slice(start, start + sum(sizes))
-            torch.baddbmm(_with_forget_bias(bias), x[:, part], weight[:, :n_in], out=gates[:, part])
-            for step in (step for step in steps if part.start <= step.start < part.stop):
-                now = step.tokens
-                hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
-                enter, forget, leave, candidate = _activate(gates[:, now].baddbmm_(hidden, weight[:, n_in:]))
-                cell = torch.mul(cell, forget, out=cells[:, now]).addcmul_(enter, candidate)
-                hidden = _tanh_(squashed[:, now].copy_(_clip(cell, clips[0]))) * leave
-                if projection is not None:
-                    hidden = _clip(torch.bmm(hidden, projection), clips[1])
-                outputs[:, now] = hidden
-                last_hidden[:, : step.rows], last_cell[:, : step.rows] = hidden, cell
+        torch.baddbmm(_with_forget_bias(bias), x, weight[:, :n_in], out=gates)
+        for step in steps:
+            now = step.tokens
+            hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
+            enter, forget, leave, candidate = _activate(gates[:, now].baddbmm_(hidden, weight[:, n_in:]))
+            cell = torch.mul(cell, forget, out=cells[:, now]).addcmul_(enter, candidate)
+            hidden = _tanh_(squashed[:, now].copy_(_clip(cell, clips[0]))) * leave
+            if projection is not None:
+                hidden = _clip(torch.bmm(hidden, projection), clips[1])
+            outputs[:, now] = hidden
+            last_hidden[:, : step.rows], last_cell[:, : step.rows] = hidden, cell
         ctx.save_for_backward(x, weight, projection, gates, cells, squashed, outputs)
         ctx.steps, ctx.clips = steps, clips
         return outputs, last_hidden, last_cell
@@ -188,8 +187,9 @@ class _Recurrence(torch.autograd.Function):
         if projection is not None:
             dim = cells.shape[2]
             d_projection = torch.bmm((squashed * gates[..., 2 * dim : 3 * dim]).transpose(1, 2), d_outputs)
+        d_bias = torch.bmm(x.new_ones(2, 1, x.shape[1]), d_gates).squeeze(1)
         d_x = torch.bmm(d_gates, weight[:, :n_in].transpose(1, 2)) if ctx.needs_input_grad[0] else None
-        return d_x, d_hidden, d_cell, d_weight, d_gates.sum(1), d_projection, None, None
+        return d_x, d_hidden, d_cell, d_weight, d_bias, d_projection, None, None
 
 
 def _step_back(
@@ -285,12 +285,6 @@ def _time_steps(batch_sizes: Sequence[int], starts: Tensor | None) -> list[_Time
         steps.append(_TimeStep(start, rows, (~fresh)[:, None] if fresh is not None and fresh.any() else None))
         start += rows
     return steps
-
-
-def _block_rows(x: Tensor, weight: Tensor) -> int:
-    """How many rows of gates to compute at once."""
-    row_bytes = 2 * weight.shape[2] * x.element_size()
-    return max(_GATE_BUFFER_BYTES // row_bytes, x.shape[2])
 
 
 def _time_blocks(batch_sizes: Sequence[int], max_rows: int) -> list[tuple[int, list[int]]]:

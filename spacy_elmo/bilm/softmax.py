@@ -156,18 +156,21 @@ def _cross_entropy(
         if scored.hits is not None:
             hit = scored.hits[part]
             found = (hit >= 0).nonzero().squeeze(1)
-            logits[found, hit[found]] = -torch.inf
-        total = torch.logsumexp(logits, dim=1)
+            logits[found, hit[found]] = torch.finfo(logits.dtype).min
+        # torch's softmax goes over the logits once; their logsumexp follows from its largest value
+        probability = torch.softmax(logits, dim=1)
+        total = logits.amax(1) - probability.amax(1).log()
+        among_all = torch.ones_like(total)  # share of these words, where the target is scored apart
         if scored.hits is not None:
-            total = torch.logaddexp(total, truth)
+            among_words, total = total, torch.logaddexp(total, truth)
+            among_all = (among_words - total).exp()
             d_truth[part] += (truth - total).exp()
         losses[part] = total - truth
         if with_gradients:
-            probability = logits.sub_(total[:, None]).exp_()
-            d_biases += probability.sum(0)
             probability = probability.to(dtype)
-            d_hidden[part] = torch.mm(probability, rows)
-            d_rows += torch.mm(probability.T, chunk)
+            d_biases += torch.mv(probability.T, among_all.to(dtype))
+            d_hidden[part] = torch.mm(probability, rows) * among_all[:, None]
+            d_rows += torch.mm(probability.T, chunk * among_all[:, None].to(dtype))
     if not with_gradients:
         return losses, None
     d_hidden.addcmul_(d_truth[:, None], weight[targets])
