@@ -116,7 +116,7 @@ class Highway(nn.Module):
         """x: `[rows, width]`. Returns the same shape."""
         carry = torch.sigmoid(torch.addmm(self.carry_bias, x, self.carry_weight))
         transform = torch.relu(torch.addmm(self.transform_bias, x, self.transform_weight))
-        return torch.lerp(x, transform, carry)
+        return torch.lerp(x, transform.to(x), carry.to(x))  # under autocast the products have its type
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as bilm-tf's training does: at first the input is mostly kept."""

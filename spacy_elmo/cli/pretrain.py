@@ -1,6 +1,6 @@
 """`python -m spacy elmo pretrain`: train a biLM on one's own text."""
 
-from typer import Argument, Context, Option
+from typer import Argument, BadParameter, Context, Option
 
 from spacy_elmo.cli.output import Quiet, failing_clearly
 
@@ -20,9 +20,12 @@ def pretrain(
     Example: python -m spacy elmo pretrain corpus/ my_elmo/ --config pretrain.cfg --training.batch_size 64
     """
     from spacy_elmo.pretraining import process
-    from spacy_elmo.pretraining.config import Config, parse_overrides
+    from spacy_elmo.pretraining.config import Config, split_overrides
     from spacy_elmo.pretraining.run import pretrain as run
 
-    settings = Config.from_file(config, parse_overrides(ctx.args))
+    overrides, others = split_overrides(ctx.args)
+    if others:
+        raise BadParameter(f"unknown argument {others[0]!r}; settings come last, as --section.key value")
+    settings = Config.from_file(config, overrides)
     process.keep_freed_memory()
     run(corpus, out, settings, resume=resume, init_from=init_from, show_progress=not quiet)

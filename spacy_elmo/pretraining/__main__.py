@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.pretraining.config import Config, parse_overrides
+from spacy_elmo.pretraining.config import Config, split_overrides
 from spacy_elmo.pretraining.process import keep_freed_memory
 from spacy_elmo.pretraining.run import pretrain
 
@@ -24,10 +24,11 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
     parser.add_argument("--init-from", metavar="MODEL", help="go on from this model, on new text")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
-    arguments, settings = parser.parse_known_args()
-    keep_freed_memory()
     try:
-        config = Config.from_file(arguments.config, parse_overrides(settings))
+        settings, others = split_overrides(sys.argv[1:])
+        arguments = parser.parse_args(others)
+        keep_freed_memory()
+        config = Config.from_file(arguments.config, settings)
         pretrain(
             arguments.corpus,
             arguments.out,

@@ -76,6 +76,7 @@ class Batches:
             chosen[:, 1:] = False
         else:
             chosen = (chosen & sentence_starts) | (positions == self.corpus.documents[self._order[document]])
+            chosen[:, 0] |= step_in_epoch == 0  # the text before was another
         return Batch(words, targets, chosen)
 
     def _arrange(self, epoch: int) -> None:

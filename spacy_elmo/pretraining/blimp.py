@@ -66,7 +66,10 @@ def read_pairs(directory: str | Path) -> list[Pair]:
     files = sorted(path for path in Path(directory).rglob("*.jsonl*") if path.is_file())
     if not files:
         raise CorpusError(f"{directory}: no .jsonl file in it; expected the folder of BLiMP's data")
-    return [_parse(line, path) for path in files for line in read_lines(path) if line]
+    pairs = [_parse(line, path) for path in files for line in read_lines(path) if line]
+    if not pairs:
+        raise CorpusError(f"{directory}: no minimal pair in its files; expected the folder of BLiMP's data")
+    return pairs
 
 
 def _parse(line: str, path: Path) -> Pair:

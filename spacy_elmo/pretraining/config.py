@@ -131,8 +131,9 @@ class Config:
         for section, key, least in _LEAST:
             if (value := getattr(getattr(self, section), key)) is not None and value < least:
                 raise PretrainingError(f"[{section}] {key} is {value}, expected at least {least}")
-        if self.training.dropout >= 1:
-            raise PretrainingError(f"[training] dropout is {self.training.dropout}, expected less than 1")
+        for section, key in (("training", "dropout"), ("optimizer", "beta1"), ("optimizer", "beta2")):
+            if (value := getattr(getattr(self, section), key)) >= 1:
+                raise PretrainingError(f"[{section}] {key} is {value}, expected less than 1")
         if self.training.reset_probability > 1:
             raise PretrainingError(
                 f"[training] reset_probability is {self.training.reset_probability}, expected 0 to 1"
@@ -213,6 +214,8 @@ _LEAST = (
     ("training", "seed", 0),
     ("optimizer", "learning_rate", 0),
     ("optimizer", "initial_accumulator", 0),
+    ("optimizer", "beta1", 0),
+    ("optimizer", "beta2", 0),
     ("optimizer", "clip_norm", 0),
     ("optimizer", "weight_decay", 0),
     ("optimizer", "warmup_steps", 0),
@@ -230,11 +233,15 @@ def _parse_section(section: type[Section], values: Mapping[str, str], source: st
     for key, text in values.items():
         _known(key, hints, source)
         try:
-            value = json.loads(text)
+            value = json.loads(text, parse_constant=_no_number)
         except ValueError:
             raise PretrainingError(f'{source} {key} is {text}, which is not JSON (text is written "so")') from None
         parsed[key] = _convert(value, hints[key], f"{source} {key}")
     return section(**parsed)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are Python's additions to JSON
 
 
 def _known(name: str, names: Mapping[str, Any], source: str) -> None:
@@ -274,23 +281,28 @@ def _describe(choices: tuple[Any, ...]) -> str:
     return " or ".join(words)
 
 
-def parse_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """Turn `--section.key value` or `--section.key=value` into overrides; a value that is no JSON is text.
+def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Take `--section.key value` and `--section.key=value` out of command line arguments; a value that is no JSON is
+    text. Returns them and the arguments left over.
 
     Raises:
-        PretrainingError: an argument has another form.
+        PretrainingError: a setting lacks its value.
     """
-    overrides, rest = {}, list(arguments)
+    overrides: dict[str, str] = {}
+    others: list[str] = []
+    rest = list(arguments)
     while rest:
-        name, equals, value = rest.pop(0).partition("=")
+        argument = rest.pop(0)
+        name, equals, value = argument.partition("=")
         if not name.startswith("--") or "." not in name:
-            raise PretrainingError(f"unknown argument {name!r}; settings are given as --section.key value")
+            others.append(argument)
+            continue
         if not equals:
             if not rest:
                 raise PretrainingError(f"{name} lacks its value")
             value = rest.pop(0)
         overrides[name.removeprefix("--")] = value if _is_json(value) else json.dumps(value)
-    return overrides
+    return overrides, others
 
 
 def _is_json(text: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -62,8 +63,11 @@ class Corpus:
         counts = np.zeros(len(self.characters), dtype=np.int64)
         for start in range(0, len(self.words), _BUFFERED):
             counts += np.bincount(self.words[start : start + _BUFFERED], minlength=len(counts))
-        counts[self._last] += counts[self._first]
-        return counts[: len(self.vocabulary)]
+        known = counts[: len(self.vocabulary)]
+        known[self._last] += known[self._first]  # each sentence has an end; its start stands where the end is predicted
+        known[self._first] = 0
+        known[self.vocabulary.unknown] += counts[len(known) :].sum()
+        return known
 
     def read(self, positions: Ids) -> tuple[Ids, Ids, npt.NDArray[np.bool_]]:
         """What both directions read and predict at these positions (any shape).
@@ -99,17 +103,27 @@ def encode(
         "max_characters": max_characters,
     }
     record = directory / "corpus.json"
-    if not record.is_file() or json.loads(record.read_text(encoding="utf-8")) != identity:
-        temporary = directory.with_name(f".{directory.name}.{os.getpid()}.part")
+    if not _is_of(record, identity):
         try:
-            temporary.mkdir(parents=True)
-            _write(files, vocabulary, max_characters, temporary, show_progress)
-            (temporary / "corpus.json").write_text(json.dumps(identity), encoding="utf-8")
-            shutil.rmtree(directory, ignore_errors=True)
-            temporary.rename(directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".corpus.", suffix=".part", dir=directory.parent) as name:
+                temporary = Path(name) / directory.name
+                temporary.mkdir()
+                _write(files, vocabulary, max_characters, temporary, show_progress)
+                (temporary / record.name).write_text(json.dumps(identity), encoding="utf-8")
+                shutil.rmtree(directory, ignore_errors=True)
+                temporary.rename(directory)
+        except OSError as error:
+            raise CorpusError(f"{directory}: the encoded corpus cannot be written ({error})") from None
     return Corpus(directory, vocabulary)
+
+
+def _is_of(record: Path, identity: dict[str, Any]) -> bool:
+    """Whether what is encoded there is this text."""
+    try:
+        return bool(json.loads(record.read_text(encoding="utf-8")) == identity)
+    except (OSError, ValueError):
+        return False
 
 
 def _fingerprint(path: Path) -> list[Any]:
@@ -119,7 +133,7 @@ def _fingerprint(path: Path) -> list[Any]:
         file.seek(0)
         head = file.read(_FINGERPRINTED)
         file.seek(max(0, size - _FINGERPRINTED))
-        return [path.name, size, zlib.crc32(file.read(), zlib.crc32(head))]
+        return [path.name, size, path.stat().st_mtime_ns, zlib.crc32(file.read(), zlib.crc32(head))]
 
 
 def _write(

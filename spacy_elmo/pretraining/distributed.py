@@ -1,5 +1,6 @@
 """What `torchrun` set in the environment in, the group of processes that train together out."""
 
+import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,9 @@ def join_group(device: str) -> Iterator[Group]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # one process encodes or evaluates while the others wait; torchrun itself notices one that died
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=datetime.timedelta(hours=12))
     try:
         yield Group(chosen, rank, local_rank, size)
     finally:

@@ -41,7 +41,7 @@ class Perplexities:
 
 
 def _exp(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.exp(min(loss, 700.0))  # what JSON can hold
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import spacy_elmo
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.errors import PretrainingError
+from spacy_elmo.errors import CorpusError, PretrainingError
 from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.formats.bilm_hdf5 import write_whole
 from spacy_elmo.pretraining import checkpoint
@@ -25,7 +26,7 @@ from spacy_elmo.pretraining.distributed import Group, join_group
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.text import PathLike, find_files, read_sentences
-from spacy_elmo.pretraining.trainer import METRICS, StoppedError, Trainer, append_line
+from spacy_elmo.pretraining.trainer import METRICS, StoppedError, Trainer, append_line, cut_log
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
 
 HELDOUT_METRICS = "heldout.jsonl"
@@ -51,10 +52,11 @@ class CorpusFiles:
         prepared = (root / "train").is_dir()
         vocabulary = Path(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
         heldout = Path(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
+        train = find_files(root / "train" if prepared else corpus)
         return cls(
-            find_files(root / "train" if prepared else corpus),
-            vocabulary if config.corpus.vocabulary or (prepared and vocabulary.is_file()) else None,
-            find_files(heldout) if config.corpus.heldout or (prepared and heldout.is_dir()) else [],
+            [path for path in train if path != vocabulary],
+            vocabulary if config.corpus.vocabulary or vocabulary.is_file() else None,
+            find_files(heldout) if config.corpus.heldout or heldout.is_dir() else [],
         )
 
 
@@ -85,7 +87,7 @@ def pretrain(
         restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure
         run = _Run(Path(out), config, group, show_progress)
         run.look_around(CorpusFiles.find(corpus, config), resume, restarted)
-        run.prepare(init_from)
+        run.prepare(init_from, resume or restarted)
         run.train(resume or restarted)
 
 
@@ -100,18 +102,23 @@ class _Run:
         self.files = files
         if not self.group.is_main:
             return
-        used = any((self.out / name).exists() for name in (CONFIG, METRICS, checkpoint.NAME))
+        used = any((self.out / name).exists() for name in (METRICS, HELDOUT_METRICS, checkpoint.NAME))
         if used and not (resume or restarted):
             raise PretrainingError(f"{self.out}: there is a run in it; --resume goes on with it, or name another one")
-        if resume and not used:
+        if resume and not (self.out / CONFIG).exists():
             raise PretrainingError(f"{self.out}: there is no run in it to resume")
+        if files.heldout and not any(True for _ in read_sentences(files.heldout)):
+            raise CorpusError(f"{files.heldout[0]}: no sentence in the held-out text; expected one a line")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
+            for rest in self.out.glob(".*.part"):  # of a run that was killed while it wrote
+                shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         except OSError as error:
             raise PretrainingError(f"{self.out}: cannot be made ({error})") from None
 
-    def prepare(self, init_from: PathLike | None) -> None:
+    def prepare(self, init_from: PathLike | None, resume: bool) -> None:
         """Encode the corpus and make the model."""
+        self.group.wait()
         self.origin = None if init_from is None else str(init_from)
         first = formats.load(init_from) if init_from is not None else None
         if first is not None:
@@ -120,21 +127,19 @@ class _Run:
                 self._say(f"{init_from}: its architecture is taken, not the [model] of the config")
             self.config = dataclasses.replace(self.config, model=architecture)
         options = self.config.model.options()
-        self.vocabulary = self._vocabulary()
+        self.vocabulary = self._vocabulary(resume)
         self.corpus = self._encode(self.config.model.max_characters_per_token)
         bilm = BiLM(options, seed=self.config.training.seed) if first is None else first.requires_grad_()
         softmax = Softmax(len(self.vocabulary), options.lstm.projection_dim, self.config.training.seed + 1)
         if init_from is not None:
             self._take_over_softmax(softmax, init_from)
         self.model = LanguageModel(bilm, softmax, self.config.training.dropout).to(self.group.device)
-        if self.group.is_main:
-            write_whole(self.out / CONFIG, lambda file: file.write(self.config.text().encode()))
 
-    def _vocabulary(self) -> Vocabulary:
+    def _vocabulary(self, resume: bool) -> Vocabulary:
         if self.files.vocabulary is not None:
             return Vocabulary.from_file(self.files.vocabulary)
         made = self.out / "vocab.txt"
-        if self.group.local_rank == 0 and not made.is_file():
+        if self.group.local_rank == 0 and not (resume and made.is_file()):
             counts = count_words(read_sentences(self.files.train))
             vocabulary = Vocabulary.from_counts(counts, self.config.corpus.min_count, self.config.corpus.max_size)
             made.parent.mkdir(parents=True, exist_ok=True)
@@ -143,14 +148,15 @@ class _Run:
         return Vocabulary.from_file(made)
 
     def _encode(self, max_characters: int) -> Corpus:
-        """One process of a machine encodes, the others open what it wrote."""
+        """The main process encodes, then one on each machine that does not share its disk; all open the result."""
         directory = self.out / "corpus"
         arguments = (self.files.train, self.vocabulary, max_characters, directory)
-        if self.group.local_rank == 0:
-            encode(*arguments, self.show_progress and self.group.is_main)
-        self.group.wait()
+        for turn in (self.group.is_main, self.group.local_rank == 0):
+            if turn:
+                encode(*arguments, self.show_progress and self.group.is_main)
+            self.group.wait()
         corpus = encode(*arguments)
-        if self.vocabulary.is_out_of_order(corpus.counts()):
+        if self.config.training.n_negative_samples_batch and self.vocabulary.is_out_of_order(corpus.counts()):
             self._say(
                 f"{self.vocabulary.source}: its order is far from that of falling counts in this corpus, on which the "
                 "sampled softmax relies; make the vocabulary from the corpus, or set n_negative_samples_batch = 0"
@@ -183,11 +189,13 @@ class _Run:
         batches = Batches(
             self.corpus, rows, training.unroll_steps, resets, self.config.corpus.shuffle, training.seed, own
         )
-        self.trainer = Trainer(self.model, batches, self.config, group, self.out, self.show_progress)
+        self.trainer = Trainer(self.model, batches, self.config, group, self.out, self.show_progress, self.origin)
         if resume and (self.out / checkpoint.NAME).is_file():
             note = self.trainer.restore(checkpoint.load(self.out / checkpoint.NAME))
             if note:
                 self._say(note)
+        if group.is_main:
+            self._open_logs()
         try:
             self.trainer.run(after_epoch=self._evaluate_and_write)
         except StoppedError:
@@ -197,6 +205,13 @@ class _Run:
         if group.is_main:
             self._evaluate_and_write()
         group.wait()
+
+    def _open_logs(self) -> None:
+        """Record the settings, and drop from the logs what the run will do again."""
+        write_whole(self.out / CONFIG, lambda file: file.write(self.config.text().encode()))
+        step = self.trainer.step
+        cut_log(self.out / METRICS, step)
+        cut_log(self.out / HELDOUT_METRICS, step if step < self.trainer.n_steps else step - 1)
 
     def _evaluate_and_write(self) -> None:
         evaluation = self._evaluate() if self.files.heldout else None
@@ -249,8 +264,8 @@ class _Run:
             f"{progress['epoch']} epochs; settings in {CONFIG}",
             "tokens_seen": progress["tokens"],
         }
-        if self.origin is not None:
-            card["initialized_from"] = self.origin
+        if trainer.origin is not None:
+            card["initialized_from"] = trainer.origin
         if evaluation is not None:
             card["heldout_perplexity"] = evaluation.to_dict()
         return card

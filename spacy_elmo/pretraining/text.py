@@ -3,6 +3,7 @@
 import bz2
 import glob
 import gzip
+import io
 import lzma
 import os
 import zlib
@@ -16,13 +17,49 @@ from spacy_elmo.errors import CorpusError
 PathLike = str | os.PathLike[str]
 
 
-def _open_zst(path: Path) -> AbstractContextManager[Any]:
-    try:
-        import zstandard
-    except ImportError:
-        raise CorpusError(f"{path}: reading .zst needs the package zstandard (pip install zstandard)") from None
-    opened: AbstractContextManager[Any] = zstandard.open(path, "rb")
-    return opened
+class _ZstFile(io.RawIOBase):
+    """A zstandard file, frame by frame: the package's own readers take the first frame's end, or a cut, for the end."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise CorpusError(f"{path}: reading .zst needs the package zstandard (pip install zstandard)") from None
+        self._damage = zstandard.ZstdError
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._file, self._frame, self._unread = path.open("rb"), self._new_frame(), b""
+        self._begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._unread:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._begun = self._new_frame(), False
+            packed = packed or self._file.read(2**17)
+            if not packed:
+                if self._begun:
+                    raise EOFError("it ends in the middle")
+                return 0
+            self._begun = True
+            try:
+                self._unread = self._frame.decompress(packed)
+            except self._damage as error:
+                raise OSError(str(error)) from None
+        part = self._unread[: len(buffer)]
+        buffer[: len(part)] = part
+        self._unread = self._unread[len(part) :]
+        return len(part)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _open_zst(path: Path) -> io.BufferedReader:
+    return io.BufferedReader(_ZstFile(path), 2**17)
 
 
 _OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {

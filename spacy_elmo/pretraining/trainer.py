@@ -29,6 +29,7 @@ METRICS = "metrics.jsonl"
 
 _SAMPLES, _DROPOUT = 2, 3  # what a stream of random numbers is for; batches.py has the others
 _SATURATED = 0.5  # share of a layer's cells at the clip from which on it tells hardly anything apart
+_LOWER = "a lower learning_rate, or warmup_steps, may prevent it"
 _AGREE_EVERY = 10  # steps after which processes that train together ask each other whether to stop or to save
 
 
@@ -40,25 +41,35 @@ class Trainer:
     """One process' part of a pretraining run; `run` starts it, or goes on with it after `restore`.
 
     out: directory of the run, for its log and checkpoints.
+    origin: name of the model that the weights come from, if any; kept in the checkpoint.
     """
 
     def __init__(
-        self, model: LanguageModel, batches: Batches, config: Config, group: Group, out: Path, show_progress: bool
+        self,
+        model: LanguageModel,
+        batches: Batches,
+        config: Config,
+        group: Group,
+        out: Path,
+        show_progress: bool,
+        origin: str | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.group, self.out = model, batches, config, group, out
-        self.show_progress = show_progress
+        self.show_progress, self.origin = show_progress, origin
         self.optimizer = make_optimizer(model.parameters(), config.optimizer)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=config.training.precision == "float16")
         self.step = 0
         self.states: list[State] | None = None
         self._since_log = torch.zeros(2, dtype=torch.float64, device=group.device)  # sum of losses, and of steps
+        self._logged, self._logged_step = time.perf_counter(), 0
+        self._saved = self._logged
         self._writer = _tensorboard(out) if config.logging.tensorboard and group.is_main else None
 
     @property
     def n_steps(self) -> int:
         """Steps of the whole run."""
         training = self.config.training
-        steps = math.ceil(training.n_epochs * self.batches.steps_per_epoch)
+        steps = max(round(training.n_epochs * self.batches.steps_per_epoch), int(training.n_epochs > 0))
         return steps if training.max_steps is None else min(steps, training.max_steps)
 
     @property
@@ -88,6 +99,7 @@ class Trainer:
         total, done = self.n_steps * self.tokens_per_step, self.step * self.tokens_per_step
         bar = progress_bar(self.show_progress and self.group.is_main, "pretraining", total, initial=done, unit=" words")
         self._logged = self._saved = time.perf_counter()
+        self._logged_step = self.step
         with stop_on_signals() as request, bar:
             while self.step < self.n_steps:
                 batch = self.batches.at(self.step)
@@ -102,6 +114,7 @@ class Trainer:
                 if stop:
                     raise StoppedError(f"stopped at step {self.step:,} of {self.n_steps:,}; --resume goes on")
                 if self.step % self.batches.steps_per_epoch == 0 and self.step < self.n_steps:
+                    self._check_weights()
                     if self.group.is_main:
                         after_epoch()
                     self.group.wait()
@@ -123,13 +136,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss * training.unroll_steps).backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm or math.inf)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm or math.inf)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate(self.config.optimizer, self.step, self.n_steps)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if not self.scaler.is_enabled():
-            loss = loss + 0.0 * norm  # a gradient that is no number leaves weights that are none
         return torch.stack([loss.detach(), torch.ones_like(loss)])
 
     def _candidates(self) -> Candidates | None:
@@ -147,9 +158,9 @@ class Trainer:
         """Write a line of the log and check that all is well; return what to show beside the progress bar."""
         loss = self._mean_loss()
         self._check_saturation(batch)
-        now, (_, steps) = time.perf_counter(), self._since_log.tolist()
-        rate = steps * self.tokens_per_step / (now - self._logged)
-        self._logged = now
+        now = time.perf_counter()
+        rate = (self.step - self._logged_step) * self.tokens_per_step / (now - self._logged)
+        self._logged, self._logged_step = now, self.step
         self._since_log.zero_()
         line = {
             **self.progress,
@@ -175,8 +186,13 @@ class Trainer:
         total, steps = self.group.sum(self._since_log.clone()).tolist()
         loss = total / steps if steps else 0.0
         if not math.isfinite(loss):
-            raise self._failure(f"the loss is {loss}", "a lower learning_rate, or warmup_steps, may prevent it")
+            raise self._failure(f"the loss is {loss}", _LOWER)
         return float(loss)
+
+    def _check_weights(self) -> None:
+        """Raise where a weight is no number: the loss of a step knows nothing of the weights that the step made."""
+        if not torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all():
+            raise self._failure("weights are no numbers any more", _LOWER)
 
     def _check_saturation(self, batch: Batch) -> None:
         """Raise where most cells of a layer are at the clip, with carried state or after a batch from zero state."""
@@ -218,6 +234,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint; all processes take part, the main one writes."""
         self._mean_loss()
+        self._check_weights()
         states = self.group.join_rows(self.states or [])
         since_log = self.group.sum(self._since_log.clone()) / self.group.size
         if self.group.is_main:
@@ -228,6 +245,9 @@ class Trainer:
                 "step": self.step,
                 "rows": self.batches.rows,
                 "tokens_per_step": self.tokens_per_step,
+                "n_positions": self.batches.corpus.n_positions,
+                "origin": self.origin,
+                "optimizer_name": self.config.optimizer.name,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
@@ -248,7 +268,11 @@ class Trainer:
         """
         self._check_fits(state)
         self.model.load_state_dict(state["model"])
+        self.origin = state["origin"]
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(ours)  # betas and the like are the config's, as everywhere
         self.scaler.load_state_dict(state["scaler"])
         if (state["rows"], state["tokens_per_step"]) == (self.batches.rows, self.tokens_per_step):
             self.step = state["step"]
@@ -262,8 +286,6 @@ class Trainer:
                 f"the checkpoint was written with {state['rows']} rows, this run has {self.batches.rows}: it goes on "
                 "from zero states, and at about the same place in the text"
             )
-        if self.group.is_main:
-            _cut_log(self.out / METRICS, self.step)
         return note
 
     def _check_fits(self, state: dict[str, Any]) -> None:
@@ -278,8 +300,12 @@ class Trainer:
                     )
         if state["vocabulary"] != self.batches.corpus.vocabulary.digest:
             raise PretrainingError(f"{source} was made with another vocabulary; restore it, or start a new run")
-        if set(state["optimizer"]["param_groups"][0]) != set(self.optimizer.param_groups[0]):
-            raise PretrainingError(f"{source} was made with another optimizer; restore its name, or start a new run")
+        if state["optimizer_name"] != self.config.optimizer.name:
+            raise PretrainingError(
+                f"{source} was made with another optimizer, {state['optimizer_name']}; restore it, or start a new run"
+            )
+        if state["n_positions"] != self.batches.corpus.n_positions:
+            raise PretrainingError(f"{source} was made on another text; restore it, or start a new run from its model")
 
 
 def _at_clip(cell: Tensor, clip: float) -> list[float]:
@@ -300,8 +326,8 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         raise PretrainingError(f"{path}: cannot be written ({error})") from None
 
 
-def _cut_log(path: Path, last_step: int) -> None:
-    """Drop what a run logged behind the checkpoint it now goes on from, and a line cut short by a crash."""
+def cut_log(path: Path, last_step: int) -> None:
+    """Drop from a `.jsonl` file what lies behind a step, and a line cut short by a crash."""
     if not path.is_file():
         return
     kept = []

@@ -37,7 +37,7 @@ class Vocabulary:
             if word.split() != [word]:
                 raise CorpusError(f"{source}, line {number + 1}: {word!r} is not one word")
             if self.ids[word] != number:
-                raise CorpusError(f"{source}, line {number + 1}: {word!r} is there twice")
+                raise CorpusError(f"{source}, line {self.ids[word] + 1}: {word!r} is there twice")
 
     def __len__(self) -> int:
         return len(self.words)
@@ -60,7 +60,7 @@ class Vocabulary:
             CorpusError: the file is missing or not UTF-8, or its content is wrong, see the class.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8").split("\n")
+            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
         except OSError as error:
             raise CorpusError(f"{path}: no such vocabulary ({error})") from None
         except UnicodeDecodeError as error:
