@@ -84,7 +84,7 @@ class TrainingConfig:
     unroll_steps: int = setting(20, "words a row reads at a step")
     n_negative_samples_batch: int = setting(4096, "words drawn for the sampled softmax; 0: full softmax")
     dropout: float = setting(0.1, "on the inputs of each LSTM layer and on the last output")
-    reset: Literal["batch", "sentence"] = setting("batch", "where rows may go back to zero state")
+    reset: Literal["batch", "sentence"] = setting("sentence", "where rows may go back to zero state")
     reset_probability: float = setting(0.1, "and how often; without it the model is good for carried state only")
     seed: int = setting(0, "of everything that is random")
     device: str = setting("auto", '"cpu", "cuda", "cuda:1"')

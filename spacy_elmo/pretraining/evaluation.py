@@ -22,7 +22,7 @@ from spacy_elmo.pretraining.vocabulary import Vocabulary
 Sentences = Sequence[Sequence[str]]
 
 _BLOCK_TOKENS = 20_000  # sentences are worked on in blocks of about so many words: memory stays flat
-_DISAGREEMENT = 1.2  # more than this between zero and carried state is worth a warning
+_DISAGREEMENT = 1.1  # more than this between zero and carried state, in either direction, is worth a warning
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,14 @@ class Evaluation:
     @property
     def warning(self) -> str | None:
         """What to say where zero and carried state disagree."""
-        zero, carried = self.zero_state.perplexity, self.carried.perplexity
-        if zero <= _DISAGREEMENT * carried:
-            return None
-        return (
-            f"from zero state, as the model is used, perplexity is {zero:.4g}, with carried state {carried:.4g}: train "
-            "with a reset_probability above 0"
-        )
+        for direction in ("forward", "backward"):
+            zero, carried = (getattr(kind, f"{direction}_perplexity") for kind in (self.zero_state, self.carried))
+            if zero > _DISAGREEMENT * carried:
+                return (
+                    f"{direction} perplexity is {zero:.4g} from zero state, as the model is used, but "
+                    f"{carried:.4g} with carried state; train with a (higher) reset_probability"
+                )
+        return None
 
 
 class Evaluator:

@@ -194,7 +194,7 @@ def test_disagreement_of_zero_and_carried_state_is_warned_about(train, prepared,
     bad = Evaluation(9, Perplexities(100, 100, 100), Perplexities(2e10, 90, 1e5))
     monkeypatch.setattr(Evaluator, "perplexity", lambda *_: bad)
     train(corpus=prepared, training__max_steps=2)
-    assert "from zero state, as the model is used, perplexity is 1e+05" in capsys.readouterr().err
+    assert "forward perplexity is 2e+10 from zero state, as the model is used" in capsys.readouterr().err
 
 
 def test_empty_heldout_text_is_an_error_before_training_starts(train, prepared, tmp_path):

@@ -500,6 +500,6 @@ def test_tensorboard_that_is_not_there_is_an_error_that_says_what_to_install(tra
 
 
 def test_sentence_resets_change_the_run(train, log):
-    batch = train("batch", training__max_steps=10)
+    batch = train("batch", training__max_steps=10, training__reset="batch")
     sentence = train("sentence", training__max_steps=10, training__reset="sentence")
     assert log.losses(batch) != log.losses(sentence)
