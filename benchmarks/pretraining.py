@@ -164,7 +164,7 @@ class Question:
 
     @classmethod
     def make(cls, config: Config, batches: Batches, n_words: int, device: torch.device) -> "Question":
-        """The first batch, random candidates, and states beyond the clip."""
+        """The second batch (at the first, rows start afresh), random candidates, and states beyond the clip."""
         lstm, training = config.model, config.training
         generator = torch.Generator().manual_seed(training.seed)
         hidden, cell = (
@@ -174,7 +174,7 @@ class Question:
         states = list(zip(hidden, CHECKED_CELL * cell, strict=True))
         rng = np.random.default_rng(training.seed)
         candidates = Candidates.draw(training.n_negative_samples_batch, n_words, rng)
-        return cls(batches.at(0), batches.corpus.characters, states, candidates)
+        return cls(batches.at(1), batches.corpus.characters, states, candidates)
 
 
 def check(size: str, ours: LanguageModel, plain: PlainModel, question: Question) -> None:

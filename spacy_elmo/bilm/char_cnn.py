@@ -43,11 +43,12 @@ class CharacterCNN(nn.Module):
     def forward(self, words: Sequence[str]) -> Tensor:
         """Return the vectors of `words` as `[len(words), width]`; each is the same in any company."""
         full = self.options.max_characters_per_token
-        return self.embed_ids(characters.pad([characters.token_ids(word, full) for word in words], full))
+        ids = [characters.token_ids(word, full) for word in words]
+        return self.embed_ids(characters.pad(ids, min(full, max(map(len, ids), default=0) + self._widest)))
 
     def embed_ids(self, ids: npt.NDArray[np.integer[Any]]) -> Tensor:
-        """Return the vectors of words given by their padded character ids, `[n_words, max_characters]`, as
-        `[n_words, width]`."""
+        """Return vectors `[n_words, width]` of words given by their character ids, padded to `max_characters` or to
+        as many as the longest word and the widest filter together."""
         if not len(ids):
             return self.embedding.new_zeros(0, self.width)
         lengths = (ids != characters.PADDING).sum(axis=1)
@@ -69,6 +70,10 @@ class CharacterCNN(nn.Module):
         """Width of the vectors."""
         return self.projection.bias.shape[0] if self.projection is not None else self.options.n_filters
 
+    @property
+    def _widest(self) -> int:
+        return max(size for size, _ in self.options.filters)
+
     def _convolve(self, ids: npt.NDArray[np.int64], longest: int) -> Tensor:
         """Return `[len(ids), n_filters]` for padded character ids of words of at most `longest` characters.
 
@@ -77,8 +82,7 @@ class CharacterCNN(nn.Module):
         """
         options = self.options
         full = options.max_characters_per_token
-        widest = max(size for size, _ in options.filters)
-        needed = torch.from_numpy(ids[:, : min(full, longest + widest)]).to(self.embedding.device)
+        needed = torch.from_numpy(ids[:, : min(full, longest + self._widest)]).to(self.embedding.device)
         x = self.embedding[needed]  # [words, positions, embedding_dim]
         pooled = []
         for (size, number), weight, bias in zip(options.filters, self.filters, self.biases, strict=True):
