@@ -119,10 +119,11 @@ class _Run:
     def prepare(self, init_from: PathLike | None, resume: bool) -> None:
         """Encode the corpus and make the model."""
         self.group.wait()
-        self.origin = None if init_from is None else str(init_from)
         first = formats.load(init_from) if init_from is not None else None
+        self.origin = None
         if first is not None:
-            architecture = ModelConfig.of(first.options, self.origin or "")
+            self.origin = _origin(str(init_from), first.card)
+            architecture = ModelConfig.of(first.options, str(init_from))
             if architecture != self.config.model:
                 self._say(f"{init_from}: its architecture is taken, not the [model] of the config")
             self.config = dataclasses.replace(self.config, model=architecture)
@@ -264,8 +265,7 @@ class _Run:
             f"{progress['epoch']} epochs; settings in {CONFIG}",
             "tokens_seen": progress["tokens"],
         }
-        if trainer.origin is not None:
-            card["initialized_from"] = trainer.origin
+        card.update(trainer.origin or {})
         if evaluation is not None:
             card["heldout_perplexity"] = evaluation.to_dict()
         return card
@@ -273,3 +273,9 @@ class _Run:
     def _say(self, text: str) -> None:
         if self.group.is_main:
             print(f"⚠ {text}", file=sys.stderr)
+
+
+def _origin(source: str, card: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of the model that a run began with."""
+    seen = [card[key] for key in ("tokens_seen", "tokens_seen_before") if isinstance(card.get(key), int)]
+    return {"initialized_from": source, **({"tokens_seen_before": sum(seen)} if seen else {})}

@@ -41,7 +41,7 @@ class Trainer:
     """One process' part of a pretraining run; `run` starts it, or goes on with it after `restore`.
 
     out: directory of the run, for its log and checkpoints.
-    origin: name of the model that the weights come from, if any; kept in the checkpoint.
+    origin: what the model card is to say of the model that the weights come from, if any; kept in the checkpoint.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Trainer:
         group: Group,
         out: Path,
         show_progress: bool,
-        origin: str | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.group, self.out = model, batches, config, group, out
         self.show_progress, self.origin = show_progress, origin

@@ -321,7 +321,11 @@ def test_run_from_another_model_trains_all_of_it_and_says_where_it_began(train, 
     out = train("domain", corpus=tmp_path / "domain.txt", init_from=origin, training__max_steps=5)
     before, after = formats.load(origin).state_dict(), formats.load(out).state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in before)
-    assert json.loads((out / "model_card.json").read_text())["initialized_from"] == str(origin)
+    third = train("third", corpus=tmp_path / "domain.txt", init_from=out, training__max_steps=2)
+    cards = [json.loads((path / "model_card.json").read_text()) for path in (origin, out, third)]
+    seen = [card["tokens_seen"] for card in cards]
+    assert [card.get("initialized_from") for card in cards] == [None, str(origin), str(out)]
+    assert [card.get("tokens_seen_before") for card in cards] == [None, seen[0], seen[0] + seen[1]]
 
 
 def test_model_without_softmax_can_be_gone_on_from(train, origin, tmp_path):
