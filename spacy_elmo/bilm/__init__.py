@@ -2,5 +2,15 @@
 
 from spacy_elmo.bilm.model import BiLM, CarriedState, EncodedBatch
 from spacy_elmo.bilm.options import BiLMOptions, CharCNNOptions, LSTMOptions
+from spacy_elmo.bilm.scalar_mix import ScalarMix, scalar_mix
 
-__all__ = ["BiLM", "BiLMOptions", "CarriedState", "CharCNNOptions", "EncodedBatch", "LSTMOptions"]
+__all__ = [
+    "BiLM",
+    "BiLMOptions",
+    "CarriedState",
+    "CharCNNOptions",
+    "EncodedBatch",
+    "LSTMOptions",
+    "ScalarMix",
+    "scalar_mix",
+]

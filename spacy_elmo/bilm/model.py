@@ -182,6 +182,19 @@ class BiLM(nn.Module):
 
         With a carried state all sentences are one batch, since its rows are theirs.
         """
+        yield from self._stream(sentences, max_batch_tokens, state)
+
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def stream_with_gradients(
+        self, sentences: Sequence[Sequence[str]], max_batch_tokens: int = MAX_BATCH_TOKENS
+    ) -> Iterator[EncodedBatch]:
+        """As `stream`, with layers through which `backward` reaches the parameters that require gradients."""
+        yield from self._stream(sentences, max_batch_tokens, None)
+
+    def _stream(
+        self, sentences: Sequence[Sequence[str]], max_batch_tokens: int, state: CarriedState | None
+    ) -> Iterator[EncodedBatch]:
         keep_to_one_thread_after_fork()
         for sentence in sentences:
             if isinstance(sentence, str):

@@ -1,16 +1,22 @@
-"""All layers in, one vector a token out: the mix that goes on `token.vector`."""
+"""All layers in, one vector a token out: the mix that goes on `token.vector`, and the mix that each listener learns."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from thinc.api import Model
 from torch import Tensor
 
+from spacy_elmo.bilm.scalar_mix import LAYER_NORM_EPSILON
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.rows import Array, count_outputs
 
 Layers = str | int | Sequence[float]
 NAMED = ("mean", "top", "concat")
+LEARNED = "learned"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,15 @@ class FixedMix:
                 "the token embedding counted"
             )
 
+    def weights(self, n_outputs: int) -> list[float]:
+        """The weight of each layer; "concat" has none."""
+        if self.layers == "mean":
+            return [1 / n_outputs] * n_outputs
+        if isinstance(self.layers, str | int):
+            index = n_outputs - 1 if isinstance(self.layers, str) else self.layers % n_outputs
+            return [float(number == index) for number in range(n_outputs)]
+        return [float(weight) for weight in self.layers]
+
     def __call__(self, layers: Tensor) -> Tensor:
         """layers: `[n_layers + 1, n_tokens, layer_width]`. Returns `[n_tokens, width]`."""
         if self.layers == "mean":
@@ -62,3 +77,228 @@ class FixedMix:
         weights = torch.tensor(self.layers, dtype=layers.dtype, device=layers.device)
         mixed: Tensor = torch.tensordot(weights, layers, dims=1)
         return mixed
+
+
+# The mix of a listener: pure thinc parameters, so that averages and `use_params` reach them
+
+
+def scalar_mix(
+    width: int,
+    mix: Layers = LEARNED,
+    *,
+    dropout: float = 0.0,
+    grad_factor: float = 1.0,
+    do_layer_norm: bool = False,
+    l2_coef: float = 0.0,
+    initial_weights: Sequence[float] | None = None,
+    initial_gamma: float = 1.0,
+) -> Model[list[Array], list[Array]]:
+    """Make the layer that turns rows (see `rows.py`) of each Doc, `[n_tokens, row_width]`, into `[n_tokens, width]`.
+
+    Arguments as of `spacy-elmo.ElmoListener.v1`.
+
+    Raises:
+        ElmoError: a setting is wrong.
+    """
+    fixed = None if mix == LEARNED else FixedMix(mix)
+    if not 0 <= dropout < 1:
+        raise ElmoError(f"elmo: dropout is {dropout}, expected at least 0 and less than 1")
+    if l2_coef < 0:
+        raise ElmoError(f"elmo: l2_coef is {l2_coef}, expected at least 0")
+    if fixed is not None and (initial_weights is not None or initial_gamma != 1.0 or l2_coef):
+        raise ElmoError(
+            f"elmo: initial_weights, initial_gamma and l2_coef are for a learned mix, but mix is {mix!r}; leave them "
+            'out, or set mix = "learned"'
+        )
+    return Model(
+        "elmo_scalar_mix",
+        _forward,
+        init=_init,
+        params={"s": None, "gamma": None},
+        dims={"nO": width},
+        attrs={
+            "fixed": fixed,
+            "dropout": dropout,
+            "grad_factor": grad_factor,
+            "do_layer_norm": do_layer_norm,
+            "l2_coef": l2_coef,
+            "initial_weights": initial_weights,
+            "initial_gamma": initial_gamma,
+        },
+    )
+
+
+def mix_weights(model: Model[Any, Any]) -> tuple[list[float], float]:
+    """What a learned mix has learned: the weights of the layers, which sum to 1, and gamma."""
+    s, gamma = model.get_param("s"), model.get_param("gamma")
+    return [float(weight) for weight in _softmax(s)], float(gamma[0])
+
+
+def _init(model: Model[Any, Any], X: list[Array] | None = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
+    if model.attrs["fixed"] is not None or model.has_param("s"):
+        return
+    initial = model.attrs["initial_weights"]
+    if X is not None:
+        n_outputs, _ = _shape(model, X)
+        if initial is not None and len(initial) != n_outputs:
+            raise ElmoError(
+                f"elmo: initial_weights lists {len(initial)}, but the biLM has {n_outputs} layers, the token "
+                "embedding counted"
+            )
+    elif initial is not None:
+        n_outputs = len(initial)
+    else:
+        return
+    model.set_param("s", model.ops.asarray1f([0.0] * n_outputs if initial is None else list(initial)))
+    model.set_param("gamma", model.ops.asarray1f([model.attrs["initial_gamma"]]))
+
+
+def _shape(model: Model[Any, Any], rows: list[Array]) -> tuple[int, int]:
+    """Number and width of the layers in rows."""
+    found, width = rows[0].shape[1], model.get_dim("nO")
+    fixed = model.attrs["fixed"]
+    if fixed is not None and fixed.layers == "concat":
+        half = width - found
+        n_outputs = count_outputs(found, 2 * half) if half > 0 else None
+        fits, width = n_outputs is not None and n_outputs * 2 * half == width, 2 * half
+    else:
+        n_outputs = count_outputs(found, width)
+        fits = n_outputs is not None
+    if n_outputs is None or not fits:
+        raise ElmoError(
+            f"elmo: width is {model.get_dim('nO')}, which does not fit the biLM: it is 2 x its projection_dim, for "
+            '"concat" as often as it has layers, the token embedding counted'
+        )
+    if fixed is not None:
+        fixed.check(n_outputs)
+    return n_outputs, width
+
+
+def _forward(
+    model: Model[list[Array], list[Array]], rows: list[Array], is_train: bool
+) -> tuple[list[Array], Callable[[list[Array]], list[Array]]]:
+    if not rows:
+        return [], lambda d_mixed: d_mixed
+    ops, attrs = model.ops, model.attrs
+    n_outputs, width = _shape(model, rows)
+    lengths = ops.asarray1i([len(one) for one in rows])
+    joined = ops.xp.concatenate(rows)
+    backprop_norm = None
+    if attrs["do_layer_norm"]:
+        joined, backprop_norm = _normalize(ops.xp, joined, [len(one) for one in rows], width)
+    fixed: FixedMix | None = attrs["fixed"]
+    if fixed is not None and fixed.layers == "concat":
+        mixed, backprop_mix = _concat(ops.xp, joined, width)
+    else:
+        mixed, backprop_mix = _weigh(model, fixed, joined, n_outputs, width)
+    mask = ops.get_dropout_mask(mixed.shape, attrs["dropout"]) if is_train and attrs["dropout"] else None
+
+    def backprop(d_mixed: list[Array]) -> list[Array]:
+        d_joined = ops.xp.concatenate(d_mixed)
+        d_joined = backprop_mix(d_joined if mask is None else d_joined * mask)
+        if backprop_norm is not None:
+            d_joined = backprop_norm(d_joined)
+        result: list[Array] = ops.unflatten(d_joined * attrs["grad_factor"], lengths)
+        return result
+
+    return ops.unflatten(mixed if mask is None else mixed * mask, lengths), backprop
+
+
+Backprop = Callable[[Any], Any]
+
+
+def _parts(joined: Any, width: int) -> list[Any]:
+    """Views of the embedding, `[n_tokens, width / 2]`, and of each LSTM layer, `[n_tokens, width]`."""
+    return [joined[:, columns] for columns in _columns(joined.shape[1], width)]
+
+
+def _weigh(
+    model: Model[Any, Any], fixed: FixedMix | None, joined: Any, n_outputs: int, width: int
+) -> tuple[Any, Backprop]:
+    """`gamma * sum_j softmax(s)_j h_j`, or the sum with fixed weights."""
+    xp = model.ops.xp
+    if fixed is not None:
+        weights, gamma = xp.asarray(fixed.weights(n_outputs), dtype="f"), xp.float32(1)
+    else:
+        if not model.has_param("s") or len(model.get_param("s")) != n_outputs:
+            raise ElmoError(
+                f"elmo: the learned mix has no weights for {n_outputs} layers; initialize the pipeline "
+                "(nlp.initialize), or load the biLM that it was trained with"
+            )
+        weights, gamma = _softmax(model.get_param("s")), model.get_param("gamma")[0]
+    embedding, *upper = _parts(joined, width)
+    total = xp.zeros((len(joined), width), dtype="f")
+    total.reshape(-1, 2, width // 2)[:] = (weights[0] * embedding)[:, None]
+    for weight, layer in zip(weights[1:], upper, strict=True):
+        total += weight * layer
+
+    def backprop(d_mixed: Any) -> Any:
+        d_embedding = d_mixed.reshape(-1, 2, width // 2).sum(axis=1)
+        if fixed is None:
+            d_weights = [(d_embedding * embedding).sum(), *((d_mixed * layer).sum() for layer in upper)]
+            _learn(model, weights, gamma, gamma * xp.asarray(d_weights, dtype="f"), (d_mixed * total).sum())
+        d_total = [gamma * weights[0] * d_embedding, *(gamma * weight * d_mixed for weight in weights[1:])]
+        return xp.concatenate(d_total, axis=1)
+
+    return gamma * total, backprop
+
+
+def _learn(model: Model[Any, Any], weights: Any, gamma: Any, d_weights: Any, d_gamma: Any) -> None:
+    """Add to the gradients of s and gamma; the pull on s is bilm-tf's, the gradient of `l2_coef * sum(s ** 2)`."""
+    d_s = weights * (d_weights - (weights * d_weights).sum())
+    model.inc_grad("s", d_s + 2 * model.attrs["l2_coef"] * model.get_param("s"))
+    model.inc_grad("gamma", model.ops.asarray1f([d_gamma]))
+
+
+def _softmax(s: Any) -> Any:
+    raised = np.exp(s - s.max())
+    return raised / raised.sum()
+
+
+def _concat(xp: Any, joined: Any, width: int) -> tuple[Any, Backprop]:
+    """All layers side by side, the embedding twice."""
+    half = width // 2
+
+    def backprop(d_mixed: Any) -> Any:
+        return xp.concatenate([d_mixed[:, :half] + d_mixed[:, half:width], d_mixed[:, width:]], axis=1)
+
+    return xp.concatenate([joined[:, :half], joined], axis=1), backprop
+
+
+def _normalize(xp: Any, joined: Any, lengths: list[int], width: int) -> tuple[Any, Backprop]:
+    """Bring each layer of each Doc to mean 0 and variance 1 over its tokens and dimensions, whitespace left out.
+
+    The originals take the statistics over the whole batch (`spacy_elmo.bilm.scalar_mix`), so that the same text has
+    other vectors in other company.
+    """
+    normal, deviations = joined.copy(), []
+    there = joined.any(axis=1, keepdims=True)
+    ends = np.cumsum(lengths)
+    blocks = [
+        (slice(int(end) - length, int(end)), columns)
+        for end, length in zip(ends, lengths, strict=True)
+        for columns in _columns(joined.shape[1], width)
+    ]
+    for block in blocks:
+        mask = there[block[0]]
+        count = max(int(mask.sum()), 1) * (block[1].stop - block[1].start)
+        centered = (joined[block] - joined[block].sum() / count) * mask
+        deviations.append(xp.sqrt((centered**2).sum() / count + LAYER_NORM_EPSILON))
+        normal[block] = centered / deviations[-1]
+
+    def backprop(d_normal: Any) -> Any:
+        d_joined = d_normal * there
+        for block, deviation in zip(blocks, deviations, strict=True):
+            gradient, value, mask = d_joined[block], normal[block], there[block[0]]
+            count = max(int(mask.sum()), 1) * (block[1].stop - block[1].start)
+            centered = gradient - gradient.sum() / count - value * ((gradient * value).sum() / count)
+            d_joined[block] = centered * mask / deviation
+        return d_joined
+
+    return normal, backprop
+
+
+def _columns(row_width: int, width: int) -> list[slice]:
+    """Where in a row each layer lies."""
+    half = width // 2
+    return [slice(0, half), *(slice(start, start + width) for start in range(half, row_width, width))]
