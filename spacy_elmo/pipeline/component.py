@@ -405,7 +405,8 @@ class ElmoComponent(TrainablePipe):
 
     def _check_sentences(self, docs: list[Doc]) -> None:
         """Warn, once, where the biLM is to read whole Docs in training, but sentences later."""
-        if self._sentences_from is None or not docs or any(doc.has_annotation("SENT_START") for doc in docs):
+        told = [doc.has_annotation("SENT_START") for doc in docs if len(doc) > 1]  # of shorter ones it is always said
+        if self._sentences_from is None or not told or any(told):
             return
         util.logger.warning(
             "%s: the training docs have no sentence boundaries, so that the biLM reads each as one sentence; in the "
@@ -440,6 +441,20 @@ class ElmoComponent(TrainablePipe):
         else:
             self._backprop()
             shim_of(self.model).finish_update(sgd)
+
+    def unfreeze(self, n_top: int | None) -> None:
+        """Fine-tune only the `n_top` topmost parts of the biLM from now on: its LSTM layers from above, then the
+        character CNN; None: all.
+
+        Raises:
+            ElmoError: the component is frozen for good.
+        """
+        shim = shim_of(self.model)
+        if not shim.trainable:
+            raise ElmoError(f"{self.name}: frozen = true, so nothing of it can be trained; set frozen = false")
+        if n_top != 0:
+            self.memory.clear()
+        shim.unfreeze(n_top)
 
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, float]:
         """A component without a task of its own has no loss."""

@@ -100,7 +100,7 @@ def scalar_mix(
     Raises:
         ElmoError: a setting is wrong.
     """
-    fixed = None if mix == LEARNED else FixedMix(mix)
+    fixed = None if mix == LEARNED else _fixed(mix)
     if not 0 <= dropout < 1:
         raise ElmoError(f"elmo: dropout is {dropout}, expected at least 0 and less than 1")
     if l2_coef < 0:
@@ -126,6 +126,15 @@ def scalar_mix(
             "initial_gamma": initial_gamma,
         },
     )
+
+
+def _fixed(mix: Layers) -> FixedMix:
+    try:
+        return FixedMix(mix)
+    except ElmoError:
+        raise ElmoError(
+            f'elmo: mix is {mix!r}, expected "learned", "mean", "top", "concat", a layer index or a list of weights'
+        ) from None
 
 
 def mix_weights(model: Model[Any, Any]) -> tuple[list[float], float]:

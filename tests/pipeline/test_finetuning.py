@@ -1,0 +1,307 @@
+"""The biLM trained with the task: right gradients, right steps, and weights that travel as all others do."""
+
+import numpy as np
+import pytest
+import spacy
+import torch
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import Adam
+
+from spacy_elmo import ElmoError
+from spacy_elmo.formats import load
+from spacy_elmo.pipeline.encoder import Recording, shim_of
+from spacy_elmo.pipeline.rows import to_rows
+
+WIDTH = 32
+TEXTS = ["We sat here . He left .", "", "Anna", "We sat there and  waited ."]
+
+
+@pytest.fixture(scope="module")
+def tiny(data):
+    return str(data / "tiny_2l_skip")
+
+
+@pytest.fixture
+def make(tiny):
+    def pipeline(frozen=False, **elmo):
+        nlp = spacy.blank("en")
+        nlp.add_pipe("sentencizer")
+        nlp.add_pipe("elmo", config={"model": {"weights": tiny}, "frozen": frozen, **elmo})
+        listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
+        nlp.add_pipe("tagger", config={"model": {"tok2vec": listener}})
+        return nlp
+
+    return pipeline
+
+
+def docs_of(nlp):
+    return [nlp.get_pipe("sentencizer")(nlp.make_doc(text)) for text in TEXTS]
+
+
+def examples(nlp):
+    return [
+        Example(nlp.make_doc(text), Doc(nlp.vocab, words=[t.text for t in nlp.make_doc(text)], tags=tags))
+        for text in TEXTS
+        for tags in [["A" if token.is_title else "B" for token in nlp.make_doc(text)]]
+    ]
+
+
+def started(nlp):
+    """Initialized, and past the first step, in which spaCy's tagger, all zeros, has no gradient for what is below."""
+    data = examples(nlp)
+    nlp.initialize(lambda: data)
+    nlp.update(data, sgd=False)
+    nlp.get_pipe("tagger").finish_update(Adam(0.01))
+    nlp.get_pipe("elmo").finish_update(Adam(0.0))
+    return data
+
+
+def weights(nlp):
+    bilm = shim_of(nlp.get_pipe("elmo").model).bilm
+    return {name: parameter.detach().clone() for name, parameter in bilm.named_parameters()}
+
+
+def moved(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_rows_are_those_of_prediction(make):
+    nlp = make()
+    docs = docs_of(nlp)
+    recording = Recording(nlp.get_pipe("elmo").model, docs)
+    for one, other in zip(recording.rows, nlp.get_pipe("elmo").model.predict(docs), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_gradients_are_those_of_autograd_and_of_finite_differences(make, tiny):
+    nlp = make()
+    docs = docs_of(nlp)
+    model = nlp.get_pipe("elmo").model
+    random = np.random.default_rng(0)
+    recording = Recording(model, docs)
+    gradients = [random.normal(size=rows.shape).astype("f") for rows in recording.rows]
+    for number, gradient in enumerate(gradients):
+        recording.add_gradient(number, gradient)
+    recording.backprop()
+    ours = {name: p.grad for name, p in shim_of(model).bilm.named_parameters()}
+
+    bilm = load(tiny).requires_grad_()
+    total = torch.zeros(())
+    for doc, gradient in zip(docs, gradients, strict=True):
+        for sentence in doc.sents:
+            words = [token for token in sentence if not token.is_space]
+            (batch,) = bilm.stream_with_gradients([[token.text for token in words]])
+            there = torch.from_numpy(gradient[[token.i for token in words]])
+            total = total + (to_rows(batch.layers)[1:-1] * there).sum()
+    total.backward()
+    for name, parameter in bilm.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+    def loss():
+        given = zip(gradients, model.predict(docs), strict=True)
+        return sum(float((gradient.astype("d") * rows).sum()) for gradient, rows in given)
+
+    checked = 0
+    for name, parameter in shim_of(model).bilm.named_parameters():
+        flat, slope = parameter.detach().view(-1), ours[name].view(-1)
+        index = int(slope.abs().argmax())
+        value, step = float(flat[index]), 1e-2
+        flat[index] = value + step
+        above = loss()
+        flat[index] = value - step
+        below = loss()
+        flat[index] = value
+        assert (above - below) / (2 * step) == pytest.approx(float(slope[index]), rel=0.05, abs=0.05), name
+        checked += 1
+    assert checked > 10
+
+
+def test_training_moves_all_weights_and_stays_where_it_is_saved(make, tmp_path):
+    nlp = make()
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    before = weights(nlp)
+    for _ in range(3):
+        losses = nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+    assert moved(before, weights(nlp)) == set(before)
+    assert losses["elmo"] > 0
+    nlp.to_disk(tmp_path / "saved")
+    saved = spacy.load(tmp_path / "saved")
+    assert not moved(weights(nlp), weights(saved))
+    text = TEXTS[0]
+    np.testing.assert_array_equal(nlp(text)._.elmo, saved(text)._.elmo)
+    assert [t.tag_ for t in saved(text)] == [t.tag_ for t in nlp(text)]
+
+
+def test_frozen_weights_do_not_move(make):
+    nlp = make(frozen=True)
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    before = weights(nlp)
+    for _ in range(3):
+        losses = nlp.update(data, sgd=optimizer)
+    assert not moved(before, weights(nlp))
+    assert losses["elmo"] == 0
+
+
+def test_component_among_the_frozen_ones_does_not_move(make):
+    nlp = make()
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    before = weights(nlp)
+    for _ in range(3):
+        nlp.update(data, sgd=optimizer, exclude=["elmo"], annotates=["sentencizer"])
+    assert not moved(before, weights(nlp))
+
+
+def test_nlp_update_learns_as_the_training_loop_does(make):
+    """`nlp.update` with an optimizer asks elmo to step before the tagger has learned; the loop asks at the end."""
+    results = []
+    for with_loop in (True, False):
+        spacy.util.fix_random_seed(0)
+        nlp = make()
+        data = examples(nlp)
+        nlp.initialize(lambda data=data: data)
+        optimizer = Adam(0.01)
+        for _ in range(4):
+            if with_loop:
+                nlp.update(data, sgd=False, annotates=["sentencizer"])
+                for name in ("elmo", "tagger"):
+                    nlp.get_pipe(name).finish_update(optimizer)
+            else:
+                nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+        if not with_loop:
+            nlp.get_pipe("elmo")._catch_up()  # the last step, which waits for the next update
+        results.append(weights(nlp))
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_of_partial_batches_add_up(make):
+    results = []
+    for parts in (1, 2):
+        spacy.util.fix_random_seed(0)
+        nlp = make()
+        data = started(nlp)
+        size = len(data) // parts
+        for start in range(0, len(data), size):
+            nlp.update(data[start : start + size], sgd=False, annotates=["sentencizer"])
+        elmo = nlp.get_pipe("elmo")
+        elmo._backprop()
+        bilm = shim_of(elmo.model).bilm
+        results.append({name: parameter.grad for name, parameter in bilm.named_parameters()})
+    # the tagger's loss is a mean over the batch, so that halves count otherwise: compare directions
+    whole, halves = (torch.cat([gradient.flatten() for gradient in one.values()]) for one in results)
+    assert torch.cosine_similarity(whole, halves, dim=0) > 0.8
+
+
+def test_learning_rate_of_the_bilm_is_its_own(make):
+    steps = []
+    for lr_scale in (1.0, 0.1, 0.0):
+        spacy.util.fix_random_seed(0)
+        nlp = make(lr_scale=lr_scale)
+        data = started(nlp)
+        before = weights(nlp)
+        nlp.update(data, sgd=False)
+        nlp.get_pipe("elmo").finish_update(Adam(0.01))
+        after = weights(nlp)
+        steps.append(max(float((after[name] - before[name]).abs().max()) for name in before))
+    assert steps[0] > 1e-3
+    assert steps[1] == pytest.approx(steps[0] / 10, rel=0.01)
+    assert steps[2] == 0
+
+
+def test_averages_reach_the_bilm_and_are_what_is_saved(make):
+    nlp = make()
+    data = started(nlp)
+    optimizer = Adam(0.01, use_averages=True)
+    for _ in range(3):
+        nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+    nlp.get_pipe("elmo")._catch_up()
+    last = weights(nlp)
+    with nlp.use_params(optimizer.averages):
+        averaged = weights(nlp)
+        vectors = nlp(TEXTS[0])._.elmo
+        saved = spacy.util.load_model_from_config(nlp.config).from_bytes(nlp.to_bytes())
+    assert moved(last, averaged) == set(last)
+    assert not moved(last, weights(nlp))
+    assert not moved(averaged, weights(saved))
+    np.testing.assert_allclose(saved(TEXTS[0])._.elmo, vectors, atol=1e-6)
+
+
+def test_evaluation_between_updates_sees_the_weights_of_now(make):
+    nlp = make(lr_scale=1.0)
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    seen = []
+    for _ in range(3):
+        nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+        seen.append(nlp(TEXTS[0])._.elmo.copy())
+        bilm = shim_of(nlp.get_pipe("elmo").model).bilm
+        words = [t.text for t in next(iter(nlp(TEXTS[0]).sents))]
+        np.testing.assert_allclose(seen[-1][: len(words)], bilm.encode([words])[0].mean(0), atol=1e-5)
+    assert np.abs(seen[0] - seen[2]).max() > 1e-4
+
+
+def test_grad_factor_of_zero_leaves_the_bilm_alone(make):
+    nlp = make()
+    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH, "grad_factor": 0.0}
+    nlp.remove_pipe("tagger")
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": listener}})
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    before = weights(nlp)
+    for _ in range(3):
+        nlp.update(data, sgd=optimizer)
+    assert all(torch.allclose(before[name], weight, atol=1e-7) for name, weight in weights(nlp).items())
+
+
+# Gradual unfreezing
+
+
+def unfreezing(**settings):
+    return spacy.registry.callbacks.get("spacy-elmo.gradual_unfreezing.v1")(**settings)
+
+
+def test_parts_join_the_training_from_above(make):
+    nlp = make()
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    callback = unfreezing(unit="step", start=2, every=2)
+    parts = []
+    for step in range(9):
+        callback(nlp, {"step": step, "epoch": 0})
+        before = weights(nlp)
+        nlp.update(data, sgd=False, annotates=["sentencizer"])
+        for name in ("elmo", "tagger"):
+            nlp.get_pipe(name).finish_update(optimizer)
+        parts.append(
+            {".".join(name.split(".")[:2]) if "layers" in name else "cnn" for name in moved(before, weights(nlp))}
+        )
+    top, both = {"layers.1"}, {"layers.1", "layers.0"}
+    assert parts == [set()] * 2 + [top] * 2 + [both] * 2 + [both | {"cnn"}] * 3
+
+
+def test_frozen_stage_is_remembered_and_later_ones_are_not(make):
+    nlp = make()
+    data = examples(nlp)
+    nlp.initialize(lambda: data)
+    callback = unfreezing()
+    callback(nlp, {"step": 0, "epoch": 0})
+    for _ in range(2):
+        nlp.update(data, annotates=["sentencizer"])
+    assert nlp.get_pipe("elmo").memory.cache.hits > 0
+    callback(nlp, {"step": 0, "epoch": 1})
+    assert nlp.get_pipe("elmo").memory.cache is None
+    nlp.update(data, annotates=["sentencizer"])
+    assert nlp.get_pipe("elmo").memory.cache is None
+
+
+def test_unfreezing_what_is_not_there_or_frozen_for_good_is_an_error(make):
+    with pytest.raises(ElmoError, match="set frozen = false"):
+        unfreezing()(make(frozen=True), {"step": 0, "epoch": 0})
+    with pytest.raises(ElmoError, match="no elmo component 'bert'"):
+        unfreezing(upstream="bert")(make(), {"step": 0, "epoch": 0})
+    with pytest.raises(ElmoError, match="expected at least 0 and 1"):
+        unfreezing(every=0)

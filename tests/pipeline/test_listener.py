@@ -1,0 +1,506 @@
+"""Task components that listen to `elmo`: they get its layers, learn their own mix, and are never served nothing."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import spacy
+import torch
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import chain, concatenate
+
+from spacy_elmo import ElmoError, WeightsError
+from spacy_elmo.pipeline.encoder import shim_of
+from spacy_elmo.pipeline.listener import build_listener, link_of
+from spacy_elmo.pipeline.mix import mix_weights
+from spacy_elmo.pipeline.rows import to_layers
+
+WIDTH = 32  # of tests/data/tiny_2l_skip
+TAGGED = [
+    ("I live in Paris .", ["PRON", "VERB", "ADP", "PROPN", "PUNCT"]),
+    ("She works . He does not .", ["PRON", "VERB", "PUNCT", "PRON", "VERB", "PART", "PUNCT"]),
+    ("", []),
+    ("Peter met Anna", ["PROPN", "VERB", "PROPN"]),
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(data):
+    return str(data / "tiny_2l_skip")
+
+
+def listener(**settings):
+    return {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH, **settings}
+
+
+def pipeline(tiny, *, tok2vec=None, elmo=None, **settings):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer")
+    nlp.add_pipe("elmo", config={"model": {"weights": tiny}, **(elmo or {})})
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": tok2vec or listener(**settings)}})
+    return nlp
+
+
+def examples(nlp):
+    return [
+        Example(Doc(nlp.vocab, words=text.split()), Doc(nlp.vocab, words=text.split(), tags=tags))
+        for text, tags in TAGGED
+    ]
+
+
+def train(nlp, n_updates=30, exclude=(), annotates=("sentencizer",)):
+    """What `spacy train` does."""
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    optimizer.learn_rate = 0.02
+    losses = {}
+    for _ in range(n_updates):
+        losses = nlp.update(data, sgd=False, losses={}, exclude=list(exclude), annotates=list(annotates))
+        for name, pipe in nlp.pipeline:
+            if name not in exclude and hasattr(pipe, "finish_update"):
+                pipe.finish_update(optimizer)
+    return losses
+
+
+def tags(nlp):
+    return [[token.tag_ for token in nlp(Doc(nlp.vocab, words=text.split()))] for text, _ in TAGGED]
+
+
+def scores(nlp, docs=TAGGED):
+    tagger = nlp.get_pipe("tagger")
+    annotated = [Doc(nlp.vocab, words=text.split()) for text, _ in docs]
+    for name, pipe in nlp.pipeline:
+        if name != "tagger":
+            annotated = list(pipe.pipe(annotated))
+    return [np.asarray(score) for score in tagger.model.predict(annotated)]
+
+
+def node_of(nlp, name, component="tagger"):
+    return next(node for node in nlp.get_pipe(component).model.walk() if node.name == name)
+
+
+def learned(nlp):
+    return mix_weights(node_of(nlp, "elmo_scalar_mix"))
+
+
+def test_learns_its_task_and_its_own_weights(tiny):
+    nlp = pipeline(tiny)
+    losses = train(nlp, 150)
+    assert tags(nlp) == [right for _, right in TAGGED]
+    assert losses["elmo"] == 0.0
+    weights, gamma = learned(nlp)
+    assert max(abs(weight - 1 / 3) for weight in weights) > 0.01
+    assert sum(weights) == pytest.approx(1)
+    assert gamma != 1.0
+
+
+def test_gets_all_layers_whatever_the_component_puts_on_the_token(tiny):
+    nlp = pipeline(tiny, mix=[1.0, 10.0, 100.0], elmo={"layers": "top"})
+    nlp.initialize(lambda: examples(nlp))
+    doc = nlp("We sat here. He went there.")
+    whole = spacy.blank("en")
+    whole.add_pipe("sentencizer")
+    whole.add_pipe("elmo", config={"model": {"weights": tiny}, "keep_layers": True})
+    layers = whole("We sat here. He went there.")._.elmo_layers
+    np.testing.assert_allclose(doc._.elmo, layers[2], atol=1e-5)
+    rows = nlp.get_pipe("elmo").rows([doc])[0]
+    np.testing.assert_allclose(to_layers(torch.from_numpy(rows), WIDTH), layers, atol=1e-5)
+    mixed = chain(node_of(nlp, "elmo_listener"), node_of(nlp, "elmo_scalar_mix")).predict([doc])[0]
+    np.testing.assert_allclose(mixed, np.tensordot([1, 10, 100], layers, 1), atol=1e-3)
+    assert doc._.elmo_layers is None
+
+
+def test_rows_stay_in_the_process_and_go_with_the_doc(tiny):
+    nlp = pipeline(tiny)
+    train(nlp, 1)
+    doc = nlp("We sat here.")
+    elmo = nlp.get_pipe("elmo")
+    assert elmo.has_rows(doc)
+    assert not elmo.has_rows(Doc(nlp.vocab).from_bytes(doc.to_bytes()))
+    assert not elmo.has_rows(doc[:2].as_doc())
+    before = len(elmo._rows_of)
+    del doc
+    assert len(elmo._rows_of) == before - 1
+
+
+def test_prediction_is_that_of_training_in_any_batch(tiny):
+    nlp = pipeline(tiny)
+    train(nlp, 5)
+    alone = [scores(nlp, [one])[0] for one in TAGGED if one[0]]
+    together = [score for score in scores(nlp) if len(score)]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_saved_pipeline_restores_the_mix_and_scores_exactly(tiny, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp)
+    expected = scores(nlp)
+    nlp.to_disk(tmp_path / "saved")
+    from_bytes = spacy.util.load_model_from_config(nlp.config).from_bytes(nlp.to_bytes())
+    for other in (spacy.load(tmp_path / "saved"), from_bytes):
+        assert learned(other) == learned(nlp)
+        for one, theirs in zip(expected, scores(other), strict=True):
+            np.testing.assert_array_equal(one, theirs)
+
+
+def two_listeners():
+    return concatenate(build_listener(WIDTH), build_listener(WIDTH, mix="top"))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_two_listeners_in_one_component_work(tiny, frozen):
+    """As in the paper's SQuAD model: ELMo at the input and at the output."""
+    spacy.registry.architectures("test.TwoListeners.v1", func=two_listeners)
+    nlp = pipeline(tiny, tok2vec={"@architectures": "test.TwoListeners.v1"}, elmo={"frozen": frozen})
+    assert len(nlp.get_pipe("elmo").listeners) == 2
+    train(nlp, 150)
+    assert tags(nlp) == [right for _, right in TAGGED]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_each_component_learns_its_own_mix(tiny, frozen):
+    nlp = pipeline(tiny, elmo={"frozen": frozen})
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener(do_layer_norm=True, dropout=0.1)}})
+    data = examples(nlp)
+    for example in data:
+        for token in example.reference:
+            token.set_morph("Number=Sing" if token.text.istitle() else "Number=Plur")
+            token.pos_ = token.tag_
+    optimizer = nlp.initialize(lambda: data)
+    for _ in range(10):
+        nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+    mixes = [mix_weights(node_of(nlp, "elmo_scalar_mix", name)) for name in ("tagger", "morphologizer")]
+    assert mixes[0] != mixes[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["ner", "parser", "tagger", "morphologizer", "spancat", "textcat", "textcat_multilabel"]
+)
+def test_every_listener_component_trains(tiny, name):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": tiny}})
+    config = {"model": {"tok2vec": listener()}}
+    if name.startswith("textcat"):
+        config = {"model": {"@architectures": "spacy.TextCatReduce.v1", "exclusive_classes": name == "textcat"}}
+        config["model"] |= {"use_reduce_first": False, "use_reduce_last": False, "use_reduce_max": False}
+        config["model"] |= {"use_reduce_mean": True, "tok2vec": listener()}
+    if name == "parser":
+        config["min_action_freq"] = 1
+    nlp.add_pipe(name, config=config)
+    words = ["Peter", "met", "Anna"]
+    gold = {
+        "entities": ["U-PER", "O", "U-PER"],
+        "heads": [1, 1, 1],
+        "deps": ["nsubj", "ROOT", "obj"],
+        "tags": ["A", "B", "A"],
+        "pos": ["NOUN", "VERB", "NOUN"],
+        "morphs": ["Number=Sing", "", ""],
+        "cats": {"A": 1.0, "B": 0.0},
+        "spans": {"sc": [(0, 5, "PER")]},
+    }
+    data = [Example.from_dict(Doc(nlp.vocab, words=words), {"words": words, **gold}), *examples(nlp)[2:3]]
+    nlp.initialize(lambda: data[:1])
+    before = nlp.get_pipe(name).model.to_bytes()
+    for _ in range(3):
+        losses = nlp.update(data)
+    assert losses[name] > 0
+    assert nlp.get_pipe(name).model.to_bytes() != before
+    nlp("Peter met Anna")
+
+
+# Other routes to the same vectors
+
+
+def test_concatenation_with_hashed_features_in_front_of_an_encoder(tiny):
+    embed = {"@architectures": "spacy.MultiHashEmbed.v2", "width": 16, "attrs": ["NORM"], "rows": [100]}
+    encode = {"@architectures": "spacy.MaxoutWindowEncoder.v2", "width": 24, "window_size": 1, "maxout_pieces": 2}
+    tok2vec = {
+        "@architectures": "spacy-elmo.ConcatTok2Vec.v1",
+        "elmo": listener(),
+        "width": 24,
+        "embed": {**embed, "include_static_vectors": False},
+        "encode": {**encode, "depth": 1},
+    }
+    nlp = pipeline(tiny, tok2vec=tok2vec)
+    train(nlp, 30)
+    assert tags(nlp) == [right for _, right in TAGGED]
+    assert learned(nlp)[1] != 1.0
+
+
+def test_bilm_of_the_components_own(tiny):
+    bilm = {"@architectures": "spacy-elmo.BiLM.v1", "weights": tiny}
+    bilm["get_spans"] = {"@misc": "spacy-elmo.sentence_spans.v1"}
+    tok2vec = {"@architectures": "spacy-elmo.Tok2Vec.v1", "bilm": bilm, "width": WIDTH}
+    inline, listening = spacy.blank("en"), pipeline(tiny)
+    inline.add_pipe("sentencizer")
+    inline.add_pipe("tagger", config={"model": {"tok2vec": tok2vec}})
+    results = []
+    for nlp in (inline, listening):
+        spacy.util.fix_random_seed(0)
+        train(nlp, 10)
+        results.append(scores(nlp))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_replaced_listeners_give_the_same_scores_without_elmo(tiny, frozen, tmp_path):
+    nlp = pipeline(tiny, do_layer_norm=True, elmo={"frozen": frozen})
+    train(nlp)
+    expected = scores(nlp)
+    nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
+    tok2vec = nlp.config["components"]["tagger"]["model"]["tok2vec"]
+    assert (tok2vec["@architectures"], tok2vec["frozen"]) == ("spacy-elmo.Tok2Vec.v1", frozen)
+    assert nlp.get_pipe("elmo").listeners == []
+    nlp.remove_pipe("elmo")
+    nlp.to_disk(tmp_path / "replaced")
+    for other in (nlp, spacy.load(tmp_path / "replaced")):
+        for one, theirs in zip(expected, scores(other), strict=True):
+            np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
+def test_sourced_component_listens_to_the_elmo_there(tiny, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp)
+    expected = scores(nlp)
+    other = spacy.blank("en")
+    other.add_pipe("sentencizer")
+    other.add_pipe("elmo", config={"model": {"weights": tiny}})
+    other.add_pipe("tagger", source=nlp)
+    for one, theirs in zip(expected, scores(other), strict=True):
+        np.testing.assert_array_equal(one, theirs)
+
+
+def tensor_listener():
+    return {"@architectures": "spacy.Tok2VecListener.v1", "width": WIDTH, "upstream": "elmo"}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_listener_of_spacys_is_a_drop_in(tiny, frozen):
+    nlp = pipeline(tiny, tok2vec=tensor_listener(), elmo={"frozen": frozen})
+    train(nlp, 400)
+    assert tags(nlp) == [right for _, right in TAGGED]
+
+
+def test_listener_of_spacys_beside_ours(tiny):
+    nlp = pipeline(tiny)
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": tensor_listener()}})
+    data = examples(nlp)
+    for example in data:
+        for token in example.reference:
+            token.pos_ = token.tag_
+    optimizer = nlp.initialize(lambda: data)
+    optimizer.learn_rate = 0.02
+    for _ in range(400):
+        nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+    assert tags(nlp) == [right for _, right in TAGGED]
+    assert [token.pos_ for token in nlp("Peter met Anna")] == TAGGED[-1][1]
+
+
+def test_replaced_listener_of_spacys_gives_the_same_scores(tiny, tmp_path):
+    nlp = pipeline(tiny, tok2vec=tensor_listener(), elmo={"layers": "top"})
+    train(nlp)
+    expected = scores(nlp)
+    nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
+    nlp.to_disk(tmp_path / "replaced")
+    for other in (nlp, spacy.load(tmp_path / "replaced")):
+        for one, theirs in zip(expected, scores(other), strict=True):
+            np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
+# Frozen routes
+
+
+@pytest.mark.parametrize("annotates", [("sentencizer",), ("sentencizer", "elmo")])
+def test_frozen_component_is_the_same_as_frozen_weights(tiny, annotates):
+    results = []
+    for exclude in ((), ("elmo",)):
+        spacy.util.fix_random_seed(0)
+        nlp = pipeline(tiny, elmo={"frozen": not exclude})
+        before = shim_of(nlp.get_pipe("elmo").model).digest
+        train(nlp, exclude=exclude, annotates=annotates)
+        assert shim_of(nlp.get_pipe("elmo").model).digest == before
+        results.append(scores(nlp))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_frozen_sentences_are_run_once(tiny, monkeypatch):
+    nlp = pipeline(tiny)
+    bilm = shim_of(nlp.get_pipe("elmo").model).bilm
+    seen = []
+    original = type(bilm).stream
+
+    def stream(self, sentences, *rest):
+        seen.extend(tuple(sentence) for sentence in sentences)
+        return original(self, sentences, *rest)
+
+    data = examples(nlp)
+    nlp.initialize(lambda: data)
+    monkeypatch.setattr(type(bilm), "stream", stream)
+    for _ in range(4):
+        nlp.update(data, annotates=["sentencizer"])
+        nlp.evaluate(data)
+    assert sorted(seen) == sorted(set(seen))
+    assert len(seen) == 4
+    memory = nlp.get_pipe("elmo").memory
+    assert memory.cache is not None
+    assert memory.cache.misses == 4
+
+
+@pytest.mark.parametrize("elmo", [{"cache_mb": 0}, {"cache_precision": "float16"}], ids=str)
+def test_cached_and_computed_are_the_same(tiny, elmo):
+    results = []
+    for settings in ({}, elmo):
+        spacy.util.fix_random_seed(0)
+        nlp = pipeline(tiny, elmo=settings)
+        train(nlp)
+        results.append(scores(nlp))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4 if elmo.get("cache_mb") == 0 else 0.05)
+
+
+def test_second_run_starts_warm_from_the_file(tiny, tmp_path):
+    path = str(tmp_path / "rows")
+    results = []
+    for run in range(2):
+        spacy.util.fix_random_seed(0)
+        nlp = pipeline(tiny, elmo={"cache_path": path})
+        train(nlp)
+        cache = nlp.get_pipe("elmo").memory.cache
+        assert cache.misses == (4 if run == 0 else 0)
+        results.append(scores(nlp))
+        nlp.get_pipe("elmo").memory.clear()
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_plain_prediction_remembers_nothing(tiny):
+    nlp = pipeline(tiny)
+    nlp.initialize(lambda: examples(nlp))
+    nlp("We sat here.")
+    assert nlp.get_pipe("elmo").memory.cache is None
+
+
+def test_says_at_the_start_how_much_fits(tiny, caplog):
+    nlp = pipeline(tiny)
+    spacy.util.logger.propagate = True
+    with caplog.at_level("INFO", logger="spacy"):
+        nlp.initialize(lambda: examples(nlp))
+    assert "15 tokens of training text" in caplog.text
+    assert "all of them fit into cache_mb = 1024" in caplog.text
+
+
+# What is wrong is said
+
+
+def test_upstream_that_was_disabled_is_named_and_the_vectors_are_right(tiny):
+    nlp = pipeline(tiny)
+    train(nlp)
+    expected = tags(nlp)
+    with nlp.select_pipes(disable="elmo"), pytest.warns(UserWarning, match="tagger: 'elmo', which it listens to"):
+        assert tags(nlp) == expected
+
+
+def test_no_warning_where_all_is_well(tiny):
+    nlp = pipeline(tiny)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(nlp)
+        nlp("We sat here.")
+        list(nlp.pipe(["We sat here.", "", " "]))
+
+
+def test_pipeline_loaded_without_its_upstream_is_an_error(tiny, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp, 1)
+    nlp.to_disk(tmp_path / "saved")
+    without = spacy.load(tmp_path / "saved", exclude=["elmo"])
+    with pytest.raises(ElmoError, match="listens to 'elmo', but no elmo component of that name"):
+        without("We sat here.")
+
+
+@pytest.mark.parametrize("order", [["tagger"], ["tagger", "elmo"]])
+def test_listener_with_nothing_before_it_is_an_error(tiny, order):
+    nlp = spacy.blank("en")
+    for name in order:
+        config = {"model": {"tok2vec": listener()} if name == "tagger" else {"weights": tiny}}
+        nlp.add_pipe(name, config=config)
+    with pytest.raises(ElmoError, match="stands before it in this pipeline"):
+        nlp.initialize(lambda: examples(nlp))
+
+
+def test_upstream_of_another_name_is_an_error(tiny):
+    nlp = pipeline(tiny, upstream="transformer")
+    with pytest.raises(ElmoError, match="listens to 'transformer'"):
+        nlp.initialize(lambda: examples(nlp))
+
+
+def test_any_upstream_will_do_for_a_star(tiny):
+    nlp = pipeline(tiny, upstream="*")
+    train(nlp, 1)
+
+
+@pytest.mark.parametrize(("width", "mix"), [(64, "learned"), (30, "mean"), (32, "concat")])
+def test_wrong_width_is_an_error_that_names_the_right_one(tiny, width, mix):
+    nlp = pipeline(tiny, tok2vec=listener(width=width, mix=mix))
+    right = 96 if mix == "concat" else 32
+    with pytest.raises(ElmoError, match=f"tagger: the width of its ElmoListener is {width}.*set width = {right}"):
+        nlp.initialize(lambda: examples(nlp))
+
+
+def test_weights_other_than_those_it_was_trained_with_are_an_error(tiny, data, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    nlp.to_disk(tmp_path / "saved")
+    saved = spacy.load(tmp_path / "saved")
+    other = spacy.blank("en")
+    other.add_pipe("elmo", config={"model": {"weights": None}})
+    bilm = copy.deepcopy(shim_of(saved.get_pipe("elmo").model).bilm)
+    with torch.no_grad():
+        next(bilm.parameters()).add_(1e-3)
+    shim_of(other.get_pipe("elmo").model).set(bilm)
+    other.add_pipe("tagger", source=saved)
+    with pytest.raises(WeightsError, match=r"tagger: was trained with other weights than 'elmo' has now"):
+        other("We sat here.")
+    with pytest.raises(WeightsError, match="was trained with other weights"):
+        other.update(examples(other))
+
+
+def test_training_docs_without_sentences_are_warned_about_once(tiny, caplog):
+    spacy.util.logger.propagate = True
+    train(pipeline(tiny), 3, annotates=())
+    assert caplog.text.count("annotating_components") == 1
+    assert "'sentencizer'" in caplog.text
+    caplog.clear()
+    train(pipeline(tiny), 3)
+    nlp = pipeline(tiny)
+    nlp.remove_pipe("sentencizer")
+    train(nlp, 3, annotates=())
+    assert "annotating_components" not in caplog.text
+
+
+def test_listener_copies_keep_their_connection(tiny):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    model = nlp.get_pipe("tagger").model
+    copied = model.copy()
+    docs = list(nlp.pipe(["We sat here."]))
+    np.testing.assert_array_equal(model.predict(docs)[0], copied.predict(docs)[0])
+    links = [[link for node in one.walk() if (link := link_of(node))] for one in (model, copied)]
+    assert links[0][0] is not links[1][0]
+    assert links[0][0].upstream is links[1][0].upstream
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_process", [2])
+def test_listeners_work_in_processes(tiny, n_process):
+    nlp = pipeline(tiny)
+    train(nlp, 20)
+    texts = ["Peter met Anna", "I live in Paris ."] * 5
+    expected = [[token.tag_ for token in doc] for doc in nlp.pipe(texts)]
+    with_two = [[token.tag_ for token in doc] for doc in nlp.pipe(texts, n_process=n_process, batch_size=2)]
+    assert with_two == expected
