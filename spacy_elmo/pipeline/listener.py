@@ -236,8 +236,7 @@ def _forward(
     upstream = link.get_upstream()
     if is_train:
         link.trained_with = None  # from here on it is trained with what is there
-    missing = [doc for doc in docs if not upstream.has_rows(doc)]
-    if missing and not is_train:
+    if not is_train and (missing := upstream.missing(docs)):
         link.warn_of_absence(missing)
     rows = upstream.rows(docs, is_train)
 

@@ -117,9 +117,9 @@ def test_rows_stay_in_the_process_and_go_with_the_doc(tiny):
     train(nlp, 1)
     doc = nlp("We sat here.")
     elmo = nlp.get_pipe("elmo")
-    assert elmo.has_rows(doc)
-    assert not elmo.has_rows(Doc(nlp.vocab).from_bytes(doc.to_bytes()))
-    assert not elmo.has_rows(doc[:2].as_doc())
+    assert elmo.missing([doc]) == []
+    others = [Doc(nlp.vocab).from_bytes(doc.to_bytes()), doc[:2].as_doc()]
+    assert elmo.missing(others) == others
     before = len(elmo._rows_of)
     del doc
     assert len(elmo._rows_of) == before - 1

@@ -1,0 +1,223 @@
+"""The side of `elmo` that other components listen to: who listens, what they are given, where their gradients go."""
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from spacy.pipeline.tok2vec import Tok2VecListener
+from spacy.pipeline.trainable_pipe import TrainablePipe
+from spacy.tokens import Doc
+from thinc.api import Model
+
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.cache import Memory
+from spacy_elmo.pipeline.encoder import Encoder, Recording, Reduce, encode_docs, shim_of
+from spacy_elmo.pipeline.listener import link_of
+from spacy_elmo.pipeline.mix import FixedMix, scalar_mix
+from spacy_elmo.pipeline.rows import Array, to_rows
+
+Vectors = Literal["auto", "hooks", "tensor", "none"]
+
+
+@dataclass(frozen=True)
+class DocRow:
+    """What a Doc's listeners get, `rows` `[n_tokens, row_width]`, with what tells whether it still holds, and where
+    their gradients go."""
+
+    rows: Array
+    version: tuple[Any, ...]
+    recording: Recording | None = None
+    number: int = 0
+
+
+class DocRows(weakref.WeakKeyDictionary[Doc, DocRow]):
+    """Rows by Doc, for as long as the Doc lives; they do not leave the process."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return DocRows, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DocRows":
+        return DocRows()
+
+
+class ListenedTo(TrainablePipe):
+    """What `ElmoComponent` is to its listeners: ElmoListeners, which ask for rows of all layers by Doc, and listeners
+    of spaCy's, which read the component's own mix from `doc.tensor`."""
+
+    name: str
+    model: Encoder
+    mix: FixedMix
+    keep_layers: bool
+    vectors: Vectors
+    memory: Memory
+
+    def __init__(self) -> None:
+        self.listener_map = {}
+        self._rows_of = DocRows()
+        self._recordings: list[Recording] = []
+
+    # Linking
+
+    @property
+    def listener_map(self) -> dict[str, list[Model]]:  # type: ignore[type-arg]
+        """Listeners by the name of their component. spaCy empties it before it links a pipeline anew."""
+        return self._listener_map
+
+    @listener_map.setter
+    def listener_map(self, value: dict[str, list[Model]]) -> None:  # type: ignore[type-arg]
+        self._listener_map = value
+        self._reader_of_another: str | None = None
+        self._any_is_read = False
+
+    @property
+    def listeners(self) -> list[Model]:  # type: ignore[type-arg]
+        """Listeners of components further down: ElmoListeners, and listeners of spaCy's that read `doc.tensor`."""
+        return [listener for name in self.listening_components for listener in self.listener_map[name]]
+
+    @property
+    def listening_components(self) -> list[str]:
+        """Names of the components with such listeners."""
+        return list(self.listener_map)
+
+    @property
+    def _tensor_is_read(self) -> bool:
+        return any(isinstance(listener, Tok2VecListener) for listener in self.listeners)
+
+    def add_listener(self, listener: Model, component_name: str) -> None:  # type: ignore[type-arg]
+        """Note a listener of a component further down, spaCy's or ours."""
+        link = link_of(listener)
+        if link is not None:
+            link.connect(self, component_name)
+        listeners = self.listener_map.setdefault(component_name, [])
+        if listener not in listeners:
+            listeners.append(listener)
+
+    def remove_listener(self, listener: Model, component_name: str) -> bool:  # type: ignore[type-arg]
+        """Drop a listener; says whether it was there."""
+        listeners = self.listener_map.get(component_name, [])
+        if listener not in listeners:
+            return False
+        listeners.remove(listener)
+        if not listeners:
+            del self.listener_map[component_name]
+        return True
+
+    def find_listeners(self, component: Any) -> None:
+        """Look at a component further down: does it read `doc.tensor`, and is it ours that it expects there?
+
+        Raises:
+            ElmoError: the component is a second `elmo`, or `doc.tensor` would have to hold the vectors of two.
+        """
+        if isinstance(component, ListenedTo):
+            refuse_second(self.name, component.name)
+        if not isinstance(getattr(component, "model", None), Model):
+            return
+        for node in component.model.walk():
+            link = link_of(node)
+            if link is not None and link.upstream_name in (self.name, "*"):
+                self.add_listener(node, component.name)
+            if isinstance(node, Tok2VecListener):
+                if node.upstream_name == self.name:
+                    self.add_listener(node, component.name)
+                elif node.upstream_name == "*":
+                    self._any_is_read = True
+                else:
+                    self._reader_of_another = component.name
+        if self._reader_of_another and (self._tensor_is_read or self.vectors == "tensor"):
+            asked_by = ", ".join(self.listening_components) or 'the setting vectors = "tensor"'
+            raise ElmoError(
+                f"{self.name}: doc.tensor is to hold its vectors, as {asked_by} asks, but {self._reader_of_another} "
+                "listens to another component, which writes its own there; doc.tensor can hold those of one only. "
+                "A spacy-elmo.ElmoListener.v1 in place of a spacy.Tok2VecListener.v1 does without it"
+            )
+
+    # What ElmoListeners ask for
+
+    def missing(self, docs: Iterable[Doc]) -> list[Doc]:
+        """Those of the Docs that the biLM, as it is now, has not run on, as they are now."""
+        version = self._version
+        rows = [(doc, self._rows_of.get(doc)) for doc in docs]
+        return [doc for doc, row in rows if row is None or row.version != version or len(row.rows) != len(doc)]
+
+    @property
+    def _version(self) -> tuple[Any, ...]:
+        """What tells whether rows are those that a listener would get now."""
+        shim = shim_of(self.model)
+        return (shim.version, self._gives_rows or shim.learns)
+
+    def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
+        """All layers of Docs, a row a token (see `rows.py`), computed where they are not there yet."""
+        if is_train:
+            self.memory.is_on = True
+        missing = self.missing(docs)
+        if missing:
+            version = self._version
+            for doc, rows in zip(missing, self._encode(missing), strict=True):
+                self._rows_of[doc] = DocRow(rows, version)
+        return [self._rows_of[doc].rows for doc in docs]
+
+    def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
+        """Take the gradients of a listener for the rows of Docs; a biLM that is not trained by them ignores them."""
+        for doc, gradient in zip(docs, gradients, strict=True):
+            row = self._rows_of.get(doc)
+            if row is not None and row.recording is not None:
+                row.recording.add_gradient(row.number, gradient)
+
+    # What listeners are given
+
+    def _encode(self, docs: list[Doc]) -> list[Array]:
+        shim = shim_of(self.model)
+        what = "rows" if self._gives_rows else f"mix {self.mix.layers}"
+        cache = None if shim.learns else self.memory.open((shim.version, what), lambda: f"{shim.digest} {what}")
+        reduce: Reduce = to_rows if self._gives_rows else self.mix
+        return encode_docs(self.model, docs, reduce, cache)
+
+    @property
+    def _gives_rows(self) -> bool:
+        """Whether somebody asks for more than the component's own mix of the layers."""
+        return self.keep_layers or any(link_of(listener) for listener in self.listeners)
+
+    def _serve(self, docs: list[Doc]) -> None:
+        """Run the biLM over a batch to train on, for all who listen."""
+        if self.listeners:
+            if shim_of(self.model).learns:
+                self._record(docs)
+            self._serve_tensor_listeners(docs)
+
+    def _record(self, docs: list[Doc]) -> None:
+        recording = Recording(self.model, docs)
+        self._recordings.append(recording)
+        version = self._version
+        for number, (doc, rows) in enumerate(zip(docs, recording.rows, strict=True)):
+            self._rows_of[doc] = DocRow(rows, version, recording, number)
+
+    def _serve_tensor_listeners(self, docs: list[Doc]) -> None:
+        """Give listeners of spaCy's the component's own mix, by the batch, as they want it."""
+        listeners = [listener for listener in self.listeners if isinstance(listener, Tok2VecListener)]
+        if not listeners:
+            return
+        mixed, backprop = self.rows(docs), None
+        if self._version[1]:  # rows; else they are mixed already
+            mixed, backprop = scalar_mix(self._mixed_width, self.mix.layers)(mixed, is_train=True)
+
+        def take_gradients(d_mixed: list[Array]) -> list[Doc]:
+            if backprop is not None:
+                self.add_gradients(docs, backprop(d_mixed))
+            return []
+
+        for listener in listeners:
+            listener.receive(Tok2VecListener.get_batch_id(docs), mixed, take_gradients)
+
+    @property
+    def _mixed_width(self) -> int:
+        options = shim_of(self.model).bilm.options
+        return options.width * (options.n_outputs if self.mix.layers == "concat" else 1)
+
+
+def refuse_second(one: str, other: str) -> None:
+    """Raise: two `elmo` components would overwrite each other's vectors."""
+    raise ElmoError(
+        f"the pipeline has two elmo components, {one!r} and {other!r}, and both would write doc._.elmo; "
+        "remove one, or run the second in a pipeline of its own"
+    )
