@@ -1,35 +1,81 @@
 """`python -m spacy elmo init-config`: a config to start from."""
 
+import sys
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import typer
 from typer import Argument, Option
 
 from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.errors import ElmoError
+
+if TYPE_CHECKING:
+    from spacy_elmo.pretraining.config import Size
+    from spacy_elmo.tools.init_config import Optimize
 
 
 @failing_clearly
 def init_config(
     config: str = Argument(help="File to write, - for standard output"),
+    pipeline: str | None = Option(
+        None,
+        help="A config for `spacy train` with these components, separated by commas: "
+        "tagger, morphologizer, parser, ner, spancat, textcat or textcat_multilabel",
+    ),
+    lang: str = Option("en", help="Language of the pipeline"),
+    weights: str = Option("en_elmo_sm", metavar="MODEL", help="Bundled name, directory or .hdf5 file"),
+    optimize: str = Option("speed", help="What the networks over ELMo are made for: speed, accuracy"),
     pretrain: bool = Option(False, "--pretrain", help="A config for `pretrain`"),
     size: str = Option("sm", help="Size of the biLM to pretrain: xs, sm, md, original"),
     quiet: bool = Quiet,
 ) -> None:
-    """Write a filled config.
+    """Write a filled config, for `spacy train` or for `pretrain`.
+
+    Example: python -m spacy elmo init-config ner.cfg --pipeline ner --lang en
 
     Example: python -m spacy elmo init-config pretrain.cfg --pretrain --size sm
     """
+    if pretrain == (pipeline is not None):
+        raise typer.BadParameter("say what the config is for: --pipeline COMPONENTS, or --pretrain")
+    if pipeline is None:
+        _write(config, _for_pretraining(size))
+        follow = f"python -m spacy elmo pretrain CORPUS OUT --config {config}"
+    else:
+        _write(config, _for_training(pipeline, lang, weights, optimize, quiet))
+        follow = f"python -m spacy train {config} --output OUT --paths.train TRAIN.spacy --paths.dev DEV.spacy"
+    if config != "-" and not quiet:
+        print(f"✔ {config}: {follow}")
+
+
+def _for_pretraining(size: str) -> str:
     from spacy_elmo.pretraining.config import Config, Size
 
-    if not pretrain:
-        raise typer.BadParameter("say what the config is for: --pretrain")
-    if size not in get_args(Size):
-        raise typer.BadParameter(f"--size is one of {', '.join(get_args(Size))}, not {size!r}")
-    text = Config.of_size(cast("Size", size)).text()
+    _check("--size", size, get_args(Size))
+    return Config.of_size(cast("Size", size)).text()
+
+
+def _for_training(pipeline: str, lang: str, weights: str, optimize: str, quiet: bool) -> str:
+    from spacy_elmo.tools.init_config import OPTIMIZE, build, text, warning
+
+    _check("--optimize", optimize, OPTIMIZE)
+    names = [name.strip() for name in pipeline.split(",")]
+    built = build(names, lang, weights, cast("Optimize", optimize))
+    if (doubt := warning(lang, weights)) and not quiet:
+        print(f"⚠ {doubt}", file=sys.stderr)
+    return text(built)
+
+
+def _check(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise typer.BadParameter(f"{option} is one of {', '.join(known)}, not {value!r}")
+
+
+def _write(config: str, content: str) -> None:
     if config == "-":
-        print(text, end="")
+        print(content, end="")
         return
-    Path(config).write_text(text, encoding="utf-8")
-    if not quiet:
-        print(f"✔ {config}: python -m spacy elmo pretrain CORPUS OUT --config {config}")
+    try:
+        Path(config).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise ElmoError(f"{config}: cannot be written ({error.strerror})") from None

@@ -145,7 +145,7 @@ class ElmoComponent(ListenedTo):
         """Return what `set_annotations` takes of each Doc: its mixed vectors, `[n_tokens, width]`, or, where all
         layers are asked for, its rows, `[n_tokens, row_width]` (see `rows.py`)."""
         self.mix.check(shim_of(self.model).bilm.options.n_outputs)
-        return self._encode(list(docs))
+        return self._encode(list(docs), self._gives_rows)
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Array]) -> None:
         """Put what `predict` gave on the Docs."""
@@ -196,7 +196,7 @@ class ElmoComponent(ListenedTo):
         validate_get_examples(get_examples, "ElmoComponent.initialize")
         self.predict([example.x for example in islice(get_examples(), 1)])
         self._sentences_from = None if nlp is None else _sets_sentences(nlp, self.name)
-        if self.listeners and not shim_of(self.model).trainable:
+        if self._is_listened_to and not shim_of(self.model).trainable:
             self._tell_of_memory(get_examples)
 
     def _tell_of_memory(self, get_examples: Callable[[], Iterable[Example]]) -> None:

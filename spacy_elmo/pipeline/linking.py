@@ -13,7 +13,7 @@ from thinc.api import Model
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.cache import Memory
 from spacy_elmo.pipeline.encoder import Encoder, Recording, Reduce, encode_docs, shim_of
-from spacy_elmo.pipeline.listener import link_of
+from spacy_elmo.pipeline.listener import Link, link_of
 from spacy_elmo.pipeline.mix import FixedMix, scalar_mix
 from spacy_elmo.pipeline.rows import Array, to_rows
 
@@ -54,6 +54,8 @@ class ListenedTo(TrainablePipe):
 
     def __init__(self) -> None:
         self.listener_map = {}
+        # Links outlive the map: spaCy links anew, and without them, while their components are disabled.
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
         self._rows_of = DocRows()
         self._recordings: list[Recording] = []
 
@@ -89,6 +91,7 @@ class ListenedTo(TrainablePipe):
         link = link_of(listener)
         if link is not None:
             link.connect(self, component_name)
+            self._links.add(link)
         listeners = self.listener_map.setdefault(component_name, [])
         if listener not in listeners:
             listeners.append(listener)
@@ -101,6 +104,9 @@ class ListenedTo(TrainablePipe):
         listeners.remove(listener)
         if not listeners:
             del self.listener_map[component_name]
+        link = link_of(listener)
+        if link is not None:
+            link.disconnect()
         return True
 
     def find_listeners(self, component: Any) -> None:
@@ -141,10 +147,9 @@ class ListenedTo(TrainablePipe):
         return [doc for doc, row in rows if row is None or row.version != version or len(row.rows) != len(doc)]
 
     @property
-    def _version(self) -> tuple[Any, ...]:
+    def _version(self) -> tuple[int, ...]:
         """What tells whether rows are those that a listener would get now."""
-        shim = shim_of(self.model)
-        return (shim.version, self._gives_rows or shim.learns)
+        return shim_of(self.model).version
 
     def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
         """All layers of Docs, a row a token (see `rows.py`), computed where they are not there yet."""
@@ -153,7 +158,7 @@ class ListenedTo(TrainablePipe):
         missing = self.missing(docs)
         if missing:
             version = self._version
-            for doc, rows in zip(missing, self._encode(missing), strict=True):
+            for doc, rows in zip(missing, self._encode(missing, all_layers=True), strict=True):
                 self._rows_of[doc] = DocRow(rows, version)
         return [self._rows_of[doc].rows for doc in docs]
 
@@ -166,21 +171,30 @@ class ListenedTo(TrainablePipe):
 
     # What listeners are given
 
-    def _encode(self, docs: list[Doc]) -> list[Array]:
+    def _encode(self, docs: list[Doc], all_layers: bool) -> list[Array]:
+        """Rows of all layers, or the component's own mix of them."""
         shim = shim_of(self.model)
-        what = "rows" if self._gives_rows else f"mix {self.mix.layers}"
+        what = "rows" if all_layers else f"mix {self.mix.layers}"
         cache = None if shim.learns else self.memory.open((shim.version, what), lambda: f"{shim.digest} {what}")
-        reduce: Reduce = to_rows if self._gives_rows else self.mix
+        reduce: Reduce = to_rows if all_layers else self.mix
         return encode_docs(self.model, docs, reduce, cache)
+
+    @property
+    def _has_elmo_listeners(self) -> bool:
+        return any(link.upstream is self for link in self._links)
 
     @property
     def _gives_rows(self) -> bool:
         """Whether somebody asks for more than the component's own mix of the layers."""
-        return self.keep_layers or any(link_of(listener) for listener in self.listeners)
+        return self.keep_layers or self._has_elmo_listeners
+
+    @property
+    def _is_listened_to(self) -> bool:
+        return self._has_elmo_listeners or bool(self.listeners)
 
     def _serve(self, docs: list[Doc]) -> None:
         """Run the biLM over a batch to train on, for all who listen."""
-        if self.listeners:
+        if self._is_listened_to:
             if shim_of(self.model).learns:
                 self._record(docs)
             self._serve_tensor_listeners(docs)
@@ -197,9 +211,10 @@ class ListenedTo(TrainablePipe):
         listeners = [listener for listener in self.listeners if isinstance(listener, Tok2VecListener)]
         if not listeners:
             return
-        mixed, backprop = self.rows(docs), None
-        if self._version[1]:  # rows; else they are mixed already
-            mixed, backprop = scalar_mix(self._mixed_width, self.mix.layers)(mixed, is_train=True)
+        if shim_of(self.model).learns or self._gives_rows:
+            mixed, backprop = scalar_mix(self._mixed_width, self.mix.layers)(self.rows(docs), is_train=True)
+        else:
+            mixed, backprop = self._encode(docs, all_layers=False), None
 
         def take_gradients(d_mixed: list[Array]) -> list[Doc]:
             if backprop is not None:

@@ -8,6 +8,7 @@ Rows go from `elmo` to its listeners by Doc, not by batch: components leave Docs
 """
 
 import functools
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from thinc.model import deserialize_attr, serialize_attr
 
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.pipeline.encoder import Encoder, shim_of
-from spacy_elmo.pipeline.mix import LEARNED, FixedMix, Layers, scalar_mix
+from spacy_elmo.pipeline.mix import LEARNED, Layers, scalar_mix
 from spacy_elmo.pipeline.rows import Array
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ class Link:
         """Listen to this component from now on."""
         self.upstream, self.listener_name = upstream, listener_name
 
+    def disconnect(self) -> None:
+        """Listen to nobody."""
+        self.upstream = None
+
     def get_upstream(self) -> "ElmoComponent":
         """The component upstream, if it is there and fits.
 
@@ -251,39 +256,58 @@ def _forward(
 # What replace_listeners puts in a listener's place
 
 
-def replace_listener(copied: Encoder, listener: Any, upstream: "ElmoComponent") -> Any:
-    """Called by spaCy with a copy of the upstream model: what stands where the listener stood.
+class Replacement:
+    """What spaCy's `replace_listeners` asks of the upstream model: the config and the model to put in the place of a
+    listener. The scalar mix behind an ElmoListener stays; for a listener of spaCy's, the component's own mix comes
+    along.
 
-    The scalar mix behind an ElmoListener stays; for a listener of spaCy's, the component's own mix comes along.
+    frozen, layers: settings of the component.
     """
-    shim_of(copied).trainable = shim_of(upstream.model).trainable
-    if isinstance(listener, Tok2VecListener):
-        return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
-    return copied
+
+    def __init__(self, frozen: bool, layers: Layers) -> None:
+        self.frozen, self.layers = frozen, layers
+        self._tok2vec: dict[str, Any] = {}
+
+    def config(self, bilm: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
+        """Called with the config of the upstream model and that of the whole tok2vec that has the listener."""
+        self._tok2vec = tok2vec
+        path = _find_listener(tok2vec)
+        listener = tok2vec if path is None else functools.reduce(operator.getitem, path, tok2vec)
+        settings = {key: value for key, value in listener.items() if key not in ("@architectures", "upstream")}
+        if not str(listener.get("@architectures", "")).startswith("spacy-elmo."):
+            settings["mix"] = self.layers
+        return {"@architectures": "spacy-elmo.Tok2Vec.v1", "bilm": bilm, "frozen": self.frozen, **settings}
+
+    def model(self, copied: Encoder, listener: Any, upstream: "ElmoComponent") -> Any:
+        """Called with a copy of the upstream model, once `config` has been put where the user's path says.
+
+        Raises:
+            ElmoError: that was more than the listener: config and model would be two different things.
+        """
+        path = _find_listener(self._tok2vec)
+        if path:  # it should have been replaced within
+            right = ".".join(["model.tok2vec", *path])
+            raise ElmoError(
+                f"replace_listeners: the path given leads to more than the listener; its path is {right!r}"
+            )
+        shim_of(copied).trainable = shim_of(upstream.model).trainable
+        if isinstance(listener, Tok2VecListener):
+            return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
+        return copied
 
 
-def replace_listener_config(
-    bilm: dict[str, Any], tok2vec: dict[str, Any], *, frozen: bool, layers: Layers
-) -> dict[str, Any]:
-    """Called by spaCy with the configs of the upstream model and of the component's tok2vec: that of `Tok2Vec`."""
-    listener = _find_listener(tok2vec) or {}
-    settings = {key: value for key, value in listener.items() if key not in ("@architectures", "upstream")}
-    if not str(listener.get("@architectures", "")).startswith("spacy-elmo."):
-        settings["mix"] = layers
-    return {"@architectures": "spacy-elmo.Tok2Vec.v1", "bilm": bilm, "frozen": frozen, **settings}
-
-
-def _find_listener(config: Any) -> dict[str, Any] | None:
-    """The config of the first listener in a model's config."""
+def _find_listener(config: Any) -> list[str] | None:
+    """The path to the first listener in a model's config, `[]` where it is the whole; None where there is none."""
     if not isinstance(config, dict):
         return None
     if "Listener" in str(config.get("@architectures", "")):
-        return config
-    return next((found for value in config.values() if (found := _find_listener(value))), None)
+        return []
+    paths = ((key, _find_listener(value)) for key, value in config.items())
+    return next(([key, *path] for key, path in paths if path is not None), None)
 
 
 def make_replaceable(model: Encoder, frozen: bool, layers: Layers) -> None:
     """Tell spaCy how to replace listeners of a component with this model and these settings."""
-    FixedMix(layers)
-    model.attrs["replace_listener"] = replace_listener
-    model.attrs["replace_listener_cfg"] = functools.partial(replace_listener_config, frozen=frozen, layers=layers)
+    replacement = Replacement(frozen, layers)
+    model.attrs["replace_listener"] = replacement.model
+    model.attrs["replace_listener_cfg"] = replacement.config

@@ -311,6 +311,45 @@ def test_replaced_listener_of_spacys_gives_the_same_scores(tiny, tmp_path):
             np.testing.assert_allclose(one, theirs, atol=1e-5)
 
 
+def test_replacing_more_than_the_listener_is_an_error_that_names_its_path(tiny):
+    concat = {"@architectures": "spacy-elmo.ConcatTok2Vec.v1", "elmo": listener(), "width": 24}
+    nlp = pipeline(tiny, tok2vec=concat)
+    train(nlp, 2)
+    with pytest.raises(ElmoError, match=r"its path is 'model\.tok2vec\.elmo'"):
+        nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
+
+
+def test_replacing_the_listener_within_a_concatenation(tiny, tmp_path):
+    concat = {"@architectures": "spacy-elmo.ConcatTok2Vec.v1", "elmo": listener(), "width": 24}
+    nlp = pipeline(tiny, tok2vec=concat)
+    train(nlp, 2)
+    expected = scores(nlp)
+    nlp.replace_listeners("elmo", "tagger", ["model.tok2vec.elmo"])
+    nlp.to_disk(tmp_path / "replaced")
+    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
+        np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_listener_that_was_disabled_while_spacy_linked_goes_on_learning(tiny, frozen):
+    """As `spacy train` does with a sourced component."""
+    nlp = pipeline(tiny, elmo={"frozen": frozen})
+    train(nlp, 2)
+    with nlp.select_pipes(disable="tagger"):
+        nlp._link_components()
+    elmo = nlp.get_pipe("elmo")
+    assert elmo.listener_map == {}
+    before, mix = shim_of(elmo.model).digest, learned(nlp)
+    data = examples(nlp)
+    for _ in range(3):
+        nlp.update(data, annotates=["sentencizer"])
+    assert learned(nlp) != mix
+    assert (shim_of(elmo.model).digest == before) == frozen
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nlp("We sat here.")
+
+
 # Frozen routes
 
 

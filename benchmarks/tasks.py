@@ -1,0 +1,301 @@
+"""Corpora in, a table of scores out: ELMo in spaCy pipelines beside plain tok2vec, on five tasks.
+
+    python benchmarks/tasks.py --results DIR [--tasks wnut17,ud_ewt] [--variants tok2vec,elmo] [--sizes 100,10]
+                               [--seeds 0,1,2] [--updates N] [--weights MODEL] [--data DIR] [--json FILE]
+
+Every variant ends in the same network and is trained with the same settings (pipelines.py), the same number of
+updates and, for a seed, on the same batches of the same sample of the training data. Eight times in a run it is scored
+on the dev part; the best of these states is read back into a new pipeline, which is scored on the test part.
+Fine-tuning runs on wnut17 and scicite only.
+
+Each run leaves a file in --results, and one that is there is not run again, so that the table grows over several
+calls; it is printed from all files there whose settings are those of this call. A run is another one if anything in
+its settings is: the weights of the biLM, the network, the number of updates.
+
+score: in percent, mean and standard deviation over the seeds; over tok2vec: mean difference, seed by seed.
+best at: the update of the best state, mean; where it is the last one, more updates might have helped.
+words/s: of training all updates, evaluations left out, and of the new pipeline on the test part; means.
+layer weights, gamma: learned by the task's mix, means; layer 0 is the token embedding.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import thinc
+import torch
+from corpora import TASKS, Corpus, Item, Task, n_words
+from inference import cpu_name, note, positive, sgemm_rate
+from pipelines import (
+    BASELINE,
+    DEPTH,
+    FINE_TUNED,
+    VARIANTS,
+    WIDTH,
+    Training,
+    components,
+    learned_mix,
+    make_doc,
+    make_examples,
+    make_pipeline,
+    reference,
+)
+from spacy.about import __version__ as spacy_version
+from spacy.language import Language
+from spacy.training import Example
+from task_table import Record, render, tabulate
+
+import spacy_elmo
+from spacy_elmo import formats
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SIZES = (100, 10)  # percent of the training data
+EVALUATIONS = 8
+
+
+def main() -> None:
+    """Make the runs that are missing; print the table of all."""
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    plan = Plan.make(args)
+    run_missing(plan, args)
+    report = make_report(plan, args.results)
+    print(render(report))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    some = partial(parser.add_argument, metavar="A,B")
+    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what the runs leave and find")
+    some("--tasks", type=names_of(TASKS), default=",".join(TASKS), help="to run")
+    some("--variants", type=names_of(VARIANTS), default=",".join(VARIANTS), help="to run")
+    some("--sizes", type=numbers, default=",".join(map(str, SIZES)), help="percent of the training data")
+    some("--seeds", type=numbers, default="0,1,2", help="a run for each")
+    parser.add_argument("--updates", type=positive, help="of each run; None is a number for each task")
+    parser.add_argument("--evaluations", type=positive, default=EVALUATIONS, help="on dev, in a run")
+    parser.add_argument("--width", type=positive, default=WIDTH, help="of the encoder")
+    parser.add_argument("--depth", type=positive, default=DEPTH, help="of the encoder")
+    parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
+    parser.add_argument("--cache-mb", type=float, default=1024.0, help="cache_mb of the component elmo")
+    parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
+    return parser.parse_args()
+
+
+def names_of(known: Iterable[str]) -> Any:
+    """Make a parser of comma-separated names out of these."""
+
+    def parse(text: str) -> list[str]:
+        if unknown := [name for name in text.split(",") if name not in known]:
+            raise argparse.ArgumentTypeError(f"unknown: {unknown[0]!r}; expected {', '.join(known)}")
+        return text.split(",")
+
+    return parse
+
+
+def numbers(text: str) -> list[int]:
+    """Parse comma-separated whole numbers."""
+    return [int(part) for part in text.split(",")]
+
+
+# What is to be run
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: everything that makes its score. The weights are named by their digest."""
+
+    task: str
+    size: int
+    variant: str
+    seed: int
+    updates: int
+    evaluations: int
+    digest: str | None
+    components: dict[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """Name of its file."""
+        key = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return Path(f"{self.task}-{self.size}-{self.variant}-{self.seed}-{key[:12]}.json")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the runs of a call have in common."""
+
+    weights: str
+    digest: str
+    elmo_width: int
+    updates: int | None
+    evaluations: int
+    width: int
+    depth: int
+
+    @classmethod
+    def make(cls, args: argparse.Namespace) -> "Plan":
+        """Look at the weights."""
+        bilm = formats.load(args.weights)
+        width = bilm.options.width
+        return cls(args.weights, formats.digest(bilm), width, args.updates, args.evaluations, args.width, args.depth)
+
+    def run(self, task: str, size: int, variant: str, seed: int) -> Run:
+        """The run with these settings."""
+        settings = components(TASKS[task].component, variant, self.elmo_width, self.width, self.depth)
+        digest = None if variant == BASELINE else self.digest
+        updates = self.updates or TASKS[task].updates
+        return Run(task, size, variant, seed, updates, self.evaluations, digest, settings)
+
+    def runs(self, task: str, args: argparse.Namespace) -> Iterator[Run]:
+        """All runs of a task that the command line asks for."""
+        for size in args.sizes:
+            for seed in args.seeds:
+                for variant in args.variants:
+                    if variant != FINE_TUNED or TASKS[task].fine_tuned:
+                        yield self.run(task, size, variant, seed)
+
+
+def run_missing(plan: Plan, args: argparse.Namespace) -> None:
+    """Make the runs that have left no file yet."""
+    args.results.mkdir(parents=True, exist_ok=True)
+    for name in args.tasks:
+        corpus: Corpus | None = None
+        for run in plan.runs(name, args):
+            path = args.results / run.path
+            if path.exists():
+                note(f"{run.path.stem}: there already")
+                continue
+            corpus = corpus or TASKS[name].read(args.data)
+            write_record(path, measure(run, corpus, plan.weights, args.cache_mb))
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write what a run left, in one step."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+# A run
+
+
+@dataclass
+class Best:
+    """The state with the best score on the dev part, the first of equals, and all scores there."""
+
+    state: bytes = b""
+    update: int = 0
+    scores: list[float] = field(default_factory=list)
+
+    def see(self, score: float, update: int, nlp: Language) -> None:
+        """Take the state after an update into account."""
+        if not self.scores or score > max(self.scores):
+            self.state, self.update = nlp.to_bytes(), update
+        self.scores.append(score)
+
+
+def measure(run: Run, corpus: Corpus, weights: str, cache_mb: float) -> Record:
+    """Train, choose on dev, score on test."""
+    start = time.perf_counter()
+    task, sgemm = TASKS[run.task], sgemm_rate()
+    nlp = make_pipeline(run.components, weights, cache_mb=cache_mb)
+    sample = corpus.train_sample(run.size, run.seed)
+    training = Training(nlp, make_examples(nlp.vocab, sample, task, corpus.labels), run.seed)
+    best, words, seconds = train(run, training, make_examples(nlp.vocab, corpus.dev, task, corpus.labels))
+    trained = make_pipeline(run.components, weights).from_bytes(best.state)
+    score, speed = test(trained, corpus.test, task, corpus.labels)
+    record = {
+        **asdict(run),
+        "train_items": len(sample),
+        "score": score,
+        "dev_scores": best.scores,
+        "best_update": best.update,
+        "words": words,
+        "training_words_per_second": words / seconds,
+        "inference_words_per_second": speed,
+        "mix": learned_mix(trained, task.component),
+        "seconds": time.perf_counter() - start,
+        "versions": versions(),
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "sgemm_gflops": sgemm / 1e9,
+    }
+    note(f"{run.path.stem}: {100 * score:.2f} in {record['seconds']:.0f} s, training {words / seconds:.0f} words/s")
+    return record
+
+
+def train(run: Run, training: Training, dev: list[Example]) -> tuple[Best, int, float]:
+    """Take all updates. Returns the best state, and the words and seconds of the updates."""
+    best, words, seconds = Best(), 0, 0.0
+    for step, batch in zip(range(1, run.updates + 1), training.batches(), strict=False):
+        start = time.perf_counter()
+        training.update(batch)
+        seconds += time.perf_counter() - start
+        words += sum(len(example) for example in batch)
+        if step * run.evaluations // run.updates > (step - 1) * run.evaluations // run.updates:
+            score = training.nlp.evaluate(dev)[TASKS[run.task].metric] or 0.0
+            best.see(score, step, training.nlp)
+            note(f"{run.path.stem}: {step} of {run.updates} updates, dev {100 * score:.2f}")
+    return best, words, seconds
+
+
+def test(nlp: Language, items: Sequence[Item], task: Task, labels: Sequence[str]) -> tuple[float, float]:
+    """Return the score, and the words a second of prediction."""
+    docs = [make_doc(nlp.vocab, item) for item in items]
+    start = time.perf_counter()
+    predicted = list(nlp.pipe(docs))
+    seconds = time.perf_counter() - start
+    golds = [reference(nlp.vocab, item, task, labels) for item in items]
+    examples = [Example(doc, gold) for doc, gold in zip(predicted, golds, strict=True)]
+    scores = nlp.get_pipe(task.component).score(examples)  # type: ignore[attr-defined] # all of ours have it
+    return float(scores[task.metric] or 0.0), n_words(items) / seconds
+
+
+def versions() -> dict[str, str]:
+    """Versions of what makes a run."""
+    return {
+        "spacy": spacy_version,
+        "thinc": thinc.__version__,
+        "torch": torch.__version__,
+        "spacy-elmo": spacy_elmo.__version__,
+        "python": platform.python_version(),
+    }
+
+
+# The table
+
+
+def make_report(plan: Plan, results: Path) -> dict[str, Any]:
+    """Gather the runs that are there and have the settings of the plan."""
+    records = [json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))]
+    ours = [record for record in records if is_of(plan, record)]
+    if len(ours) < len(records):
+        note(f"{len(records) - len(ours)} files in {results} are of other settings and left out")
+    return {"weights": plan.weights, "digest": plan.digest, "width": plan.width, "depth": plan.depth, **tabulate(ours)}
+
+
+def is_of(plan: Plan, record: Record) -> bool:
+    """Whether this is a run, and has the settings that the plan gives it."""
+    if record.get("task") not in TASKS or record.get("variant") not in VARIANTS:
+        return False
+    run = plan.run(record["task"], record["size"], record["variant"], record["seed"])
+    return all(record[name] == value for name, value in asdict(run).items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Names of components in, a complete config for `spacy train` out (behind `init-config --pipeline`).
+
+    sentencizer -> elmo (frozen) -> the components asked for, each with an ElmoListener of its own
+
+The files in `spacy_elmo/configs/` are what this gives for English and the bundled model.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from spacy import util
+from thinc.api import Config
+
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLMOptions
+from spacy_elmo.errors import ElmoError
+
+Optimize = Literal["speed", "accuracy"]
+OPTIMIZE: tuple[Optimize, ...] = get_args(Optimize)
+Block = dict[str, Any]
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+_BUNDLED = ("ner", "textcat", "textcat_multilabel", "tagger,parser", "ner,textcat")
+
+
+def build(
+    pipeline: Sequence[str], lang: str = "en", weights: str = formats.BUNDLED, optimize: Optimize = "speed"
+) -> Config:
+    """A config in which nothing is left to fill in but the paths of the corpora.
+
+    pipeline: the components to train, of those in `COMPONENTS`, in their order.
+    lang: code of the language, as spaCy has it.
+    weights: as `model.weights` of `elmo`; the listeners get their width from its options.
+    optimize: "speed": light networks over ELMo; "accuracy": features of spaCy's beside ELMo, larger networks.
+
+    Raises:
+        ElmoError: there is no such component or language, or two of the components do not go together.
+        WeightsError, OptionsError: the weights are missing, or their options cannot be read.
+    """
+    _check(pipeline)
+    lang = _language(lang)
+    width = BiLMOptions.from_file(formats.locate(weights).options).width
+    components: Block = {"sentencizer": {"factory": "sentencizer"}, "elmo": _elmo(weights)}
+    components.update((name, COMPONENTS[name](width, optimize)) for name in pipeline)
+    config: Block = {
+        "nlp": {"lang": lang, "pipeline": list(components)},
+        "components": components,
+        "training": _training(),
+    }
+    try:
+        return util.load_model_from_config(Config(config), auto_fill=True).config
+    except ImportError as error:  # a tokenizer that needs a package of its own
+        raise ElmoError(f"language {lang!r}: {' '.join(str(error).split())}") from None
+
+
+def text(config: Config) -> str:
+    """The config as a file has it: in spaCy's order, and what belongs together side by side."""
+    blocks = ("\n" + config.to_str(interpolate=False).strip()).split("\n[")[1:]
+    by_section = {block.partition("]")[0]: f"[{block.rstrip()}\n" for block in blocks}
+    first = [name for name in util.CONFIG_SECTION_ORDER if name in config]
+    ordered = {name: config[name] for name in [*first, *config]}
+    return "\n".join(by_section[section] for section in _sections(ordered) if section in by_section)
+
+
+def _sections(config: Block, path: str = "") -> Iterator[str]:
+    """Names of the sections, each followed by those within it."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield path + name
+            yield from _sections(value, f"{path}{name}.")
+
+
+def bundled() -> Iterator[tuple[str, Config]]:
+    """Names of the files in `spacy_elmo/configs/`, and what is to be in them."""
+    for names in _BUNDLED:
+        for optimize in OPTIMIZE:
+            stem = names.replace(",", "_") + ("_accuracy" if optimize == "accuracy" else "")
+            yield f"{stem}.cfg", build(names.split(","), optimize=optimize)
+
+
+def write_bundled(directory: Path = CONFIGS) -> None:
+    """Write the bundled configs anew, as they have to be when the bundled model has changed."""
+    for name, config in bundled():
+        (directory / name).write_text(text(config), encoding="utf8")
+
+
+def warning(lang: str, weights: str) -> str | None:
+    """What speaks against these weights for this language, if anything does."""
+    if weights == formats.BUNDLED and _language(lang) != "en":
+        return f"{weights} has read English only; for {lang!r} name --weights of a model of that language"
+    return None
+
+
+def _check(pipeline: Sequence[str]) -> None:
+    known = ", ".join(COMPONENTS)
+    if not pipeline:
+        raise ElmoError(f"the pipeline is empty; expected components to train, of {known}")
+    for name in pipeline:
+        if name not in COMPONENTS:
+            raise ElmoError(f"{name!r} is no component of such a config; expected one or more of {known}")
+        if pipeline.count(name) > 1:
+            raise ElmoError(f"{name!r} is in the pipeline twice")
+    if {"textcat", "textcat_multilabel"} <= set(pipeline):
+        raise ElmoError("textcat and textcat_multilabel both write doc.cats; choose one of them")
+
+
+def _language(lang: str) -> str:
+    """The code that spaCy has for a language (`en` for `eng`)."""
+    try:
+        return str(util.get_lang_class(lang).lang)
+    except ImportError:
+        raise ElmoError(f"{lang!r} is no language of spaCy's; expected a code such as en or de, xx for any") from None
+
+
+# Components. What is not said here is filled in with spaCy's defaults.
+
+
+def _elmo(weights: str) -> Block:
+    return {"factory": "elmo", "frozen": True, "model": {"@architectures": "spacy-elmo.BiLM.v1", "weights": weights}}
+
+
+def _of_tokens(factory: str, width: int, optimize: Optimize) -> Block:
+    return {
+        "factory": factory,
+        "label_smoothing": 0.05,
+        "model": {"@architectures": "spacy.Tagger.v2", "nO": None, "tok2vec": _tok2vec(width, optimize)},
+    }
+
+
+def _transitions(factory: str, hidden_width: int, maxout_pieces: int, width: int, optimize: Optimize) -> Block:
+    return {
+        "factory": factory,
+        "model": {
+            "@architectures": "spacy.TransitionBasedParser.v2",
+            "state_type": factory,
+            "extra_state_tokens": False,
+            "hidden_width": hidden_width,
+            "maxout_pieces": maxout_pieces,
+            "use_upper": True,
+            "nO": None,
+            "tok2vec": _tok2vec(width, optimize),
+        },
+    }
+
+
+def _spancat(width: int, optimize: Optimize) -> Block:
+    return {
+        "factory": "spancat",
+        "spans_key": "sc",
+        "suggester": {"@misc": "spacy.ngram_suggester.v1", "sizes": [1, 2, 3]},
+        "model": {
+            "@architectures": "spacy.SpanCategorizer.v1",
+            "reducer": {"@layers": "spacy.mean_max_reducer.v1", "hidden_size": 128},
+            "scorer": {"@layers": "spacy.LinearLogistic.v1", "nO": None, "nI": None},
+            "tok2vec": _tok2vec(width, optimize),
+        },
+    }
+
+
+def _of_texts(factory: str, exclusive: bool, width: int, optimize: Optimize) -> Block:
+    """Attention over the tokens; for accuracy with a bag of words beside it. Neither stumbles over a Doc without
+    tokens, as a maximum over tokens does, and both learn sooner than a mean."""
+    if optimize == "speed":
+        model: Block = {
+            "@architectures": "spacy.TextCatParametricAttention.v1",
+            "exclusive_classes": exclusive,
+            "tok2vec": _concat(width, 128),
+        }
+    else:
+        bag_of_words = {
+            "@architectures": "spacy.TextCatBOW.v3",
+            "exclusive_classes": exclusive,
+            "length": 65536,
+            "ngram_size": 1,
+            "no_output_layer": False,
+        }
+        model = {
+            "@architectures": "spacy.TextCatEnsemble.v2",
+            "tok2vec": _concat(width, 128, embed=_hash_features(128), dropout=0.2),
+            "linear_model": bag_of_words,
+        }
+    return {"factory": factory, "model": {**model, "nO": None}}
+
+
+COMPONENTS: dict[str, Callable[[int, Optimize], Block]] = {
+    "tagger": partial(_of_tokens, "tagger"),
+    "morphologizer": partial(_of_tokens, "morphologizer"),
+    "parser": partial(_transitions, "parser", 128, 3),
+    "ner": partial(_transitions, "ner", 64, 2),
+    "spancat": _spancat,
+    "textcat": partial(_of_texts, "textcat", True),
+    "textcat_multilabel": partial(_of_texts, "textcat_multilabel", False),
+}
+
+
+# From ELMo to what a component reads
+
+
+def _tok2vec(width: int, optimize: Optimize) -> Block:
+    """ELMo's vectors, brought to a width that an encoder likes, and the encoder; width: of ELMo's."""
+    if optimize == "speed":
+        return _concat(width, 96, encode=_encoder(96, depth=2))
+    return _concat(width, 128, embed=_hash_features(128), encode=_encoder(128, depth=4), dropout=0.2)
+
+
+def _concat(
+    elmo_width: int, width: int, embed: Block | None = None, encode: Block | None = None, dropout: float = 0.0
+) -> Block:
+    return {
+        "@architectures": "spacy-elmo.ConcatTok2Vec.v1",
+        "width": width,
+        "elmo": {
+            "@architectures": "spacy-elmo.ElmoListener.v1",
+            "width": elmo_width,
+            "upstream": "elmo",
+            "dropout": dropout,
+        },
+        "embed": embed,
+        "encode": encode,
+    }
+
+
+def _hash_features(width: int) -> Block:
+    return {
+        "@architectures": "spacy.MultiHashEmbed.v2",
+        "width": width,
+        "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"],
+        "rows": [5000, 1000, 2500, 2500],
+        "include_static_vectors": False,
+    }
+
+
+def _encoder(width: int, depth: int) -> Block:
+    return {
+        "@architectures": "spacy.MaxoutWindowEncoder.v2",
+        "width": width,
+        "depth": depth,
+        "window_size": 1,
+        "maxout_pieces": 3,
+    }
+
+
+# Training
+
+
+def _training() -> Block:
+    # The biLM reads sentences, and Docs come into training without any: the sentencizer sets them there too, as it
+    # will when the pipeline is used. spaCy's parser and ner take boundaries that are set as given: a parser after a
+    # sentencizer finds no others (its trees stay within them), and no entity reaches across one. Training them with
+    # the sentencizer's makes training and use agree.
+    return {
+        "annotating_components": ["sentencizer"],
+        "score_weights": dict.fromkeys(["sents_f", "sents_p", "sents_r"]),  # nobody learns these here
+        "batcher": {
+            "@batchers": "spacy.batch_by_words.v1",
+            "discard_oversize": False,
+            "tolerance": 0.2,
+            "size": {"@schedules": "compounding.v1", "start": 100, "stop": 1000, "compound": 1.001},
+        },
+        "patience": 1600,
+        "max_steps": 20000,
+        "eval_frequency": 200,
+        "optimizer": {
+            "@optimizers": "Adam.v1",
+            "learn_rate": {
+                "@schedules": "warmup_linear.v1",
+                "warmup_steps": 250,
+                "total_steps": 20000,
+                "initial_rate": 0.001,
+            },
+        },
+    }

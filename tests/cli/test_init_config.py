@@ -1,0 +1,158 @@
+"""Configs for `spacy train` that `init-config --pipeline` writes; test_spacy_commands.py trains with them."""
+
+import subprocess
+import sys
+
+import pytest
+import spacy
+from spacy.util import load_config, load_config_from_str, load_model_from_config
+from thinc.api import Config
+
+from spacy_elmo import ElmoError
+from spacy_elmo.cli import elmo_cli
+from spacy_elmo.formats import load
+from spacy_elmo.pipeline.listener import link_of
+from spacy_elmo.tools.init_config import COMPONENTS, CONFIGS, OPTIMIZE, build, bundled, text
+
+REGENERATE = "python -c 'from spacy_elmo.tools.init_config import write_bundled; write_bundled()' writes it anew"
+
+
+@pytest.fixture
+def init_config(capsys):
+    """Run the command; exit status, stdout and stderr."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as exit:
+            elmo_cli(["init-config", *map(str, args)])
+        return exit.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def listeners(nlp, name):
+    return [link for node in nlp.get_pipe(name).model.walk() if (link := link_of(node))]
+
+
+def test_the_bundled_files_are_what_the_command_writes():
+    expected = dict(bundled())
+    assert {path.name for path in CONFIGS.iterdir()} == set(expected), REGENERATE
+    for name, config in expected.items():
+        assert load_config(CONFIGS / name) == Config(config), f"{name} is out of date; {REGENERATE}"
+
+
+def test_a_written_file_is_a_bundled_one(tmp_path):
+    path = tmp_path / "mine.cfg"
+    done = subprocess.run(
+        [sys.executable, "-m", "spacy", "elmo", "init-config", path, "--pipeline", "tagger, parser"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"python -m spacy train {path}" in done.stdout
+    assert load_config(path) == load_config(CONFIGS / "tagger_parser.cfg"), REGENERATE
+
+
+def test_standard_output_has_the_config_and_nothing_else(init_config):
+    status, printed, said = init_config("-", "--pipeline", "ner,textcat", "--optimize", "accuracy")
+    assert (status, said) == (0, "")
+    assert load_config_from_str(printed) == load_config(CONFIGS / "ner_textcat_accuracy.cfg"), REGENERATE
+
+
+@pytest.mark.parametrize("optimize", OPTIMIZE)
+def test_nothing_is_left_to_fill_in(optimize):
+    config = build(list(COMPONENTS)[:-1], optimize=optimize)
+    assert load_model_from_config(Config(config), auto_fill=True).config == config
+    assert load_config_from_str(text(config)) == config
+
+
+def test_sections_stand_in_reading_order():
+    sections = [line for line in text(build(["ner"])).splitlines() if line.startswith("[")]
+    assert [s for s in sections if "." not in s][:4] == ["[paths]", "[system]", "[nlp]", "[components]"]
+    place = sections.index("[components.ner.model.tok2vec]")
+    assert sections[place - 2 : place] == ["[components.ner]", "[components.ner.model]"]
+    assert len(set(sections)) == len(sections)
+
+
+@pytest.mark.parametrize("optimize", OPTIMIZE)
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_each_component_has_a_listener_of_the_width_of_the_weights(name, optimize, data):
+    weights = str(data / "tiny_2l_skip")
+    nlp = load_model_from_config(build([name], weights=weights, optimize=optimize))
+    assert nlp.pipe_names == ["sentencizer", "elmo", name]
+    assert [link.width for link in listeners(nlp, name)] == [load(weights).options.width] == [32]
+    assert nlp.config["components"]["elmo"]["model"]["weights"] == weights
+    assert nlp.config["training"]["annotating_components"] == ["sentencizer"]
+
+
+def test_only_what_is_trained_counts_as_score():
+    for _, config in bundled():
+        weights = config["training"]["score_weights"]
+        assert weights["sents_f"] is None
+        assert sum(filter(None, weights.values())) == pytest.approx(1, abs=0.02)
+
+
+def test_the_language_is_that_of_the_pipeline(init_config):
+    status, printed, said = init_config("-", "--pipeline", "ner", "--lang", "deu")
+    assert status == 0
+    assert load_config_from_str(printed)["nlp"]["lang"] == "de"
+    assert len(said.strip().splitlines()) == 1
+    assert "English" in said
+
+
+@pytest.mark.parametrize("more", [["--quiet"], ["--weights", "{data}/tiny_2l_skip"]])
+def test_no_warning_where_there_is_nothing_to_warn_of(init_config, data, more):
+    status, _, said = init_config("-", "--pipeline", "ner", "--lang", "de", *(one.format(data=data) for one in more))
+    assert (status, said) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--pipeline", "ner,nerr"], "'nerr'"),
+        (["--pipeline", "ner,"], "''"),
+        (["--pipeline", "ner,ner"], "twice"),
+        (["--pipeline", "textcat,textcat_multilabel"], "doc.cats"),
+        (["--pipeline", "elmo"], "'elmo'"),
+        (["--pipeline", "ner", "--lang", "qq"], "'qq'"),
+        (["--pipeline", "ner", "--lang", ""], "''"),
+        (["--pipeline", "ner", "--weights", "no/such"], "no/such"),
+    ],
+)
+def test_wrong_values_are_one_line_and_status_1(init_config, tmp_path, arguments, named):
+    status, printed, said = init_config(tmp_path / "x.cfg", *arguments)
+    assert (status, printed) == (1, "")
+    assert named in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "x.cfg").exists()
+
+
+def test_a_language_whose_tokenizer_is_not_installed_is_one_line(init_config, monkeypatch):
+    def missing(*args, **kwargs):
+        raise ImportError("install\n  this")
+
+    monkeypatch.setattr(spacy.util, "load_model_from_config", missing)
+    status, _, said = init_config("-", "--pipeline", "ner", "--lang", "ja", "--quiet")
+    assert status == 1
+    assert said == "✘ language 'ja': install this\n"
+
+
+def test_a_file_that_cannot_be_written_is_one_line_and_status_1(init_config, tmp_path):
+    status, _, said = init_config(tmp_path / "no" / "x.cfg", "--pipeline", "ner")
+    assert status == 1
+    assert len(said.strip().splitlines()) == 1
+    assert "cannot be written" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--pipeline", "ner", "--pretrain"], ["--pipeline", "ner", "--optimize", "best"], ["--pipeline"]],
+)
+def test_wrong_usage_is_status_2(init_config, tmp_path, arguments):
+    status, _, _ = init_config(tmp_path / "x.cfg", *arguments)
+    assert status == 2
+    assert not (tmp_path / "x.cfg").exists()
+
+
+def test_an_empty_pipeline_is_an_error():
+    with pytest.raises(ElmoError, match="empty"):
+        build([])

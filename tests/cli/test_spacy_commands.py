@@ -1,0 +1,340 @@
+"""spaCy's own commands with ELMo in the config: train, evaluate, debug, fill-config, assemble, package."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import spacy
+from spacy.tokens import Doc, DocBin, Span
+from spacy.training import Corpus, Example
+from spacy.util import load_config, load_config_from_str, load_model_from_config
+from thinc.api import Config
+
+from spacy_elmo.pipeline.mix import mix_weights
+from spacy_elmo.tools.init_config import COMPONENTS, CONFIGS, OPTIMIZE, build
+
+# Enough steps for these corpora to be learned, so that a score says something.
+STEPS = {
+    "training.max_steps": 40,
+    "training.eval_frequency": 20,
+    "training.optimizer.learn_rate.warmup_steps": 2,
+    "training.optimizer.learn_rate.initial_rate": 0.01,
+}
+BRIEF = {**STEPS, "training.max_steps": 4, "training.eval_frequency": 2}
+EVERY = [name for name in COMPONENTS if name != "textcat_multilabel"]
+
+
+def spacy_cli(*args, status=0):
+    """Run `python -m spacy ...`; what it printed."""
+    done = subprocess.run([sys.executable, "-m", "spacy", *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def settings(values):
+    return [part for name, value in values.items() for part in (f"--{name}", json.dumps(value))]
+
+
+def make_doc(vocab, name, place, label="GPE", tag="NNP", dep="nsubj", cat="B"):
+    """Two sentences with every annotation that a component of ours learns."""
+    words = f"{name} lives in {place} . She likes it !".split()
+    doc = Doc(
+        vocab,
+        words=words,
+        tags=[tag, "VBZ", "IN", "NNP", ".", "PRP", "VBZ", "PRP", "."],
+        pos=["PROPN", "VERB", "ADP", "PROPN", "PUNCT", "PRON", "VERB", "PRON", "PUNCT"],
+        morphs=["Number=Sing", "Number=Sing|Tense=Pres", "", "", "", "Case=Nom", "Number=Sing|Tense=Pres", "", ""],
+        heads=[1, 1, 3, 1, 1, 6, 6, 6, 6],
+        deps=[dep, "ROOT", "case", "obl", "punct", "nsubj", "ROOT", "obj", "punct"],
+    )
+    doc.ents = [Span(doc, 0, 1, "PERSON"), Span(doc, 3, 4, label)]
+    doc.spans["sc"] = [Span(doc, 0, 1, "WHO"), Span(doc, 2, 4, "WHERE")]
+    doc.cats = {"A": 0.0, "B": 0.0, cat: 1.0}
+    return doc
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """Paths of the corpora as settings; with a Doc of whitespace, and in dev labels that training has never seen."""
+    root = tmp_path_factory.mktemp("corpora")
+    vocab = spacy.blank("en").vocab
+    people, cities = ["Anna", "Ben", "Cleo", "Dan", "Eva", "Finn"], ["Paris", "Rome", "Oslo", "Lima"]
+    docs = [make_doc(vocab, who, city, cat="A" if who < "D" else "B") for who in people for city in cities]
+    blank = Doc(vocab, words=["\n\n"])
+    blank.cats = {"A": 1.0, "B": 0.0}
+    strange = make_doc(vocab, "Gus", "Mars", label="PLANET", tag="FW", dep="odd", cat="C")
+    DocBin(docs=[*docs * 5, blank]).to_disk(root / "train.spacy")
+    DocBin(docs=[*docs[::3], blank, strange]).to_disk(root / "dev.spacy")
+    return {"paths.train": str(root / "train.spacy"), "paths.dev": str(root / "dev.spacy")}
+
+
+@pytest.fixture(scope="module")
+def tiny(data, tmp_path_factory):
+    """Write a config with small weights; its path."""
+    root = tmp_path_factory.mktemp("configs")
+
+    def write(*pipeline, optimize="speed"):
+        path = root / f"{'_'.join(pipeline)}_{optimize}.cfg"
+        config = build(pipeline, weights=str(data / "tiny_2l_skip"), optimize=optimize)
+        config.to_disk(path, interpolate=False)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, corpora, tmp_path_factory):
+    """A pipeline with ner that has learned something."""
+    out = tmp_path_factory.mktemp("trained")
+    spacy_cli("train", tiny("ner"), "--output", out, *settings({**corpora, **STEPS}))
+    return out / "model-last"
+
+
+def evaluate(pipeline, corpora):
+    """Scores as the training saw them, in this process, and by `spacy evaluate`."""
+    nlp = spacy.load(pipeline)
+    here = nlp.evaluate(list(Corpus(corpora["paths.dev"])(nlp)))
+    metrics = pipeline / "metrics.json"
+    spacy_cli("evaluate", pipeline, corpora["paths.dev"], "--output", metrics)
+    return nlp.meta["performance"], here, json.loads(metrics.read_text())
+
+
+def assert_same_scores(pipeline, corpora):
+    """Returns the scores."""
+    training, here, command = evaluate(pipeline, corpora)
+    compared = [name for name in training if isinstance(here.get(name), float)]  # not losses, for one
+    assert compared
+    for name in compared:
+        assert here[name] == pytest.approx(training[name], abs=1e-5), name
+        if name in command:  # it leaves some out
+            assert command[name] == pytest.approx(training[name], abs=1e-5), name
+    assert set(compared) & set(command)
+    return here
+
+
+def saved_score(pipeline):
+    """What the training gave it."""
+    score = json.loads((pipeline / "meta.json").read_text())["performance"]["ents_f"]
+    assert score > 0.5
+    return pytest.approx(score, abs=1e-6)
+
+
+def same_parameters(one, other, component="ner"):
+    """Whether a component of two saved pipelines has learned the very same."""
+    first, second = (spacy.load(path).get_pipe(component).model for path in (one, other))
+    pairs = zip(first.walk(), second.walk(), strict=True)
+    return all(
+        np.array_equal(a.get_param(name), b.get_param(name))
+        for a, b in pairs
+        for name in a.param_names
+        if a.has_param(name)
+    )
+
+
+def test_ner_learns_and_the_saved_pipeline_has_the_same_score(trained, corpora):
+    scores = assert_same_scores(trained, corpora)
+    assert scores["ents_per_type"]["PERSON"]["f"] > 0.9
+    assert scores["ents_per_type"]["PLANET"]["f"] == 0  # never seen
+    nodes = list(spacy.load(trained).get_pipe("ner").model.walk())
+    weights, gamma = mix_weights(next(node for node in nodes if node.name == "elmo_scalar_mix"))
+    assert sum(weights) == pytest.approx(1)
+    assert max(weights) - min(weights) > 1e-3
+    assert gamma != 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", sorted(CONFIGS.iterdir()), ids=lambda path: path.stem)
+def test_bundled_configs_train_as_they_are(config, corpora, tmp_path):
+    said = spacy_cli("train", config, "--output", tmp_path, *settings({**corpora, **BRIEF}))
+    assert "Warning" not in said
+    assert_same_scores(tmp_path / "model-last", corpora)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimize", OPTIMIZE)
+def test_every_component_learns_in_one_pipeline(optimize, tiny, corpora, tmp_path):
+    config = tiny(*EVERY, optimize=optimize)
+    spacy_cli("train", config, "--output", tmp_path, *settings({**corpora, **STEPS}))
+    scores = assert_same_scores(tmp_path / "model-last", corpora)
+    for name in ("tag_acc", "pos_acc", "morph_acc", "dep_uas", "ents_f"):
+        assert scores[name] > 0.8, name
+    assert scores["spans_sc_f"] > 0.5
+    assert scores["cats_f_per_type"]["B"]["f"] > 0.8
+
+
+@pytest.mark.parametrize("optimize", OPTIMIZE)
+@pytest.mark.parametrize("pipeline", [EVERY, ["textcat_multilabel"]], ids=["every", "multilabel"])
+def test_docs_without_tokens_in_a_training_batch(pipeline, optimize, data):
+    # spaCy's reader of corpora drops them; others do not
+    nlp = load_model_from_config(build(pipeline, weights=str(data / "tiny_2l_skip"), optimize=optimize))
+
+    def examples(*names):
+        docs = [make_doc(nlp.vocab, name, "Rome") if name else Doc(nlp.vocab) for name in names]
+        for doc in docs:
+            doc.cats = {"A": 1.0, "B": 0.0}
+        return [Example(Doc(nlp.vocab, words=[token.text for token in doc]), doc) for doc in docs]
+
+    nlp.initialize(lambda: examples("", *["Anna"] * 40))  # so that the parser finds each of its moves often enough
+    for names in (["", "Anna", "", "Ben", ""], ["", ""], ["Ben"]):
+        losses = nlp.update(examples(*names), annotates=["sentencizer"])
+        assert all(np.isfinite(loss) for loss in losses.values())
+    *_, last = nlp.pipe(["", "Anna lives here.", ""])
+    assert len(last) == 0
+    assert set(last.cats) == {"A", "B"}
+
+
+@pytest.mark.slow
+def test_debug_config_finds_nothing_wrong(tiny, corpora):
+    said = spacy_cli("debug", "config", tiny("ner"), "--show-variables", *settings(corpora))
+    assert "Config is valid" in said
+
+
+@pytest.mark.slow
+def test_debug_config_names_a_setting_that_is_wrong(tiny, corpora):
+    wrong = {**corpora, "components.ner.model.tok2vec.elmo.dropout": "much"}
+    said = spacy_cli("debug", "config", tiny("ner"), *settings(wrong), status=1)
+    assert "dropout" in said
+
+
+@pytest.mark.slow
+def test_debug_data_knows_the_labels(tiny, corpora):
+    said = spacy_cli("debug", "data", tiny("ner", "textcat"), *settings(corpora), "--verbose", "--no-format")
+    assert "Pipeline can be initialized with data" in said
+    assert "Labels in train data: 'PERSON' (120), 'GPE' (120)" in said
+    assert "Dev labels: 'A', 'B', 'C'" in said
+
+
+PARTIAL = """
+[nlp]
+lang = "en"
+pipeline = ["sentencizer", "elmo", "ner"]
+
+[components]
+
+[components.sentencizer]
+factory = "sentencizer"
+
+[components.elmo]
+factory = "elmo"
+
+[components.ner]
+factory = "ner"
+
+[components.ner.model]
+@architectures = "spacy.TransitionBasedParser.v2"
+state_type = "ner"
+
+[components.ner.model.tok2vec]
+@architectures = "spacy-elmo.ElmoListener.v1"
+width = {width}
+"""
+
+
+@pytest.mark.slow
+def test_fill_config_completes_a_listener(tmp_path):
+    (tmp_path / "partial.cfg").write_text(PARTIAL.format(width=128))
+    spacy_cli("init", "fill-config", tmp_path / "partial.cfg", tmp_path / "full.cfg")
+    components = load_config(tmp_path / "full.cfg")["components"]
+    listener = components["ner"]["model"]["tok2vec"]
+    assert {"upstream": "elmo", "mix": "learned", "dropout": 0.0, "initial_gamma": 1.0}.items() <= listener.items()
+    assert components["elmo"]["model"]["weights"] == "en_elmo_sm"
+    assert components["elmo"]["frozen"] is True
+
+
+@pytest.mark.slow
+def test_a_listener_of_another_width_says_which_it_should_be(tmp_path, corpora):
+    (tmp_path / "partial.cfg").write_text(PARTIAL.format(width=48))
+    spacy_cli("init", "fill-config", tmp_path / "partial.cfg", tmp_path / "full.cfg")
+    said = spacy_cli("train", tmp_path / "full.cfg", *settings({**corpora, "training.max_steps": 1}), status=1)
+    width = build(["ner"])["components"]["ner"]["model"]["tok2vec"]["elmo"]["width"]
+    assert f"set width = {width}" in said
+
+
+@pytest.mark.slow
+def test_assemble_writes_a_pipeline_with_a_sourced_ner(trained, tmp_path, corpora):
+    config = {
+        "nlp": {"lang": "en", "pipeline": ["sentencizer", "elmo", "ner"]},
+        "components": {name: {"source": str(trained)} for name in ("sentencizer", "elmo", "ner")},
+    }
+    Config(config).to_disk(tmp_path / "assemble.cfg")
+    spacy_cli("assemble", tmp_path / "assemble.cfg", tmp_path / "out")
+    assert same_parameters(trained, tmp_path / "out")
+    nlp = spacy.load(tmp_path / "out")
+    scores = nlp.evaluate(list(Corpus(corpora["paths.dev"])(nlp)))
+    assert scores["ents_f"] == saved_score(trained)
+
+
+@pytest.mark.slow
+def test_package_names_what_it_needs(trained, tmp_path):
+    spacy_cli("package", trained, tmp_path, "--name", "elmo_ner", "--version", "1.0.0", "--build", "none")
+    package = tmp_path / "en_elmo_ner-1.0.0"
+    requirements = json.loads((package / "meta.json").read_text())["requirements"]
+    assert any(one.startswith("spacy-elmo") for one in requirements)
+    nlp = spacy.load(package / "en_elmo_ner" / "en_elmo_ner-1.0.0")
+    assert "Anna" in [ent.text for ent in nlp("Anna lives in Paris. She likes it!").ents]
+
+
+def sourcing(trained, tiny, **ner):
+    """A config whose ner is that of the trained pipeline, beside a textcat to train."""
+    config = load_config(tiny("textcat"))
+    config["nlp"]["pipeline"] = ["sentencizer", "elmo", "ner", "textcat"]
+    config["components"]["ner"] = {"source": str(trained), **ner}
+    return config
+
+
+@pytest.mark.slow
+def test_a_sourced_ner_keeps_its_own_elmo_when_its_listener_is_replaced(trained, tiny, corpora, tmp_path):
+    config = sourcing(trained, tiny, replace_listeners=["model.tok2vec.elmo"])
+    config["training"]["frozen_components"] = ["ner"]
+    config.to_disk(tmp_path / "source.cfg")
+    out = tmp_path / "out"
+    spacy_cli("train", tmp_path / "source.cfg", "--output", out, *settings({**corpora, **BRIEF}))
+    nlp = spacy.load(out / "model-last")
+    tok2vec = nlp.config["components"]["ner"]["model"]["tok2vec"]
+    assert tok2vec["elmo"]["@architectures"] == "spacy-elmo.Tok2Vec.v1"
+    assert nlp.get_pipe("elmo").listening_components == ["textcat"]
+    assert assert_same_scores(out / "model-last", corpora)["ents_f"] == saved_score(trained)
+    with nlp.select_pipes(disable=["elmo", "textcat"]):  # ner needs none
+        assert "Anna" in [ent.text for ent in nlp("Anna lives in Paris. She likes it!").ents]
+
+
+@pytest.mark.slow
+def test_replace_listeners_of_a_bare_listener(tmp_path, tiny, corpora, data):
+    config = load_config(tiny("ner"))
+    model = config["components"]["ner"]["model"]
+    model["tok2vec"] = model["tok2vec"]["elmo"]
+    config.to_disk(tmp_path / "bare.cfg")
+    spacy_cli("train", tmp_path / "bare.cfg", "--output", tmp_path / "bare", *settings({**corpora, **STEPS}))
+    first = tmp_path / "bare" / "model-last"
+    second = sourcing(first, tiny, replace_listeners=["model.tok2vec"])
+    second["training"]["frozen_components"] = ["ner"]
+    second.to_disk(tmp_path / "source.cfg")
+    out = tmp_path / "out"
+    spacy_cli("train", tmp_path / "source.cfg", "--output", out, *settings({**corpora, **BRIEF}))
+    assert assert_same_scores(out / "model-last", corpora)["ents_f"] == saved_score(first)
+
+
+@pytest.mark.slow
+def test_freezing_elmo_by_frozen_components_changes_nothing(trained, tiny, corpora, tmp_path):
+    freezing = {"training.frozen_components": ["elmo"]}
+    spacy_cli("train", tiny("ner"), "--output", tmp_path, *settings({**corpora, **STEPS, **freezing}))
+    assert same_parameters(trained, tmp_path / "model-last")
+
+
+@pytest.mark.slow
+def test_a_frozen_elmo_among_the_annotating_components(tiny, corpora, tmp_path):
+    # sentences are encoded in other company than without, which rounds differently: no two runs learn the very same
+    freezing = {"training.frozen_components": ["elmo"], "training.annotating_components": ["sentencizer", "elmo"]}
+    said = spacy_cli("train", tiny("ner"), "--output", tmp_path, *settings({**corpora, **STEPS, **freezing}))
+    assert "W086" not in said
+    assert assert_same_scores(tmp_path / "model-last", corpora)["ents_f"] > 0.8
+
+
+@pytest.mark.slow
+def test_a_config_on_standard_output_trains(corpora, data, tmp_path):
+    printed = spacy_cli("elmo", "init-config", "-", "--pipeline", "ner", "--weights", data / "tiny_2l_skip", "--quiet")
+    load_config_from_str(printed)
+    (tmp_path / "ner.cfg").write_text(printed)
+    spacy_cli("train", tmp_path / "ner.cfg", *settings({**corpora, **BRIEF}))
