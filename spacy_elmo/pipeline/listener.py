@@ -287,9 +287,7 @@ class Replacement:
         path = _find_listener(self._tok2vec)
         if path:  # it should have been replaced within
             right = ".".join(["model.tok2vec", *path])
-            raise ElmoError(
-                f"replace_listeners: the path given leads to more than the listener; its path is {right!r}"
-            )
+            raise ElmoError(f"replace_listeners: the path given leads to more than the listener; its path is {right!r}")
         shim_of(copied).trainable = shim_of(upstream.model).trainable
         if isinstance(listener, Tok2VecListener):
             return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
