@@ -1,5 +1,6 @@
 """The pipeline component `elmo`: runs the biLM over Docs and puts the mixed layers on them."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -203,7 +204,7 @@ class ElmoComponent(ListenedTo):
         options = shim_of(self.model).bilm.options
         width = row_width(options.n_outputs, options.width) if self._gives_rows else self._mixed_width
         sizes = (len(example.x) for example in get_examples())
-        util.logger.info("%s: %s", self.name, self.memory.forecast(sizes, width))
+        print(f"ℹ {self.name}: {self.memory.forecast(sizes, width)}", file=sys.stderr)  # spaCy's log is silent here
 
     def update(
         self,

@@ -424,13 +424,12 @@ def test_plain_prediction_remembers_nothing(tiny):
     assert nlp.get_pipe("elmo").memory.cache is None
 
 
-def test_says_at_the_start_how_much_fits(tiny, caplog):
+def test_says_at_the_start_how_much_fits(tiny, capsys):
     nlp = pipeline(tiny)
-    spacy.util.logger.propagate = True
-    with caplog.at_level("INFO", logger="spacy"):
-        nlp.initialize(lambda: examples(nlp))
-    assert "15 tokens of training text" in caplog.text
-    assert "all of them fit into cache_mb = 1024" in caplog.text
+    nlp.initialize(lambda: examples(nlp))
+    told = capsys.readouterr().err
+    assert "ℹ elmo: 15 tokens of training text" in told
+    assert "all of them fit into cache_mb = 1024" in told
 
 
 # What is wrong is said
