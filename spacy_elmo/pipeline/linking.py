@@ -41,6 +41,13 @@ class DocRows(weakref.WeakKeyDictionary[Doc, DocRow]):
         return DocRows()
 
 
+class Links(weakref.WeakSet[Link]):
+    """Links of listeners, for as long as these live; they go along into other processes."""
+
+    def __reduce__(self) -> tuple[type, tuple[list[Link]]]:
+        return Links, (list(self),)
+
+
 class ListenedTo(TrainablePipe):
     """What `ElmoComponent` is to its listeners: ElmoListeners, which ask for rows of all layers by Doc, and listeners
     of spaCy's, which read the component's own mix from `doc.tensor`."""
@@ -55,7 +62,7 @@ class ListenedTo(TrainablePipe):
     def __init__(self) -> None:
         self.listener_map = {}
         # Links outlive the map: spaCy links anew, and without them, while their components are disabled.
-        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        self._links = Links()
         self._rows_of = DocRows()
         self._recordings: list[Recording] = []
 

@@ -531,14 +531,3 @@ def test_listener_copies_keep_their_connection(tiny):
     links = [[link for node in one.walk() if (link := link_of(node))] for one in (model, copied)]
     assert links[0][0] is not links[1][0]
     assert links[0][0].upstream is links[1][0].upstream
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n_process", [2])
-def test_listeners_work_in_processes(tiny, n_process):
-    nlp = pipeline(tiny)
-    train(nlp, 20)
-    texts = ["Peter met Anna", "I live in Paris ."] * 5
-    expected = [[token.tag_ for token in doc] for doc in nlp.pipe(texts)]
-    with_two = [[token.tag_ for token in doc] for doc in nlp.pipe(texts, n_process=n_process, batch_size=2)]
-    assert with_two == expected

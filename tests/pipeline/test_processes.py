@@ -62,6 +62,45 @@ def test_two_processes_give_the_same_vectors(method, loaded, tmp_path):
     assert got["hooked"] == pytest.approx(expected, abs=1e-5)
 
 
+LISTENING = """
+import json, multiprocessing, warnings
+import torch
+import spacy
+from spacy.tokens import Doc
+from spacy.training import Example
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    multiprocessing.set_start_method({method!r})
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={{"model": {{"weights": {weights!r}}}, "vectors": "none"}})
+    listener = {{"@architectures": "spacy-elmo.ElmoListener.v1", "width": 32}}
+    nlp.add_pipe("tagger", config={{"model": {{"tok2vec": listener}}}})
+    words = ["Peter", "met", "Anna"]
+    data = [Example(Doc(nlp.vocab, words=words), Doc(nlp.vocab, words=words, tags=["N", "V", "N"]))]
+    optimizer = nlp.initialize(lambda: data)
+    optimizer.learn_rate = 0.05
+    for _ in range(40):
+        nlp.update(data, sgd=optimizer)
+    warnings.filterwarnings("error", message=".*has not run.*")
+    texts = ["Peter met Anna", "", "Anna met Peter"] * 4
+    alone = [[token.tag_ for token in doc] for doc in nlp.pipe(texts)]
+    both = [[token.tag_ for token in doc] for doc in nlp.pipe(texts, n_process=2, batch_size=2)]
+    json.dump([alone, both], open({out!r}, "w"))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_listeners_are_served_in_other_processes(method, tmp_path, data):
+    script, out = tmp_path / "script.py", tmp_path / "out.json"
+    script.write_text(LISTENING.format(method=method, weights=str(data / "tiny_2l_skip"), out=str(out)))
+    done = subprocess.run([sys.executable, script], check=True, timeout=120, capture_output=True, text=True)
+    alone, both = json.loads(out.read_text())
+    assert both == alone
+    assert alone[0] == ["N", "V", "N"]
+    assert "has not run" not in done.stderr
+
+
 FORK = """
 import os
 import torch
