@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from spacy.schemas import ConfigSchemaTraining
+from spacy.util import load_model_from_config, registry
+from thinc.api import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -21,6 +24,24 @@ BLOCKS = [
 @pytest.mark.parametrize("block", BLOCKS)
 def test_whole_examples_run(block):
     subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", block], check=True, capture_output=True)
+
+
+SETTINGS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```ini\n(.*?)```", page.read_text(encoding="utf8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("block", SETTINGS)
+def test_settings_fit_into_the_generated_config(block):
+    config = Config().from_disk(ROOT / "spacy_elmo" / "configs" / "ner.cfg")
+    names = [name.split(".") for name in re.findall(r"^\[(.+)\]$", block, re.MULTILINE)]
+    above = dict.fromkeys(".".join(name[:n]) for name in names for n in range(1, len(name)))
+    missing = "".join(f"[{name}]\n" for name in above if f"[{name}]\n" not in block)
+    part = Config().from_str(missing + block, interpolate=False)
+    nlp = load_model_from_config(config.merge(part), auto_fill=True, validate=True)
+    registry.resolve(nlp.config["training"], schema=ConfigSchemaTraining)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

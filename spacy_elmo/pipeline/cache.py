@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import threading
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -39,19 +40,30 @@ class Memory:
         self.is_on = False
         self.cache: Cache | None = None
         self._version: Any = None
+        self._lock = threading.Lock()
 
-    def open(self, version: Any, identity: Callable[[], str]) -> "Cache | None":
-        """The cache for this version of what makes the rows; None where nothing is to be remembered."""
-        if not self.is_on or not (self.max_mb or self.path):
-            return None
-        if self.cache is None or version != self._version:
-            self.clear()
-            self.cache = Cache(int(self.max_mb * 2**20), self.precision, self.path, identity() if self.path else "")
-            self._version = version
-        return self.cache
+    def open(self, version: Any, header: dict[str, Callable[[], str]]) -> "Cache | None":
+        """The cache for this version of what makes the rows; None where nothing is to be remembered.
+
+        header: what a file says about its rows.
+        """
+        with self._lock:
+            if self.cache is not None and version == self._version:
+                self.cache.is_on = self.is_on
+                return self.cache
+            self._close()
+            if self.is_on and (self.max_mb or self.path):
+                facts = {name: fact() for name, fact in header.items()} if self.path else {}
+                self.cache = Cache(int(self.max_mb * 2**20), self.precision, self.path, facts)
+                self._version = version
+            return self.cache
 
     def clear(self) -> None:
         """Forget what is in memory; a file stays."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         if self.cache is not None:
             self.cache.close()
         self.cache = None
@@ -86,15 +98,21 @@ class Cache:
 
     max_bytes: budget; with a path there is none, and all is remembered.
     precision: of the stored numbers. What is computed now is rounded like what is read later.
-    path: file of the rows (an index lies beside it), mapped into memory and kept: a later run starts warm.
-    identity: of the biLM behind the rows; a file of another one is refused.
+    path: file of the rows (an index lies beside it), mapped into memory and kept: a later run starts warm. Another
+        cache of this process that has the same file open lets go of it.
+    header: what the rows are of; a file that says otherwise is refused.
+    is_on: whether it takes new rows.
 
     Raises:
         ElmoError: the file is of another biLM or another kind, in use by another process, or cannot be written.
     """
 
     def __init__(
-        self, max_bytes: int, precision: Precision = "float32", path: str | Path | None = None, identity: str = ""
+        self,
+        max_bytes: int,
+        precision: Precision = "float32",
+        path: str | Path | None = None,
+        header: dict[str, str] | None = None,
     ) -> None:
         self.max_bytes, self.dtype = max_bytes, np.dtype(precision)
         self.hits = self.misses = 0
@@ -103,7 +121,8 @@ class Cache:
         self._entries: dict[bytes, tuple[int, int, int, int | None]] = {}  # block, first row, rows, CRC to check yet
         self._blocks: list[npt.NDArray[Any]] = []
         self._used = 0  # rows of the last block
-        self._file = None if path is None else _RowFile(Path(path), {"biLM": identity, "precision": precision})
+        self.is_on = True
+        self._file = None if path is None else _RowFile(Path(path), {**(header or {}), "precision": precision})
         if self._file is not None:
             self._open_file(self._file)
 
@@ -134,7 +153,7 @@ class Cache:
         """Remember the rows of a sentence, if they still fit; return them as `get` will."""
         stored = rows.astype(self.dtype)
         with self._lock:
-            if key not in self._entries and self._make_room(*stored.shape):
+            if self.is_on and key not in self._entries and self._make_room(*stored.shape):
                 block, first = len(self._blocks) - 1, self._used
                 self._blocks[block][first : first + len(stored)] = stored
                 self._used += len(stored)
@@ -181,6 +200,9 @@ class Cache:
         return len(self._entries)
 
 
+_OPEN: "weakref.WeakValueDictionary[Path, _RowFile]" = weakref.WeakValueDictionary()
+
+
 class _RowFile:
     """The file of a cache and its index: `PATH` holds rows, `PATH.index` a line of JSON and a record a sentence.
 
@@ -199,16 +221,19 @@ class _RowFile:
         self._pid = os.getpid()
         self._width = 0
         self._n_rows = self._first = 0
+        if (other := _OPEN.get(path.resolve())) is not None:
+            other.close()  # of a pipeline trained before in this process
         if fcntl is not None:
             try:
                 fcntl.flock(self._index, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise ElmoError(f"cache_path {path}: in use by another process; give each run its own") from None
+        _OPEN[path.resolve()] = self
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process may write: one forked from it may not."""
-        return os.getpid() == self._pid
+        """Whether this process may write: one forked from it may not, nor one that has closed it."""
+        return not self._index.closed and os.getpid() == self._pid
 
     def read_index(self) -> tuple[int, list[tuple[bytes, int, int, int]]]:
         """Width of the rows (0 where there are none yet), and the records: key, first row, rows, CRC."""

@@ -19,7 +19,7 @@ from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.pipeline.annotations import annotate, stored_vectors
 from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import Encoder, batch_by_tokens, shim_of
-from spacy_elmo.pipeline.linking import DocRow, ListenedTo, Vectors, refuse_second
+from spacy_elmo.pipeline.linking import ListenedTo, Pending, Vectors, refuse_second
 from spacy_elmo.pipeline.listener import make_replaceable
 from spacy_elmo.pipeline.mix import FixedMix, Layers
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
@@ -138,7 +138,7 @@ class ElmoComponent(ListenedTo):
         self._deferred: Optimizer | None = None
         self._loss = 0.0
         self._sentences_from: str | None = None
-        make_replaceable(model, frozen, layers)
+        make_replaceable(model, frozen, lr_scale, layers)
 
     # Annotating
 
@@ -151,15 +151,16 @@ class ElmoComponent(ListenedTo):
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Array]) -> None:
         """Put what `predict` gave on the Docs."""
         hooks = self.vectors in ("auto", "hooks")
-        width, version = shim_of(self.model).bilm.options.width, self._version
-        gives_rows = self._gives_rows
+        width, gives_rows = shim_of(self.model).bilm.options.width, self._gives_rows
+        docs = list(docs)
+        if gives_rows:
+            self._keep_predicted(docs, scores)
         for doc, score in zip(docs, scores, strict=True):
             vectors, layers = score, None
             if gives_rows:
                 every = to_layers(torch.from_numpy(score), width)
                 vectors = self.mix(every).contiguous().numpy()
                 layers = every.numpy() if self.keep_layers else None
-                self._rows_of[doc] = DocRow(score, version)
             annotate(doc, vectors, layers, hooks, self._sets_tensor(doc))
 
     def _sets_tensor(self, doc: Doc) -> bool:
@@ -253,7 +254,7 @@ class ElmoComponent(ListenedTo):
         return loss
 
     def _backprop(self) -> None:
-        recordings, self._recordings = self._recordings, []
+        recordings, self._recordings = self._recordings, Pending()
         self._loss += sum(recording.backprop() for recording in recordings)
 
     def finish_update(self, sgd: Optimizer) -> None:
@@ -282,6 +283,12 @@ class ElmoComponent(ListenedTo):
             self.memory.clear()
         shim.unfreeze(n_top)
 
+    def use_params(self, params: Any) -> Iterator[None]:
+        """Use other parameters for a while, the averages of an optimizer; a bare generator, as spaCy's own is."""
+        self._backprop()  # what was recorded was recorded with the parameters of now
+        with self.model.use_params(params):
+            yield
+
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, float]:
         """A component without a task of its own has no loss."""
         return 0.0, 0.0
@@ -293,7 +300,11 @@ class ElmoComponent(ListenedTo):
     # Serialization
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Write settings and weights into a directory. Weights that lie there already are not written again."""
+        """Write settings and weights into a directory. Weights that lie there already are not written again.
+
+        What is predicted from here to the next update is not remembered.
+        """
+        self.memory.is_on = False
         util.to_disk(path, {"model": self._write_model}, exclude)
 
     def _write_model(self, path: Path) -> None:
@@ -331,7 +342,8 @@ class ElmoComponent(ListenedTo):
             )
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """The weights and settings as bytes."""
+        """The weights and settings as bytes; see `to_disk`."""
+        self.memory.is_on = False
         data: bytes = util.to_bytes({"model": self.model.to_bytes}, exclude)
         return data
 

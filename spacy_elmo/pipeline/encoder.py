@@ -259,17 +259,18 @@ def shim_of(model: Encoder) -> BiLMShim:
 
 
 def _forward(model: Encoder, docs: list[Doc], is_train: bool) -> tuple[list[Array], Callable[[Any], list[Doc]]]:
+    ops: Any = model.ops
     if not (is_train and shim_of(model).learns):
-        return encode_docs(model, docs), lambda d_rows: []
+        return [ops.asarray(rows) for rows in encode_docs(model, docs)], lambda d_rows: []
     recorded = Recording(model, docs)
 
     def backprop(d_rows: list[Array]) -> list[Doc]:
         for number, gradient in enumerate(d_rows):
-            recorded.add_gradient(number, gradient)
+            recorded.add_gradient(number, ops.to_numpy(gradient))
         recorded.backprop()
         return []
 
-    return recorded.rows, backprop
+    return [ops.asarray(rows) for rows in recorded.rows], backprop
 
 
 @dataclass(frozen=True)

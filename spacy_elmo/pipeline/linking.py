@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from spacy.pipeline.tok2vec import Tok2VecListener
@@ -12,33 +11,23 @@ from thinc.api import Model
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.cache import Memory
+from spacy_elmo.pipeline.doc_rows import ROWS, DocRows, words_of
 from spacy_elmo.pipeline.encoder import Encoder, Recording, Reduce, encode_docs, shim_of
-from spacy_elmo.pipeline.listener import Link, link_of
+from spacy_elmo.pipeline.listener import Link, link_of, watch
 from spacy_elmo.pipeline.mix import FixedMix, scalar_mix
 from spacy_elmo.pipeline.rows import Array, to_rows
 
 Vectors = Literal["auto", "hooks", "tensor", "none"]
 
 
-@dataclass(frozen=True)
-class DocRow:
-    """What a Doc's listeners get, `rows` `[n_tokens, row_width]`, with what tells whether it still holds, and where
-    their gradients go."""
-
-    rows: Array
-    version: tuple[Any, ...]
-    recording: Recording | None = None
-    number: int = 0
-
-
-class DocRows(weakref.WeakKeyDictionary[Doc, DocRow]):
-    """Rows by Doc, for as long as the Doc lives; they do not leave the process."""
+class Pending(list[Recording]):
+    """Recordings to learn from; they do not go along into copies or other processes."""
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        return DocRows, ()
+        return Pending, ()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "DocRows":
-        return DocRows()
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Pending":
+        return Pending()
 
 
 class Links(weakref.WeakSet[Link]):
@@ -63,8 +52,8 @@ class ListenedTo(TrainablePipe):
         self.listener_map = {}
         # Links outlive the map: spaCy links anew, and without them, while their components are disabled.
         self._links = Links()
-        self._rows_of = DocRows()
-        self._recordings: list[Recording] = []
+        self._recordings = Pending()
+        self._is_learning = False
 
     # Linking
 
@@ -99,6 +88,8 @@ class ListenedTo(TrainablePipe):
         if link is not None:
             link.connect(self, component_name)
             self._links.add(link)
+        elif isinstance(listener, Tok2VecListener):
+            watch(listener)
         listeners = self.listener_map.setdefault(component_name, [])
         if listener not in listeners:
             listeners.append(listener)
@@ -108,12 +99,14 @@ class ListenedTo(TrainablePipe):
         listeners = self.listener_map.get(component_name, [])
         if listener not in listeners:
             return False
-        listeners.remove(listener)
-        if not listeners:
+        # another list: spaCy's replace_listeners is on its way through this one
+        self.listener_map[component_name] = [one for one in listeners if one is not listener]
+        if not self.listener_map[component_name]:
             del self.listener_map[component_name]
         link = link_of(listener)
         if link is not None:
             link.disconnect()
+            self._links.discard(link)
         return True
 
     def find_listeners(self, component: Any) -> None:
@@ -150,12 +143,14 @@ class ListenedTo(TrainablePipe):
     def missing(self, docs: Iterable[Doc]) -> list[Doc]:
         """Those of the Docs that the biLM, as it is now, has not run on, as they are now."""
         version = self._version
-        rows = [(doc, self._rows_of.get(doc)) for doc in docs]
-        return [doc for doc, row in rows if row is None or row.version != version or len(row.rows) != len(doc)]
+        return [doc for doc in docs if not self._is_current(doc, version)]
+
+    def _is_current(self, doc: Doc, version: Any) -> bool:
+        there = ROWS.get(doc)
+        return there is not None and (there.maker, there.version, there.words) == (self, version, words_of(doc))
 
     @property
     def _version(self) -> tuple[int, ...]:
-        """What tells whether rows are those that a listener would get now."""
         return shim_of(self.model).version
 
     def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
@@ -164,17 +159,21 @@ class ListenedTo(TrainablePipe):
             self.memory.is_on = True
         missing = self.missing(docs)
         if missing:
-            version = self._version
-            for doc, rows in zip(missing, self._encode(missing, all_layers=True), strict=True):
-                self._rows_of[doc] = DocRow(rows, version)
-        return [self._rows_of[doc].rows for doc in docs]
+            self._keep(missing, self._encode(missing, all_layers=True))
+        return [ROWS[doc].rows for doc in docs]
+
+    def _keep(self, docs: Sequence[Doc], rows: Sequence[Array], recording: Recording | None = None) -> None:
+        """Have rows ready for the listeners, with where their gradients go."""
+        version = self._version
+        for number, (doc, one) in enumerate(zip(docs, rows, strict=True)):
+            ROWS[doc] = DocRows(one, self, version, words_of(doc), recording, number)
 
     def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
         """Take the gradients of a listener for the rows of Docs; a biLM that is not trained by them ignores them."""
         for doc, gradient in zip(docs, gradients, strict=True):
-            row = self._rows_of.get(doc)
-            if row is not None and row.recording is not None:
-                row.recording.add_gradient(row.number, gradient)
+            there = ROWS.get(doc)
+            if there is not None and there.maker is self and there.recording is not None:
+                there.recording.add_gradient(there.number, gradient)
 
     # What listeners are given
 
@@ -182,13 +181,14 @@ class ListenedTo(TrainablePipe):
         """Rows of all layers, or the component's own mix of them."""
         shim = shim_of(self.model)
         what = "rows" if all_layers else f"mix {self.mix.layers}"
-        cache = None if shim.learns else self.memory.open((shim.version, what), lambda: f"{shim.digest} {what}")
+        header = {"biLM": lambda: shim.digest, "content": lambda: what}
+        cache = None if self._is_learning else self.memory.open((shim.version, what), header)
         reduce: Reduce = to_rows if all_layers else self.mix
         return encode_docs(self.model, docs, reduce, cache)
 
     @property
     def _has_elmo_listeners(self) -> bool:
-        return any(link.upstream is self for link in self._links)
+        return len(self._links) > 0
 
     @property
     def _gives_rows(self) -> bool:
@@ -204,14 +204,22 @@ class ListenedTo(TrainablePipe):
         if self._is_listened_to:
             if shim_of(self.model).learns:
                 self._record(docs)
+            else:
+                self._is_learning = False
             self._serve_tensor_listeners(docs)
 
+    def _keep_predicted(self, docs: Sequence[Doc], rows: Sequence[Array]) -> None:
+        """Have rows ready of Docs that were predicted; of one that is being trained on, those of the training stay."""
+        waiting = {id(recording) for recording in self._recordings}
+        taken = [id(there.recording) in waiting if (there := ROWS.get(doc)) else False for doc in docs]
+        kept = [pair for pair, is_taken in zip(zip(docs, rows, strict=True), taken, strict=True) if not is_taken]
+        self._keep([doc for doc, _ in kept], [one for _, one in kept])
+
     def _record(self, docs: list[Doc]) -> None:
+        self._is_learning = True
         recording = Recording(self.model, docs)
         self._recordings.append(recording)
-        version = self._version
-        for number, (doc, rows) in enumerate(zip(docs, recording.rows, strict=True)):
-            self._rows_of[doc] = DocRow(rows, version, recording, number)
+        self._keep(docs, recording.rows, recording)
 
     def _serve_tensor_listeners(self, docs: list[Doc]) -> None:
         """Give listeners of spaCy's the component's own mix, by the batch, as they want it."""

@@ -10,21 +10,24 @@ Rows go from `elmo` to its listeners by Doc, not by batch: components leave Docs
 import functools
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spacy.pipeline.tok2vec import Tok2VecListener
+from spacy.pipeline.tok2vec import forward as tok2vec_listener_forward
 from spacy.tokens import Doc
 from thinc.api import Maxout, Model, chain, concatenate, with_array
 from thinc.model import deserialize_attr, serialize_attr
 
 from spacy_elmo.errors import ElmoError, WeightsError
+from spacy_elmo.pipeline.doc_rows import maker_of
 from spacy_elmo.pipeline.encoder import Encoder, shim_of
 from spacy_elmo.pipeline.mix import LEARNED, Layers, scalar_mix
 from spacy_elmo.pipeline.rows import Array
 
 if TYPE_CHECKING:
-    from spacy_elmo.pipeline.component import ElmoComponent
+    from spacy_elmo.pipeline.linking import ListenedTo
 
 Tok2VecModel = Model[list[Doc], list[Array]]
 
@@ -76,6 +79,7 @@ def build_tok2vec(
     bilm: Encoder,
     width: int,
     frozen: bool = True,
+    lr_scale: float = 0.1,
     mix: Layers = LEARNED,
     dropout: float = 0.0,
     grad_factor: float = 1.0,
@@ -87,9 +91,10 @@ def build_tok2vec(
     """Registered as `spacy-elmo.Tok2Vec.v1`: a biLM of the component's own with its mix, in place of a listener;
     also what `replace_listeners` leaves.
 
-    bilm: `spacy-elmo.BiLM.v1`; frozen: whether its weights stay; the other arguments as of the listener.
+    bilm: `spacy-elmo.BiLM.v1`; frozen: whether its weights stay; lr_scale: times which the learning rate holds for
+        them; the other arguments as of the listener. What it gives is not remembered in training.
     """
-    shim_of(bilm).trainable = not frozen
+    shim_of(bilm).trainable, shim_of(bilm).lr_scale = not frozen, lr_scale
     mixed = scalar_mix(
         width,
         mix,
@@ -109,7 +114,6 @@ def build_concat_tok2vec(
     encode: Model[list[Array], list[Array]] | None = None,
     embed: Tok2VecModel | None = None,
     maxout_pieces: int = 3,
-    dropout: float = 0.0,
 ) -> Tok2VecModel:
     """Registered as `spacy-elmo.ConcatTok2Vec.v1`: ELMo side by side with other features, brought to one width by a
     maxout layer with layer normalization, in front of an encoder.
@@ -118,10 +122,9 @@ def build_concat_tok2vec(
     width: of what comes out, and of the encoder.
     encode: such as `spacy.MaxoutWindowEncoder.v2` or `spacy.TorchBiLSTMEncoder.v1`; None: nothing behind the maxout.
     embed: such as `spacy.MultiHashEmbed.v2` (with `include_static_vectors` also static ones); None: ELMo alone.
-    dropout: of the maxout layer, until the training's own setting takes its place.
     """
     features = elmo if embed is None else concatenate(elmo, embed)
-    reduce: Model[Any, Any] = with_array(Maxout(nO=width, nP=maxout_pieces, dropout=dropout, normalize=True))
+    reduce: Model[Any, Any] = with_array(Maxout(nO=width, nP=maxout_pieces, dropout=0.0, normalize=True))
     return chain(features, reduce) if encode is None else chain(features, reduce, encode)
 
 
@@ -129,26 +132,43 @@ class Link:
     """A listener's side of its connection with the `elmo` component upstream.
 
     width: that the layers must have; of all of them together where they are put side by side.
+    trained_with: digest of the biLM that the listener was trained with, where that is known to stay.
     """
 
     def __init__(self, upstream_name: str, width: int, concat: bool = False) -> None:
         self.upstream_name, self.width, self.concat = upstream_name, width, concat
-        self.upstream: ElmoComponent | None = None
+        self.upstream: ListenedTo | None = None
         self.listener_name = ""
-        self.trained_with: str | None = None  # digest of the biLM, in a listener that was loaded
+        self.trained_with: str | None = None
+        self._was_trained = False
         self._checked: Any = None
-        self._inferring: list[Doc] = []
 
-    def connect(self, upstream: "ElmoComponent", listener_name: str) -> None:
+    def connect(self, upstream: "ListenedTo", listener_name: str) -> None:
         """Listen to this component from now on."""
+        if self.upstream is not upstream and self._was_trained:
+            self.trained_with = self.digest
         self.upstream, self.listener_name = upstream, listener_name
 
     def disconnect(self) -> None:
         """Listen to nobody."""
         self.upstream = None
 
-    def get_upstream(self) -> "ElmoComponent":
-        """The component upstream, if it is there and fits.
+    def begin(self) -> None:
+        """Forget all training."""
+        self.trained_with, self._was_trained, self._checked = None, False, None
+
+    def load(self, digest: str | None) -> None:
+        """Take over a training with the biLM of this digest."""
+        self.trained_with, self._was_trained, self._checked = digest, True, None
+
+    def note_training(self, upstream: "ListenedTo") -> None:
+        """From here on the listener is trained with what is there."""
+        shim = shim_of(upstream.model)
+        self.trained_with, self._was_trained = None if shim.learns else shim.digest, True
+
+    def get_upstream(self, docs: Sequence[Doc]) -> "ListenedTo":
+        """The component upstream, if it is there and fits: the one that has run on the Docs, where a listener is
+        shared by two pipelines, else the one it was connected with last.
 
         Raises:
             ElmoError: there is none before the listener in the pipeline, or its vectors have another width.
@@ -161,13 +181,16 @@ class Link:
                 'it in this pipeline; add it (nlp.add_pipe("elmo", before=...)), do not exclude it when loading, or '
                 "set the listener's upstream to its name"
             )
-        version = shim_of(upstream.model).version
-        if version != self._checked:
+        maker = maker_of(docs)
+        if maker is not None and maker.name == upstream.name:
+            upstream = maker
+        state = (shim_of(upstream.model).id, shim_of(upstream.model).version)
+        if state != self._checked:
             self._check(upstream)
-            self._checked = version
+            self._checked = state
         return upstream
 
-    def _check(self, upstream: "ElmoComponent") -> None:
+    def _check(self, upstream: "ListenedTo") -> None:
         shim = shim_of(upstream.model)
         options = shim.bilm.options
         expected = options.width * (options.n_outputs if self.concat else 1)
@@ -179,33 +202,21 @@ class Link:
         if self.trained_with is not None and self.trained_with != shim.digest:
             raise WeightsError(
                 f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
-                f"{self.trained_with[:12]}… there, {shim.digest[:12]}… here); load the pipeline with its own elmo, or "
-                "train the component anew"
+                f"{self.trained_with[:12]}… there, {shim.digest[:12]}… here); load the pipeline with its own elmo, "
+                "give the component a biLM of its own before elmo is trained further (replace_listeners), or train "
+                "the component anew"
             )
 
     @property
     def digest(self) -> str | None:
-        """Of the biLM it listens to, else of the one it was trained with."""
-        return self.trained_with if self.upstream is None else shim_of(self.upstream.model).digest
-
-    def infer(self, docs: Sequence[Doc]) -> None:
-        """Note Docs that are given only to learn about shapes: nobody has annotated them, and that is all right."""
-        self._inferring = list(docs)
-
-    def warn_of_absence(self, docs: Sequence[Doc]) -> None:
-        """Tell that upstream has not run on Docs that a component is to annotate."""
-        expected = {id(doc) for doc in self._inferring}
-        if all(id(doc) in expected for doc in docs):
-            return
-        warnings.warn(
-            f"{self.listener_name}: {self.upstream_name!r}, which it listens to, has not run on a Doc before it "
-            "(disabled?); its vectors are computed now, for this component alone",
-            stacklevel=2,
-        )
+        """Of the biLM it was trained with, else of the one it listens to."""
+        if self.trained_with is not None or self.upstream is None:
+            return self.trained_with
+        return shim_of(self.upstream.model).digest
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Link":
         copied = Link(self.upstream_name, self.width, self.concat)
-        copied.__dict__.update(self.__dict__, _inferring=[])
+        copied.__dict__.update(self.__dict__)
         return copied
 
 
@@ -217,7 +228,7 @@ def _serialize_link(_: Link, value: Link, name: str, model: Model[Any, Any]) -> 
 @deserialize_attr.register
 def _deserialize_link(_: Link, value: Any, name: str, model: Model[Any, Any]) -> Link:
     link: Link = model.attrs[name]
-    link.trained_with, link._checked = value.decode() or None, None
+    link.load(value.decode() or None)
     return link
 
 
@@ -227,30 +238,66 @@ def link_of(node: Model[Any, Any]) -> Link | None:
     return link if isinstance(link, Link) else None
 
 
+# Docs that were given only to learn about shapes: nobody has annotated them, and that is all right.
+_SAMPLES: weakref.WeakSet[Doc] = weakref.WeakSet()
+
+
+def _warn_of_absence(docs: Sequence[Doc], upstream_name: str, listener_name: str, consequence: str) -> None:
+    if all(doc in _SAMPLES for doc in docs):
+        return
+    warnings.warn(
+        f"{listener_name}: {upstream_name!r}, which it listens to, has not run on a Doc before it, or the Doc was "
+        f"changed since (is {upstream_name!r} disabled?); {consequence}",
+        stacklevel=3,
+    )
+
+
 def _init(model: Tok2VecModel, X: list[Doc] | None = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
     link: Link = model.attrs["link"]
-    link.trained_with = None  # what is initialized has not been trained
-    link.get_upstream()
-    link.infer(X or [])
+    link.begin()
+    link.get_upstream(X or [])
+    _SAMPLES.update(X or [])
 
 
 def _forward(
     model: Tok2VecModel, docs: list[Doc], is_train: bool
 ) -> tuple[list[Array], Callable[[list[Array]], list[Doc]]]:
     link: Link = model.attrs["link"]
-    upstream = link.get_upstream()
+    upstream = link.get_upstream(docs)
     if is_train:
-        link.trained_with = None  # from here on it is trained with what is there
-    if not is_train and (missing := upstream.missing(docs)):
-        link.warn_of_absence(missing)
+        link.note_training(upstream)
+    elif missing := upstream.missing(docs):
+        consequence = "its vectors are computed now, for this component alone"
+        _warn_of_absence(missing, upstream.name, link.listener_name, consequence)
     rows = upstream.rows(docs, is_train)
+    ops: Any = model.ops
 
     def backprop(d_rows: list[Array]) -> list[Doc]:
-        upstream.add_gradients(docs, d_rows)
+        upstream.add_gradients(docs, [ops.to_numpy(one) for one in d_rows])
         return []
 
-    ops: Any = model.ops
     return [ops.asarray(one) for one in rows], backprop
+
+
+# Listeners of spaCy's give zeros where nobody has run before them, and say nothing
+
+
+def watch(listener: Tok2VecListener) -> None:
+    """Let a listener of spaCy's warn before it gives zeros."""
+    listener.replace_callbacks(_watched_forward, init=_watched_init)
+
+
+def _watched_init(model: Any, X: list[Doc] | None = None, Y: Any = None) -> None:  # noqa: N803
+    _SAMPLES.update(X or [])
+
+
+def _watched_forward(model: Any, docs: list[Doc], is_train: bool) -> Any:
+    missing = [] if is_train else [doc for doc in docs if len(doc) and doc.tensor.size == 0]
+    if missing:
+        _warn_of_absence(
+            missing, model.upstream_name, "a listener", "it gets zeros, and what it predicts means nothing"
+        )
+    return tok2vec_listener_forward(model, docs, is_train)
 
 
 # What replace_listeners puts in a listener's place
@@ -261,51 +308,57 @@ class Replacement:
     listener. The scalar mix behind an ElmoListener stays; for a listener of spaCy's, the component's own mix comes
     along.
 
-    frozen, layers: settings of the component.
+    frozen, lr_scale, layers: settings of the component.
     """
 
-    def __init__(self, frozen: bool, layers: Layers) -> None:
-        self.frozen, self.layers = frozen, layers
-        self._tok2vec: dict[str, Any] = {}
+    def __init__(self, frozen: bool, lr_scale: float, layers: Layers) -> None:
+        self.frozen, self.lr_scale, self.layers = frozen, lr_scale, layers
+        self._assumed: list[tuple[dict[str, Any], list[str], dict[str, Any]]] = []
 
     def config(self, bilm: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
-        """Called with the config of the upstream model and that of the whole tok2vec that has the listener."""
-        self._tok2vec = tok2vec
-        path = _find_listener(tok2vec)
-        listener = tok2vec if path is None else functools.reduce(operator.getitem, path, tok2vec)
+        """Called, once for each path given, with the config of the upstream model and that of the whole tok2vec that
+        has the listener: but not with the path."""
+        path = next(_find_listeners(tok2vec), [])
+        listener = functools.reduce(operator.getitem, path, tok2vec)
         settings = {key: value for key, value in listener.items() if key not in ("@architectures", "upstream")}
         if not str(listener.get("@architectures", "")).startswith("spacy-elmo."):
             settings["mix"] = self.layers
-        return {"@architectures": "spacy-elmo.Tok2Vec.v1", "bilm": bilm, "frozen": self.frozen, **settings}
+        own = {"bilm": bilm, "frozen": self.frozen, "lr_scale": self.lr_scale}
+        replaced = {"@architectures": "spacy-elmo.Tok2Vec.v1", **own, **settings}
+        self._assumed.append((tok2vec, path, replaced))
+        return replaced
 
-    def model(self, copied: Encoder, listener: Any, upstream: "ElmoComponent") -> Any:
-        """Called with a copy of the upstream model, once `config` has been put where the user's path says.
+    def model(self, copied: Encoder, listener: Any, upstream: "ListenedTo") -> Any:
+        """Called with a copy of the upstream model, once all that `config` gave is where the user's paths say.
 
         Raises:
-            ElmoError: that was more than the listener: config and model would be two different things.
+            ElmoError: that is not where the listeners were: config and model would be two different things.
         """
-        path = _find_listener(self._tok2vec)
-        if path:  # it should have been replaced within
-            right = ".".join(["model.tok2vec", *path])
-            raise ElmoError(f"replace_listeners: the path given leads to more than the listener; its path is {right!r}")
+        assumed, self._assumed = self._assumed, []
+        for tok2vec, path, replaced in assumed:
+            if path and functools.reduce(operator.getitem, path, tok2vec) is not replaced:
+                raise ElmoError(
+                    "replace_listeners: name the paths of the listeners themselves, in the order in which they stand "
+                    f"in the config, such as {'.'.join(['model.tok2vec', *path])!r} first"
+                )
         shim_of(copied).trainable = shim_of(upstream.model).trainable
         if isinstance(listener, Tok2VecListener):
             return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
         return copied
 
 
-def _find_listener(config: Any) -> list[str] | None:
-    """The path to the first listener in a model's config, `[]` where it is the whole; None where there is none."""
+def _find_listeners(config: Any) -> Iterator[list[str]]:
+    """The paths to the listeners in a model's config; `[]` where it is one itself."""
     if not isinstance(config, dict):
-        return None
+        return
     if "Listener" in str(config.get("@architectures", "")):
-        return []
-    paths = ((key, _find_listener(value)) for key, value in config.items())
-    return next(([key, *path] for key, path in paths if path is not None), None)
+        yield []
+    for key, value in config.items():
+        yield from ([key, *path] for path in _find_listeners(value))
 
 
-def make_replaceable(model: Encoder, frozen: bool, layers: Layers) -> None:
+def make_replaceable(model: Encoder, frozen: bool, lr_scale: float, layers: Layers) -> None:
     """Tell spaCy how to replace listeners of a component with this model and these settings."""
-    replacement = Replacement(frozen, layers)
+    replacement = Replacement(frozen, lr_scale, layers)
     model.attrs["replace_listener"] = replacement.model
     model.attrs["replace_listener_cfg"] = replacement.config

@@ -178,7 +178,7 @@ def _of_texts(factory: str, exclusive: bool, width: int, optimize: Optimize) -> 
         }
         model = {
             "@architectures": "spacy.TextCatEnsemble.v2",
-            "tok2vec": _concat(width, 128, embed=_hash_features(128), dropout=0.2),
+            "tok2vec": _concat(width, 128, embed=_hash_features(128)),
             "linear_model": bag_of_words,
         }
     return {"factory": factory, "model": {**model, "nO": None}}
@@ -202,12 +202,10 @@ def _tok2vec(width: int, optimize: Optimize) -> Block:
     """ELMo's vectors, brought to a width that an encoder likes, and the encoder; width: of ELMo's."""
     if optimize == "speed":
         return _concat(width, 96, encode=_encoder(96, depth=2))
-    return _concat(width, 128, embed=_hash_features(128), encode=_encoder(128, depth=4), dropout=0.2)
+    return _concat(width, 128, embed=_hash_features(128), encode=_encoder(128, depth=4))
 
 
-def _concat(
-    elmo_width: int, width: int, embed: Block | None = None, encode: Block | None = None, dropout: float = 0.0
-) -> Block:
+def _concat(elmo_width: int, width: int, embed: Block | None = None, encode: Block | None = None) -> Block:
     return {
         "@architectures": "spacy-elmo.ConcatTok2Vec.v1",
         "width": width,
@@ -215,7 +213,6 @@ def _concat(
             "@architectures": "spacy-elmo.ElmoListener.v1",
             "width": elmo_width,
             "upstream": "elmo",
-            "dropout": dropout,
         },
         "embed": embed,
         "encode": encode,

@@ -112,15 +112,15 @@ def path(tmp_path):
 
 
 def test_file_has_no_budget_and_serves_a_second_run(path):
-    first = Cache(0, path=path, identity="abc")
+    first = Cache(0, path=path, header={"biLM": "abc"})
     fill(first, range(100))
     same(first, range(100), rtol=0)
     first.close()
-    second = Cache(0, path=path, identity="abc")
+    second = Cache(0, path=path, header={"biLM": "abc"})
     same(second, range(100), rtol=0)
     fill(second, range(100, 120))
     second.close()
-    third = Cache(0, path=path, identity="abc")
+    third = Cache(0, path=path, header={"biLM": "abc"})
     same(third, range(120), rtol=0)
     assert third.misses == 0
 
@@ -129,7 +129,7 @@ def test_file_of_a_run_that_was_killed_serves_what_was_written(path):
     code = (
         "import os, numpy as np\n"
         "from spacy_elmo.pipeline.cache import Cache\n"
-        f"cache = Cache(0, path={str(path)!r}, identity='abc')\n"
+        f"cache = Cache(0, path={str(path)!r}, header={{'biLM': 'abc'}})\n"
         "for n in range(50):\n"
         "    rows = np.random.default_rng(n).normal(size=(3, 10)).astype('f')\n"
         "    cache.put(cache.key([f'w{n}']), rows)\n"
@@ -138,46 +138,51 @@ def test_file_of_a_run_that_was_killed_serves_what_was_written(path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     with path.with_name("rows.index").open("ab") as index:
         index.write(b"half a record")
-    cache = Cache(0, path=path, identity="abc")
+    cache = Cache(0, path=path, header={"biLM": "abc"})
     same(cache, range(50), rtol=0)
     fill(cache, range(50, 60))
     cache.close()
-    same(Cache(0, path=path, identity="abc"), range(60), rtol=0)
+    same(Cache(0, path=path, header={"biLM": "abc"}), range(60), rtol=0)
 
 
 def test_rows_damaged_on_disk_are_not_served(path):
-    cache = Cache(0, path=path, identity="abc")
+    cache = Cache(0, path=path, header={"biLM": "abc"})
     fill(cache, range(10))
     cache.close()
     del cache
     with path.open("r+b") as file:
         file.seek(4 * 3 * ROW)
         file.write(bytes(ROW))
-    cache = Cache(0, path=path, identity="abc")
+    cache = Cache(0, path=path, header={"biLM": "abc"})
     assert found(cache, range(10)) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     fill(cache, [4])
     same(cache, range(10), rtol=0)
 
 
 def test_file_cut_short_serves_what_is_left(path):
-    cache = Cache(0, path=path, identity="abc")
+    cache = Cache(0, path=path, header={"biLM": "abc"})
     fill(cache, range(10))
     cache.close()
     del cache
     os.truncate(path, 4 * 3 * ROW + 8)
-    assert found(Cache(0, path=path, identity="abc"), range(10)) == [0, 1, 2, 3]
+    assert found(Cache(0, path=path, header={"biLM": "abc"}), range(10)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
-    ("identity", "precision", "message"), [("other", "float32", "another biLM"), ("abc", "float16", "precision")]
+    ("header", "precision", "message"),
+    [
+        ({"biLM": "other"}, "float32", "another biLM"),
+        ({"biLM": "abc"}, "float16", "another precision"),
+        ({"biLM": "abc", "content": "top layer"}, "float32", "another content"),
+    ],
 )
-def test_file_of_other_rows_is_refused(path, identity, precision, message):
-    cache = Cache(0, path=path, identity="abc")
+def test_file_of_other_rows_is_refused(path, header, precision, message):
+    cache = Cache(0, path=path, header={"biLM": "abc"})
     fill(cache, [1])
     cache.close()
     before = path.read_bytes()
     with pytest.raises(ElmoError, match=message):
-        Cache(0, precision, path, identity)
+        Cache(0, precision, path, header)
     assert path.read_bytes() == before
 
 
@@ -193,11 +198,34 @@ def test_file_of_another_kind_is_refused_and_left_alone(path):
         Cache(0, path=path.parent / "no" / "such" / "directory")
 
 
-def test_two_runs_do_not_write_one_file(path):
+def test_two_processes_do_not_write_one_file(path):
     cache = Cache(0, path=path)
     fill(cache, [1])
-    with pytest.raises(ElmoError, match="in use by another process"):
-        Cache(0, path=path)
+    code = f"from spacy_elmo.pipeline.cache import Cache; Cache(0, path={str(path)!r})"
+    other = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert other.returncode == 1
+    assert "in use by another process" in other.stderr
+
+
+def test_second_training_in_a_process_takes_the_file_over(path):
+    first = Cache(0, path=path)
+    fill(first, [1])
+    second = Cache(0, path=path)
+    fill(second, [2])
+    fill(first, [3])
+    same(first, [1], rtol=0)
+    assert found(first, [3]) == []
+    same(second, [1, 2], rtol=0)
+    second.close()
+    assert found(Cache(0, path=path), [1, 2, 3]) == [1, 2]
+
+
+def test_cache_that_is_off_gives_but_does_not_take():
+    cache = Cache(2**20)
+    fill(cache, [1])
+    cache.is_on = False
+    fill(cache, [2])
+    assert found(cache, [1, 2]) == [1]
 
 
 def test_full_disk_is_one_clear_error(path, monkeypatch):
@@ -231,22 +259,26 @@ def test_forked_process_reads_the_file_but_does_not_write_it(path):
 
 def test_memory_is_there_from_the_first_update_on_and_for_the_weights_of_now():
     memory = Memory(1)
-    assert memory.open(1, str) is None
+    assert memory.open(1, {}) is None
     memory.is_on = True
-    cache = memory.open(1, str)
-    assert memory.open(1, str) is cache
-    assert memory.open(2, str) is not cache
+    cache = memory.open(1, {})
+    assert memory.open(1, {}) is cache
+    memory.is_on = False
+    assert memory.open(1, {}) is cache
+    assert not cache.is_on
+    memory.is_on = True
+    assert memory.open(2, {}) is not cache
     memory.clear()
     assert memory.cache is None
     nothing = Memory(0)
     nothing.is_on = True
-    assert nothing.open(1, str) is None
+    assert nothing.open(1, {}) is None
 
 
 def test_memory_takes_nothing_along_into_copies_and_other_processes():
     memory = Memory(1, precision="float16")
     memory.is_on = True
-    memory.open(1, str)
+    memory.open(1, {})
     for other in (pickle.loads(pickle.dumps(memory)), copy.deepcopy(memory)):
         assert (other.max_mb, other.precision, other.is_on, other.cache) == (1, "float16", False, None)
 

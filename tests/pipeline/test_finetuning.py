@@ -1,5 +1,7 @@
 """The biLM trained with the task: right gradients, right steps, and weights that travel as all others do."""
 
+import copy
+
 import numpy as np
 import pytest
 import spacy
@@ -132,6 +134,37 @@ def test_training_moves_all_weights_and_stays_where_it_is_saved(make, tmp_path):
     text = TEXTS[0]
     np.testing.assert_array_equal(nlp(text)._.elmo, saved(text)._.elmo)
     assert [t.tag_ for t in saved(text)] == [t.tag_ for t in nlp(text)]
+
+
+@pytest.mark.parametrize("annotates", [["sentencizer", "elmo"], ["elmo"]])
+def test_annotating_in_training_loses_no_gradient(make, annotates):
+    nlp = make()
+    data = started(nlp)
+    before = weights(nlp)
+    for _ in range(2):
+        nlp.update(data, sgd=Adam(0.01), annotates=annotates)
+    assert moved(before, weights(nlp)) == set(before)
+
+
+def test_evaluation_with_averages_between_updates_breaks_nothing(make):
+    nlp = make()
+    data = started(nlp)
+    optimizer = Adam(0.01, use_averages=True)
+    for _ in range(3):
+        nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+        with nlp.use_params(optimizer.averages):
+            nlp.evaluate(data)
+    copy.deepcopy(nlp.get_pipe("elmo")._recordings)
+
+
+def test_learning_rate_of_a_replaced_bilm_is_kept(make, tmp_path):
+    nlp = make(lr_scale=0.02)
+    started(nlp)
+    nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
+    nlp.to_disk(tmp_path / "replaced")
+    for one in (nlp, spacy.load(tmp_path / "replaced")):
+        shims = [shim for node in one.get_pipe("tagger").model.walk() for shim in node.shims]
+        assert [(shim.trainable, shim.lr_scale) for shim in shims] == [(True, 0.02)]
 
 
 def test_frozen_weights_do_not_move(make):

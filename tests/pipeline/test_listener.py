@@ -12,6 +12,7 @@ from spacy.training import Example
 from thinc.api import chain, concatenate
 
 from spacy_elmo import ElmoError, WeightsError
+from spacy_elmo.pipeline.doc_rows import ROWS
 from spacy_elmo.pipeline.encoder import shim_of
 from spacy_elmo.pipeline.listener import build_listener, link_of
 from spacy_elmo.pipeline.mix import mix_weights
@@ -120,9 +121,9 @@ def test_rows_stay_in_the_process_and_go_with_the_doc(tiny):
     assert elmo.missing([doc]) == []
     others = [Doc(nlp.vocab).from_bytes(doc.to_bytes()), doc[:2].as_doc()]
     assert elmo.missing(others) == others
-    before = len(elmo._rows_of)
+    before = len(ROWS)
     del doc
-    assert len(elmo._rows_of) == before - 1
+    assert len(ROWS) == before - 1
 
 
 def test_prediction_is_that_of_training_in_any_batch(tiny):
@@ -300,6 +301,16 @@ def test_listener_of_spacys_beside_ours(tiny):
     assert [token.pos_ for token in nlp("Peter met Anna")] == TAGGED[-1][1]
 
 
+def test_listener_of_spacys_warns_before_it_gives_zeros(tiny):
+    nlp = pipeline(tiny, tok2vec=tensor_listener())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(nlp, 2)
+        nlp("We sat here.")
+    with nlp.select_pipes(disable="elmo"), pytest.warns(UserWarning, match="'elmo', which it listens to.*zeros"):
+        nlp("We sat here.")
+
+
 def test_replaced_listener_of_spacys_gives_the_same_scores(tiny, tmp_path):
     nlp = pipeline(tiny, tok2vec=tensor_listener(), elmo={"layers": "top"})
     train(nlp)
@@ -315,7 +326,7 @@ def test_replacing_more_than_the_listener_is_an_error_that_names_its_path(tiny):
     concat = {"@architectures": "spacy-elmo.ConcatTok2Vec.v1", "elmo": listener(), "width": 24}
     nlp = pipeline(tiny, tok2vec=concat)
     train(nlp, 2)
-    with pytest.raises(ElmoError, match=r"its path is 'model\.tok2vec\.elmo'"):
+    with pytest.raises(ElmoError, match=r"such as 'model\.tok2vec\.elmo' first"):
         nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
 
 
@@ -328,6 +339,35 @@ def test_replacing_the_listener_within_a_concatenation(tiny, tmp_path):
     nlp.to_disk(tmp_path / "replaced")
     for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
         np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
+PARTS = {
+    "@architectures": "spacy-elmo.ConcatTok2Vec.v1",
+    "elmo": listener(initial_gamma=2.0),
+    "embed": listener(mix="top"),
+    "width": 24,
+}
+
+
+def test_two_listeners_of_a_component_are_replaced(tiny, tmp_path):
+    nlp = pipeline(tiny, tok2vec=PARTS)
+    train(nlp, 2)
+    expected = scores(nlp)
+    nlp.replace_listeners("elmo", "tagger", ["model.tok2vec.elmo", "model.tok2vec.embed"])
+    assert nlp.get_pipe("elmo").listeners == []
+    tok2vec = nlp.config["components"]["tagger"]["model"]["tok2vec"]
+    assert (tok2vec["elmo"]["mix"], tok2vec["embed"]["mix"]) == ("learned", "top")
+    nlp.remove_pipe("elmo")
+    nlp.to_disk(tmp_path / "replaced")
+    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
+        np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
+def test_listeners_replaced_in_another_order_are_an_error(tiny):
+    nlp = pipeline(tiny, tok2vec=PARTS)
+    train(nlp, 2)
+    with pytest.raises(ElmoError, match=r"such as 'model\.tok2vec\.elmo' first"):
+        nlp.replace_listeners("elmo", "tagger", ["model.tok2vec.embed", "model.tok2vec.elmo"])
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -417,11 +457,29 @@ def test_second_run_starts_warm_from_the_file(tiny, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_plain_prediction_remembers_nothing(tiny):
+def test_plain_prediction_remembers_nothing(tiny, tmp_path):
     nlp = pipeline(tiny)
     nlp.initialize(lambda: examples(nlp))
     nlp("We sat here.")
-    assert nlp.get_pipe("elmo").memory.cache is None
+    memory = nlp.get_pipe("elmo").memory
+    assert memory.cache is None
+    train(nlp, 2)
+    n_remembered = len(memory.cache)
+    nlp.to_disk(tmp_path / "saved")
+    nlp("Something new after the training.")
+    assert len(memory.cache) == n_remembered
+    nlp.update(examples(nlp), annotates=["sentencizer"])
+    nlp("Something new between updates.")
+    assert len(memory.cache) == n_remembered + 1
+
+
+def test_two_trainings_in_a_row_share_a_file(tiny, tmp_path):
+    path = str(tmp_path / "rows")
+    first, second = (pipeline(tiny, elmo={"cache_path": path}) for _ in range(2))
+    train(first, 2)
+    train(second, 2)
+    assert second.get_pipe("elmo").memory.cache.misses == 0
+    first("We sat here.")
 
 
 def test_says_at_the_start_how_much_fits(tiny, capsys):
@@ -506,6 +564,82 @@ def test_weights_other_than_those_it_was_trained_with_are_an_error(tiny, data, t
         other("We sat here.")
     with pytest.raises(WeightsError, match="was trained with other weights"):
         other.update(examples(other))
+
+
+def other_weights(nlp):
+    """A pipeline with an `elmo` whose weights are a little different."""
+    bilm = copy.deepcopy(shim_of(nlp.get_pipe("elmo").model).bilm)
+    with torch.no_grad():
+        next(bilm.parameters()).add_(1e-3)
+    other = spacy.blank("en")
+    other.add_pipe("sentencizer")
+    other.add_pipe("elmo", config={"model": {"weights": None}})
+    shim_of(other.get_pipe("elmo").model).set(bilm)
+    return other
+
+
+@pytest.mark.parametrize("through_disk", [True, False])
+@pytest.mark.parametrize("has_run", [True, False])
+def test_sourcing_beside_other_weights_is_an_error_that_saving_does_not_cure(tiny, tmp_path, through_disk, has_run):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    other = other_weights(nlp)
+    if through_disk:
+        nlp.to_disk(tmp_path / "source")
+        nlp = spacy.load(tmp_path / "source")
+    if has_run:
+        nlp("We sat here.")
+    other.add_pipe("tagger", source=nlp)
+    other.to_disk(tmp_path / "assembled")
+    for one in (other, spacy.load(tmp_path / "assembled")):
+        with pytest.raises(WeightsError, match="trained with other weights"):
+            one("We sat here.")
+    nlp("We sat here.")  # the pipeline it comes from goes on as before
+
+
+def test_weights_exchanged_under_a_trained_listener_are_an_error(tiny, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    other = other_weights(nlp)
+    other.get_pipe("elmo").to_disk(tmp_path / "elmo")
+    nlp.get_pipe("elmo").from_disk(tmp_path / "elmo")
+    with pytest.raises(WeightsError, match="trained with other weights"):
+        nlp("We sat here.")
+
+
+def test_untrained_component_beside_a_fine_tuned_elmo_is_an_error_also_when_loaded(tiny, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    nlp.to_disk(tmp_path / "first")
+    nlp = spacy.load(tmp_path / "first", config={"components.elmo.frozen": False})
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener()}})
+    data = examples(nlp)
+    for example in data:
+        for token in example.reference:
+            token.pos_ = token.tag_
+    nlp.get_pipe("morphologizer").initialize(lambda: data, nlp=nlp)
+    optimizer = nlp.resume_training()
+    for _ in range(3):
+        nlp.update(data, sgd=optimizer, exclude=["tagger"], annotates=["sentencizer"])
+    with pytest.raises(WeightsError, match="tagger: was trained with other weights"):
+        nlp("We sat here.")
+    nlp.to_disk(tmp_path / "second")
+    with pytest.raises(WeightsError, match="tagger: was trained with other weights"):
+        spacy.load(tmp_path / "second")("We sat here.")
+
+
+def test_words_changed_behind_elmo_get_vectors_of_their_own(tiny):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    elmo = nlp.get_pipe("elmo")
+    doc = elmo(nlp.make_doc("New York is big ."))
+    with doc.retokenize() as retokenizer:
+        retokenizer.merge(doc[0:2])
+        retokenizer.split(doc[3], ["bi", "g"], heads=[doc[3], doc[3]])
+    assert len(doc) == 5
+    assert elmo.missing([doc]) == [doc]
+    with pytest.warns(UserWarning, match="was changed since"):
+        nlp.get_pipe("tagger")(doc)
 
 
 def test_training_docs_without_sentences_are_warned_about_once(tiny, caplog):
