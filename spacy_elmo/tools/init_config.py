@@ -160,27 +160,20 @@ def _spancat(width: int, optimize: Optimize) -> Block:
 
 
 def _of_texts(factory: str, exclusive: bool, width: int, optimize: Optimize) -> Block:
-    """Attention over the tokens; for accuracy with a bag of words beside it. Neither stumbles over a Doc without
-    tokens, as a maximum over tokens does, and both learn sooner than a mean."""
-    if optimize == "speed":
-        model: Block = {
-            "@architectures": "spacy.TextCatParametricAttention.v1",
-            "exclusive_classes": exclusive,
-            "tok2vec": _concat(width, 128),
-        }
-    else:
-        bag_of_words = {
-            "@architectures": "spacy.TextCatBOW.v3",
-            "exclusive_classes": exclusive,
-            "length": 65536,
-            "ngram_size": 1,
-            "no_output_layer": False,
-        }
-        model = {
-            "@architectures": "spacy.TextCatEnsemble.v2",
-            "tok2vec": _concat(width, 128, embed=_hash_features(128)),
-            "linear_model": bag_of_words,
-        }
+    """ELMo's vectors under attention, for accuracy with hashed features, and a bag of words beside: on little data that
+    learns sooner than attention or a mean alone, and a Doc without tokens is no stumbling block, as for a maximum."""
+    bag_of_words = {
+        "@architectures": "spacy.TextCatBOW.v3",
+        "exclusive_classes": exclusive,
+        "length": 65536,
+        "ngram_size": 1,
+        "no_output_layer": False,
+    }
+    model = {
+        "@architectures": "spacy.TextCatEnsemble.v2",
+        "tok2vec": _concat(width, 128, embed=None if optimize == "speed" else _hash_features(128)),
+        "linear_model": bag_of_words,
+    }
     return {"factory": factory, "model": {**model, "nO": None}}
 
 
