@@ -125,7 +125,7 @@ def build_concat_tok2vec(
     """
     features = elmo if embed is None else concatenate(elmo, embed)
     reduce: Model[Any, Any] = with_array(Maxout(nO=width, nP=maxout_pieces, dropout=0.0, normalize=True))
-    model = chain(features, reduce) if encode is None else chain(features, reduce, encode)
+    model: Tok2VecModel = chain(features, reduce) if encode is None else chain(features, reduce, encode)
     model.set_dim("nO", width)  # some ask before they initialize
     return model
 
