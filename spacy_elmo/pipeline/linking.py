@@ -14,7 +14,7 @@ from spacy_elmo.pipeline.cache import Memory
 from spacy_elmo.pipeline.doc_rows import ROWS, DocRows, words_of
 from spacy_elmo.pipeline.encoder import Encoder, Recording, Reduce, encode_docs, shim_of
 from spacy_elmo.pipeline.listener import Link, link_of, watch
-from spacy_elmo.pipeline.mix import FixedMix, scalar_mix
+from spacy_elmo.pipeline.mix import FixedMix, mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array, to_rows
 
 Vectors = Literal["auto", "hooks", "tensor", "none"]
@@ -25,9 +25,6 @@ class Pending(list[Recording]):
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return Pending, ()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Pending":
-        return Pending()
 
 
 class Links(weakref.WeakSet[Link]):
@@ -210,10 +207,12 @@ class ListenedTo(TrainablePipe):
 
     def _keep_predicted(self, docs: Sequence[Doc], rows: Sequence[Array]) -> None:
         """Have rows ready of Docs that were predicted; of one that is being trained on, those of the training stay."""
-        waiting = {id(recording) for recording in self._recordings}
-        taken = [id(there.recording) in waiting if (there := ROWS.get(doc)) else False for doc in docs]
-        kept = [pair for pair, is_taken in zip(zip(docs, rows, strict=True), taken, strict=True) if not is_taken]
-        self._keep([doc for doc, _ in kept], [one for _, one in kept])
+        new = [
+            (doc, one)
+            for doc, one in zip(docs, rows, strict=True)
+            if (there := ROWS.get(doc)) is None or there.recording not in self._recordings
+        ]
+        self._keep([doc for doc, _ in new], [one for _, one in new])
 
     def _record(self, docs: list[Doc]) -> None:
         self._is_learning = True
@@ -241,8 +240,7 @@ class ListenedTo(TrainablePipe):
 
     @property
     def _mixed_width(self) -> int:
-        options = shim_of(self.model).bilm.options
-        return options.width * (options.n_outputs if self.mix.layers == "concat" else 1)
+        return mixed_width(self.mix.layers, shim_of(self.model).bilm.options)
 
 
 def refuse_second(one: str, other: str) -> None:

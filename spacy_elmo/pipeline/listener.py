@@ -23,7 +23,7 @@ from thinc.model import deserialize_attr, serialize_attr
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.pipeline.doc_rows import maker_of
 from spacy_elmo.pipeline.encoder import Encoder, shim_of
-from spacy_elmo.pipeline.mix import LEARNED, Layers, scalar_mix
+from spacy_elmo.pipeline.mix import LEARNED, Layers, mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def build_listener(
         "initial_gamma": initial_gamma,
     }
     source: Tok2VecModel = Model(
-        _SOURCE, _forward, init=_init, dims={"nO": None}, attrs={"link": Link(upstream, width, mix == "concat")}
+        _SOURCE, _forward, init=_init, dims={"nO": None}, attrs={"link": Link(upstream, width, mix)}
     )
     return chain(source, scalar_mix(width, mix, **settings))  # type: ignore[arg-type]
 
@@ -133,12 +133,12 @@ def build_concat_tok2vec(
 class Link:
     """A listener's side of its connection with the `elmo` component upstream.
 
-    width: that the layers must have; of all of them together where they are put side by side.
+    width: of what `mix` makes of the layers, which the biLM upstream must fit.
     trained_with: digest of the biLM that the listener was trained with, where that is known to stay.
     """
 
-    def __init__(self, upstream_name: str, width: int, concat: bool = False) -> None:
-        self.upstream_name, self.width, self.concat = upstream_name, width, concat
+    def __init__(self, upstream_name: str, width: int, mix: Layers) -> None:
+        self.upstream_name, self.width, self.mix = upstream_name, width, mix
         self.upstream: ListenedTo | None = None
         self.listener_name = ""
         self.trained_with: str | None = None
@@ -194,8 +194,7 @@ class Link:
 
     def _check(self, upstream: "ListenedTo") -> None:
         shim = shim_of(upstream.model)
-        options = shim.bilm.options
-        expected = options.width * (options.n_outputs if self.concat else 1)
+        expected = mixed_width(self.mix, shim.bilm.options)
         if self.width != expected:
             raise ElmoError(
                 f"{self.listener_name}: the width of its ElmoListener is {self.width}, but the biLM of "
@@ -217,7 +216,7 @@ class Link:
         return shim_of(self.upstream.model).digest
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Link":
-        copied = Link(self.upstream_name, self.width, self.concat)
+        copied = Link(self.upstream_name, self.width, self.mix)
         copied.__dict__.update(self.__dict__)
         return copied
 
@@ -343,7 +342,6 @@ class Replacement:
                     "replace_listeners: name the paths of the listeners themselves, in the order in which they stand "
                     f"in the config, such as {'.'.join(['model.tok2vec', *path])!r} first"
                 )
-        shim_of(copied).trainable = shim_of(upstream.model).trainable
         if isinstance(listener, Tok2VecListener):
             return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
         return copied

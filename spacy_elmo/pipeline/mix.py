@@ -10,9 +10,10 @@ import torch
 from thinc.api import Model
 from torch import Tensor
 
+from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.bilm.scalar_mix import LAYER_NORM_EPSILON
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.pipeline.rows import Array, count_outputs
+from spacy_elmo.pipeline.rows import Array, columns, count_outputs
 
 Layers = str | int | Sequence[float]
 NAMED = ("mean", "top", "concat")
@@ -79,6 +80,11 @@ class FixedMix:
         return mixed
 
 
+def mixed_width(mix: Layers, options: BiLMOptions) -> int:
+    """Width of what a mix makes of a biLM's layers."""
+    return options.width * (options.n_outputs if mix == "concat" else 1)
+
+
 # The mix of a listener: pure thinc parameters, so that averages and `use_params` reach them
 
 
@@ -140,7 +146,7 @@ def _fixed(mix: Layers) -> FixedMix:
 def mix_weights(model: Model[Any, Any]) -> tuple[list[float], float]:
     """What a learned mix has learned: the weights of the layers, which sum to 1, and gamma."""
     s, gamma = model.get_param("s"), model.get_param("gamma")
-    return [float(weight) for weight in _softmax(s)], float(gamma[0])
+    return [float(weight) for weight in model.ops.softmax(s)], float(gamma[0])
 
 
 def _init(model: Model[Any, Any], X: list[Array] | None = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
@@ -216,11 +222,6 @@ def _forward(
 Backprop = Callable[[Any], Any]
 
 
-def _parts(joined: Any, width: int) -> list[Any]:
-    """Views of the embedding, `[n_tokens, width / 2]`, and of each LSTM layer, `[n_tokens, width]`."""
-    return [joined[:, columns] for columns in _columns(joined.shape[1], width)]
-
-
 def _weigh(
     model: Model[Any, Any], fixed: FixedMix | None, joined: Any, n_outputs: int, width: int
 ) -> tuple[Any, Backprop]:
@@ -234,8 +235,8 @@ def _weigh(
                 f"elmo: the learned mix has no weights for {n_outputs} layers; initialize the pipeline "
                 "(nlp.initialize), or load the biLM that it was trained with"
             )
-        weights, gamma = _softmax(model.get_param("s")), model.get_param("gamma")[0]
-    embedding, *upper = _parts(joined, width)
+        weights, gamma = model.ops.softmax(model.get_param("s")), model.get_param("gamma")[0]
+    embedding, *upper = (joined[:, there] for there in columns(joined.shape[1], width))
     total = xp.zeros((len(joined), width), dtype="f")
     total.reshape(-1, 2, width // 2)[:] = (weights[0] * embedding)[:, None]
     for weight, layer in zip(weights[1:], upper, strict=True):
@@ -254,14 +255,9 @@ def _weigh(
 
 def _learn(model: Model[Any, Any], weights: Any, gamma: Any, d_weights: Any, d_gamma: Any) -> None:
     """Add to the gradients of s and gamma; the pull on s is bilm-tf's, the gradient of `l2_coef * sum(s ** 2)`."""
-    d_s = weights * (d_weights - (weights * d_weights).sum())
+    d_s = model.ops.backprop_softmax(weights, d_weights)
     model.inc_grad("s", d_s + 2 * model.attrs["l2_coef"] * model.get_param("s"))
     model.inc_grad("gamma", model.ops.asarray1f([d_gamma]))
-
-
-def _softmax(s: Any) -> Any:
-    raised = np.exp(s - s.max())
-    return raised / raised.sum()
 
 
 def _concat(xp: Any, joined: Any, width: int) -> tuple[Any, Backprop]:
@@ -281,33 +277,27 @@ def _normalize(xp: Any, joined: Any, lengths: list[int], width: int) -> tuple[An
     other vectors in other company.
     """
     normal, deviations = joined.copy(), []
-    there = joined.any(axis=1, keepdims=True)
+    is_read = joined.any(axis=1, keepdims=True)
     ends = np.cumsum(lengths)
     blocks = [
-        (slice(int(end) - length, int(end)), columns)
+        (slice(int(end) - length, int(end)), there)
         for end, length in zip(ends, lengths, strict=True)
-        for columns in _columns(joined.shape[1], width)
+        for there in columns(joined.shape[1], width)
     ]
     for block in blocks:
-        mask = there[block[0]]
+        mask = is_read[block[0]]
         count = max(int(mask.sum()), 1) * (block[1].stop - block[1].start)
         centered = (joined[block] - joined[block].sum() / count) * mask
         deviations.append(xp.sqrt((centered**2).sum() / count + LAYER_NORM_EPSILON))
         normal[block] = centered / deviations[-1]
 
     def backprop(d_normal: Any) -> Any:
-        d_joined = d_normal * there
+        d_joined = d_normal * is_read
         for block, deviation in zip(blocks, deviations, strict=True):
-            gradient, value, mask = d_joined[block], normal[block], there[block[0]]
+            gradient, value, mask = d_joined[block], normal[block], is_read[block[0]]
             count = max(int(mask.sum()), 1) * (block[1].stop - block[1].start)
             centered = gradient - gradient.sum() / count - value * ((gradient * value).sum() / count)
             d_joined[block] = centered * mask / deviation
         return d_joined
 
     return normal, backprop
-
-
-def _columns(row_width: int, width: int) -> list[slice]:
-    """Where in a row each layer lies."""
-    half = width // 2
-    return [slice(0, half), *(slice(start, start + width) for start in range(half, row_width, width))]

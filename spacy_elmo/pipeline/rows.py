@@ -23,6 +23,12 @@ def count_outputs(row_width: int, width: int) -> int | None:
     return None if rest or n_outputs < 2 else n_outputs
 
 
+def columns(row_width: int, width: int) -> list[slice]:
+    """Where in a row each layer lies: the embedding, then the LSTM layers."""
+    half = width // 2
+    return [slice(0, half), *(slice(start, start + width) for start in range(half, row_width, width))]
+
+
 def to_rows(layers: Tensor) -> Tensor:
     """layers: `[n_outputs, n_tokens, width]`. Returns `[n_tokens, row_width]`."""
     half = layers.shape[2] // 2
@@ -31,5 +37,5 @@ def to_rows(layers: Tensor) -> Tensor:
 
 def to_layers(rows: Tensor, width: int) -> Tensor:
     """rows: `[n_tokens, row_width]`. Returns `[n_outputs, n_tokens, width]`."""
-    embedding, *upper = rows.split([width // 2, *[width] * ((rows.shape[1] - width // 2) // width)], dim=1)
+    embedding, *upper = (rows[:, there] for there in columns(rows.shape[1], width))
     return torch.stack([torch.cat([embedding, embedding], dim=1), *upper])
