@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spacy_elmo.bilm.packed import Packed, PackedProduct
 from spacy_elmo.bilm.parameters import empty_parameter
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by
@@ -44,6 +45,8 @@ class BidirectionalLSTMLayer(nn.Module):
         self.weight = empty_parameter(2, n_in + projection_dim, 4 * dim)
         self.bias = empty_parameter(2, 4 * dim)
         self.projection = empty_parameter(2, dim, projection_dim) if projection_dim != dim else None
+        self._packed: Packed[list[_PackedDirection]] = Packed()
+        self._packed_inputs: Packed[list[PackedProduct]] = Packed()
 
     def forward(
         self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None, starts: Tensor | None = None
@@ -61,6 +64,8 @@ class BidirectionalLSTMLayer(nn.Module):
         rows = batch_sizes[0]
         hidden, cell = state or (x.new_zeros(2, rows, self.projection_dim), x.new_zeros(2, rows, self.dim))
         steps = _time_steps(batch_sizes, starts)
+        if packed := self._packed.get(hidden[0], self.parameters(), self._pack):
+            return self._run_packed(packed, x, hidden, cell, steps)
         run = self._run_differentiably if torch.is_grad_enabled() else self._run_in_place
         return run(x, hidden, cell, steps)
 
@@ -78,38 +83,92 @@ class BidirectionalLSTMLayer(nn.Module):
 
     def _run_in_place(self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list["_TimeStep"]) -> tuple[Tensor, State]:
         """Run without gradients: nothing is kept but the outputs."""
-        weight = self.weight[:, self.n_in :]
+        weight, dim = self.weight[:, self.n_in :], self.dim
         cell = cell.clone()
         outputs: list[Tensor] = []
         ended: list[State] = []  # what the rows hold whose sequence is over, shortest sequence first
-        for gates, step in zip(self._gate_inputs(x, steps), steps, strict=True):
-            if step.rows < cell.shape[1]:
+        gates = x.new_empty(2, 0, 4 * dim)
+        for inputs, step in zip(self._gate_inputs(x, steps), steps, strict=True):
+            if step.rows != gates.shape[1]:
                 ended.append((hidden[:, step.rows :], cell[:, step.rows :]))
                 hidden, cell = hidden[:, : step.rows], cell[:, : step.rows]
+                gates = x.new_empty(2, step.rows, 4 * dim)
+                enter, forget, leave, candidate = gates.chunk(4, dim=-1)
+                three, squashed = gates[..., : 3 * dim], torch.empty_like(cell)
             hidden, cell = step.keep(hidden), step.keep(cell)
-            enter, forget, leave, candidate = _activate(gates.baddbmm_(hidden, weight))
-            _clip(cell.mul_(forget).addcmul_(enter, candidate), self.cell_clip)
-            hidden = _tanh_(cell.clone()).mul_(leave)
-            if self.projection is not None:
-                hidden = _clip(torch.bmm(hidden, self.projection), self.proj_clip)
-            outputs.append(hidden)
+            # Not `baddbmm_` on `inputs`: on a CPU, only a product that lies in one piece uses all threads for few rows.
+            torch.bmm(hidden, weight, out=gates).add_(inputs)
+            three.sigmoid_()
+            _clip(cell.mul_(forget).addcmul_(enter, candidate.tanh_()), self.cell_clip)
+            hidden = torch.tanh(cell, out=squashed).mul_(leave)
+            outputs.append(hidden := self._project(hidden))
         ended.append((hidden, cell))
         final = tuple(torch.cat(part, dim=1) for part in zip(*reversed(ended), strict=True))
         return torch.cat(outputs, dim=1), (final[0], final[1])
 
+    def _project(self, hidden: Tensor) -> Tensor:
+        if self.projection is None:
+            return hidden.clone()
+        return _clip(torch.bmm(hidden, self.projection), self.proj_clip)
+
     def _gate_inputs(self, x: Tensor, steps: list["_TimeStep"]) -> Iterator[Tensor]:
         """Yield, for each time step, the part of its gates that needs no recurrence, `[2, rows, 4 * dim]`.
 
-        All steps share one buffer: a step's gates are overwritten once later ones are asked for.
+        Made for several steps at once, as many as `_GATE_BUFFER_BYTES` hold.
         """
+        bias, weight = _with_forget_bias(self.bias), self.weight[:, : self.n_in]
+        packed = self._packed_inputs.get(x[0], [self.weight, self.bias], lambda: _pack_each(weight, bias[:, 0]))
         row_bytes = 2 * 4 * self.dim * x.element_size()
-        blocks = _time_blocks([step.rows for step in steps], max(_GATE_BUFFER_BYTES // row_bytes, self.n_in))
-        buffer = x.new_empty(2 * max(sum(sizes) for _, sizes in blocks) * 4 * self.dim)
-        for start, sizes in blocks:
+        max_rows = max(_GATE_BUFFER_BYTES // row_bytes, self.n_in)
+        for start, sizes in _time_blocks([step.rows for step in steps], max_rows):
             inputs = x[:, start : start + sum(sizes)]
-            gates = buffer[: 2 * inputs.shape[1] * 4 * self.dim].view(2, -1, 4 * self.dim)
-            torch.baddbmm(_with_forget_bias(self.bias), inputs, self.weight[:, : self.n_in], out=gates)
+            if packed:
+                gates = torch.stack([product(one) for product, one in zip(packed, inputs, strict=True)])
+            else:
+                gates = torch.baddbmm(bias, inputs, weight)
             yield from gates.split(sizes, dim=1)
+
+    def _pack(self) -> list["_PackedDirection"]:
+        scale = self.weight.new_ones(4 * self.dim)
+        scale[3 * self.dim :] = 2  # tanh(z) = 2 * sigmoid(2 * z) - 1, so one sigmoid serves all gates
+        bias = _with_forget_bias(self.bias)[:, 0] * scale
+        return [
+            _PackedDirection(
+                PackedProduct(self.weight[direction] * scale, bias[direction], "sigmoid"),
+                None if self.projection is None else PackedProduct(self.projection[direction], limit=self.proj_clip),
+            )
+            for direction in range(2)
+        ]
+
+    def _run_packed(
+        self, packed: list["_PackedDirection"], x: Tensor, hidden: Tensor, cell: Tensor, steps: list["_TimeStep"]
+    ) -> tuple[Tensor, State]:
+        """Run without gradients through packed products, one direction after the other."""
+        outputs = x.new_empty(2, x.shape[1], self.projection_dim)
+        hidden, cell = hidden.clone(), cell.clone()
+        for direction, products in enumerate(packed):
+            self._run_direction(products, x[direction], hidden[direction], cell[direction], steps, outputs[direction])
+        return outputs, (hidden, cell)
+
+    def _run_direction(
+        self,
+        products: "_PackedDirection",
+        x: Tensor,
+        last_hidden: Tensor,
+        last_cell: Tensor,
+        steps: list["_TimeStep"],
+        outputs: Tensor,
+    ) -> None:
+        """Fill in `outputs` and bring the state up to date; row by row it stays what it was at the row's last step."""
+        read = torch.cat([x, torch.empty_like(outputs)], dim=1)  # the hidden state that a step finds beside its input
+        for step in steps:
+            hidden, cell = last_hidden[: step.rows], last_cell[: step.rows]
+            read[step.tokens, self.n_in :] = step.keep(hidden)
+            enter, forget, leave, candidate = products.gates(read[step.tokens]).chunk(4, dim=1)
+            cell.copy_(step.keep(cell)).mul_(forget).addcmul_(enter, candidate, value=2).sub_(enter)
+            new = _tanh_(_clip(cell, self.cell_clip).clone()).mul_(leave)
+            hidden.copy_(products.projection(new) if products.projection else new)
+            outputs[step.tokens] = hidden
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as TensorFlow's `LSTMCell` does: Glorot uniform, biases zero."""
@@ -118,6 +177,23 @@ class BidirectionalLSTMLayer(nn.Module):
             limit = (6.0 / (matrix.shape[1] + matrix.shape[2])) ** 0.5
             nn.init.uniform_(matrix, -limit, limit, generator=generator)
         nn.init.zeros_(self.bias)
+
+
+def _pack_each(weight: Tensor, bias: Tensor) -> list[PackedProduct]:
+    return [PackedProduct(*pair) for pair in zip(weight, bias, strict=True)]
+
+
+@dataclass(frozen=True)
+class _PackedDirection:
+    """The products of one direction.
+
+    gates: of an input and the hidden state before it side by side, all through a sigmoid; the candidate's is of
+        twice its argument.
+    projection: with the clip; None where there is none.
+    """
+
+    gates: PackedProduct
+    projection: PackedProduct | None
 
 
 class _Recurrence(torch.autograd.Function):

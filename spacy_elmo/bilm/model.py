@@ -15,6 +15,7 @@ from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, State
 from spacy_elmo.bilm.options import BiLMOptions
+from spacy_elmo.bilm.packed import version_of
 from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
 from spacy_elmo.errors import ElmoError
 
@@ -259,10 +260,7 @@ class BiLM(nn.Module):
 
     def _embedder_version(self) -> tuple[tuple[int, int], ...] | None:
         """What tells one state of the embedder's weights from another; None where nothing would tell."""
-        parameters = list(self.embedder.parameters())
-        if isinstance(self.embedder, WordEmbedding) or any(p.requires_grad or p.is_inference() for p in parameters):
-            return None
-        return tuple((p.data_ptr(), p._version) for p in parameters)
+        return None if isinstance(self.embedder, WordEmbedding) else version_of(self.embedder.parameters())
 
 
 def _make_embedder(options: BiLMOptions, vocabulary: Sequence[str] | None) -> CharacterCNN | WordEmbedding:

@@ -42,20 +42,24 @@ def step_by_step(layer, direction, x, h, c):
     return np.array(outputs), h, c
 
 
-def run_and_compare(layer, lengths, with_state, gradients, seed):
+def run_and_compare(layer, lengths, with_state, how, seed):
+    """how: "gradients", "plain" (float64, without), or "frozen" (float32, so that products may be packed)."""
+    if how == "frozen":
+        layer = layer.float().requires_grad_(False)
+    gradients, tolerance = how == "gradients", 5e-5 if how == "frozen" else 1e-10
     rng = np.random.default_rng(seed)
     sequences = [rng.normal(size=(length, layer.n_in)) for length in lengths]
     packing = Packing.of(lengths)
     rows = packing.rows.tolist()
-    x = torch.from_numpy(np.concatenate(sequences))[packing.order]
+    x = torch.from_numpy(np.concatenate(sequences))[packing.order].to(layer.weight)
     hidden = rng.normal(size=(2, len(lengths), layer.projection_dim)) * with_state
     cell = rng.normal(size=(2, len(lengths), layer.dim)) * with_state
-    given_state = (torch.from_numpy(hidden.copy()), torch.from_numpy(cell.copy()))
+    given_state = tuple(torch.from_numpy(part.copy()).to(layer.weight) for part in (hidden, cell))
+    before = [part.clone() for part in given_state]
     with torch.set_grad_enabled(gradients):
         outputs, (last_hidden, last_cell) = layer(x, packing.batch_sizes, given_state if with_state else None)
     assert outputs.requires_grad == gradients
-    np.testing.assert_array_equal(given_state[0], hidden)  # what is handed in stays as it is
-    np.testing.assert_array_equal(given_state[1], cell)
+    assert all(map(torch.equal, given_state, before))  # what is handed in stays as it is
     starts = np.cumsum([0, *lengths])
     for direction in (0, 1):
         unpacked = outputs[direction][packing.order[direction].argsort()].detach().numpy()
@@ -63,9 +67,9 @@ def run_and_compare(layer, lengths, with_state, gradients, seed):
             sequence = sequences[number][:: -1 if direction else 1]
             expected, h, c = step_by_step(layer, direction, sequence, hidden[direction, row], cell[direction, row])
             ours = unpacked[starts[number] : starts[number + 1]][:: -1 if direction else 1]
-            np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-10)
-            np.testing.assert_allclose(last_hidden[direction, row].detach(), h, rtol=0, atol=1e-10)
-            np.testing.assert_allclose(last_cell[direction, row].detach(), c, rtol=0, atol=1e-10)
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance)
+            np.testing.assert_allclose(last_hidden[direction, row].detach(), h, rtol=0, atol=tolerance)
+            np.testing.assert_allclose(last_cell[direction, row].detach(), c, rtol=0, atol=tolerance)
 
 
 @given(
@@ -74,20 +78,21 @@ def run_and_compare(layer, lengths, with_state, gradients, seed):
     cell_clip=st.sampled_from([None, 0.3]),
     proj_clip=st.sampled_from([None, 0.2]),
     with_state=st.booleans(),
-    gradients=st.booleans(),
+    how=st.sampled_from(["gradients", "plain", "frozen"]),
     seed=st.integers(0, 1000),
 )
 def test_any_lengths_give_outputs_and_states_of_single_steps(
-    lengths, projection_dim, cell_clip, proj_clip, with_state, gradients, seed
+    lengths, projection_dim, cell_clip, proj_clip, with_state, how, seed
 ):
     layer = make_layer(4, 5, projection_dim, cell_clip, proj_clip, seed)
-    run_and_compare(layer, lengths, with_state, gradients, seed)
+    run_and_compare(layer, lengths, with_state, how, seed)
 
 
 @pytest.mark.parametrize("buffer", [1, 500, 2000])
 def test_the_size_of_the_gate_buffer_changes_no_number(monkeypatch, buffer):
     monkeypatch.setattr(lstm, "_GATE_BUFFER_BYTES", buffer)
-    run_and_compare(make_layer(), [7, 1, 4, 4, 2], with_state=True, gradients=False, seed=0)
+    run_and_compare(make_layer(), [7, 1, 4, 4, 2], with_state=True, how="plain", seed=0)
+    run_and_compare(make_layer(), [9, 2], with_state=True, how="frozen", seed=0)
 
 
 @pytest.mark.parametrize("gradients", [True, False])
@@ -144,15 +149,16 @@ def test_gradients_are_those_of_finite_differences(lengths, projection_dim, clip
     assert torch.autograd.gradcheck(run, (x, hidden, cell, *layer.parameters()), atol=1e-6)
 
 
+@pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_a_row_that_starts_afresh_reads_on_as_a_sequence_of_its_own(gradients):
-    layer = make_layer(cell_clip=0.5)
-    x = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    state = tuple(torch.randn(2, 1, size, dtype=torch.float64) for size in (3, 5))
+def test_a_row_that_starts_afresh_reads_on_as_a_sequence_of_its_own(gradients, rows):
+    layer = make_layer(cell_clip=0.5).float().requires_grad_(gradients)
+    x = torch.randn(2, 5 * rows, 3, generator=torch.Generator().manual_seed(0))
+    state = tuple(torch.randn(2, rows, size) for size in (3, 5))
     with torch.set_grad_enabled(gradients):
-        joined, last = layer(x, [1] * 5, state, torch.tensor([False, False, True, False, False]))
-        first, _ = layer(x[:, :2], [1, 1], state)
-        second, expected = layer(x[:, 2:], [1, 1, 1])
+        joined, last = layer(x, [rows] * 5, state, torch.arange(5).repeat_interleave(rows) == 2)
+        first, _ = layer(x[:, : 2 * rows], [rows] * 2, state)
+        second, expected = layer(x[:, 2 * rows :], [rows] * 3)
     torch.testing.assert_close(joined, torch.cat([first, second], dim=1))
     torch.testing.assert_close(last, expected)
 

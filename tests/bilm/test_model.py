@@ -218,9 +218,9 @@ def test_encoding_records_no_gradients(bilm):
 
 
 def optimizers():
-    yield pytest.param(lambda parameters: torch.optim.SGD(parameters, lr=0.5), id="SGD")
+    yield pytest.param(lambda parameters: torch.optim.SGD(parameters, lr=0.05), id="SGD")
     for name in ("foreach", "fused"):
-        yield pytest.param(lambda parameters, name=name: torch.optim.Adam(parameters, lr=0.5, **{name: True}), id=name)
+        yield pytest.param(lambda parameters, name=name: torch.optim.Adam(parameters, lr=0.05, **{name: True}), id=name)
 
 
 @pytest.mark.parametrize("make_optimizer", [*optimizers()])
