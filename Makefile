@@ -28,9 +28,10 @@ format: $(VENV)/.lint
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/pipeline_speed.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # torch comes first and alone: left to the resolver, it may take a build of several gigabytes.
 $(VENV)/.installed: pyproject.toml

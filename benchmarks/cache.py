@@ -23,7 +23,6 @@ dev F1: of the trained pipeline. With and without cache it should be the same bu
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -32,10 +31,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import cpu_name, make_parser, names_of, note, positive, publish, sgemm_rate
 from corpora import TASKS, Corpus
-from inference import cpu_name, note, positive, sgemm_rate
 from pipelines import BASELINE, DEPTH, FINE_TUNED, VARIANTS, Training, components, make_examples, make_pipeline
-from tasks import DATA, names_of, versions
+from tasks import DATA, versions
 
 from spacy_elmo import formats
 from spacy_elmo.pipeline.component import ElmoComponent
@@ -50,16 +49,12 @@ def main() -> None:
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     report = run(args)
-    print(render(report))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    publish(report, render(report), args.json)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--task", choices=NER_TASKS, default="wnut17", help="the corpus")
     parser.add_argument("--sentences", type=positive, help="first N of the training part; None is all")
     parser.add_argument("--epochs", type=at_least_two, default=4, help="of each")
@@ -70,8 +65,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     return parser.parse_args()
 
 

@@ -1,428 +1,231 @@
-"""Models and sentences in, a table of encoding speed and memory out: spacy-elmo beside a plain loop.
+"""Models and sentences in, a table of encoding speed and memory out: spacy-elmo beside every ELMo that still runs.
 
-    python benchmarks/inference.py [--sizes original,small,bundled] [--repeats N] [--threads N]
-                                   [--sentences N] [--plain-tokens N] [--json FILE]
+    python benchmarks/inference.py [--sizes original,small,bundled] [--shapes stream,single,long]
+                                   [--engines spacy-elmo,"plain loop"] [--repeats N] [--threads N]
+                                   [--sentences N] [--json FILE]
 
-The plain loop is ELMo written down directly with torch's own operators, as AllenNLP has it: batches of 32
-sentences in the given order, the character CNN on every position of the padded batch, then one time step
-after the other for each layer and direction. Before anything is timed it must give the numbers of
-`BiLM.encode`. Being slow, it runs on an evenly spaced sample of its batches.
+The engines (engines.py) load the same weights, each in a process of its own under the Python of its own environment,
+which is made on first use (environments.py); one that cannot be made is left out with a note. `spacy-elmo` always runs.
+Before anything is timed, all must give the same layers for 64 sentences, to 1e-5.
 
-Each repetition measures the machine's float32 matrix product (SGEMM, 2048 x 2048 x 2048), spacy-elmo with an
-empty word table (cold), the plain loop, and spacy-elmo again with the table kept (warm). Reported are medians:
+size: original (dim 4096, projection 512), small (1024, 128), both with random weights, and the bundled model.
+shape: stream  all sentences; spacy-elmo sorts and packs them itself, the others get batches of 32
+       single  one sentence at a time, evenly spaced in the text
+       long    one document of 20,000 tokens without sentence boundaries; spacy-elmo reads it in pieces of 1,000 tokens,
+               as its component cuts it, the others whole
+Slow engines run on an evenly spaced sample of the batches of `stream`, and on the beginning of the document of `long`.
 
-tokens/s: tokens of the text; BOS and EOS are computed but not counted.
-of SGEMM: operations a second as a share of the SGEMM rate. Operations are those of the matrix products (a
-    multiplication and an addition each); biases, activations and gates are free. They are counted twice:
-    needed: what the text requires. The character CNN once for each distinct word, BOS and EOS among them,
-        and in its windows only the positions that hold a character or a border of the word; the highways and
-        the projection once for each distinct word; the LSTMs for every token, BOS and EOS included.
-    nominal: what the architecture says word by word. The whole character CNN for every token (BOS and EOS
-        included) at all windows of the full character width; the LSTMs as above. No sentence padding. It can
-        pass 1 where repeated words are not computed again.
-peak memory: highest resident memory of a process that does one cold run and nothing else, once its model
-    is loaded; and by how much that is more than the loaded model.
-ratio: tokens/s of spacy-elmo over that of the plain loop, each repetition by itself.
+A repetition measures the machine's float32 matrix product (SGEMM, 2048 x 2048 x 2048), then all engines in turn, cold:
+no call finds a word remembered, in `single` not even those of the sentence before. Reported are medians:
+
+tokens/s: tokens of the text; BOS and EOS are computed but not counted. ms: for a sentence, of `single`.
+warm: the same in one more run of spacy-elmo after the others, with every word remembered; where it tells something new.
+ratio: tokens/s of spacy-elmo over that of the engine, each repetition by itself.
+of SGEMM: operations a second as a share of the SGEMM rate, over the operations the text needs (operations.py); of
+    `single` those of each sentence by itself. nominal (with --json): over those of the architecture, word by word; it
+    can pass 1 where repeated words are not computed again.
+peak: highest resident memory of the process in its first run of the shape, before anything else; over model: by how
+    much that is more than with the model loaded. Of `long` for spacy-elmo only.
+
+Below the table stand the targets, with what was reached.
 """
 
 import argparse
-import json
 import platform
-import resource
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from plain_loop import PlainLoop, Sentences
+from common import cpu_name, make_parser, names_of, note, positive, publish, read_sentences, sgemm_rate
+from engines import ENGINES, OURS, PLAIN_LOOP, Sentences
+from environments import find_pythons
+from inference_table import Row, Runs, make_rows, render
+from inference_targets import targets
+from operations import n_tokens
+from worker import Worker, WorkerError
+from workloads import SHAPES, SIZES, Work, load
 
-import spacy_elmo
 from spacy_elmo import formats
-from spacy_elmo.bilm import BiLM, BiLMOptions, CharCNNOptions, LSTMOptions, characters
+from spacy_elmo.bilm import BiLMOptions
 
-SENTENCES = Path(__file__).with_name("sentences.txt")
-PLAIN_TOKENS = {"original": 4_000, "small": 12_000, "bundled": 20_000}
 REPEATS = {"original": 2, "small": 3, "bundled": 3}
-PLAIN_BATCH = 32
-CHECKED_SENTENCES = 2 * PLAIN_BATCH
+WARM = {"original": ("single",), "small": ("stream", "single"), "bundled": ("stream", "single")}
+CHECKED_SENTENCES = 64
 TOLERANCE = 1e-5
-SGEMM_SIZE = 2048
-FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+SCRIPT = Path(__file__).with_name("engines.py")
 
 
 def main() -> None:
-    """Run the benchmark, or, called by itself, one memory measurement."""
+    """Run the benchmark."""
     args = parse_arguments()
     torch.set_num_threads(args.threads)
-    if args.memory:
-        size, implementation = args.memory
-        print(json.dumps(peak_memory(size, implementation, read_sentences(args.sentences), args.plain_tokens)))
-        return
     report = run(args)
-    print(render(report))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    publish(report, render(report), args.json)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--sizes", type=sizes, default="original,small,bundled", help="models, comma-separated")
+    parser = make_parser(__doc__)
+    parser.add_argument("--sizes", type=names_of(SIZES), default=",".join(SIZES), help="models, comma-separated")
+    parser.add_argument("--shapes", type=names_of(SHAPES), default=",".join(SHAPES), help="comma-separated")
+    parser.add_argument("--engines", type=names_of(ENGINES), default=",".join(ENGINES), help="comma-separated")
     parser.add_argument("--repeats", type=positive, help=f"repetitions of each measurement; None is {REPEATS}")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
     parser.add_argument("--sentences", type=positive, default=2_000, help="first N sentences of the file")
-    parser.add_argument("--plain-tokens", type=positive, help=f"sample of the plain loop; None is {PLAIN_TOKENS}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def positive(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
-    return number
-
-
-def sizes(text: str) -> list[str]:
-    """Parse names of models."""
-    names = text.split(",")
-    if unknown := [name for name in names if name not in PLAIN_TOKENS]:
-        raise argparse.ArgumentTypeError(f"unknown size {unknown[0]!r}; expected {', '.join(PLAIN_TOKENS)}")
-    return names
-
-
-def read_sentences(count: int) -> list[list[str]]:
-    """Return the first `count` sentences, each a list of tokens."""
-    return [line.split(" ") for line in SENTENCES.read_text(encoding="utf-8").splitlines()[:count]]
-
-
-def load(size: str) -> BiLM:
-    """Return the model of this name; all but the bundled one have random weights."""
-    if size == "bundled":
-        return formats.load("en_elmo_sm")
-    dim, projection_dim, n_highway = {"original": (4096, 512, 2), "small": (1024, 128, 1)}[size]
-    lstm = LSTMOptions(dim, projection_dim, n_layers=2, cell_clip=3.0, proj_clip=3.0, use_skip_connections=True)
-    return BiLM(BiLMOptions(lstm, CharCNNOptions(FILTERS, n_highway=n_highway)), seed=0).requires_grad_(False)
-
-
-# Measuring
-
-
-@dataclass
-class Runs:
-    """Seconds of every repetition, and the SGEMM rate beside it in operations a second."""
-
-    sgemm: list[float] = field(default_factory=list)
-    cold: list[float] = field(default_factory=list)
-    plain: list[float] = field(default_factory=list)
-    warm: list[float] = field(default_factory=list)
-
-
-@dataclass
-class Row:
-    """One line of the table. Sizes of memory are in bytes; what does not apply is None."""
-
-    model: str
-    implementation: str
-    tokens: int
-    tokens_per_second: float
-    of_sgemm_needed: float
-    of_sgemm_nominal: float
-    peak_memory: int
-    memory_over_model: int
-    seconds: list[float]
-    warm_tokens_per_second: float | None = None
-    ratio: float | None = None
-
-
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure every model; return the machine, the versions and the rows."""
+    """Measure every size; return the machine, the versions, the rows and the targets."""
     sentences = read_sentences(args.sentences)
-    rows: list[Row] = []
-    sgemm: list[float] = []
+    pythons, left_out = find_pythons([name for name in args.engines if name not in (OURS, PLAIN_LOOP)])
+    pythons[OURS] = pythons[PLAIN_LOOP] = Path(sys.executable)
+    chosen = {name: pythons[name] for name in ENGINES if name in pythons and name in (OURS, *args.engines)}
+    bench = Bench(args, sentences, chosen, left_out)
     for size in args.sizes:
-        runs, new_rows = measure(size, sentences, args)
-        rows += new_rows
-        sgemm += runs.sgemm
+        bench.measure(size)
     return {
-        "versions": {
-            "torch": torch.__version__,
-            "spacy-elmo": spacy_elmo.__version__,
-            "python": platform.python_version(),
-        },
+        "python": platform.python_version(),
+        "versions": bench.versions,
         "cpu": cpu_name(),
-        "threads": torch.get_num_threads(),
+        "threads": args.threads,
         "sentences": len(sentences),
         "tokens": n_tokens(sentences),
         "distinct_words": len({word for sentence in sentences for word in sentence}),
-        "sgemm_gflops": statistics.median(sgemm) / 1e9,
-        "rows": [asdict(row) for row in rows],
+        "sgemm_gflops": [rate / 1e9 for rate in bench.sgemm],
+        "left_out": bench.left_out,
+        "rows": [asdict(row) for row in bench.rows],
+        "targets": [asdict(target) for target in targets(bench.rows)],
     }
 
 
-def measure(size: str, sentences: Sentences, args: argparse.Namespace) -> tuple[Runs, list[Row]]:
-    """Check that both implementations agree, then time them in turn and measure their memory."""
-    bilm = load(size)
-    plain = PlainLoop(bilm)
-    check(size, bilm, plain, sentences[:CHECKED_SENTENCES])
-    batches = plain_sample(size, sentences, args.plain_tokens)
-    sample = [sentence for batch in batches for sentence in batch]
-    runs = Runs()
-    repeats = args.repeats or REPEATS[size]
-    for repetition in range(repeats):
-        note(f"{size}: repetition {repetition + 1} of {repeats}")
-        runs.sgemm.append(sgemm_rate())
-        bilm.clear_word_table()
-        runs.cold.append(seconds(lambda: run_ours(bilm, sentences)))
-        runs.plain.append(seconds(lambda: run_plain(plain, batches)))
-        runs.warm.append(seconds(lambda: run_ours(bilm, sentences)))
-    note(f"{size}: memory")
-    ours_row = make_row(size, "spacy-elmo", bilm.options, sentences, runs.cold, runs.sgemm, args)
-    plain_row = make_row(size, "plain loop", bilm.options, sample, runs.plain, runs.sgemm, args)
-    ours_row.warm_tokens_per_second = n_tokens(sentences) / statistics.median(runs.warm)
-    scale = n_tokens(sentences) / n_tokens(sample)
-    ours_row.ratio = statistics.median(scale * b / a for a, b in zip(runs.cold, runs.plain, strict=True))
-    return runs, [ours_row, plain_row]
+class Asked(Protocol):
+    """A worker, as far as it is needed here."""
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """Have a command of engines.py carried out."""
 
 
-def make_row(
-    model: str,
-    implementation: str,
-    options: BiLMOptions,
-    sentences: Sentences,
-    times: list[float],
-    sgemm: list[float],
-    args: argparse.Namespace,
-) -> Row:
-    """Reduce the repetitions of one implementation to medians, and measure its memory."""
-    time_, rate = statistics.median(times), statistics.median(sgemm)
-    memory = memory_in_subprocess(model, implementation, args)
-    return Row(
-        model=model,
-        implementation=implementation,
-        tokens=n_tokens(sentences),
-        tokens_per_second=n_tokens(sentences) / time_,
-        of_sgemm_needed=needed_operations(options, sentences) / time_ / rate,
-        of_sgemm_nominal=nominal_operations(options, sentences) / time_ / rate,
-        peak_memory=memory["peak"],
-        memory_over_model=memory["peak"] - memory["loaded"],
-        seconds=times,
-    )
+@dataclass
+class Runner:
+    """An engine with a model loaded, its work by shape, and memory in bytes by shape: model loaded, and peak."""
+
+    worker: Asked
+    works: dict[str, Work]
+    memory: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def measure_memory(self, shape: str) -> None:
+        """Do the work of a shape once; the process must have done nothing else yet."""
+        if shape in self.works:
+            loaded = self.worker.ask("reset_peak")
+            self.time(shape, cold=True)
+            self.memory[shape] = loaded, self.worker.ask("peak")
+
+    def time(self, shape: str, cold: bool) -> float:
+        """Do the work of a shape; return seconds."""
+        taken: list[float] = self.worker.ask("time", calls=self.works[shape].calls, cold=cold)
+        return sum(taken)
 
 
-def seconds(action: Callable[[], None]) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+@dataclass
+class Bench:
+    """A call of the benchmark: what it has to go through, and what it has found so far."""
+
+    args: argparse.Namespace
+    sentences: Sentences
+    pythons: dict[str, Path]
+    left_out: list[str]
+    versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    sgemm: list[float] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def measure(self, size: str) -> None:
+        """Check that all engines agree on a model, then time them in turn."""
+        with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+            note(f"{size}: loading")
+            bilm = load(size)
+            formats.write(bilm, directory)
+            options = bilm.options
+            del bilm
+            runners = self.start_all(size, Path(directory), options, stack)
+            check(size, {name: one.worker for name, one in runners.items()}, self.sentences[:CHECKED_SENTENCES])
+            for shape in self.args.shapes:
+                runs = race(size, shape, runners, self.args.repeats or REPEATS[size])
+                self.sgemm += runs.sgemm
+                works = {name: one.works[shape] for name, one in runners.items()}
+                memory = {name: one.memory[shape] for name, one in runners.items() if shape in one.memory}
+                self.rows += make_rows(size, shape, works, runs, memory)
+
+    def start_all(self, size: str, directory: Path, options: BiLMOptions, stack: ExitStack) -> dict[str, Runner]:
+        """Start the engines and measure their memory; a peer that fails is left out."""
+        runners = {}
+        for name in self.pythons:
+            note(f"{size}: memory of {name}")
+            try:
+                runners[name] = self.start(name, size, directory, options, stack)
+                runners[name].measure_memory("stream")
+            except WorkerError as error:
+                if name == OURS:
+                    raise
+                runners.pop(name, None)
+                self.left_out.append(f"{name}, {size}: {error}")
+                note(f"left out: {self.left_out[-1]}")
+        if "long" in self.args.shapes:
+            with ExitStack() as short:
+                fresh = self.start(OURS, size, directory, options, short)
+                fresh.measure_memory("long")
+            runners[OURS].memory |= fresh.memory
+        return runners
+
+    def start(self, name: str, size: str, directory: Path, options: BiLMOptions, stack: ExitStack) -> Runner:
+        """Start an engine, in a process that ends with `stack`."""
+        threads = self.args.threads
+        worker = stack.enter_context(Worker(self.pythons[name], SCRIPT, name, f"--threads={threads}", threads=threads))
+        self.versions[name] = worker.ask("load", directory=str(directory))
+        works = {shape: Work.make(size, shape, name, self.sentences, options) for shape in self.args.shapes}
+        return Runner(worker, works)
 
 
-def run_ours(bilm: BiLM, sentences: Sentences) -> None:
-    """Encode all sentences, dropping each batch."""
-    for batch in bilm.stream(sentences):
-        _ = batch.layers
-
-
-def run_plain(plain: PlainLoop, batches: Sequence[Sentences]) -> None:
-    """Encode all batches, dropping each."""
-    for batch in batches:
-        plain(batch)
-
-
-def sgemm_rate(n_products: int = 5) -> float:
-    """Operations a second of a square float32 matrix product: the median of a few."""
-    left, right = torch.randn(2, SGEMM_SIZE, SGEMM_SIZE)
-    out = left @ right
-    times = [seconds(lambda: void(torch.mm(left, right, out=out))) for _ in range(n_products)]
-    return float(2 * SGEMM_SIZE**3 / statistics.median(times))
-
-
-def void(_: object) -> None:
-    """Drop a result."""
-
-
-def plain_sample(size: str, sentences: Sentences, tokens: int | None) -> list[Sentences]:
-    """Return an evenly spaced sample of the plain loop's batches, about `tokens` tokens in all."""
-    batches = [sentences[start : start + PLAIN_BATCH] for start in range(0, len(sentences), PLAIN_BATCH)]
-    share = (tokens or PLAIN_TOKENS[size]) / n_tokens(sentences)
-    count = min(len(batches), max(1, round(share * len(batches))))
-    return [batches[(2 * number + 1) * len(batches) // (2 * count)] for number in range(count)]
-
-
-def n_tokens(sentences: Sentences) -> int:
-    """Tokens of the text, without BOS and EOS."""
-    return sum(len(sentence) for sentence in sentences)
-
-
-def check(size: str, bilm: BiLM, plain: PlainLoop, sentences: Sentences) -> None:
-    """Stop unless the plain loop gives the numbers of `encode`, BOS and EOS included."""
+def check(size: str, workers: Mapping[str, Asked], sentences: Sentences) -> None:
+    """Stop unless every engine gives the layers that ours gives."""
     note(f"{size}: comparing {len(sentences)} sentences")
-    expected = bilm.encode(sentences, keep_boundaries=True)
-    worst = 0.0
-    for start in range(0, len(sentences), PLAIN_BATCH):
-        layers = plain(sentences[start : start + PLAIN_BATCH]).numpy()
-        for row, ours in enumerate(expected[start : start + PLAIN_BATCH]):
-            worst = max(worst, float(np.abs(layers[:, row, : ours.shape[1]] - ours).max()))
-    note(f"{size}: largest difference {worst:.1e}")
-    if not worst <= TOLERANCE:
-        sys.exit(f"{size}: spacy-elmo and the plain loop differ by {worst:.1e}, more than {TOLERANCE}; nothing timed")
+    with tempfile.TemporaryDirectory() as directory:
+        files = {name: str(Path(directory) / f"{number}.npz") for number, name in enumerate(workers)}
+        for name, worker in workers.items():
+            worker.ask("encode", sentences=sentences, to=files[name])
+        for name, file in files.items():
+            if name == OURS:
+                continue
+            worst = largest_difference(files[OURS], file)
+            note(f"{size}: largest difference to {name} {worst:.1e}")
+            if not worst <= TOLERANCE:
+                sys.exit(f"{size}: {OURS} and {name} differ by {worst:.1e}, more than {TOLERANCE}; nothing timed")
 
 
-# Counting operations
+def largest_difference(file: str, other: str) -> float:
+    """Largest difference between the arrays of two files `.npz`; infinite where their names or shapes differ."""
+    with np.load(file) as ours, np.load(other) as theirs:
+        if sorted(ours) != sorted(theirs) or any(ours[name].shape != theirs[name].shape for name in ours):
+            return float("inf")
+        return max(float(np.abs(ours[name] - theirs[name]).max()) for name in ours)
 
 
-def needed_operations(options: BiLMOptions, sentences: Sentences) -> int:
-    """Operations the text requires; see the head of this file."""
-    words = {characters.BOS, characters.EOS, *(word for sentence in sentences for word in sentence)}
-    cnn = char_cnn_options(options)
-    ids = (characters.token_ids(word, cnn.max_characters_per_token) for word in words)
-    convolutions = sum(
-        2 * number * cnn.embedding_dim * positions_in_windows(len(word), size, cnn.max_characters_per_token)
-        for word in ids
-        for size, number in cnn.filters
-    )
-    return convolutions + len(words) * word_operations(options) + lstm_operations(options, sentences)
-
-
-def nominal_operations(options: BiLMOptions, sentences: Sentences) -> int:
-    """Operations of the architecture, word by word; see the head of this file."""
-    cnn = char_cnn_options(options)
-    full = cnn.max_characters_per_token
-    convolutions = sum(2 * number * cnn.embedding_dim * (full - size + 1) * size for size, number in cnn.filters)
-    tokens = n_tokens(sentences) + 2 * len(sentences)
-    return tokens * (convolutions + word_operations(options)) + lstm_operations(options, sentences)
-
-
-def positions_in_windows(length: int, size: int, full: int) -> int:
-    """Positions of a word that fall into the windows starting in it, counted once for each window."""
-    return sum(min(size, length - start) for start in range(min(length, full - size + 1)))
-
-
-def word_operations(options: BiLMOptions) -> int:
-    """Operations of the highways and the projection for one word."""
-    cnn, width = char_cnn_options(options), options.lstm.projection_dim
-    projection = cnn.n_filters * width if cnn.n_filters != width else 0
-    return 2 * (cnn.n_highway * 2 * cnn.n_filters**2 + projection)
-
-
-def lstm_operations(options: BiLMOptions, sentences: Sentences) -> int:
-    """Operations of all LSTM layers, both directions, BOS and EOS included."""
-    lstm = options.lstm
-    projection = lstm.dim * lstm.projection_dim if lstm.dim != lstm.projection_dim else 0
-    per_token = 2 * lstm.n_layers * 2 * (2 * lstm.projection_dim * 4 * lstm.dim + projection)
-    return (n_tokens(sentences) + 2 * len(sentences)) * per_token
-
-
-def char_cnn_options(options: BiLMOptions) -> CharCNNOptions:
-    """Return the options of the character CNN, which every model here has."""
-    assert options.char_cnn is not None
-    return options.char_cnn
-
-
-# Memory
-
-
-def memory_in_subprocess(model: str, implementation: str, args: argparse.Namespace) -> dict[str, int]:
-    """Run this file anew for one implementation; return its resident memory in bytes, loaded and peak."""
-    command = [sys.executable, __file__, "--memory", model, implementation]
-    command += [f"--threads={args.threads}", f"--sentences={args.sentences}"]
-    if args.plain_tokens:
-        command.append(f"--plain-tokens={args.plain_tokens}")
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    memory: dict[str, int] = json.loads(result.stdout)
-    return memory
-
-
-def peak_memory(size: str, implementation: str, sentences: Sentences, tokens: int | None) -> dict[str, int]:
-    """Run one implementation once; return resident memory in bytes: the model loaded, and the peak from then on."""
-    bilm: BiLM | None = load(size)
-    assert bilm is not None
-    if implementation == "spacy-elmo":
-        loaded = reset_peak()
-        run_ours(bilm, sentences)
-    else:
-        plain = PlainLoop(bilm)
-        bilm = None  # the loop has copied the weights
-        loaded = reset_peak()
-        run_plain(plain, plain_sample(size, sentences, tokens))
-    return {"loaded": loaded, "peak": max_resident()}
-
-
-def reset_peak() -> int:
-    """Forget the peak of loading (where the system can: Linux) and return the resident memory now."""
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")
-    return max_resident()
-
-
-def max_resident() -> int:
-    """Highest resident memory of this process so far, in bytes.
-
-    On Linux not `ru_maxrss`, which starts at what the parent process had.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-# Output
-
-
-def note(text: str) -> None:
-    """Tell on the error stream what is going on."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def cpu_name() -> str:
-    """Name of the processor, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def render(report: dict[str, Any]) -> str:
-    """Lay the report out as text."""
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    header = "model     implementation  tokens/s     warm  of SGEMM needed  nominal  peak MiB  over model  ratio"
-    lines = [
-        f"{versions}; {report['cpu']}, {report['threads']} threads; SGEMM {report['sgemm_gflops']:.0f} GFLOP/s",
-        f"{report['sentences']} sentences, {report['tokens']} tokens, {report['distinct_words']} distinct words; "
-        "medians of "
-        + ", ".join(f"{row['model']} {len(row['seconds'])}" for row in report["rows"] if row["ratio"])
-        + " repetitions",
-        "",
-        header,
-        *(render_row(row) for row in report["rows"]),
-        "",
-        "The plain loop ran on an evenly spaced sample of its batches: "
-        + ", ".join(f"{row['model']} {row['tokens']} tokens" for row in report["rows"] if row["ratio"] is None)
-        + ".",
-    ]
-    return "\n".join(lines)
-
-
-def render_row(row: dict[str, Any]) -> str:
-    """Lay one row out as text."""
-    warm, ratio = row["warm_tokens_per_second"], row["ratio"]
-    return (
-        f"{row['model']:<9} {row['implementation']:<14} {row['tokens_per_second']:>9.0f}"
-        f"{f'{warm:.0f}' if warm else '-':>9}{row['of_sgemm_needed']:>17.3f}{row['of_sgemm_nominal']:>9.3f}"
-        f"{row['peak_memory'] / 2**20:>10.0f}{row['memory_over_model'] / 2**20:>12.0f}"
-        f"{f'{ratio:.1f}' if ratio else '-':>7}"
-    )
+def race(size: str, shape: str, runners: Mapping[str, Runner], repeats: int) -> Runs:
+    """Run the engines in turn, repetition by repetition."""
+    runs = Runs({name: [] for name in runners})
+    for repetition in range(repeats):
+        note(f"{size}, {shape}: repetition {repetition + 1} of {repeats}")
+        runs.sgemm.append(sgemm_rate())
+        for name, runner in runners.items():
+            runs.cold[name].append(runner.time(shape, cold=True))
+    if shape in WARM[size]:
+        runs.warm = runners[OURS].time(shape, cold=False)
+    return runs
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ step gains by it, too. On a GPU, `original` is neither checked nor timed beside 
 """
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -41,7 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from inference import SENTENCES, cpu_name, note, positive, seconds, sgemm_rate
+from common import SENTENCES, cpu_name, make_parser, names_of, note, positive, publish, seconds, sgemm_rate
 from plain_step import PlainModel, PlainStep
 from torch import Tensor, nn
 
@@ -76,33 +75,19 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(args.threads)
     report = run(args)
-    print(render(report))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    publish(report, render(report), args.json)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--sizes", type=sizes, default="sm", help=f"of {', '.join(WORDS)}; comma-separated")
+    parser = make_parser(__doc__)
+    parser.add_argument("--sizes", type=names_of(WORDS), default="sm", help=f"of {', '.join(WORDS)}; comma-separated")
     parser.add_argument("--repeats", type=positive, help=f"repetitions of each measurement; None is {REPEATS}")
     parser.add_argument("--steps", type=positive, help="steps of a repetition; None is 1 on a CPU, 20 on a GPU")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
     parser.add_argument("--rows", type=positive, help=f"rows of a batch; None is {ROWS} on a CPU, 128 on a GPU")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of matrix products")
     parser.add_argument("--device", type=torch.device, default="cpu", help="cpu or cuda")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
     return parser.parse_args()
-
-
-def sizes(text: str) -> list[str]:
-    """Parse sizes of model."""
-    names = text.split(",")
-    if unknown := [name for name in names if name not in WORDS]:
-        raise argparse.ArgumentTypeError(f"unknown size {unknown[0]!r}; expected {', '.join(WORDS)}")
-    return names
 
 
 # What is trained

@@ -24,7 +24,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,8 +32,8 @@ from typing import Any
 
 import thinc
 import torch
+from common import cpu_name, make_parser, names_of, note, positive, publish, sgemm_rate
 from corpora import TASKS, Corpus, Item, Task, n_words
-from inference import cpu_name, note, positive, sgemm_rate
 from pipelines import (
     BASELINE,
     DEPTH,
@@ -68,16 +68,12 @@ def main() -> None:
     plan = Plan.make(args)
     run_missing(plan, args)
     report = make_report(plan, args.results)
-    print(render(report))
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    publish(report, render(report), args.json)
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = make_parser(__doc__)
     some = partial(parser.add_argument, metavar="A,B")
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what the runs leave and find")
     some("--tasks", type=names_of(TASKS), default=",".join(TASKS), help="to run")
@@ -91,20 +87,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
     parser.add_argument("--cache-mb", type=float, default=1024.0, help="cache_mb of the component elmo")
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
     return parser.parse_args()
-
-
-def names_of(known: Iterable[str]) -> Any:
-    """Make a parser of comma-separated names out of these."""
-
-    def parse(text: str) -> list[str]:
-        if unknown := [name for name in text.split(",") if name not in known]:
-            raise argparse.ArgumentTypeError(f"unknown: {unknown[0]!r}; expected {', '.join(known)}")
-        return text.split(",")
-
-    return parse
 
 
 def numbers(text: str) -> list[int]:

@@ -79,7 +79,7 @@ def test_gradient_that_passes_a_clip_is_not_timed(check, monkeypatch, limit):
 
 
 def test_report_names_both_and_their_ratio(benchmark, args, monkeypatch):
-    monkeypatch.setattr("inference.SGEMM_SIZE", 64)
+    monkeypatch.setattr("common.SGEMM_SIZE", 64)
     report = benchmark.run(args)
     ours, plain = report["rows"]
     assert ours["tokens"] == plain["tokens"] == 15

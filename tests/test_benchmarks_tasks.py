@@ -39,7 +39,7 @@ FILES = {
 def modules(monkeypatch):
     """A function that imports a benchmark."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    monkeypatch.setattr("inference.SGEMM_SIZE", 64)
+    monkeypatch.setattr("common.SGEMM_SIZE", 64)
     return importlib.import_module
 
 

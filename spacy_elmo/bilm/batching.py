@@ -9,17 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# With fewer rows than this, a time step waits for its weights.
+_ROWS_TO_REACH = 16
 
-def plan_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+
+def plan_batches(lengths: Sequence[int], max_tokens: int, stretch: int = 1) -> Iterator[list[int]]:
     """Yield batches of sequence numbers, longest sequences first, each of at most `max_tokens` tokens.
 
-    A sequence longer than that is a batch of its own. Sorting makes every time step of a batch as tall as
-    it can be.
+    Sorting makes every time step of a batch as tall as it can be. Of long sequences, the first 16 may take `stretch`
+    times as many tokens; one that is longer still is a batch of its own.
     """
     batch: list[int] = []
     n_tokens = 0
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
-        if batch and n_tokens + lengths[number] > max_tokens:
+        limit = max_tokens if len(batch) >= _ROWS_TO_REACH else stretch * max_tokens
+        if batch and n_tokens + lengths[number] > limit:
             yield batch
             batch, n_tokens = [], 0
         batch.append(number)

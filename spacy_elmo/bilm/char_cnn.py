@@ -1,8 +1,7 @@
 """Words in, context-insensitive vectors out: the character CNN with highways and projection, or, for a
 biLM that reads whole words, a table of word vectors."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.options import CharCNNOptions
-from spacy_elmo.bilm.packed import Packed, PackedProduct
+from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.errors import ElmoError
 
@@ -20,8 +19,6 @@ from spacy_elmo.errors import ElmoError
 # elsewhere as many as may be, since each chunk is a round of launches.
 _CHUNK_POSITIONS = 2048
 _CHUNK_POSITIONS_GPU = 2**18
-
-Products = list[Callable[[Tensor], Tensor]]
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
@@ -43,7 +40,6 @@ class CharacterCNN(nn.Module):
         self.biases = nn.ParameterList(empty_parameter(number) for _, number in options.filters)
         self.highways = nn.ModuleList(Highway(options.n_filters) for _ in range(options.n_highway))
         self.projection = Projection(options.n_filters, width) if options.n_filters != width else None
-        self._packed: Packed[Products] = Packed()
 
     def forward(self, words: Sequence[str]) -> Tensor:
         """Return the vectors of `words` as `[len(words), width]`; each is the same in any company."""
@@ -89,20 +85,13 @@ class CharacterCNN(nn.Module):
         full = options.max_characters_per_token
         needed = torch.from_numpy(ids[:, : min(full, longest + self._widest)]).to(self.embedding.device)
         x = self.embedding[needed]  # [words, positions, embedding_dim]
-        products = self._packed.get(x.flatten(0, 1), self.filters, self._pack) or self._plain_products()
         pooled = []
-        for (size, number), product, bias in zip(options.filters, products, self.biases, strict=True):
+        for (size, number), weight, bias in zip(options.filters, self.filters, self.biases, strict=True):
             starts = min(longest + 1, full - size + 1)
             windows = x[:, : starts + size - 1].unfold(1, size, 1).transpose(2, 3)
-            found = product(windows.reshape(-1, size * options.embedding_dim))
-            pooled.append(found.view(len(ids), starts, number).amax(1) + bias)
+            products = windows.reshape(-1, size * options.embedding_dim) @ weight
+            pooled.append(products.view(len(ids), starts, number).amax(1) + bias)
         return _ACTIVATIONS[options.activation](torch.cat(pooled, dim=1))
-
-    def _pack(self) -> Products:
-        return [PackedProduct(weight) for weight in self.filters]
-
-    def _plain_products(self) -> Products:
-        return [partial(torch.matmul, other=weight) for weight in self.filters]
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as bilm-tf's training does."""
@@ -118,8 +107,10 @@ class CharacterCNN(nn.Module):
             module.initialize(generator)
 
 
-class Highway(nn.Module):
+class Highway(PackedModule[tuple[Product, Product]]):
     """`carry * relu(transform(x)) + (1 - carry) * x` (Srivastava et al. 2015, signs as in bilm-tf)."""
+
+    matrices = ("carry_weight", "transform_weight")
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -127,21 +118,21 @@ class Highway(nn.Module):
         self.carry_bias = empty_parameter(width)
         self.transform_weight = empty_parameter(width, width)
         self.transform_bias = empty_parameter(width)
-        self._packed: Packed[tuple[PackedProduct, PackedProduct]] = Packed()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `[rows, width]`. Returns the same shape."""
-        if packed := self._packed.get(x, self.parameters(), self._pack):
+        if packed := self.packed(x):
             packed_carry, packed_transform = packed
             return torch.lerp(x, packed_transform(x), packed_carry(x))
-        carry = torch.sigmoid(torch.addmm(self.carry_bias, x, self.carry_weight))
-        transform = torch.relu(torch.addmm(self.transform_bias, x, self.transform_weight))
+        carry = torch.sigmoid(_multiply(self.carry_weight, x, self.carry_bias))
+        transform = torch.relu(_multiply(self.transform_weight, x, self.transform_bias))
         return torch.lerp(x, transform.to(x), carry.to(x))  # under autocast the products have its type
 
-    def _pack(self) -> tuple[PackedProduct, PackedProduct]:
+    def pack(self, make: type[Product]) -> tuple[Product, Product]:
+        """Return the products of the carry and of the transform."""
         return (
-            PackedProduct(self.carry_weight, self.carry_bias, "sigmoid"),
-            PackedProduct(self.transform_weight, self.transform_bias, "relu"),
+            make(self.carry_weight, self.carry_bias, "sigmoid"),
+            make(self.transform_weight, self.transform_bias, "relu"),
         )
 
     def initialize(self, generator: torch.Generator) -> None:
@@ -153,20 +144,25 @@ class Highway(nn.Module):
         nn.init.zeros_(self.transform_bias)
 
 
-class Projection(nn.Module):
+class Projection(PackedModule[Product]):
     """Linear map from the filters to the width of the LSTM."""
+
+    matrices = ("weight",)
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
         self.weight = empty_parameter(n_in, n_out)
         self.bias = empty_parameter(n_out)
-        self._packed: Packed[PackedProduct] = Packed()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `[rows, n_in]`. Returns `[rows, n_out]`."""
-        if packed := self._packed.get(x, self.parameters(), lambda: PackedProduct(self.weight, self.bias)):
+        if packed := self.packed(x):
             return packed(x)
-        return torch.addmm(self.bias, x, self.weight)
+        return _multiply(self.weight, x, self.bias)
+
+    def pack(self, make: type[Product]) -> Product:
+        """Return the one product."""
+        return make(self.weight, self.bias)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as bilm-tf's training does."""
@@ -204,6 +200,13 @@ class WordEmbedding(nn.Module):
         """Draw random vectors, all but row 0."""
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5, generator=generator)
         nn.init.zeros_(self.weight[0])
+
+
+def _multiply(weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    """`x @ weight + bias` in the type of `x`, whatever that of the weight."""
+    if weight.dtype != x.dtype:
+        return (x.to(weight) @ weight).to(x) + bias
+    return torch.addmm(bias, x, weight)
 
 
 def _chunks(lengths: npt.NDArray[np.integer[Any]], positions: int) -> list[slice]:

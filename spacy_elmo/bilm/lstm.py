@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spacy_elmo.bilm.packed import Packed, PackedProduct
+from spacy_elmo.bilm.packed import Float32Product, Packed, PackedModule, Product, can_pack
 from spacy_elmo.bilm.parameters import empty_parameter
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by
@@ -20,7 +20,7 @@ _FORGET_BIAS = 1.0  # TensorFlow's LSTMCell adds it in the cell; it is not in th
 State = tuple[Tensor, Tensor]  # hidden [2, rows, projection_dim], cell [2, rows, dim]
 
 
-class BidirectionalLSTMLayer(nn.Module):
+class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
     """A forward and a backward LSTM with projection and clipping (TensorFlow's `LSTMCell`).
 
     The directions are rows 0 and 1 of every parameter; they share nothing but the time step. The columns of
@@ -29,6 +29,8 @@ class BidirectionalLSTMLayer(nn.Module):
     weight: `[2, n_in + projection_dim, 4 * dim]`; bias: `[2, 4 * dim]`;
     projection: `[2, dim, projection_dim]`, or None where dim equals projection_dim.
     """
+
+    matrices = ("weight", "projection")
 
     def __init__(
         self,
@@ -45,8 +47,7 @@ class BidirectionalLSTMLayer(nn.Module):
         self.weight = empty_parameter(2, n_in + projection_dim, 4 * dim)
         self.bias = empty_parameter(2, 4 * dim)
         self.projection = empty_parameter(2, dim, projection_dim) if projection_dim != dim else None
-        self._packed: Packed[list[_PackedDirection]] = Packed()
-        self._packed_inputs: Packed[list[PackedProduct]] = Packed()
+        self._packed_inputs: Packed[list[Product]] = Packed()
 
     def forward(
         self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None, starts: Tensor | None = None
@@ -64,7 +65,7 @@ class BidirectionalLSTMLayer(nn.Module):
         rows = batch_sizes[0]
         hidden, cell = state or (x.new_zeros(2, rows, self.projection_dim), x.new_zeros(2, rows, self.dim))
         steps = _time_steps(batch_sizes, starts)
-        if packed := self._packed.get(hidden[0], self.parameters(), self._pack):
+        if packed := self.packed(hidden):
             return self._run_packed(packed, x, hidden, cell, steps)
         run = self._run_differentiably if torch.is_grad_enabled() else self._run_in_place
         return run(x, hidden, cell, steps)
@@ -82,9 +83,9 @@ class BidirectionalLSTMLayer(nn.Module):
         return y.to(x.dtype), (last_hidden.to(x.dtype), last_cell)
 
     def _run_in_place(self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list["_TimeStep"]) -> tuple[Tensor, State]:
-        """Run without gradients: nothing is kept but the outputs."""
-        weight, dim = self.weight[:, self.n_in :], self.dim
-        cell = cell.clone()
+        """Run without gradients: nothing is kept but the outputs. All of it in the type of the weights."""
+        weight, dim, given = self.weight[:, self.n_in :], self.dim, x.dtype
+        x, hidden, cell = x.to(weight), hidden.to(weight), cell.to(weight, copy=True)
         outputs: list[Tensor] = []
         ended: list[State] = []  # what the rows hold whose sequence is over, shortest sequence first
         gates = x.new_empty(2, 0, 4 * dim)
@@ -103,8 +104,8 @@ class BidirectionalLSTMLayer(nn.Module):
             hidden = torch.tanh(cell, out=squashed).mul_(leave)
             outputs.append(hidden := self._project(hidden))
         ended.append((hidden, cell))
-        final = tuple(torch.cat(part, dim=1) for part in zip(*reversed(ended), strict=True))
-        return torch.cat(outputs, dim=1), (final[0], final[1])
+        final = [torch.cat(part, dim=1).to(given) for part in zip(*reversed(ended), strict=True)]
+        return torch.cat(outputs, dim=1).to(given), (final[0], final[1])
 
     def _project(self, hidden: Tensor) -> Tensor:
         if self.projection is None:
@@ -116,8 +117,10 @@ class BidirectionalLSTMLayer(nn.Module):
 
         Made for several steps at once, as many as `_GATE_BUFFER_BYTES` hold.
         """
-        bias, weight = _with_forget_bias(self.bias), self.weight[:, : self.n_in]
-        packed = self._packed_inputs.get(x[0], [self.weight, self.bias], lambda: _pack_each(weight, bias[:, 0]))
+        bias, weight = _with_forget_bias(self.bias).to(x), self.weight[:, : self.n_in]
+        packed = self._packed_inputs.get(
+            [self.weight, self.bias], lambda: _pack_each(weight, bias[:, 0]), can_pack(x, "float32")
+        )
         row_bytes = 2 * 4 * self.dim * x.element_size()
         max_rows = max(_GATE_BUFFER_BYTES // row_bytes, self.n_in)
         for start, sizes in _time_blocks([step.rows for step in steps], max_rows):
@@ -128,14 +131,15 @@ class BidirectionalLSTMLayer(nn.Module):
                 gates = torch.baddbmm(bias, inputs, weight)
             yield from gates.split(sizes, dim=1)
 
-    def _pack(self) -> list["_PackedDirection"]:
-        scale = self.weight.new_ones(4 * self.dim)
+    def pack(self, make: type[Product]) -> list["_PackedDirection"]:
+        """Return the products of each direction."""
+        scale = torch.ones_like(self.bias[0])
         scale[3 * self.dim :] = 2  # tanh(z) = 2 * sigmoid(2 * z) - 1, so one sigmoid serves all gates
         bias = _with_forget_bias(self.bias)[:, 0] * scale
         return [
             _PackedDirection(
-                PackedProduct(self.weight[direction] * scale, bias[direction], "sigmoid"),
-                None if self.projection is None else PackedProduct(self.projection[direction], limit=self.proj_clip),
+                make(self.weight[direction].float() * scale, bias[direction], "sigmoid"),
+                None if self.projection is None else make(self.projection[direction], limit=self.proj_clip),
             )
             for direction in range(2)
         ]
@@ -179,8 +183,8 @@ class BidirectionalLSTMLayer(nn.Module):
         nn.init.zeros_(self.bias)
 
 
-def _pack_each(weight: Tensor, bias: Tensor) -> list[PackedProduct]:
-    return [PackedProduct(*pair) for pair in zip(weight, bias, strict=True)]
+def _pack_each(weight: Tensor, bias: Tensor) -> list[Product]:
+    return [Float32Product(*pair) for pair in zip(weight, bias, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -192,8 +196,8 @@ class _PackedDirection:
     projection: with the clip; None where there is none.
     """
 
-    gates: PackedProduct
-    projection: PackedProduct | None
+    gates: Product
+    projection: Product | None
 
 
 class _Recurrence(torch.autograd.Function):

@@ -15,11 +15,12 @@ from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, State
 from spacy_elmo.bilm.options import BiLMOptions
-from spacy_elmo.bilm.packed import version_of
+from spacy_elmo.bilm.packed import PackedModule, Precision, check_precision, version_of
 from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
 from spacy_elmo.errors import ElmoError
 
 MAX_BATCH_TOKENS = 4096
+_STRETCH = 4  # how many times that a batch of few long sequences may take where no gradients are kept
 
 
 @dataclass
@@ -156,7 +157,8 @@ class BiLM(nn.Module):
         """Return the layers of each sentence, `[n_layers + 1, n_tokens, 2 * projection_dim]` float32.
 
         keep_boundaries: also give out the positions of BOS and EOS (n_tokens + 2).
-        max_batch_tokens: how many tokens are worked on at once; bounds memory, changes no number.
+        max_batch_tokens: how many tokens are worked on at once (of up to 16 long sentences four times as many);
+            bounds memory, changes no number.
         state: carry LSTM state from call to call, sentence i going on from sentence i of earlier calls. For
             parity with the originals, not for speed: it works in float64, since rounding grows along the way
             (the originals' own carried states are up to 1.2e-5 apart in float32).
@@ -204,7 +206,8 @@ class BiLM(nn.Module):
             return
         lengths = [len(sentence) + 2 for sentence in sentences]
         if state is None:
-            bilm, batches = self, plan_batches(lengths, max_batch_tokens)
+            stretch = 1 if torch.is_grad_enabled() else _STRETCH
+            bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch)
         else:
             bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
         for numbers in batches:
@@ -237,6 +240,28 @@ class BiLM(nn.Module):
             self.clear_word_table()
             vectors = self.embedder(distinct)
         return vectors[torch.tensor([rows[word] for word in words], dtype=torch.long, device=vectors.device)]
+
+    def set_precision(self, precision: Precision) -> None:
+        """Compute with weights in "float32", "float16" or "int8". The reduced ones are for prediction, and round the
+        matrices to float16 for good.
+
+        Raises:
+            ElmoError: the precision is unknown, there are no means for it here, or the weights are being trained.
+        """
+        check_precision(precision, self.device)
+        if precision != "float32" and any(parameter.requires_grad for parameter in self.parameters()):
+            raise ElmoError(f"precision = {precision!r} is for frozen weights; train them in float32")
+        with torch.inference_mode(False):
+            for module in self._packed_modules():
+                module.set_precision(precision)
+
+    def prepare(self) -> None:
+        """Make now what speed needs and is otherwise made when first needed; processes forked later share it."""
+        for module in self._packed_modules():
+            module.prepare()
+
+    def _packed_modules(self) -> Iterator[PackedModule[Any]]:
+        return (module for module in self.modules() if isinstance(module, PackedModule))
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,5 @@
-"""Frozen weights in, matrix products that run near the speed of the processor out: oneDNN, with the weights laid out
-once as it reads them best.
+"""Frozen weights in, matrix products that run near the speed of the processor out: weights laid out once as oneDNN
+and FBGEMM read them best, in full or reduced precision.
 
 A time step of an LSTM multiplies a few dozen rows by a large matrix. There a general product spends its time reading
 the matrix in the wrong order (35 to 65% of the speed of a large product at 32 rows, a packed one 75 to 120%).
@@ -7,43 +7,132 @@ the matrix in the wrong order (35 to 65% of the speed of a large product at 32 r
 
 import platform
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-# For fewer rows a plain product is as fast: there, reading the weights is all there is to do.
-MIN_PACKED_ROWS = 3
+from spacy_elmo.errors import ElmoError
+
+Precision = Literal["float32", "float16", "int8"]
+Activation = Literal["none", "relu", "sigmoid"]
+
+# From how many rows on packed products are the faster ones, for modules with matrices of at least 16 MiB and for
+# smaller ones. For fewer rows, reading the weights and calling operators is all there is to do.
+_LARGE = 4 * 2**20
+MIN_ROWS_LARGE, MIN_ROWS_SMALL = 4, 12
+
+# oneDNN makes a kernel for each number of rows it meets, which takes longer than most products: so it meets few.
+_ROW_UNIT = 8
 
 T = TypeVar("T")
 
 
-class PackedProduct:
-    """`x @ weight + bias`, then the activation or the clip to ±`limit`, in one pass over the result.
+class Product(ABC):
+    """`x @ weight + bias`, then the activation or the clip to ±`limit`.
 
     weight: `[n_in, n_out]`; bias: `[n_out]`. Both are copied.
     """
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        activation: Literal["none", "relu", "sigmoid"] = "none",
-        limit: float | None = None,
+        self, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none", limit: float | None = None
     ) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().t().contiguous())
-        self._bias = None if bias is None else bias.detach().clone()
-        self._how = (activation, [], "") if limit is None else ("hardtanh", [-limit, limit], "")
+        self._weight = self._pack(weight.detach().float().t().contiguous())
+        self._bias = None if bias is None else bias.detach().float().clone()
+        self._activation, self._limit = activation, limit
+
+    @abstractmethod
+    def _pack(self, weight: Tensor) -> Any:
+        """weight: `[n_out, n_in]` float32."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """x: `[rows, n_in]` float32, contiguous. Returns a new `[rows, n_out]`; a row is the same in any company."""
+
+    def _activate(self, product: Tensor) -> Tensor:
+        """In place, where the product itself does not do it."""
+        if self._limit is not None:
+            return product.clamp_(-self._limit, self._limit)
+        return product if self._activation == "none" else _IN_PLACE[self._activation](product)
+
+
+class Float32Product(Product):
+    """All of it in one pass over the result (oneDNN)."""
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+        return packed
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x: `[rows, n_in]`, contiguous. Returns a new `[rows, n_out]`."""
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *self._how)
-        return product
+        """As `Product`."""
+        rows = len(x)
+        if rows % _ROW_UNIT:
+            x = functional.pad(x, (0, 0, 0, -rows % _ROW_UNIT))
+        clip = None if self._limit is None else ("hardtanh", [-self._limit, self._limit], "")
+        how = clip or (self._activation, [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *how)
+        return product[:rows]
+
+
+class Float16Product(Product):
+    """Weights in float16, sums in float32 (FBGEMM)."""
+
+    def _pack(self, weight: Tensor) -> Any:
+        return torch.ops.quantized.linear_prepack_fp16(weight, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `Product`."""
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._weight)
+        return self._activate(product if self._bias is None else product.add_(self._bias))
+
+
+class Int8Product(Product):
+    """Weights in 8 bits with a scale for each column, inputs with a scale for each row, sums in 32 bits (oneDNN).
+
+    A scale for all rows, as torch's dynamic quantization has it, would make a row depend on its company.
+    """
+
+    _HALF_UP = torch.tensor(128.5)  # to unsigned integers, for which alone oneDNN is fast, and rounded
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        self._scales = _largest(weight) / 127
+        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        packed: Tensor = torch.ops.onednn.qlinear_prepack((weight / self._scales).round_().to(torch.int8), None)
+        self._scales = self._scales[:, 0]
+        return packed
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `Product`."""
+        largest = _largest(x)
+        quantized = torch.addcmul(self._HALF_UP, x, 127 / largest).to(torch.uint8)
+        weight = (self._weight, self._scales, self._zeros, None)
+        product: Tensor = torch.ops.onednn.qlinear_pointwise(quantized, 1 / 127, 128, *weight, *_TO_FLOAT32)
+        product.mul_(largest)
+        return self._activate(product if self._bias is None else product.add_(self._bias))
+
+
+_TO_FLOAT32: Any = (1.0, 0, torch.float32, "none", [], "")  # what oneDNN is to make of the sums
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest size in each row, `[rows, 1]`, never zero."""
+    largest: Tensor = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)
+    return largest.clamp_min_(torch.finfo(torch.float32).tiny)
+
+
+_IN_PLACE = {"relu": torch.relu_, "sigmoid": torch.sigmoid_}
+_PRODUCTS: dict[Precision, type[Product]] = {
+    "float32": Float32Product,
+    "float16": Float16Product,
+    "int8": Int8Product,
+}
 
 
 class Packed(Generic[T]):
-    """What is packed from the parameters of a module, kept for as long as these stay as they are.
+    """What is packed from parameters, kept for as long as these stay as they are.
 
     Never copied or pickled with its content, and no part of a state_dict.
     """
@@ -53,17 +142,14 @@ class Packed(Generic[T]):
         self._content: T | None = None
         self._lock = threading.Lock()
 
-    def get(self, x: Tensor, parameters: Iterable[Tensor], pack: Callable[[], T]) -> T | None:
-        """Return what `pack` makes of the parameters, or None where a plain product is to be used: with gradients,
-        for few rows, for parameters that may change, or on another device or processor.
-
-        x: `[rows, n_in]`, what is to be multiplied. A call where the parameters may change forgets the content.
-        """
+    def get(self, parameters: Iterable[Tensor], pack: Callable[[], T], is_wanted: bool) -> T | None:
+        """Return what `pack` makes of the parameters; None where it is not wanted, or the parameters may change,
+        which forgets the content."""
         version = version_of(parameters)
         with self._lock:
             if version != self._version:
                 self._content, self._version = None, version
-            if version is None or torch.is_grad_enabled() or len(x) < MIN_PACKED_ROWS or not _can_pack(x):
+            if version is None or not is_wanted:
                 return None
             if self._content is None:
                 self._content = pack()
@@ -71,6 +157,65 @@ class Packed(Generic[T]):
 
     def __reduce__(self) -> "tuple[type[Packed[T]], tuple[()]]":
         return Packed, ()
+
+
+class PackedModule(nn.Module, Generic[T]):
+    """A module that runs frozen weights through packed products on a CPU, and plain ones everywhere else.
+
+    matrices: names of the parameters, or lists of them, that reduced precision is about.
+    """
+
+    matrices: ClassVar[tuple[str, ...]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.precision: Precision = "float32"
+        self._packed: Packed[T] = Packed()
+
+    @abstractmethod
+    def pack(self, make: type[Product]) -> T:
+        """Return the products of the weights as they are now."""
+
+    def packed(self, x: Tensor) -> T | None:
+        """Return the products for `x` (`[..., rows, n_in]`), or None where plain ones are to be used."""
+        is_large = max(parameter.numel() for parameter in self.parameters()) >= _LARGE
+        enough = MIN_ROWS_LARGE if is_large else MIN_ROWS_SMALL
+        is_wanted = self.precision != "float32" or x.shape[-2] >= enough
+        return self._get(is_wanted and can_pack(x, self.precision))
+
+    def prepare(self) -> None:
+        """Pack now what would be packed when first needed."""
+        device = next(self.parameters()).device
+        with torch.no_grad():
+            self._get(can_pack(torch.empty(0, device=device), self.precision))
+
+    def _get(self, is_wanted: bool) -> T | None:
+        make = _PRODUCTS[self.precision]
+        return self._packed.get(self.parameters(), lambda: self.pack(make), is_wanted)
+
+    def set_precision(self, precision: Precision) -> None:
+        """Use this precision; a reduced one rounds the matrices to float16 for good."""
+        self.precision = precision
+        self._packed = Packed()
+        if precision == "float32":
+            return
+        for name, parameter in self.named_parameters():
+            if name.split(".")[0] in self.matrices:
+                parameter.data = parameter.data.half()
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise an ElmoError where this precision is unknown or there are no means for it."""
+    if precision not in get_args(Precision):
+        known = ", ".join(map(repr, get_args(Precision)))
+        raise ElmoError(f"precision is {precision!r}, expected one of {known}")
+    if precision == "int8" and not (device.type == "cpu" and _HAS["int8"]):
+        raise ElmoError('precision = "int8" needs an x86 processor and device = "cpu"; use "float16" or "float32"')
+
+
+def can_pack(x: Tensor, precision: Precision) -> bool:
+    """Whether packed products are to be used for `x`: without gradients, on a processor that has them."""
+    return _HAS[precision] and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
 
 
 def version_of(parameters: Iterable[Tensor]) -> tuple[tuple[int, int], ...] | None:
@@ -84,13 +229,14 @@ def version_of(parameters: Iterable[Tensor]) -> tuple[tuple[int, int], ...] | No
     return tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
 
 
-def _can_pack(x: Tensor) -> bool:
-    return _is_available and x.device.type == "cpu" and x.dtype == torch.float32
+def _find_products() -> dict[Precision, bool]:
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    has_onednn = is_x86 and torch.backends.mkldnn.is_available()
+    return {
+        "float32": has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise"),
+        "float16": is_x86 and torch.backends.quantized.engine in ("x86", "fbgemm"),
+        "int8": has_onednn and hasattr(torch.ops.onednn, "qlinear_pointwise"),
+    }
 
 
-_is_available = (
-    platform.machine() in ("x86_64", "AMD64")
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
+_HAS = _find_products()

@@ -297,9 +297,12 @@ def _write_text(path: Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
-def digest(bilm: BiLM) -> str:
+def digest(bilm: BiLM, rounded: bool = False) -> str:
     """SHA-256 over the architecture and the float32 arrays in order of names, whatever the file they came from; of a
-    word-input biLM, over its vocabulary too."""
+    word-input biLM, over its vocabulary too.
+
+    rounded: over the arrays in float16, which a reduced precision does not change.
+    """
     sha = hashlib.sha256()
     architecture = {key: value for key, value in bilm.options.to_dict().items() if key not in bilm.options.training}
     sha.update(json.dumps(architecture, sort_keys=True).encode())
@@ -307,7 +310,8 @@ def digest(bilm: BiLM) -> str:
         sha.update(json.dumps(bilm.vocabulary).encode())
     for name, array in arrays(bilm):
         sha.update(f"{name}{list(array.shape)}".encode())
-        sha.update(array.tobytes())
+        with np.errstate(over="ignore"):
+            sha.update((array.astype(np.float16) if rounded else array).tobytes())
     return sha.hexdigest()
 
 

@@ -18,11 +18,12 @@ from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.pipeline.annotations import annotate, stored_vectors
 from spacy_elmo.pipeline.cache import Memory, Precision
-from spacy_elmo.pipeline.encoder import Encoder, batch_by_tokens, shim_of
+from spacy_elmo.pipeline.encoder import batch_by_tokens
 from spacy_elmo.pipeline.linking import ListenedTo, Pending, Vectors, refuse_second
 from spacy_elmo.pipeline.listener import make_replaceable
 from spacy_elmo.pipeline.mix import FixedMix, Layers
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
+from spacy_elmo.pipeline.shim import Encoder, shim_of
 
 # Docs that are worked on together, counted in batches of the biLM: enough to sort sentences by length.
 _WINDOW_BATCHES = 8
@@ -310,17 +311,12 @@ class ElmoComponent(ListenedTo):
     def _write_model(self, path: Path) -> None:
         shim = shim_of(self.model)
         seal = path / "digest"
-        if seal.is_file() and seal.read_text() == self._seal(path):
+        if seal.is_file() and seal.read_text() == _seal(path, shim.digest):
             formats.write_texts(shim.bilm, path)
             return
         seal.unlink(missing_ok=True)
         formats.write(shim.bilm, path, "lossless")
-        seal.write_text(self._seal(path))  # last, so that what is half-written is never taken for whole
-
-    def _seal(self, path: Path) -> str:
-        """Digest of the biLM, and size of the weights file as it lies there."""
-        weights = path / "weights.hdf5"
-        return f"{shim_of(self.model).digest} {weights.stat().st_size if weights.is_file() else 0}\n"
+        seal.write_text(_seal(path, shim.digest))  # last, so that what is half-written is never taken for whole
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
         """Load what `to_disk` wrote; `model.weights` of the config is not read.
@@ -332,14 +328,13 @@ class ElmoComponent(ListenedTo):
         return self
 
     def _read_model(self, path: Path) -> None:
-        shim = shim_of(self.model)
-        shim.set(formats.load(path))
-        seal = path / "digest"
-        if not seal.is_file() or seal.read_text() != self._seal(path):
+        bilm, seal = formats.load(path), path / "digest"
+        if not seal.is_file() or seal.read_text() != _seal(path, formats.digest(bilm)):
             raise WeightsError(
                 f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
                 "save the pipeline again, or restore its files"
             )
+        shim_of(self.model).set(bilm)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
         """The weights and settings as bytes; see `to_disk`."""
@@ -351,6 +346,12 @@ class ElmoComponent(ListenedTo):
         """Load what `to_bytes` gave."""
         util.from_bytes(bytes_data, {"model": self.model.from_bytes}, exclude)
         return self
+
+
+def _seal(path: Path, digest: str) -> str:
+    """Digest of the biLM, and size of the weights file as it lies there."""
+    weights = path / "weights.hdf5"
+    return f"{digest} {weights.stat().st_size if weights.is_file() else 0}\n"
 
 
 def _sets_sentences(nlp: Language, name: str) -> str | None:

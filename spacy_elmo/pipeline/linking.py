@@ -12,10 +12,11 @@ from thinc.api import Model
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.cache import Memory
 from spacy_elmo.pipeline.doc_rows import ROWS, DocRows, words_of
-from spacy_elmo.pipeline.encoder import Encoder, Recording, Reduce, encode_docs, shim_of
+from spacy_elmo.pipeline.encoder import Recording, Reduce, encode_docs
 from spacy_elmo.pipeline.listener import Link, link_of, watch
 from spacy_elmo.pipeline.mix import FixedMix, mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array, to_rows
+from spacy_elmo.pipeline.shim import Encoder, shim_of
 
 Vectors = Literal["auto", "hooks", "tensor", "none"]
 
@@ -178,7 +179,7 @@ class ListenedTo(TrainablePipe):
         """Rows of all layers, or the component's own mix of them."""
         shim = shim_of(self.model)
         what = "rows" if all_layers else f"mix {self.mix.layers}"
-        header = {"biLM": lambda: shim.digest, "content": lambda: what}
+        header = {"biLM": lambda: f"{shim.digest} {shim.precision}", "content": lambda: what}
         cache = None if self._is_learning else self.memory.open((shim.version, what), header)
         reduce: Reduce = to_rows if all_layers else self.mix
         return encode_docs(self.model, docs, reduce, cache)

@@ -22,9 +22,9 @@ from thinc.model import deserialize_attr, serialize_attr
 
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.pipeline.doc_rows import maker_of
-from spacy_elmo.pipeline.encoder import Encoder, shim_of
 from spacy_elmo.pipeline.mix import LEARNED, Layers, mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array
+from spacy_elmo.pipeline.shim import Encoder, shim_of
 
 if TYPE_CHECKING:
     from spacy_elmo.pipeline.linking import ListenedTo
@@ -166,7 +166,7 @@ class Link:
     def note_training(self, upstream: "ListenedTo") -> None:
         """From here on the listener is trained with what is there."""
         shim = shim_of(upstream.model)
-        self.trained_with, self._was_trained = None if shim.learns else shim.digest, True
+        self.trained_with, self._was_trained = None if shim.learns else shim.identity, True
 
     def get_upstream(self, docs: Sequence[Doc]) -> "ListenedTo":
         """The component upstream, if it is there and fits: the one that has run on the Docs, where a listener is
@@ -200,10 +200,10 @@ class Link:
                 f"{self.listener_name}: the width of its ElmoListener is {self.width}, but the biLM of "
                 f"{upstream.name!r} gives vectors of width {expected}; set width = {expected}"
             )
-        if self.trained_with is not None and self.trained_with != shim.digest:
+        if self.trained_with is not None and self.trained_with != shim.identity:
             raise WeightsError(
                 f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
-                f"{self.trained_with[:12]}… there, {shim.digest[:12]}… here); load the pipeline with its own elmo, "
+                f"{self.trained_with[:12]}… there, {shim.identity[:12]}… here); load the pipeline with its own elmo, "
                 "give the component a biLM of its own before elmo is trained further (replace_listeners), or train "
                 "the component anew"
             )
@@ -213,7 +213,7 @@ class Link:
         """Of the biLM it was trained with, else of the one it listens to."""
         if self.trained_with is not None or self.upstream is None:
             return self.trained_with
-        return shim_of(self.upstream.model).digest
+        return shim_of(self.upstream.model).identity
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Link":
         copied = Link(self.upstream_name, self.width, self.mix)

@@ -32,6 +32,18 @@ def test_no_batch_ends_before_its_budget_asks_for_it(lengths, max_tokens):
         assert sum(lengths[number] for number in (*batch, following[0])) > max_tokens
 
 
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=60), tokens=st.integers(1, 200), stretch=st.integers(1, 5)
+)
+def test_only_few_long_sequences_may_take_more(lengths, tokens, stretch):
+    batches = list(plan_batches(lengths, tokens, stretch))
+    assert sorted(number for batch in batches for number in batch) == list(range(len(lengths)))
+    for batch in batches:
+        *before, last = [lengths[number] for number in batch]
+        budget = tokens if len(before) >= 16 else stretch * tokens
+        assert not before or sum(before) + last <= budget
+
+
 def test_no_sequences_no_batches():
     assert list(plan_batches([], 100)) == []
 

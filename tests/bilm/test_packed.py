@@ -2,19 +2,25 @@
 
 import copy
 import pickle
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacy_elmo.bilm import packed
-from spacy_elmo.bilm.packed import MIN_PACKED_ROWS, Packed, PackedProduct
+from spacy_elmo.bilm.char_cnn import Highway
+from spacy_elmo.bilm.packed import _HAS, MIN_ROWS_SMALL, Packed, Precision
+from spacy_elmo.bilm.packed import _PRODUCTS as PRODUCTS
 
-pytestmark = pytest.mark.skipif(not packed._is_available, reason="torch has no packed products on this processor")
+pytestmark = pytest.mark.skipif(not all(_HAS.values()), reason="torch has no packed products on this processor")
+
+
+TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "int8": 0.25}  # of sums of up to 40 products of normal numbers
 
 
 @given(
+    precision=st.sampled_from(get_args(Precision)),
     rows=st.integers(1, 70),
     n_in=st.integers(1, 40),
     n_out=st.integers(1, 40),
@@ -22,25 +28,38 @@ pytestmark = pytest.mark.skipif(not packed._is_available, reason="torch has no p
     how=st.sampled_from([{}, {"activation": "relu"}, {"activation": "sigmoid"}, {"limit": 0.5}]),
     seed=st.integers(0, 1000),
 )
-def test_a_product_is_that_of_float64(rows, n_in, n_out, has_bias, how, seed):
+def test_a_product_is_that_of_float64(precision, rows, n_in, n_out, has_bias, how, seed):
     generator = torch.Generator().manual_seed(seed)
     x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
+    x[0] = 0
     kept = x.clone()
-    ours = PackedProduct(weight, bias if has_bias else None, **how)(x)
+    ours = PRODUCTS[precision](weight, bias if has_bias else None, **how)(x)
     expected = x.double() @ weight.double() + (bias.double() if has_bias else 0)
     if limit := how.get("limit"):
         expected = expected.clamp(-limit, limit)
     elif activation := how.get("activation"):
         expected = getattr(torch, activation)(expected)
-    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=TOLERANCES[precision])
     assert torch.equal(x, kept)
 
 
-def test_a_product_does_not_follow_its_weight():
+@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("n_in", [7, 256])
+def test_a_row_is_the_same_in_any_company(precision, n_in):
+    """Also beside rows a thousand times as large."""
+    generator = torch.Generator().manual_seed(0)
+    product = PRODUCTS[precision](torch.randn(n_in, 300, generator=generator) / n_in**0.5)
+    x = torch.randn(50, n_in, generator=generator) * torch.logspace(0, 3, 50)[:, None]
+    for rows in (1, 3, 20):
+        torch.testing.assert_close(product(x[:rows]), product(x)[:rows], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_a_product_does_not_follow_its_weight(precision):
     weight, bias, x = torch.ones(3, 2), torch.ones(2), torch.ones(4, 3)
-    product = PackedProduct(weight, bias)
+    product = PRODUCTS[precision](weight, bias)
     weight.zero_(), bias.zero_()
-    assert torch.equal(product(x), torch.full((4, 2), 4.0))
+    torch.testing.assert_close(product(x), torch.full((4, 2), 4.0))
 
 
 @pytest.fixture
@@ -50,12 +69,11 @@ def parameter():
 
 @pytest.fixture
 def get(parameter):
-    """Ask a holder for the sum of the parameter; `get.rows` sets how many rows are to be multiplied."""
+    """Ask a holder for the sum of the parameter."""
     holder = Packed()
 
-    @torch.no_grad()
-    def get(rows=MIN_PACKED_ROWS, dtype=torch.float32, which=holder):
-        return which.get(torch.ones(rows, 2, dtype=dtype), [parameter], lambda: parameter.sum().item())
+    def get(is_wanted=True, which=holder):
+        return which.get([parameter], lambda: parameter.sum().item(), is_wanted)
 
     get.holder = holder
     return get
@@ -65,29 +83,42 @@ def test_content_is_kept_until_the_parameters_change(get, parameter):
     contents = [get(), get()]
     with torch.no_grad():
         parameter.mul_(2)
-    assert [*contents, get()] == [4, 4, 8]
-
-
-def test_few_rows_other_types_and_gradients_use_plain_products(get, parameter):
-    assert get(rows=MIN_PACKED_ROWS - 1) is None
-    assert get(dtype=torch.float64) is None
-    x = torch.ones(MIN_PACKED_ROWS, 2)
-    with torch.enable_grad():
-        assert get.holder.get(x, [parameter], lambda: 1) is None
+    assert [*contents, get(is_wanted=False), get()] == [4, 4, None, 8]
 
 
 def test_training_forgets_the_content_even_where_the_optimizer_leaves_no_trace(get, parameter):
     assert get() == 4
     parameter.requires_grad_()
-    assert get() is None
+    assert get(is_wanted=False) is None
     parameter.data.mul_(2)  # no new version
     parameter.requires_grad_(False)
     assert get() == 8
 
 
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
-def test_copies_start_empty(get, parameter, duplicate):
+def test_copies_start_empty(get, duplicate):
     get()
     copied = duplicate(get.holder)
     assert copied._content is None
     assert get(which=copied) == 4
+
+
+@torch.no_grad()
+def test_few_rows_other_types_gradients_and_training_use_plain_products():
+    highway = Highway(4).requires_grad_(False)
+    x = torch.zeros(MIN_ROWS_SMALL, 4)
+    assert highway.packed(x)
+    assert not highway.packed(x[1:])
+    assert not highway.packed(x.double())
+    with torch.enable_grad():
+        assert not highway.packed(x)
+    assert not highway.requires_grad_().packed(x)
+
+
+@torch.no_grad()
+def test_reduced_precision_is_packed_for_any_number_of_rows():
+    highway = Highway(4).requires_grad_(False)
+    highway.set_precision("float16")
+    assert highway.carry_weight.dtype == torch.float16
+    assert highway.carry_bias.dtype == torch.float32
+    assert highway.packed(torch.zeros(1, 4))

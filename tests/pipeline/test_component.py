@@ -327,6 +327,40 @@ def test_a_doc_of_hundred_thousand_tokens_takes_little_more_than_its_vectors():
     assert vectors / 2 < int(done.stdout) < 5 * vectors  # all layers at once would take 8 times and more
 
 
+FLAT = """
+import random
+import spacy
+from pathlib import Path
+
+def resident():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) // 1024
+
+def texts(count):
+    choose = random.Random(0).choices
+    for _ in range(count):
+        yield " ".join(f"w{number}" for number in choose(range(60_000), k=4))
+
+nlp = spacy.blank("en")
+nlp.add_pipe("elmo", config={"vectors": "none", "model": {"weights": WEIGHTS}})
+after = []
+for number, doc in enumerate(nlp.pipe(texts(120_000), batch_size=1000), start=1):
+    if number % 40_000 == 0:
+        after.append(resident())
+print(*after)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory where Linux tells it")
+def test_memory_stays_flat_over_a_long_stream(data):
+    """The first third fills spaCy's vocabulary; from then on nothing may grow with the number of texts."""
+    script = FLAT.replace("WEIGHTS", repr(str(data / "tiny_2l_skip")))
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    first, _, last = map(int, done.stdout.split())
+    assert last - first < 40  # the vectors of the texts in between: 320,000 tokens of 128 bytes and more
+
+
 def test_hundred_thousand_tokens_in_one_doc():
     nlp = make()
     words = [f"w{number * 7919 % 5003}" for number in range(100_000)]

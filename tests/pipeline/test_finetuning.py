@@ -12,8 +12,9 @@ from thinc.api import Adam
 
 from spacy_elmo import ElmoError
 from spacy_elmo.formats import load
-from spacy_elmo.pipeline.encoder import Recording, shim_of
+from spacy_elmo.pipeline.encoder import Recording
 from spacy_elmo.pipeline.rows import to_rows
+from spacy_elmo.pipeline.shim import shim_of
 
 WIDTH = 32
 TEXTS = ["We sat here . He left .", "", "Anna", "We sat there and  waited ."]

@@ -11,7 +11,7 @@ from spacy.tokens import Doc
 from spacy_elmo import ElmoError
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.formats import load, write
-from spacy_elmo.pipeline.encoder import shim_of
+from spacy_elmo.pipeline.shim import shim_of
 
 TEXT = "We sat on the bank of the river."
 
