@@ -159,6 +159,7 @@ class Recording:
 
     def __init__(self, model: Encoder, docs: Sequence[Doc]) -> None:
         bilm = shim_of(model).bilm
+        shim_of(model).begin_learning()
         width = row_width(bilm.options.n_outputs, bilm.options.width)
         self.rows = [np.zeros((len(doc), width), dtype=np.float32) for doc in docs]
         self.has_gradients = False

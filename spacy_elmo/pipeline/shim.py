@@ -51,7 +51,7 @@ class BiLMShim(Shim):
         super().__init__(None)
         self.source, self.device, self.precision = source, device, precision
         self.lr_scale = 1.0
-        self._trainable = False
+        self._trainable = self._has_begun = False
         self._unfrozen: int | None = None
         self._n_loaded = 0
         self._digests: dict[bool, tuple[Any, str]] = {}
@@ -78,7 +78,7 @@ class BiLMShim(Shim):
             self._model.set_precision(self.precision)
             self._digests.clear()
             self._n_loaded += 1
-            self._grant_gradients()
+            self._has_begun = False
 
     @property
     def trainable(self) -> bool:
@@ -102,12 +102,17 @@ class BiLMShim(Shim):
 
     @property
     def learns(self) -> bool:
-        """Whether any weight is being trained now."""
-        return self.trainable and any(parameter.requires_grad for parameter in self.bilm.parameters())
+        """Whether any weight is to be trained now."""
+        return self.trainable and self._unfrozen != 0
+
+    def begin_learning(self) -> None:
+        """Let gradients reach the weights that are trained. Before this they are as good as frozen, and as fast."""
+        self._has_begun = True
+        self._grant_gradients()
 
     def _grant_gradients(self) -> None:
         with self._lock:
-            if self._model is None:
+            if self._model is None or not self._has_begun:
                 return
             parts = [*reversed(self._model.layers), self._model.embedder]
             for number, part in enumerate(parts):

@@ -212,6 +212,20 @@ def test_nlp_update_learns_as_the_training_loop_does(make):
         torch.testing.assert_close(results[0][name], results[1][name], atol=1e-5, rtol=1e-4)
 
 
+def test_a_loaded_pipeline_predicts_as_fast_as_a_frozen_one_until_it_learns(make, tmp_path):
+    """Packed products and the table of words are for weights without gradients."""
+    nlp = make()
+    data = started(nlp)
+    nlp.to_disk(tmp_path)
+    loaded = spacy.load(tmp_path)
+    loaded(TEXTS[0])
+    assert not any(parameter.requires_grad for parameter in shim_of(loaded.get_pipe("elmo").model).bilm.parameters())
+    before = weights(loaded)
+    for _ in range(2):
+        loaded.update(data, sgd=Adam(0.01), annotates=["sentencizer"])
+    assert moved(before, weights(loaded))
+
+
 def test_gradients_of_partial_batches_add_up(make):
     results = []
     for parts in (1, 2):
