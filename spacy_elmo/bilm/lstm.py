@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spacy_elmo.bilm.packed import Float32Product, Packed, PackedModule, Product, can_pack
+from spacy_elmo.bilm.packed import Float32Product, PackedModule, Product, can_pack
 from spacy_elmo.bilm.parameters import empty_parameter
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by
@@ -47,7 +47,6 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         self.weight = empty_parameter(2, n_in + projection_dim, 4 * dim)
         self.bias = empty_parameter(2, 4 * dim)
         self.projection = empty_parameter(2, dim, projection_dim) if projection_dim != dim else None
-        self._packed_inputs: Packed[list[Product]] = Packed()
 
     def forward(
         self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None, starts: Tensor | None = None
@@ -118,8 +117,8 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         Made for several steps at once, as many as `_GATE_BUFFER_BYTES` hold.
         """
         bias, weight = _with_forget_bias(self.bias).to(x), self.weight[:, : self.n_in]
-        packed = self._packed_inputs.get(
-            [self.weight, self.bias], lambda: _pack_each(weight, bias[:, 0]), can_pack(x, "float32")
+        packed = self._packed.get(
+            self.parameters(), lambda: _pack_each(weight, bias[:, 0]), can_pack(x, "float32"), "inputs"
         )
         row_bytes = 2 * 4 * self.dim * x.element_size()
         max_rows = max(_GATE_BUFFER_BYTES // row_bytes, self.n_in)

@@ -131,31 +131,33 @@ _PRODUCTS: dict[Precision, type[Product]] = {
 }
 
 
-class Packed(Generic[T]):
-    """What is packed from parameters, kept for as long as these stay as they are.
+class Packed:
+    """What is packed from parameters, by names, kept for as long as these stay as they are.
 
     Never copied or pickled with its content, and no part of a state_dict.
     """
 
     def __init__(self) -> None:
         self._version: object = None
-        self._content: T | None = None
+        self._contents: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def get(self, parameters: Iterable[Tensor], pack: Callable[[], T], is_wanted: bool) -> T | None:
+    def get(self, parameters: Iterable[Tensor], pack: Callable[[], T], is_wanted: bool, name: str = "") -> T | None:
         """Return what `pack` makes of the parameters; None where it is not wanted, or the parameters may change,
-        which forgets the content."""
+        which forgets all contents."""
         version = version_of(parameters)
         with self._lock:
             if version != self._version:
-                self._content, self._version = None, version
+                self._version = version
+                self._contents.clear()
             if version is None or not is_wanted:
                 return None
-            if self._content is None:
-                self._content = pack()
-            return self._content
+            if name not in self._contents:
+                self._contents[name] = pack()
+            content: T = self._contents[name]
+            return content
 
-    def __reduce__(self) -> "tuple[type[Packed[T]], tuple[()]]":
+    def __reduce__(self) -> "tuple[type[Packed], tuple[()]]":
         return Packed, ()
 
 
@@ -170,7 +172,7 @@ class PackedModule(nn.Module, Generic[T]):
     def __init__(self) -> None:
         super().__init__()
         self.precision: Precision = "float32"
-        self._packed: Packed[T] = Packed()
+        self._packed = Packed()
 
     @abstractmethod
     def pack(self, make: type[Product]) -> T:

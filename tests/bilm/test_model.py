@@ -223,19 +223,24 @@ def optimizers():
         yield pytest.param(lambda parameters, name=name: torch.optim.Adam(parameters, lr=0.05, **{name: True}), id=name)
 
 
+@pytest.mark.parametrize("is_used_between", [True, False])
+@pytest.mark.parametrize("n_sentences", [1, 20], ids=["one", "many"])  # plain products and packed ones
 @pytest.mark.parametrize("make_optimizer", [*optimizers()])
-def test_an_optimizer_step_empties_the_table_of_words(data, make_optimizer):
+def test_nothing_made_from_frozen_weights_outlives_an_optimizer_step(
+    data, make_optimizer, n_sentences, is_used_between
+):
     bilm = load(data / "tiny_2l_skip")
-    text = [["words", "to", "remember"]]
+    text = [["words", "to", "remember"]] * n_sentences
     before = bilm.encode(text)[0]
-    for parameter in bilm.requires_grad_().parameters():
+    list(bilm.requires_grad_().stream_with_gradients(text))
+    for parameter in bilm.parameters():
         parameter.grad = torch.ones_like(parameter)
     make_optimizer(bilm.parameters()).step()
-    after = bilm.encode(text)[0]
-    assert abs(after[0] - before[0]).max() > 0.1
+    after = bilm.encode(text)[0] if is_used_between else None
     again = bilm.requires_grad_(False).encode(text)[0]
-    bilm.clear_word_table()
-    close([after, again], bilm.encode(text) * 2)
+    assert abs(again[0] - before[0]).max() > 0.1
+    fresh = copy.deepcopy(bilm).encode(text)[0]
+    close([again] if after is None else [after, again], [fresh] * (1 + is_used_between))
 
 
 def change_in_place(bilm):

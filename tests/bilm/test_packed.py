@@ -99,7 +99,7 @@ def test_training_forgets_the_content_even_where_the_optimizer_leaves_no_trace(g
 def test_copies_start_empty(get, duplicate):
     get()
     copied = duplicate(get.holder)
-    assert copied._content is None
+    assert not copied._contents
     assert get(which=copied) == 4
 
 
