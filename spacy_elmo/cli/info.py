@@ -9,7 +9,7 @@ from spacy_elmo.cli.output import Quiet, failing_clearly
 
 @failing_clearly
 def info(
-    model: str = Argument("en_elmo_sm", help="Bundled name, directory or .hdf5 file"),
+    model: str = Argument("en_elmo_sm", help="Name, directory, zip archive or .hdf5 file"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.characters import N_CHARACTERS
 from spacy_elmo.errors import ElmoError, WeightsError
+from spacy_elmo.formats.archive import File, opened
 
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
@@ -132,7 +133,7 @@ def _reshape(shape: tuple[int, ...]) -> Callable[[Array], Array]:
 
 @torch.inference_mode(False)  # parameters made in inference mode could never be trained, nor their changes seen
 def read(
-    weights: Path | BinaryIO,
+    weights: File | BinaryIO,
     options: BiLMOptions,
     vocabulary: list[str] | None = None,
     card: dict[str, Any] | None = None,
@@ -145,10 +146,10 @@ def read(
         WeightsError: the file is missing, truncated, no HDF5, holds links to elsewhere, lacks an array, has
             one too many, one of another shape or type, or one with NaN or infinite values.
     """
-    source = str(weights) if isinstance(weights, Path) else "weights"
+    source = str(weights) if isinstance(weights, File) else "weights"
     if isinstance(weights, Path) and not weights.is_file():
         raise WeightsError(f"{source}: no such weights file")
-    with naming_damage(source), h5py.File(weights, "r") as file:
+    with opened(weights) as content, naming_damage(source), h5py.File(content, "r") as file:
         n_words = len(vocabulary) if vocabulary else 0
         table = []
         for entry in entries(options, n_words):
@@ -258,23 +259,36 @@ def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> 
 
 def write_texts(bilm: BiLM, directory: Path) -> None:
     """Write what `write` writes beside the weights."""
-    _write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
+    write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
     card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
     words = "".join(word + "\n" for word in bilm.vocabulary) if bilm.vocabulary else None
     for path, text in ((directory / "model_card.json", card), (directory / "vocab.txt", words)):
         if text is None:
             path.unlink(missing_ok=True)  # another model's
         else:
-            _write_text(path, text)
+            write_text(path, text)
 
 
 def write_weights(bilm: BiLM, file: BinaryIO, dtype: StoredDtype = "float32") -> None:
     """Write the HDF5 file of weights into an open binary file, array by array."""
+    write_arrays(lambda: arrays(bilm), file, dtype)
+
+
+def write_arrays(
+    named: Callable[[], Iterable[tuple[str, Array]]], file: BinaryIO, dtype: StoredDtype = "float32"
+) -> None:
+    """Write float32 arrays by their names into an open file; `named` yields them, anew each time it is called.
+
+    Raises:
+        WeightsError: a value is too large for float16.
+    """
     if dtype == "lossless":
-        dtype = "float16" if all(_fits_float16(array) for _, array in arrays(bilm)) else "float32"
-    with h5py.File(file, "w") as weights:
-        for name, array in arrays(bilm):
-            weights.create_dataset(name, data=array.astype(dtype, copy=False))
+        dtype = "float16" if all(_fits_float16(array) for _, array in named()) else "float32"
+    with h5py.File(file, "w") as stored:
+        for name, array in named():
+            if dtype == "float16" and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+                raise WeightsError(f"{name} has values too large for float16; write it as float32 or lossless")
+            stored.create_dataset(name, data=array.astype(dtype, copy=False))
 
 
 def _fits_float16(array: Array) -> bool:
@@ -293,7 +307,8 @@ def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; the file appears whole or not at all."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 

@@ -1,19 +1,29 @@
 """`softmax.hdf5` beside the weights: the language model's output layer, in bilm-tf's names."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
-import numpy as np
 import torch
 
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.bilm_hdf5 import Entry, find, naming_damage, read_array, write_whole
+from spacy_elmo.formats.archive import File, opened
+from spacy_elmo.formats.bilm_hdf5 import (
+    Array,
+    Entry,
+    StoredDtype,
+    find,
+    naming_damage,
+    read_array,
+    write_arrays,
+    write_whole,
+)
 
 NAME = "softmax.hdf5"
 
 
-def read(path: Path, n_words: int, projection_dim: int) -> Softmax:
+def read(path: File, n_words: int, projection_dim: int) -> Softmax:
     """Read the output layer for a vocabulary of `n_words` into a frozen module.
 
     Raises:
@@ -26,19 +36,18 @@ def read(path: Path, n_words: int, projection_dim: int) -> Softmax:
         (Entry("softmax/W", "weight", (n_words, projection_dim)), softmax.weight),
         (Entry("softmax/b", "bias", (n_words,)), softmax.bias),
     )
-    with naming_damage(str(path)), h5py.File(path, "r") as file:
+    with opened(path) as content, naming_damage(str(path)), h5py.File(content, "r") as file:
         for entry, parameter in entries:
             with naming_damage(f"{path}: {entry.name}"):
                 parameter.copy_(torch.from_numpy(read_array(find(file, entry, str(path)), str(path))))
     return softmax.eval()
 
 
-def write(softmax: Softmax, path: Path, dtype: str = "float32") -> None:
-    """Write the output layer; the file appears whole or not at all."""
+def write(softmax: Softmax, path: Path, dtype: StoredDtype = "float32") -> None:
+    """Write the output layer; the file appears whole or not at all. dtype: see `bilm_hdf5.write`."""
 
-    def fill(file: object) -> None:
-        with h5py.File(file, "w") as arrays:
-            for name, parameter in (("softmax/W", softmax.weight), ("softmax/b", softmax.bias)):
-                arrays.create_dataset(name, data=parameter.detach().float().cpu().numpy().astype(np.dtype(dtype)))
+    def arrays() -> Iterator[tuple[str, Array]]:
+        for name, parameter in (("softmax/W", softmax.weight), ("softmax/b", softmax.bias)):
+            yield name, parameter.detach().float().cpu().numpy()
 
-    write_whole(path, fill)
+    write_whole(path, lambda file: write_arrays(arrays, file, dtype))

@@ -225,7 +225,7 @@ class BiLMShim(Shim):
 
 @torch.inference_mode(False)
 def _random_bilm() -> BiLM:
-    options = BiLMOptions.from_file(formats.locate(formats.BUNDLED).options)
+    options = formats.locate(formats.BUNDLED).read_options()
     return BiLM(options, card={"description": "random weights, asked for with weights = null"})
 
 

@@ -71,6 +71,20 @@ class Evaluation:
         return None
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What is predicted of some sentences, `n + 1` times in each direction of one with `n` words, in their order:
+    forward `w1 ... wn </S>`, each from the state before it, backward `<S> w1 ... wn`, each from the state behind it.
+
+    sentences: `[m]` int64, the number of the sentence; hidden: `[2, m, projection_dim]`, forward and backward, what
+    the softmax is to see; targets: `[2, m]` int64, ids of the words that stand there.
+    """
+
+    sentences: Tensor
+    hidden: Tensor
+    targets: Tensor
+
+
 class Evaluator:
     """Scores sentences by a biLM, its softmax and its vocabulary.
 
@@ -110,7 +124,7 @@ class Evaluator:
         carried, zero_state, tokens = torch.zeros(2).double(), torch.zeros(2).double(), 0
         states: list[State] | None = None
         with progress_bar(show_progress, "evaluating", unit=" words") as bar:
-            for block in _blocks(sentences, max_tokens):
+            for block in blocks(sentences, max_tokens):
                 losses, states = self.carried_losses(block, states)
                 carried += losses
                 zero_state += self.zero_state_losses(block).sum(0)
@@ -125,17 +139,26 @@ class Evaluator:
     def zero_state_losses(self, sentences: Sentences) -> Tensor:
         """Negative log-likelihood of each sentence from zero state, by direction: `[n_sentences, 2]` float64."""
         totals = torch.zeros(len(sentences), 2, dtype=torch.float64)
+        for batch in self.predictions(sentences):
+            for direction in (0, 1):
+                losses = self.softmax.losses(batch.hidden[direction], batch.targets[direction]).double().cpu()
+                totals[:, direction].index_add_(0, batch.sentences, losses)
+        return totals
+
+    @torch.inference_mode()
+    def predictions(self, sentences: Sentences) -> Iterator[Predictions]:
+        """Yield, batch by batch, what the softmax is to see and to say of each sentence from zero state."""
         width = self.bilm.options.lstm.projection_dim
         for batch in self.bilm.stream(sentences):
-            targets = self._ids([word for n in batch.numbers for word in (BOS, *sentences[n], EOS)])
+            ids = self._ids([word for n in batch.numbers for word in (BOS, *sentences[n], EOS)])
             sequence = torch.tensor(batch.numbers).repeat_interleave(torch.tensor(batch.lengths))
-            inside = sequence[1:] == sequence[:-1]  # whether two neighbours are of one sentence
-            top, left, right = batch.layers[-1], inside.nonzero().squeeze(1), inside.nonzero().squeeze(1) + 1
-            for direction, (here, there) in enumerate(((left, right), (right, left))):
-                hidden = top[here, direction * width : (direction + 1) * width]
-                losses = self.softmax.losses(hidden, targets[there]).double().cpu()
-                totals[:, direction].index_add_(0, sequence[here], losses)
-        return totals
+            left = (sequence[1:] == sequence[:-1]).nonzero().squeeze(1)  # where the right neighbour is of the sentence
+            top = batch.layers[-1]
+            yield Predictions(
+                sequence[left],
+                torch.stack([top[left, :width], top[left + 1, width:]]),
+                torch.stack([ids[left + 1], ids[left]]),
+            )
 
     @torch.inference_mode()
     def carried_losses(self, sentences: Sentences, states: Sequence[State] | None = None) -> tuple[Tensor, list[State]]:
@@ -155,7 +178,7 @@ class Evaluator:
         return torch.tensor([ids.get(word, unknown) for word in words], device=self.bilm.device)
 
 
-def _blocks(sentences: Iterable[Sequence[str]], max_tokens: int | None) -> Iterator[list[Sequence[str]]]:
+def blocks(sentences: Iterable[Sequence[str]], max_tokens: int | None = None) -> Iterator[list[Sequence[str]]]:
     """Sentences in blocks of about `_BLOCK_TOKENS` words, up to `max_tokens` in all."""
     block: list[Sequence[str]] = []
     in_block = total = 0

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.errors import CorpusError
+from spacy_elmo.formats.archive import Member
 
 UNKNOWN = "<UNK>"
 SPECIAL = (BOS, EOS, UNKNOWN)
@@ -53,14 +54,15 @@ class Vocabulary:
         return hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass")).hexdigest()
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "Vocabulary":
+    def from_file(cls, path: str | os.PathLike[str] | Member) -> "Vocabulary":
         """Read a vocab.txt, one word a line.
 
         Raises:
             CorpusError: the file is missing or not UTF-8, or its content is wrong, see the class.
         """
         try:
-            lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+            content = path.read_bytes() if isinstance(path, Member) else Path(path).read_bytes()
+            lines = content.decode("utf-8-sig").split("\n")
         except OSError as error:
             raise CorpusError(f"{path}: no such vocabulary ({error})") from None
         except UnicodeDecodeError as error:

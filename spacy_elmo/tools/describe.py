@@ -32,7 +32,7 @@ def describe(model: str) -> dict[str, Any]:
         "n_characters": N_CHARACTERS if cnn else None,
         "vocabulary": len(bilm.vocabulary) if bilm.vocabulary else None,
         "parameters": sum(array.size for _, array in formats.arrays(bilm)),
-        "weights_bytes": files.weights.stat().st_size,
+        "weights_bytes": files.weights_bytes,
         "digest": formats.digest(bilm),
         "license": bilm.card.get("license"),
         "description": bilm.card.get("description"),

@@ -14,7 +14,6 @@ from spacy import util
 from thinc.api import Config
 
 from spacy_elmo import formats
-from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import ElmoError
 
 Optimize = Literal["speed", "accuracy"]
@@ -41,7 +40,7 @@ def build(
     """
     _check(pipeline)
     lang = _language(lang)
-    width = BiLMOptions.from_file(formats.locate(weights).options).width
+    width = formats.locate(weights).read_options().width
     components: Block = {"sentencizer": {"factory": "sentencizer"}, "elmo": _elmo(weights)}
     components.update((name, COMPONENTS[name](width, optimize)) for name in pipeline)
     config: Block = {

@@ -1,6 +1,5 @@
 """Names and paths of models, and what is imported to load one."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -230,9 +229,3 @@ print(sorted(heavy & set(sys.modules)), spacy_elmo.__version__, spacy_elmo.ElmoE
     done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[0] == "[]"
-
-
-def test_an_archive_is_refused_with_what_to_do(model_dir, tmp_path):
-    archive = shutil.make_archive(str(tmp_path / "model"), "zip", model_dir)
-    with pytest.raises(WeightsError, match=r"model\.zip: .*unpack"):
-        load(archive)

@@ -1,0 +1,203 @@
+"""Texts in over HTTP, vectors, entities or classes out: an ELMo pipeline behind FastAPI. See README.md.
+
+uvicorn --factory app:create_app --app-dir examples/serve
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from batcher import Batcher, OverloadedError
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pipeline import Kind, Pipeline
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+log = logging.getLogger("uvicorn.error")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Read from environment variables: SERVE_ and the name in capitals.
+
+    pipeline: path or name of a spaCy pipeline; empty for a blank English one with the bundled model.
+    max_body_bytes, max_texts, max_characters: of a request, of its texts, of one text.
+    max_batch_texts, max_wait_ms: a batch takes about so many texts, and waits so long for them.
+    max_waiting_texts: more are refused until some are answered.
+    """
+
+    pipeline: str = ""
+    max_body_bytes: int = 1_000_000
+    max_texts: int = 64
+    max_characters: int = 10_000
+    max_batch_texts: int = 128
+    max_wait_ms: int = 5
+    max_waiting_texts: int = 2048
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        """Raise a ValueError that names the variable where one is no whole number of at least 1."""
+        given: dict[str, Any] = {}
+        for field in fields(cls):
+            name = f"SERVE_{field.name.upper()}"
+            value = os.environ.get(name)
+            if value is None:
+                continue
+            if field.type is int and not (value.isdecimal() and int(value) > 0):
+                raise ValueError(f"{name} is {value!r}, expected a whole number of at least 1")
+            given[field.name] = int(value) if field.type is int else value
+        return cls(**given)
+
+
+class Question(BaseModel):
+    """Body of a request. `want` names what to tell of each text; without it, all that the pipeline offers."""
+
+    model_config = ConfigDict(extra="forbid")
+    texts: list[str] = Field(min_length=1)
+    want: list[Kind] | None = None
+
+
+Load = Callable[[str, Callable[[str], None]], Pipeline]
+Asked = tuple[str, Sequence[Kind]]
+
+
+class Service:
+    """The pipeline, loaded in the background and run in one worker thread, and the batcher in front of it."""
+
+    def __init__(self, settings: Settings, load: Load) -> None:
+        self.settings, self._load = settings, load
+        self.pipeline: Pipeline | None = None
+        self.error: str | None = None
+        self.stage = "starting"
+        self._started = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pipeline")
+        self.batcher = Batcher[Asked, str](
+            self._run, settings.max_batch_texts, settings.max_wait_ms / 1000, settings.max_waiting_texts
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load and answer; at the end, answer what is waiting and stop."""
+        loading = asyncio.create_task(self._load_in_thread())
+        working = asyncio.create_task(self.batcher.work())
+        try:
+            yield
+        finally:
+            self.batcher.close()
+            await working
+            loading.cancel()
+            with suppress(asyncio.CancelledError):
+                await loading
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def health(self) -> dict[str, Any]:
+        """Whether it is loading, ready or failed, and what it has done."""
+        status = "failed" if self.error else "ready" if self.pipeline else "loading"
+        told: dict[str, Any] = {"status": status, "stage": self.error or self.stage}
+        told["seconds"] = round(time.monotonic() - self._started, 1)
+        if self.pipeline:
+            told["offers"] = self.pipeline.offers
+        return told | {"waiting": self.batcher.waiting} | asdict(self.batcher.counts)
+
+    def check(self, question: Question) -> list[Asked]:
+        """What to ask of the pipeline; an HTTPException where it cannot be answered."""
+        if self.pipeline is None:
+            raise HTTPException(503, f"not ready: {self.error or self.stage}", {"Retry-After": "1"})
+        settings, offers = self.settings, self.pipeline.offers
+        if len(question.texts) > settings.max_texts:
+            raise HTTPException(422, f"{len(question.texts)} texts, expected at most {settings.max_texts} a request")
+        for number, text in enumerate(question.texts):
+            if len(text) > settings.max_characters:
+                raise HTTPException(
+                    422, f"texts[{number}] has {len(text)} characters, expected at most {settings.max_characters}"
+                )
+        wanted = offers if question.want is None else question.want
+        if missing := set(wanted) - set(offers):
+            raise HTTPException(422, f"this pipeline gives no {', '.join(sorted(missing))}; it gives {offers}")
+        return [(text, wanted) for text in question.texts]
+
+    async def _load_in_thread(self) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+            self.pipeline = await loop.run_in_executor(self._thread, self._load, self.settings.pipeline, self._report)
+            self.stage = "ready"
+        except Exception as error:
+            log.exception("the pipeline cannot be loaded")
+            self.error = f"the pipeline cannot be loaded: {error}"
+
+    def _report(self, stage: str) -> None:
+        self.stage = stage
+
+    async def _run(self, asked: list[Asked]) -> list[str]:
+        assert self.pipeline is not None  # `check` has seen it
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.pipeline, asked)
+
+
+def create_app(settings: Settings | None = None, load: Load = Pipeline) -> FastAPI:
+    """Make the application; `load` is what makes the pipeline."""
+    service = Service(settings or Settings.from_environment(), load)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(title="spacy-elmo", lifespan=lifespan)
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        """Whether the process is well: it may be loading still."""
+        return JSONResponse(service.health(), 503 if service.error else 200)
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """Whether texts are answered, and how far loading has come."""
+        return JSONResponse(service.health(), 200 if service.pipeline else 503)
+
+    @app.post("/process", openapi_extra=_documented())
+    async def process(request: Request) -> Response:
+        """Answer texts: `results` holds an object for each, in their order."""
+        asked = service.check(await _read(request, service.settings.max_body_bytes))
+        try:
+            results = await service.batcher.submit(asked)
+        except OverloadedError as error:
+            raise HTTPException(503, str(error), {"Retry-After": "1"}) from None
+        return Response('{"results": [' + ", ".join(results) + "]}", media_type="application/json")
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "internal error; the server's log says more"}, 500)
+
+    return app
+
+
+async def _read(request: Request, max_bytes: int) -> Question:
+    """The body, read no further than the limit; an HTTPException where it is too large or no question."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise HTTPException(413, f"the body is too large, expected at most {max_bytes} bytes; send fewer texts")
+    try:
+        return Question.model_validate_json(bytes(body))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "body"
+        raise HTTPException(400 if first["type"] == "json_invalid" else 422, f"{place}: {first['msg']}") from None
+
+
+def _documented() -> dict[str, Any]:
+    """The body for /docs, since it is read by hand."""
+    schema = {"application/json": {"schema": Question.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": schema}}

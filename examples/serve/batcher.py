@@ -1,0 +1,115 @@
+"""Requests that arrive together in, one call for all of them out."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class OverloadedError(Exception):
+    """More waits already than may wait."""
+
+
+@dataclass
+class Counts:
+    """What has been done so far."""
+
+    requests: int = 0
+    items: int = 0
+    batches: int = 0
+    largest_batch: int = 0
+
+
+@dataclass(frozen=True)
+class _Request(Generic[Item, Result]):
+    items: list[Item]
+    answer: "asyncio.Future[list[Result]]"
+
+
+class Batcher(Generic[Item, Result]):
+    """Collects the items of requests for a moment and gives them to `run` in one call.
+
+    While a call is under way, what arrives is collected for the next: under load nothing waits for the clock.
+
+    run: from items to as many results.
+    max_items: a batch is closed once it has so many; the last request may exceed it.
+    max_wait: seconds to wait for company.
+    max_waiting: items that may wait; beyond, `submit` raises `OverloadedError`.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Awaitable[list[Result]]],
+        max_items: int,
+        max_wait: float,
+        max_waiting: int,
+    ) -> None:
+        self.counts = Counts()
+        self._run = run
+        self._max_items, self._max_wait, self._max_waiting = max_items, max_wait, max_waiting
+        self._queue: asyncio.Queue[_Request[Item, Result] | None] = asyncio.Queue()
+        self.waiting = 0  # items
+
+    async def submit(self, items: list[Item]) -> list[Result]:
+        """Return the results of these items, in their order."""
+        if self.waiting + len(items) > self._max_waiting:
+            raise OverloadedError(f"{self.waiting} texts are waiting already; try again later")
+        request = _Request[Item, Result](items, asyncio.get_running_loop().create_future())
+        self.waiting += len(items)
+        self._queue.put_nowait(request)
+        return await request.answer
+
+    async def work(self) -> None:
+        """Answer requests until `close`."""
+        while requests := await self._collect():
+            self.counts.requests += len(requests)
+            self.counts.batches += 1
+            self.counts.largest_batch = max(self.counts.largest_batch, sum(len(one.items) for one in requests))
+            if not await self._answer(requests) and len(requests) > 1:
+                for request in requests:  # one of them is to blame; the others shall not suffer
+                    await self._answer([request])
+
+    def close(self) -> None:
+        """Let `work` end once it has answered what is waiting."""
+        self._queue.put_nowait(None)
+
+    async def _collect(self) -> list[_Request[Item, Result]]:
+        """Wait for requests; none where there will be no more."""
+        request = await self._queue.get()
+        if request is not None and self.waiting < self._max_items:
+            await asyncio.sleep(self._max_wait)
+        requests: list[_Request[Item, Result]] = []
+        n_items = 0
+        while request is not None:
+            requests.append(request)
+            n_items += len(request.items)
+            if n_items >= self._max_items or self._queue.empty():
+                break
+            request = self._queue.get_nowait()
+        if request is None and requests:
+            self.close()  # to be found again behind this batch
+        self.waiting -= n_items
+        return requests
+
+    async def _answer(self, requests: list[_Request[Item, Result]]) -> bool:
+        """Answer these requests by one call; whether it went well. A single one is told what went wrong."""
+        items = [item for request in requests for item in request.items]
+        try:
+            answers = await self._run(items)
+            if len(answers) != len(items):
+                raise RuntimeError(f"{len(answers)} results for {len(items)} items")
+        except Exception as error:
+            if len(requests) == 1 and not requests[0].answer.done():
+                requests[0].answer.set_exception(error)
+            return False
+        self.counts.items += len(items)
+        results = iter(answers)
+        for request in requests:
+            part = list(itertools.islice(results, len(request.items)))
+            if not request.answer.done():  # the client may be gone
+                request.answer.set_result(part)
+        return True

@@ -1,0 +1,41 @@
+"""`python -m spacy elmo convert`: any model that is read to one directory layout."""
+
+import json
+from typing import TYPE_CHECKING, cast
+
+from typer import Argument, BadParameter, Option
+
+from spacy_elmo.cli.output import Quiet, failing_clearly
+
+if TYPE_CHECKING:
+    from spacy_elmo.formats.bilm_hdf5 import StoredDtype
+
+DTYPES = ("float32", "float16", "lossless")
+
+
+@failing_clearly
+def convert(
+    src: str = Argument(help="Name, directory, zip archive or .hdf5 file of a model"),
+    dst: str = Argument(help="Directory to write"),
+    dtype: str = Option(
+        "float32", help="How weights are stored: float32, float16, or lossless (float16 where that keeps every value)"
+    ),
+    force: bool = Option(False, "--force", "-f", help="Write into a directory that is not empty"),
+    as_json: bool = Option(False, "--json", help="Print one JSON object"),
+    quiet: bool = Quiet,
+) -> None:
+    """Write a model as options.json and weights.hdf5, with vocabulary, model card and softmax where it has them.
+
+    Example: python -m spacy elmo convert 218.zip norwegian/
+    """
+    if dtype not in DTYPES:
+        raise BadParameter(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    from spacy_elmo.tools import convert as tool
+
+    report = tool.convert(src, dst, cast("StoredDtype", dtype), force)
+    if as_json:
+        print(json.dumps(report))
+    elif not quiet:
+        for name, size in report["files"].items():
+            print(f"{name:<16}{size:>14,} bytes")
+        print(f"✔ {dst}: digest {report['digest']}")

@@ -1,0 +1,38 @@
+"""`python -m spacy elmo download`: public models by name."""
+
+import json
+
+from typer import Argument, BadParameter, Option
+
+from spacy_elmo.cli.output import Quiet, failing_clearly
+
+
+@failing_clearly
+def download(
+    name: str | None = Argument(None, help="Name of a model, as --list shows them"),
+    list_known: bool = Option(False, "--list", help="Show the known models"),
+    as_json: bool = Option(False, "--json", help="Print one JSON object"),
+    quiet: bool = Quiet,
+) -> None:
+    """Download a public model, after which its name is enough: `weights = "allennlp-small"`.
+
+    It goes to the user's cache directory, or to where SPACY_ELMO_CACHE says. A download that was cut is gone on with.
+
+    Example: python -m spacy elmo download allennlp-small
+    """
+    if list_known == (name is not None):
+        raise BadParameter("give the NAME of a model, or --list")
+    from spacy_elmo.tools import download as tool
+
+    if name is None:
+        facts = tool.known_models()
+        print(json.dumps(facts) if as_json else tool.table(facts))
+        return
+    report = tool.download(name, show_progress=not quiet)
+    if as_json:
+        print(json.dumps(report))
+    elif not quiet:
+        for file in report["files"]:
+            print(f"{file['name']}: {file['bytes']:,} bytes, SHA-256 {file['sha256']}")
+        print(f"license: {report['license'] or 'not stated'}")
+        print(f'✔ {report["path"]}; use it by its name: weights = "{name}"')

@@ -1,0 +1,64 @@
+"""`python -m spacy elmo visualize`: a picture of words in context."""
+
+from typing import cast, get_args
+
+import typer
+from typer import Argument, Option
+
+from spacy_elmo.cli.output import Quiet, failing_clearly
+
+
+@failing_clearly
+def visualize(
+    text: str = Argument(
+        help="Text, one tokenized sentence a line; with --color label, label<TAB>sentence; with --color pos and "
+        "without --pipeline, one word<TAB>tag a line, a blank line between sentences"
+    ),
+    out: str = Argument(help="Picture to write: .png, .html (interactive), or a name without suffix for both"),
+    model: str = Option("en_elmo_sm", help="Bundled name, directory or .hdf5 file"),
+    words: str | None = Option(
+        None, help="Words to draw, separated by commas; without, all (--color label: sentences)"
+    ),
+    color: str = Option("word", help="What colours say: word, pos, label"),
+    method: str = Option("pca", help="How vectors come to the plane: pca, tsne, umap"),
+    layers: str = Option("average", help="average, top, or the number of a layer (0 is the token embedding)"),
+    pipeline: str | None = Option(None, help="spaCy pipeline that splits the lines and tags words, or a language (en)"),
+    max_points: int = Option(1000, min=3, help="Draw so many points, chosen at random, if there are more"),
+    seed: int = Option(0, help="Of that choice, and of t-SNE and UMAP"),
+    title: str | None = Option(None, help="Title of the picture"),
+    force: bool = Option(False, "--force", "-f", help="Overwrite what is there"),
+    quiet: bool = Quiet,
+) -> None:
+    """Draw contextual vectors in two dimensions, as a PNG or as a page that shows sentences under the mouse.
+
+    Example: python -m spacy elmo visualize sentences.txt bank.png --words bank,shore --method tsne
+
+    Example: python -m spacy elmo visualize comments.tsv comments.html --color label --pipeline en
+    """
+    from spacy_elmo.tools import visualize as tool
+    from spacy_elmo.tools.projection import Method
+
+    for option, value, known in (("--color", color, get_args(tool.Color)), ("--method", method, get_args(Method))):
+        if value not in known:
+            raise typer.BadParameter(f"{option} is one of {', '.join(known)}, not {value!r}")
+    chosen = [word.strip() for word in words.split(",") if word.strip()] if words is not None else None
+    if chosen == []:
+        raise typer.BadParameter("--words names no word; leave it out for all")
+    counts = tool.visualize(
+        text,
+        out,
+        model,
+        chosen,
+        cast("tool.Color", color),
+        cast("Method", method),
+        layers,
+        pipeline,
+        max_points,
+        seed,
+        title,
+        force,
+        show_progress=not quiet,
+    )
+    if not quiet:
+        most = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:7])
+        print(f"✔ {out}: {sum(counts.values())} points ({most}{', ...' if len(counts) > 7 else ''})")

@@ -1,0 +1,195 @@
+"""A zip archive in, its members out, to be read as files are: what the NLPL repository publishes models in.
+
+An archive comes from anyone. Its directory is checked before a member is read, the promised sizes are kept to while
+reading, and nothing is ever written under a name that the archive chose. Every refusal is one WeightsError.
+"""
+
+import io
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from spacy_elmo.errors import WeightsError
+
+# The largest published archive is a few GB, with about ten members.
+_MOST_MEMBERS = 1000
+_MOST_BYTES = 16 * 2**30  # of all members, unpacked
+_MOST_TEXT = 2**28  # of a member read into memory
+_MOST_DIRECTORY = 2**20  # of the list of members
+_MOST_RATIO = 100  # beyond the first MB: weights hardly compress, text some five times
+_CHUNK = 2**20
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+
+
+class Archive:
+    """A zip archive whose directory has been checked.
+
+    path: where it lies; files: what its directory says of them, by their names.
+
+    Raises:
+        WeightsError: the file is no zip archive, is damaged, or its directory is not one of an honest model.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with _open(path) as file:
+                entries = file.infolist()
+        except _DAMAGE as error:
+            raise WeightsError(f"{path}: no zip archive, or a damaged one ({error})") from None
+        self._check_whole(entries)
+        for entry in entries:
+            if problem := _problem(entry):
+                raise WeightsError(f"{path}: the member {entry.orig_filename[:100]!r} {problem}; refused")
+        self.files = {str(PurePosixPath(entry.filename)): entry for entry in entries if not entry.is_dir()}
+
+    def _check_whole(self, entries: list[zipfile.ZipInfo]) -> None:
+        if len(entries) > _MOST_MEMBERS:
+            raise WeightsError(f"{self.path}: {len(entries):,} members, a model has a few; refused")
+        if len({str(PurePosixPath(entry.filename)) for entry in entries}) < len(entries):
+            raise WeightsError(f"{self.path}: several members have the same name; refused")
+        if (total := sum(entry.file_size for entry in entries)) > _MOST_BYTES:
+            raise WeightsError(f"{self.path}: {total:,} bytes unpacked, more than {_MOST_BYTES:,}; refused")
+        if sum(entry.compress_size for entry in entries) > self.path.stat().st_size:
+            raise WeightsError(f"{self.path}: its members overlap; refused")
+
+    def members(self) -> "list[Member]":
+        """Its files in order of names; what macOS adds is left out."""
+        found = [Member(self, PurePosixPath(name)) for name in sorted(self.files)]
+        return [member for member in found if member.inner.parts[0] != "__MACOSX" and member.name[0] != "."]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive, with as much of a Path's face as a reader needs."""
+
+    archive: Archive
+    inner: PurePosixPath
+
+    def __str__(self) -> str:
+        return f"{self.archive.path}: {self.inner}"
+
+    @property
+    def name(self) -> str:
+        """Last part of its name."""
+        return self.inner.name
+
+    @property
+    def stem(self) -> str:
+        """Last part of its name without the ending."""
+        return self.inner.stem
+
+    @property
+    def size(self) -> int:
+        """Bytes, unpacked."""
+        return self.archive.files[str(self.inner)].file_size
+
+    def with_name(self, name: str) -> "Member":
+        """The member beside it that has this name; it may not be there."""
+        return Member(self.archive, self.inner.with_name(name))
+
+    def is_file(self) -> bool:
+        """Whether it is there."""
+        return str(self.inner) in self.archive.files
+
+    def read_bytes(self) -> bytes:
+        """Its content, for text that fits into memory.
+
+        Raises:
+            WeightsError: it is damaged, or too long.
+        """
+        if self.size > _MOST_TEXT:
+            raise WeightsError(f"{self}: {self.size:,} bytes, too long for a text of a model")
+        content = io.BytesIO()
+        self._unpack(content)
+        return content.getvalue()
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Unpack it into a nameless temporary file, which is seekable without unpacking again.
+
+        Raises:
+            WeightsError: it is damaged, or the temporary file cannot be written.
+        """
+        with tempfile.TemporaryFile() as file:
+            self._unpack(file)
+            file.seek(0)
+            yield file
+
+    def _unpack(self, target: BinaryIO) -> None:
+        done, entry = 0, self.archive.files[str(self.inner)]
+        try:
+            with _open(self.archive.path) as file, file.open(entry.filename) as source:
+                while done <= self.size and (chunk := source.read(_CHUNK)):
+                    done += len(chunk)
+                    target.write(chunk)
+        except _DAMAGE as error:
+            raise WeightsError(f"{self}: cannot be unpacked ({error}); fetch the archive again?") from None
+        if done != self.size:
+            raise WeightsError(f"{self}: not of the size that the archive's directory says; damaged or hostile")
+
+
+File = Path | Member
+
+
+@contextmanager
+def opened(file: File | BinaryIO) -> Iterator[Path | BinaryIO]:
+    """What h5py opens: a path as it is, a member unpacked, an open file from its start."""
+    if isinstance(file, Member):
+        with file.open() as unpacked:
+            yield unpacked
+    else:
+        yield file
+
+
+def size_of(file: File) -> int:
+    """Bytes of a file, or of a member unpacked."""
+    return file.size if isinstance(file, Member) else file.stat().st_size
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is, or says it is, a zip archive."""
+    if path.suffix.lower() == ".zip":
+        return True
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4"
+
+
+class _Cautious(io.BufferedReader):
+    """A file that gives nobody more than a MB at once: zipfile reads a directory of any length in one go."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MOST_DIRECTORY:
+            raise zipfile.BadZipFile("its directory is longer than that of any model")
+        return super().read(size)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _Cautious(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def _problem(entry: zipfile.ZipInfo) -> str | None:
+    """What is wrong with a member, by what the directory says of it."""
+    name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
+    if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
+        return "leads out of the archive"
+    if not name.isprintable() or "\\" in name:
+        return "has a name with odd characters"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "is a link or a device"
+    if entry.flag_bits & 1:
+        return "is encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"is compressed by method {entry.compress_type}, not by deflate"
+    if entry.file_size > _MOST_RATIO * entry.compress_size + 2**20:
+        return f"would grow from {entry.compress_size:,} to {entry.file_size:,} bytes"
+    return None

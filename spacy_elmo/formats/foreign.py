@@ -1,0 +1,41 @@
+"""Names of files in, what to do about a model that is not in a format read here out.
+
+Files are told apart by name only. None of them is opened: pickles can run code, and the others need TensorFlow.
+"""
+
+from collections.abc import Collection
+from pathlib import PurePath
+
+_PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".th", ".bin", ".ckpt")
+_TARRED = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z")
+
+
+def explain(names: Collection[str]) -> str | None:
+    """Say what a model with these files is and what to do instead; None where that is not known.
+
+    names: of the files of a directory or archive, or of one file, without their folders.
+    """
+    names = set(names)
+    endings = {PurePath(name).suffix.lower() for name in names}
+    if names & {"encoder.pkl", "token_embedder.pkl"}:
+        return (
+            "a model of ELMoForManyLangs, whose network and characters differ from ELMo's and which is not read; take "
+            "a model of the same language from `python -m spacy elmo download --list`, or pretrain one"
+        )
+    if names & {"saved_model.pb", "tfhub_module.pb"}:
+        return (
+            "a TF-Hub module, which only TensorFlow reads; `allennlp-original` is of the same paper and corpus as the "
+            "English one (`python -m spacy elmo download allennlp-original`)"
+        )
+    if "checkpoint" in names or ".index" in endings or any(".ckpt" in name for name in names):
+        return (
+            "a TensorFlow checkpoint, which only TensorFlow reads; dump it with bilm-tf: "
+            "`python bin/dump_weights.py --save_dir DIR --outfile DIR/weights.hdf5`"
+        )
+    if "weights.th" in names or "weights.pt" in names:
+        return "a model trained with AllenNLP, not a biLM; name the options and weights of the ELMo inside it"
+    if endings & set(_PICKLED):
+        return "a pickle; no ELMo is published as one, and pickles can run code, so it was not opened"
+    if endings & set(_TARRED):
+        return "an archive that is not a zip; unpack it and name the directory"
+    return None

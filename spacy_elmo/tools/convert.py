@@ -1,0 +1,90 @@
+"""Any model that is read in, a directory in our layout out (behind `python -m spacy elmo convert`)."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import ElmoError, WeightsError
+from spacy_elmo.formats import ModelFiles, softmax_hdf5
+from spacy_elmo.formats.bilm_hdf5 import StoredDtype, write_text
+
+# What a directory of ours may hold; the packed vocabulary is there only so that another model's does not stay.
+LAYOUT = ("weights.hdf5", "options.json", "vocab.txt", "vocab.txt.gz", "model_card.json", softmax_hdf5.NAME)
+
+
+def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", force: bool = False) -> dict[str, Any]:
+    """Write a model as options.json and weights.hdf5, with its vocab.txt, model_card.json and softmax.hdf5 where it
+    has them; return `source, target, dtype, digest, files` (their sizes in bytes).
+
+    source: see `formats.load`; dtype: see `formats.write`.
+    force: write into a directory that is not empty, over a model there; its other files stay.
+
+    What was written is read again and compared before it appears under its name.
+
+    Raises:
+        ElmoError: the model cannot be read or written, or the target is not empty.
+    """
+    target = Path(target)
+    _refuse_taken(target, force)
+    files = formats.locate(source)
+    bilm = formats.load(source)
+    words = files.vocabulary()
+    softmax = _read_softmax(files, words, bilm)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        formats.write(bilm, temporary, dtype)
+        if words is not None:
+            write_text(temporary / "vocab.txt", "".join(word + "\n" for word in words))
+        if softmax is not None:
+            softmax_hdf5.write(softmax, temporary / softmax_hdf5.NAME, dtype)
+        digest = _compare(bilm, temporary, rounded=dtype == "float16")
+        _put_in_place(temporary, target)
+    except OSError as error:
+        raise ElmoError(f"{target}: cannot be written ({error})") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sizes = {name: (target / name).stat().st_size for name in LAYOUT if (target / name).is_file()}
+    return {"source": source, "target": str(target), "dtype": dtype, "digest": digest, "files": sizes}
+
+
+def _refuse_taken(target: Path, force: bool) -> None:
+    try:
+        if target.exists() and not target.is_dir():
+            raise ElmoError(f"{target}: is a file; name a directory")
+        if target.is_dir() and any(target.iterdir()) and not force:
+            raise ElmoError(f"{target}: is not empty; name another directory, or say --force to write into it")
+    except OSError as error:
+        raise ElmoError(f"{target}: cannot be looked into ({error})") from None
+
+
+def _read_softmax(files: ModelFiles, words: list[str] | None, bilm: BiLM) -> Softmax | None:
+    file = files.weights.with_name(softmax_hdf5.NAME)
+    if not file.is_file():
+        return None
+    if words is None:
+        raise WeightsError(f"{file}: of which words? Put the vocab.txt of the model beside it, or take it away")
+    return softmax_hdf5.read(file, len(words), bilm.options.lstm.projection_dim)
+
+
+def _compare(bilm: BiLM, written: Path, rounded: bool) -> str:
+    """Read what was written; its digest."""
+    copy = formats.load(written)
+    if formats.digest(copy, rounded) != formats.digest(bilm, rounded):
+        raise WeightsError(f"{written}: what was written is not what was read; is the disk sound?")
+    return formats.digest(copy)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename the directory, or, where there is one already, its files one by one."""
+    if not target.is_dir():
+        temporary.rename(target)
+        return
+    for name in LAYOUT:
+        if (temporary / name).is_file():
+            (temporary / name).replace(target / name)
+        else:
+            (target / name).unlink(missing_ok=True)

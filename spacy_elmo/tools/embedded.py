@@ -1,0 +1,143 @@
+"""An HDF5 file of vectors in, sentences and their vectors out: the layout of `allennlp elmo` and of `embed`."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.tools.embedding.files import INDEX
+from spacy_elmo.tools.embedding.text import Text
+from spacy_elmo.tools.layers import Array, pick
+
+
+class EmbeddedCorpus:
+    """Dataset "i" holds the vectors of line i, counted from 0: `[n_tokens, width]`, or of all layers,
+    `[n_layers + 1, n_tokens, width]`. `sentence_to_index` is one string of JSON, from sentence to number; of a repeated
+    sentence it knows the last line only. Iterating gives lines and their words, in order.
+
+    text: the text that was embedded, for files without `sentence_to_index`; read as a stream.
+    pipeline: what split the lines of that text into words (see `Text.of`); None: white space.
+    layers: which to use of a file that holds all: "average" (the default), "top" or a number.
+
+    Raises:
+        ElmoError: the file is missing, of another layout, damaged, or reads from elsewhere; sentences are not known.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        text: str | Path | None = None,
+        pipeline: str | None = None,
+        layers: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ElmoError(f"{path}: no such file; expected a corpus as `python -m spacy elmo embed` writes it (HDF5)")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise ElmoError(
+                f"{path}: cannot be read as HDF5; expected what `embed` writes to a .hdf5 ({error})"
+            ) from None
+        self._text = None if text is None else Text.of(text, pipeline)
+        self._sentences = {} if self._text else self._read_index()
+        line, _ = next(iter(self), (None, []))
+        if line is None:
+            raise ElmoError(f"{text or path}: there is no sentence in it")
+        shape = self._dataset(line).shape
+        self.has_layers, self.width = len(shape) == 3, int(shape[-1])
+        if layers is not None and not self.has_layers:
+            raise ElmoError(f"{path}: it holds one vector a token, so there are no layers to choose from ({layers!r})")
+        self.layers = layers or "average"
+
+    def __enter__(self) -> "EmbeddedCorpus":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        if self._text is None:
+            yield from ((line, sentence.split()) for line, sentence in self._sentences.items())
+        else:
+            yield from ((line, words) for line, (_, words) in enumerate(self._text.sentences()) if words)
+
+    def words(self, line: int) -> list[str]:
+        """The words of a line.
+
+        Raises:
+            ElmoError: there is none.
+        """
+        for number, words in self:
+            if number == line:
+                return words
+        raise ElmoError(
+            f"{self.path}: line {line} has no sentence (lines count from 0; one that comes again later is known by its "
+            "last line only, unless the text is given with --text)"
+        )
+
+    def vectors(self, line: int, n_tokens: int) -> Array:
+        """Vectors of the tokens of a line, `[n_tokens, width]` float32.
+
+        Raises:
+            ElmoError: there are none, of another number or shape, or they are no numbers.
+        """
+        dataset = self._dataset(line)
+        shape = dataset.shape
+        if (len(shape) == 3) != self.has_layers or shape[-1] != self.width:
+            raise ElmoError(f"{self.path}: line {line} has the shape {list(shape)}, unlike the lines before it")
+        if shape[-2] != n_tokens:
+            raise ElmoError(
+                f"{self.path}: line {line} has vectors for {shape[-2]} tokens, its sentence has {n_tokens}; "
+                "does this text belong to this file? Of one made with --pipeline, give --text and --pipeline"
+            )
+        try:
+            array = dataset[()].astype(np.float32)
+        except (OSError, RuntimeError) as error:
+            raise ElmoError(f"{self.path}: line {line} cannot be read; the file is damaged ({error})") from None
+        if not np.isfinite(array).all():
+            raise ElmoError(f"{self.path}: line {line} holds NaN or infinite values")
+        return pick(array, self.layers) if self.has_layers else array
+
+    def _dataset(self, line: int) -> Any:
+        dataset = self._own(str(line))
+        if dataset is None:
+            raise ElmoError(
+                f"{self.path}: no vectors of line {line}; was embedding it cut off, or is it of another text?"
+            )
+        if dataset.dtype not in (np.float16, np.float32, np.float64) or dataset.ndim not in (2, 3):
+            raise ElmoError(
+                f"{self.path}: line {line} holds {dataset.dtype} of shape {list(dataset.shape or ())}, expected "
+                "floating point numbers [n_tokens, width] or [n_layers + 1, n_tokens, width]"
+            )
+        return dataset
+
+    def _own(self, name: str) -> Any:
+        """A dataset that lies in this file itself, so that it cannot make us read another; None where there is none."""
+        link = self._file.get(name, getlink=True)
+        if link is None:
+            return None
+        node = self._file[name] if isinstance(link, h5py.HardLink) else None
+        if not isinstance(node, h5py.Dataset) or node.is_virtual or node.external:
+            raise ElmoError(f"{self.path}: {name!r} is no dataset that lies in this file itself; it is not read")
+        return node
+
+    def _read_index(self) -> dict[int, str]:
+        """Line and sentence, in order of lines."""
+        dataset = self._own(INDEX)
+        if dataset is None:
+            raise ElmoError(
+                f"{self.path}: it does not know its sentences (no {INDEX}: made with --forget-sentences or "
+                "--use-sentence-keys); give the text it was made from with --text"
+            )
+        try:
+            index = {int(number): str(sentence) for sentence, number in json.loads(dataset[0]).items()}
+        except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            raise ElmoError(
+                f"{self.path}: {INDEX} is not a JSON object of sentences and line numbers ({error})"
+            ) from None
+        return dict(sorted(index.items()))

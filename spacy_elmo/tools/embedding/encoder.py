@@ -1,0 +1,88 @@
+"""Tokenized sentences in, the arrays to be written out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spacy_elmo.bilm import BiLM, CarriedState
+from spacy_elmo.errors import ElmoError
+
+Array = npt.NDArray[Any]
+Layers = Literal["all", "top", "average"] | int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Form of the array of a line: `[n_outputs, n_tokens, width]`, or `[n_tokens, width]` where n_outputs is None."""
+
+    n_outputs: int | None
+    width: int
+    dtype: str
+
+    def shape(self, n_tokens: int) -> tuple[int, ...]:
+        """Shape of the array of a line of so many tokens."""
+        return (n_tokens, self.width) if self.n_outputs is None else (self.n_outputs, n_tokens, self.width)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes."""
+        return (self.n_outputs or 1) * self.width * np.dtype(self.dtype).itemsize
+
+
+def parse_layers(layers: str | int, bilm: BiLM) -> Layers:
+    """Check which layers are asked for.
+
+    Raises:
+        ElmoError: the biLM has no such layer.
+    """
+    n_outputs = bilm.options.n_outputs
+    if layers in ("all", "top", "average"):
+        return layers  # type: ignore[return-value]
+    if str(layers).isdecimal() and int(layers) < n_outputs:
+        return int(layers)
+    raise ElmoError(f"layers: expected all, top, average or a layer from 0 to {n_outputs - 1}, got {layers!r}")
+
+
+class Encoder:
+    """A biLM and what is wanted of it.
+
+    max_batch_tokens: as of `BiLM.encode`; carry_state: LSTM state goes on from call to call, row by row.
+    """
+
+    def __init__(
+        self, bilm: BiLM, layers: Layers, float16: bool, max_batch_tokens: int, carry_state: bool = False
+    ) -> None:
+        n_outputs = bilm.options.n_outputs if layers == "all" else None
+        self.layout = Layout(n_outputs, bilm.options.width, "float16" if float16 else "float32")
+        self._bilm, self._layers, self._max_batch_tokens = bilm, layers, max_batch_tokens
+        self._state = CarriedState() if carry_state else None
+
+    def on_best_device(self) -> "Encoder":
+        """Move the biLM to a GPU where torch sees one."""
+        self._bilm.to("cuda" if torch.cuda.is_available() else "cpu")
+        return self
+
+    def __call__(self, sentences: Sequence[Sequence[str]]) -> list[Array]:
+        """Return the array of each sentence, the same to the last bit whatever came before.
+
+        A word's vector is rounded in the company it is computed in; remembered, it would carry that into later calls,
+        and a resumed run would not give the file of an uninterrupted one.
+        """
+        self._bilm.clear_word_table()
+        arrays: list[Any] = [None] * len(sentences)
+        for batch in self._bilm.stream(sentences, self._max_batch_tokens, self._state):
+            values = self._reduce(batch.layers).float().cpu()
+            for number, part in zip(batch.numbers, values.split(batch.lengths, dim=-2), strict=True):
+                arrays[number] = part[..., 1:-1, :].numpy().astype(self.layout.dtype)  # a copy, without BOS and EOS
+        return arrays
+
+    def _reduce(self, layers: torch.Tensor) -> torch.Tensor:
+        if self._layers == "all":
+            return layers
+        if self._layers == "average":
+            return layers.mean(dim=0)
+        return layers[-1 if self._layers == "top" else self._layers]

@@ -1,0 +1,256 @@
+"""Arrays of lines in, an output file out: one function a format, chosen by the file's suffix."""
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import h5py
+import numpy as np
+import srsly
+from spacy.tokens import DocBin
+
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.annotations import LAYERS, VECTORS
+from spacy_elmo.tools.embedding.encoder import Array, Layout
+from spacy_elmo.tools.embedding.text import Text
+
+if TYPE_CHECKING:
+    import pyarrow
+
+INDEX = "sentence_to_index"
+_GROUP = 2**24  # bytes of vectors in a row group (Parquet) or record batch (Arrow)
+
+
+class Row(NamedTuple):
+    """A line of the text, counted from 0, and what was made of it."""
+
+    number: int
+    line: str
+    tokens: list[str]
+    vectors: Array
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What shall be in the file beside the vectors.
+
+    sentences: the lines themselves; keys: lines instead of their numbers name the arrays (HDF5, npz).
+    """
+
+    sentences: bool = True
+    keys: bool = False
+
+
+Writer = Callable[[Path, Layout, Text, Wishes, Iterable[Row]], None]
+
+
+def writer_for(out: Path, wishes: Wishes) -> Writer:
+    """Choose by suffix.
+
+    Raises:
+        ElmoError: the suffix is none of ours, a package is missing, or the format has no place for a wish.
+    """
+    writer = WRITERS.get(out.suffix)
+    if writer is None:
+        raise ElmoError(f"{out}: the suffix says the format; expected one of {', '.join(WRITERS)}")
+    if wishes.keys and writer not in (write_hdf5, write_npz):
+        raise ElmoError(f"{out}: sentences as keys are for .hdf5, .h5 and .npz; {out.suffix} files hold them anyway")
+    if writer in (write_arrow, write_parquet):
+        _import_pyarrow()
+    return writer
+
+
+def write_hdf5(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
+    """The layout of `allennlp elmo` and of bilm-tf's `dump_bilm_embeddings`: a dataset for each line, named by its
+    number, and `sentence_to_index`, one string of JSON."""
+    try:
+        with h5py.File(path, "w") as file:
+            for name, row in _named(rows, wishes):
+                if wishes.keys and isinstance(file.get(name), h5py.Dataset) and _is_path(name):
+                    continue  # the line was there before, and so are its vectors
+                _add_dataset(file, name, row, text)
+            if wishes.sentences and not wishes.keys:
+                index = file.create_dataset(INDEX, (1,), dtype=h5py.string_dtype())
+                index[0] = sentence_index(text.lines)
+    except RuntimeError as error:  # h5py, where closing the file fails
+        raise OSError(str(error)) from error
+
+
+def _add_dataset(file: h5py.File, name: str, row: Row, text: Text) -> None:
+    try:
+        if not _is_path(name):
+            raise ValueError("nothing, or a dot, beside a slash")
+        file.create_dataset(name, data=row.vectors)
+    except (TypeError, ValueError) as error:  # also a sentence whose slashes lead through another sentence
+        raise ElmoError(
+            f"{text.path}, line {row.number + 1}: HDF5 cannot name a dataset {name[:60]!r} ({error}); leave "
+            "--use-sentence-keys away"
+        ) from None
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name leads to a dataset of its own: HDF5 takes `a//b`, `./a/b` and `a/b` for one."""
+    return not {"", "."} & set(name.split("/"))
+
+
+def write_npz(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
+    """What `numpy.load` reads: arrays under the names that they have in HDF5. The directory of a zip file is kept in
+    memory, to write it as to read it (about 1 KB a line)."""
+    with zipfile.ZipFile(path, "w", allowZip64=True) as file:
+        seen: set[bytes] = set()
+        for name, row in _named(rows, wishes):
+            if wishes.keys:
+                if (key := _hash(name)) in seen:
+                    continue
+                seen.add(key)
+            _add_array(file, name, row.vectors)
+        if wishes.sentences and not wishes.keys:
+            _add_array(file, INDEX, np.array([sentence_index(text.lines)]))
+
+
+def _add_array(file: zipfile.ZipFile, name: str, array: Array) -> None:
+    with file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=array.nbytes > 2**31) as member:
+        np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _named(rows: Iterable[Row], wishes: Wishes) -> Iterator[tuple[str, Row]]:
+    return ((row.line if wishes.keys else str(row.number), row) for row in rows)
+
+
+def sentence_index(lines: Callable[[], Iterable[str]]) -> bytes:
+    """JSON of line → number as a string, in order of first occurrence; a repeated line has its last number.
+
+    Byte for byte what `allennlp elmo` writes, made without a dictionary of all lines: beside the JSON itself it takes
+    some 50 bytes a line.
+    """
+    hashes = np.fromiter(map(_hash, lines()), dtype="S16")
+    order = np.argsort(hashes, kind="stable")
+    starts = np.flatnonzero(np.append(True, hashes[order][1:] != hashes[order][:-1]) if len(order) else [])
+    last = np.full(len(order), -1)
+    last[order[starts]] = order[np.append(starts[1:], len(order)) - 1] if len(order) else []
+    written = BytesIO(b"{")
+    written.seek(1)
+    for number, line in zip(last.tolist(), lines(), strict=True):
+        if number >= 0:
+            comma = ", " if written.tell() > 1 else ""
+            written.write(f'{comma}{json.dumps(line)}: "{number}"'.encode())
+    written.write(b"}")
+    return written.getvalue()
+
+
+def _hash(line: str) -> bytes:
+    return hashlib.blake2b(line.encode(), digest_size=16).digest()
+
+
+def write_parquet(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
+    """Columns `line`, `sentence`, `tokens` and `vectors`, or `layer_0`, `layer_1`, ... for all layers: a list of a
+    vector for each token."""
+    _import_pyarrow()
+    from pyarrow import parquet
+
+    schema = _schema(layout, wishes)
+    with parquet.ParquetWriter(path, schema) as file:
+        for table in _tables(schema, layout, rows):
+            file.write_table(table)
+
+
+def write_arrow(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
+    """The same columns as `write_parquet` makes, as an Arrow IPC file (Feather 2)."""
+    arrow = _import_pyarrow()
+    schema = _schema(layout, wishes)
+    with arrow.OSFile(str(path), "wb") as sink, arrow.ipc.new_file(sink, schema) as file:
+        for table in _tables(schema, layout, rows):
+            file.write_table(table)
+
+
+def _import_pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError:
+        raise ElmoError(
+            'writing Arrow and Parquet needs the package pyarrow: pip install "spacy-elmo[arrow]"'
+        ) from None
+    return pyarrow
+
+
+def _schema(layout: Layout, wishes: Wishes) -> "pyarrow.Schema":
+    arrow = _import_pyarrow()
+    number = {"float16": arrow.float16(), "float32": arrow.float32()}[layout.dtype]
+    vectors = arrow.list_(arrow.list_(number, layout.width))
+    names = ["vectors"] if layout.n_outputs is None else [f"layer_{layer}" for layer in range(layout.n_outputs)]
+    columns = [("line", arrow.int64())]
+    if wishes.sentences:
+        columns += [("sentence", arrow.string()), ("tokens", arrow.list_(arrow.string()))]
+    return arrow.schema(columns + [(name, vectors) for name in names])
+
+
+def _tables(schema: "pyarrow.Schema", layout: Layout, rows: Iterable[Row]) -> Iterator["pyarrow.Table"]:
+    group: list[Row] = []
+    size = 0
+    for row in rows:
+        if group and size + row.vectors.nbytes > _GROUP:
+            yield _table(schema, layout, group)
+            group, size = [], 0
+        group.append(row)
+        size += row.vectors.nbytes
+    if group:
+        yield _table(schema, layout, group)
+
+
+def _table(schema: "pyarrow.Schema", layout: Layout, rows: list[Row]) -> "pyarrow.Table":
+    arrow = _import_pyarrow()
+    ends = np.cumsum([0, *(len(row.tokens) for row in rows)], dtype=np.int32)
+    vectors = np.concatenate([row.vectors for row in rows], axis=-2).reshape(-1, ends[-1], layout.width)
+    columns: dict[str, Any] = {
+        "line": [row.number for row in rows],
+        "sentence": [row.line for row in rows],
+        "tokens": [row.tokens for row in rows],
+    }
+    for name, layer in zip([name for name in schema.names if name not in columns], vectors, strict=True):
+        of_tokens = arrow.FixedSizeListArray.from_arrays(arrow.array(layer.reshape(-1)), layout.width)
+        columns[name] = arrow.ListArray.from_arrays(ends, of_tokens)
+    return arrow.table([arrow.array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def write_docbin(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
+    """A DocBin whose Docs have `doc._.elmo` when read with `DocBin(store_user_data=True)`; of all layers, the mean, and
+    the layers as `doc._.elmo_layers`. Rows of white space tokens are zero.
+
+    `DocBin.to_bytes` would hold all vectors in memory three times; this writes what it writes with the user data, which
+    come last, one by one. Words stay in memory, vectors do not.
+    """
+    bin_ = DocBin(attrs=["ORTH", "SPACY"])
+    for doc in text.docs():
+        bin_.add(doc)
+    head = bytearray(zlib.decompress(bin_.to_bytes()))
+    head[0] += 1  # a map of one more entry (msgpack's header of a map of up to 15 is one byte)
+    head += srsly.msgpack_dumps("user_data") + b"\xdd" + len(bin_).to_bytes(4, "big")
+    packed = zlib.compressobj(1)
+    with path.open("wb") as file:
+        file.write(packed.compress(bytes(head)))
+        for doc, row in zip(text.docs(), rows, strict=True):
+            user_data = srsly.msgpack_dumps(_user_data([token.is_space for token in doc], row.vectors))
+            file.write(packed.compress(srsly.msgpack_dumps(user_data)))
+        file.write(packed.flush())
+
+
+def _user_data(is_space: list[bool], vectors: Array) -> dict[Any, Array]:
+    spread = np.zeros((*vectors.shape[:-2], len(is_space), vectors.shape[-1]), vectors.dtype)
+    spread[..., ~np.array(is_space, dtype=bool), :] = vectors
+    return {VECTORS: spread} if spread.ndim == 2 else {VECTORS: spread.mean(axis=0), LAYERS: spread}
+
+
+WRITERS: dict[str, Writer] = {
+    ".hdf5": write_hdf5,
+    ".h5": write_hdf5,
+    ".npz": write_npz,
+    ".parquet": write_parquet,
+    ".arrow": write_arrow,
+    ".spacy": write_docbin,
+}

@@ -1,0 +1,123 @@
+"""A text file in, its lines and their tokens out, also window by window."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import spacy
+from spacy.language import Language
+from spacy.tokens import Doc
+
+from spacy_elmo.errors import CorpusError
+from spacy_elmo.pretraining.text import PathLike, read_lines
+
+_ZONE = 1000  # lines after which the tokenizer may forget words: memory must not grow with them
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a first reading finds: the number of lines, how many are blank, and SHA-256 over all of them."""
+
+    n_lines: int
+    n_blank: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text file, one sentence a line, numbered from 0; each line is stripped of white space at its ends.
+
+    nlp: tokenizes the lines; None: they are tokenized, and white space separates the tokens.
+    """
+
+    path: Path
+    nlp: Language | None = None
+
+    @classmethod
+    def of(cls, path: PathLike, pipeline: str | None = None) -> "Text":
+        """Name a text file, and what tokenizes it: a pipeline (package or directory), or a language (`en`).
+
+        Raises:
+            CorpusError: there is no such file, or no such pipeline.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise CorpusError(f"{path}: no such text file; expected one sentence a line")
+        return cls(path, None if pipeline is None else _load(pipeline))
+
+    def survey(self) -> Survey:
+        """Read all lines once.
+
+        Raises:
+            CorpusError: the file cannot be read (see `read_lines`) or has no line.
+        """
+        n_lines, n_blank, sha = 0, 0, hashlib.sha256()
+        for line in self.lines():
+            sha.update(line.encode() + b"\n")
+            n_lines += 1
+            n_blank += not line
+        if not n_lines:
+            raise CorpusError(f"{self.path}: the text is empty; expected one sentence a line")
+        return Survey(n_lines, n_blank, sha.hexdigest())
+
+    def where_blank(self) -> str:
+        """Name the first blank lines, counted from 1 as editors do."""
+        found = list(islice((number for number, line in enumerate(self.lines(), 1) if not line), _SHOWN + 1))
+        return ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines."""
+        return (line.strip() for line in read_lines(self.path))
+
+    def sentences(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield each line and its tokens, white space tokens left out."""
+        if self.nlp is None:
+            yield from ((line, line.split()) for line in self.lines())
+            return
+        lines = self.lines()
+        while some := list(islice(lines, _ZONE)):
+            with self.nlp.memory_zone():
+                split = [[token.text for token in self.nlp.make_doc(line) if not token.is_space] for line in some]
+            yield from zip(some, split, strict=True)
+
+    def docs(self) -> Iterator[Doc]:
+        """Yield each line as a Doc, white space tokens included."""
+        nlp = self.nlp or spacy.blank("xx")
+        for line in self.lines():
+            yield nlp.make_doc(line) if self.nlp else Doc(nlp.vocab, words=line.split())
+
+
+def _load(pipeline: str) -> Language:
+    try:
+        if Path(pipeline).exists() or spacy.util.is_package(pipeline):
+            return spacy.load(pipeline)
+        return spacy.blank(pipeline)
+    except (ImportError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CorpusError(
+            f"{pipeline}: neither an installed pipeline or its directory nor a language of spaCy ({reason})"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive sentences that are worked on together: number of the first, and their tokens."""
+
+    first: int
+    sentences: list[list[str]]
+
+
+def windows(text: Text, batch_size: int, max_tokens: float) -> Iterator[Window]:
+    """Cut a text into windows of at most `batch_size` lines and `max_tokens` tokens (a longer line: alone)."""
+    first, sentences, n_tokens = 0, list[list[str]](), 0
+    for _, tokens in text.sentences():
+        if sentences and (len(sentences) == batch_size or n_tokens + len(tokens) > max_tokens):
+            yield Window(first, sentences)
+            first, sentences, n_tokens = first + len(sentences), [], 0
+        sentences.append(tokens)
+        n_tokens += len(tokens)
+    if sentences:
+        yield Window(first, sentences)

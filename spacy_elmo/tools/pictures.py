@@ -1,0 +1,187 @@
+"""Places with categories in, a picture out: as PNG, or as an interactive page that needs no other file."""
+
+import html
+import importlib.util
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.tools.layers import Array
+
+# Okabe and Ito's colours, which the colour-blind tell apart, without the yellow, which is pale on white; and shapes
+# besides, as matplotlib and plotly call them.
+_STYLES = (
+    ("#0072B2", "o", "circle"),
+    ("#D55E00", "s", "square"),
+    ("#009E73", "^", "triangle-up"),
+    ("#CC79A7", "D", "diamond"),
+    ("#56B4E9", "v", "triangle-down"),
+    ("#E69F00", "P", "cross"),
+    ("#000000", "X", "x"),
+)
+_OTHER, _OTHER_STYLE = "other", ("#B0B0B0", ".", "circle-open")
+_MOST_WITH_CONTEXT = 40  # with more points, words beside them would hide each other
+_CONTEXT = 2  # words shown to either side
+_TITLE = 70  # characters in a line of the title
+_NAME = 30  # characters of a category shown in the legend
+_LINE = 80  # characters after which the sentence shown on hover is broken
+
+
+def check_packages(files: Iterable[Path], method: str) -> None:
+    """See that what makes these files is installed.
+
+    Raises:
+        ElmoError: it is not.
+    """
+    packages = {"matplotlib" if file.suffix == ".png" else "plotly" for file in files} | {"sklearn"}
+    if missing := sorted(package for package in packages if importlib.util.find_spec(package) is None):
+        raise ElmoError(f"pictures need {', '.join(missing)}: pip install 'spacy-elmo[viz]'")
+    if method == "umap" and importlib.util.find_spec("umap") is None:
+        raise ElmoError("method umap needs umap-learn: pip install umap-learn; or use pca or tsne")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn.
+
+    axes: names of x and y; places: `[n, 2]`; and of each point its category, the words of its sentence, and its
+    position there (None: the point is the sentence).
+    legend: what the categories are.
+    """
+
+    title: str
+    axes: tuple[str, str]
+    places: Array
+    categories: Sequence[str]
+    words: Sequence[Sequence[str]]
+    positions: Sequence[int | None]
+    legend: str
+
+    def _groups(self) -> Iterator[tuple[str, list[int], tuple[str, str, str]]]:
+        """Name, points and style of each category, most frequent first; those beyond the styles folded into one."""
+        counts = sorted(Counter(self.categories).items(), key=lambda item: (-item[1], item[0]))
+        named = [name for name, _ in counts[: len(_STYLES)]]
+        rest = [i for i, category in enumerate(self.categories) if category not in named]
+        for name, style in zip(named, _STYLES, strict=False):
+            points = [i for i, category in enumerate(self.categories) if category == name]
+            short = name if len(name) <= _NAME else name[: _NAME - 1] + "…"
+            yield f"{short} ({len(points)})", points, style
+        if rest:
+            yield f"{_OTHER} ({len(rest)})", rest, _OTHER_STYLE
+
+    def png(self) -> bytes:
+        """The picture as PNG, 1170 pixels wide."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 6.3), dpi=130, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes: Any = figure.add_subplot()
+        size = 70 if len(self.places) <= 200 else 30
+        for name, points, (color, marker, _) in self._groups():
+            x, y = self.places[points].T
+            above = (color, marker) != _OTHER_STYLE[:2]
+            axes.scatter(x, y, s=size, c=color, marker=marker, label=_plain(name), alpha=0.8, lw=0, zorder=2 + above)
+        axes.set_title(_plain(textwrap.fill(self.title, _TITLE)), fontsize=15)
+        axes.set_xlabel(self.axes[0], fontsize=12)
+        axes.set_ylabel(self.axes[1], fontsize=12)
+        axes.legend(title=self.legend, fontsize=12, title_fontsize=12, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.margins(0.08)
+        axes.grid(alpha=0.2)
+        if len(self.places) <= _MOST_WITH_CONTEXT:
+            figure.draw_without_rendering()
+            self._write_contexts(axes)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
+        return buffer.getvalue()
+
+    def _write_contexts(self, axes: Any) -> None:
+        """A few words beside each point, at the first place where they hide nothing; none where all are taken."""
+        renderer = axes.figure.canvas.get_renderer()
+        taken = [_around(axes.transData.transform(place)) for place in self.places]
+        for i, place in enumerate(self.places):
+            for x, y, across, up in _BESIDE:
+                text = axes.annotate(
+                    _plain(self._context(i)), place, (x, y), textcoords="offset points", fontsize=9, ha=across, va=up
+                )
+                box = text.get_window_extent(renderer)
+                if axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1):
+                    others = taken[:i] + taken[i + 1 :]
+                    if not any(box.overlaps(other) for other in others):
+                        taken.append(box)
+                        break
+                text.remove()
+
+    def _context(self, i: int) -> str:
+        position = self.positions[i]
+        start = 0 if position is None else max(0, position - _CONTEXT)
+        end = 2 * _CONTEXT + 1 if position is None else position + _CONTEXT + 1
+        return " ".join(self.words[i][start:end])
+
+    def html(self) -> bytes:
+        """The picture as a page that shows a point's sentence where the mouse is; plotly's script is inside it."""
+        from plotly import graph_objects
+
+        figure = graph_objects.Figure()
+        for name, points, (color, _, symbol) in self._groups():
+            figure.add_trace(
+                graph_objects.Scatter(
+                    x=self.places[points, 0].tolist(),
+                    y=self.places[points, 1].tolist(),
+                    name=html.escape(name),
+                    mode="markers",
+                    marker={"color": color, "symbol": symbol, "size": 9, "opacity": 0.8},
+                    text=[self._hover(i) for i in points],
+                    hovertemplate="%{text}<extra></extra>",
+                )
+            )
+        figure.update_layout(
+            title=html.escape(self.title),
+            xaxis_title=self.axes[0],
+            yaxis_title=self.axes[1],
+            legend_title=self.legend,
+            template="plotly_white",
+            font={"size": 15},
+        )
+        page: str = figure.to_html(include_plotlyjs=True, include_mathjax=False, div_id="elmo")
+        return page.encode()
+
+    def _hover(self, i: int) -> str:
+        """The category, and the sentence in lines, the word in bold."""
+        lines, length = [[]], 0  # type: ignore[var-annotated]
+        for position, word in enumerate(self.words[i]):
+            if length and length + len(word) > _LINE:
+                lines.append([])
+                length = 0
+            shown = html.escape(word)
+            lines[-1].append(f"<b>{shown}</b>" if position == self.positions[i] else shown)
+            length += len(word) + 1
+        return f"<i>{html.escape(self.categories[i])}</i><br>" + "<br>".join(" ".join(line) for line in lines)
+
+
+_BESIDE = tuple(
+    (x, y, across, up)
+    for y, up in ((0, "center"), (6, "bottom"), (-6, "top"))
+    for x, across in ((8, "left"), (-8, "right"), (0, "center"))
+    if x or y
+)
+
+
+def _around(place: Any) -> Any:
+    """The box that a point's mark fills, in pixels."""
+    from matplotlib.transforms import Bbox
+
+    x, y = np.asarray(place)
+    return Bbox.from_extents(x - 9, y - 9, x + 9, y + 9)
+
+
+def _plain(text: str) -> str:
+    """Without matplotlib's mathematics, which begins at a dollar sign."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,216 @@
+"""A text in, a picture of its words' contextual vectors out (behind `python -m spacy elmo visualize`)."""
+
+import random
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.errors import CorpusError, ElmoError
+from spacy_elmo.formats.bilm_hdf5 import write_whole
+from spacy_elmo.pretraining.evaluation import blocks
+from spacy_elmo.pretraining.progress import progress_bar
+from spacy_elmo.tools import pictures
+from spacy_elmo.tools.embedding.text import Text
+from spacy_elmo.tools.layers import Array, pick
+from spacy_elmo.tools.projection import Method, project
+
+Color = Literal["word", "pos", "label"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The words of a line, and what is known of them: a tag for each, a label for all."""
+
+    words: list[str]
+    tags: list[str] | None = None
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is drawn: a word in its sentence, or, without a position, the whole sentence."""
+
+    words: tuple[str, ...]
+    position: int | None
+    category: str
+
+
+def visualize(
+    text: str,
+    out: str,
+    model: str = formats.BUNDLED,
+    words: Collection[str] | None = None,
+    color: Color = "word",
+    method: Method = "pca",
+    layers: str = "average",
+    pipeline: str | None = None,
+    max_points: int = 1000,
+    seed: int = 0,
+    title: str | None = None,
+    force: bool = False,
+    show_progress: bool = False,
+) -> dict[str, int]:
+    """Draw contextual vectors in two dimensions; the same picture each time.
+
+    text: one tokenized sentence a line, or raw lines for the `pipeline`; with color "label", `label<TAB>sentence`; with
+        color "pos" and no pipeline, one `word<TAB>tag` a line, a blank line between sentences.
+    out: a .png, a .html that is interactive and needs no other file, or a name without suffix for both.
+    words: which to draw, as they are written; None: all, or with color "label" a point for each sentence (the mean of
+        its words).
+    color: what the colour of a point says.
+    layers: "average" of all, "top", or the number of one ("0" is the token embedding).
+    pipeline: a spaCy pipeline that splits each line and tags its words, or a language, whose tokenizer splits it. A
+        line is read as one sentence.
+    max_points: if there are more, so many of them are drawn, chosen at random.
+
+    Returns how many points each category has.
+
+    Raises:
+        ElmoError: a file cannot be read or is there already, a word does not occur, there are fewer than three points,
+            or a package is missing.
+    """
+    files = _outputs(out, force)
+    pictures.check_packages(files, method)
+    points = _sample(_read(Text.of(text, pipeline), color), words, color, max_points, seed)
+    if len(points) < 3:
+        raise CorpusError(f"{text}: {len(points)} points to draw; a picture needs at least 3")
+    bilm = formats.load(model)
+    name = bilm.card.get("name", formats.locate(model).name)
+    place, axes = project(_embed(bilm, points, layers, show_progress), method, seed)
+    picture = pictures.Picture(
+        title or _title(words, color, name, layers),
+        axes,
+        place,
+        [point.category for point in points],
+        [point.words for point in points],
+        [point.position for point in points],
+        "part of speech" if color == "pos" else color,
+    )
+    for path in files:
+        content = picture.png() if path.suffix == ".png" else picture.html()
+        try:
+            write_whole(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
+        except OSError as error:
+            raise ElmoError(f"{path}: cannot be written ({error.strerror})") from None
+    return dict(Counter(point.category for point in points).most_common())
+
+
+def _outputs(out: str, force: bool) -> list[Path]:
+    path = Path(out)
+    if path.suffix not in ("", ".png", ".html"):
+        raise ElmoError(f"{out}: pictures are .png or .html, or both of a name without suffix; not {path.suffix}")
+    files = [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".html")]
+    if not path.parent.is_dir():
+        raise ElmoError(f"{path.parent}: no such directory")
+    for file in files:
+        if file.exists() and not force:
+            raise ElmoError(f"{file}: is there already; choose another name, or overwrite it with --force")
+    return files
+
+
+def _title(words: Collection[str] | None, color: Color, model: str, layers: str) -> str:
+    drawn = ", ".join(words) if words else "sentences" if color == "label" else "all words"
+    layer = {"average": "average of all layers", "top": "top layer"}.get(layers, f"layer {layers}")
+    by = {"word": "", "pos": " by part of speech", "label": " by label"}[color]
+    return f"{drawn}{by}: {model}, {layer}"
+
+
+# Reading
+
+
+def _read(source: Text, color: Color) -> Iterator[Sentence]:
+    if color == "pos" and source.nlp is None:
+        yield from _read_tagged(source)
+        return
+    for number, line in enumerate(source.lines(), start=1):
+        if not line:
+            continue
+        label, tab, sentence = line.partition("\t") if color == "label" else ("", "\t", line)
+        if not tab:
+            raise CorpusError(f"{source.path}, line {number}: expected label<TAB>sentence, got {line[:60]!r}")
+        if source.nlp is None:
+            yield Sentence(sentence.split(), label=label)
+            continue
+        tokens = [token for token in source.nlp(sentence.strip()) if not token.is_space]
+        tags = [token.pos_ or token.tag_ for token in tokens]
+        if color == "pos" and not all(tags):
+            raise ElmoError(
+                f"{source.path}, line {number}: the pipeline gives no parts of speech; name one with a tagger"
+            )
+        yield Sentence([token.text for token in tokens], tags, label)
+
+
+def _read_tagged(source: Text) -> Iterator[Sentence]:
+    words: list[str] = []
+    tags: list[str] = []
+    for number, line in enumerate(source.lines(), start=1):
+        if line:
+            word, tab, tag = line.partition("\t")
+            if not tab or "\t" in tag:
+                raise CorpusError(
+                    f"{source.path}, line {number}: expected word<TAB>tag, got {line[:60]!r}; of plain text, name a "
+                    "--pipeline that tags it"
+                )
+            words.append(word.strip())
+            tags.append(tag.strip())
+        elif words:
+            yield Sentence(words, tags)
+            words, tags = [], []
+    if words:
+        yield Sentence(words, tags)
+
+
+# Choosing
+
+
+def _sample(
+    sentences: Iterator[Sentence], words: Collection[str] | None, color: Color, max_points: int, seed: int
+) -> list[Point]:
+    """At most `max_points`, each with the same chance, in the order of the text (reservoir sampling)."""
+    pick_number, seen = random.Random(seed), 0
+    kept: dict[int, tuple[int, Point]] = {}
+    missing = set(words or ())
+    for sentence in sentences:
+        for point in _points(sentence, words, color):
+            missing -= {point.words[point.position]} if point.position is not None else set()
+            slot = seen if seen < max_points else pick_number.randrange(seen + 1)
+            if slot < max_points:
+                kept[slot] = (seen, point)
+            seen += 1
+    if missing:
+        raise CorpusError(f"not in the text: {', '.join(sorted(missing))}; words are looked for as they are written")
+    return [point for _, point in sorted(kept.values(), key=lambda item: item[0])]
+
+
+def _points(sentence: Sentence, words: Collection[str] | None, color: Color) -> Iterator[Point]:
+    content = tuple(sentence.words)
+    if color == "label" and words is None:
+        yield Point(content, None, sentence.label)
+        return
+    for position, word in enumerate(content):
+        if words is None or word in words:
+            by = {"word": word, "label": sentence.label, "pos": sentence.tags[position] if sentence.tags else ""}
+            yield Point(content, position, by[color])
+
+
+def _embed(bilm: BiLM, points: Sequence[Point], layers: str, show_progress: bool) -> Array:
+    """`[len(points), width]`; each sentence is read once."""
+    by_sentence: dict[tuple[str, ...], list[int]] = {}
+    for number, point in enumerate(points):
+        by_sentence.setdefault(point.words, []).append(number)
+    vectors = np.empty((len(points), bilm.options.width), dtype=np.float32)
+    with progress_bar(show_progress, "embedding", total=len(by_sentence), unit=" sentences") as bar:
+        for block in blocks(by_sentence):
+            for words, encoded in zip(block, bilm.encode(block), strict=True):
+                chosen = pick(encoded, layers)
+                for number in by_sentence[tuple(words)]:
+                    position = points[number].position
+                    vectors[number] = chosen.mean(axis=0) if position is None else chosen[position]
+                bar.update(1)
+    return vectors

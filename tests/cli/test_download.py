@@ -1,0 +1,47 @@
+import json
+
+import pytest
+
+from spacy_elmo.cli import elmo_cli
+
+
+@pytest.fixture
+def download(capsys, tmp_path, monkeypatch):
+    """Run the command with an empty cache; exit status, stdout and stderr."""
+    monkeypatch.setenv("SPACY_ELMO_CACHE", str(tmp_path))
+
+    def run(*args):
+        with pytest.raises(SystemExit) as exit:
+            elmo_cli(["download", *args])
+        return exit.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_the_list_names_the_models_and_the_cache(download, tmp_path):
+    status, printed, _ = download("--list")
+    assert status == 0
+    assert "allennlp-original-5.5b" in printed
+    assert str(tmp_path) in printed
+
+
+def test_the_list_as_json_is_one_object(download):
+    status, printed, _ = download("--list", "--json")
+    assert status == 0
+    small = next(model for model in json.loads(printed)["models"] if model["name"] == "allennlp-small")
+    assert small["downloaded"] is False
+    assert small["files"][1]["size"] == 54_402_456
+
+
+@pytest.mark.parametrize("args", [(), ("allennlp-small", "--list")])
+def test_a_name_or_the_list_is_wanted(download, args):
+    assert download(*args)[0] == 2
+
+
+def test_an_unknown_name_is_one_line_and_status_1(download):
+    status, printed, error = download("allennlp-tiny")
+    assert (status, printed, len(error.splitlines())) == (1, "", 1)
+
+
+def test_help_has_an_example(download):
+    assert "python -m spacy elmo download allennlp-small" in download("--help")[1]

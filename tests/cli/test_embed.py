@@ -1,0 +1,77 @@
+import json
+import subprocess
+import sys
+
+import h5py
+import pytest
+
+from spacy_elmo.cli import elmo_cli
+
+
+@pytest.fixture
+def embed(tmp_path, capsys, data):
+    """Run the command in tmp_path on a small text; exit status, stdout and stderr."""
+    (tmp_path / "text.txt").write_text("One is here .\nTwo are\nTwo are\n")
+
+    def run(*args, out="out.hdf5"):
+        with pytest.raises(SystemExit) as exit:
+            elmo_cli(
+                ["embed", str(tmp_path / "text.txt"), str(tmp_path / out), "--model", str(data / "tiny_2l_skip"), *args]
+            )
+        return exit.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_writes_the_file_and_says_what_is_in_it(embed, tmp_path):
+    status, printed, progress = embed("--layers", "top")
+    assert status == 0
+    assert "out.hdf5: 3 lines, 8 tokens, the top layer, 32 wide, float32" in printed
+    assert "embedding" in progress
+    with h5py.File(tmp_path / "out.hdf5") as file:
+        assert [file[name].shape for name in "012"] == [(4, 32), (2, 32), (2, 32)]
+        assert json.loads(file["sentence_to_index"][0]) == {"One is here .": "0", "Two are": "2"}
+
+
+def test_json_is_one_object(embed, tmp_path):
+    status, printed, said = embed("--json", "--quiet", "--layers", "1", "--float16")
+    assert (status, said) == (0, "")
+    assert json.loads(printed) == {
+        "lines": 3,
+        "tokens": 8,
+        "layers": "1",
+        "width": 32,
+        "dtype": "float16",
+        "bytes": (tmp_path / "out.hdf5").stat().st_size,
+    }
+
+
+def test_quiet_prints_nothing(embed):
+    assert embed("--quiet") == (0, "", "")
+
+
+def test_second_run_is_one_line_and_status_1_unless_forced(embed):
+    embed("--quiet")
+    status, printed, said = embed()
+    assert (status, printed) == (1, "")
+    assert len(said.splitlines()) == 1
+    assert "--force" in said
+    assert embed("--quiet", "--force")[0] == 0
+
+
+@pytest.mark.parametrize("out", ["out.txt", "nowhere/out.h5"])
+def test_impossible_output_is_one_line_and_status_1(embed, out):
+    status, _, said = embed(out=out)
+    assert status == 1
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("wrong", [["--batch-size", "0"], ["--engine", "fast"], ["--what"]])
+def test_wrong_usage_is_status_2(embed, wrong):
+    assert embed(*wrong)[0] == 2
+
+
+def test_help_has_an_example():
+    done = subprocess.run([sys.executable, "-m", "spacy", "elmo", "embed", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "python -m spacy elmo embed" in done.stdout

@@ -1,0 +1,52 @@
+"""The commands of docs/migrating.md run as they stand there, and the code that reads what they write."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM, BiLMOptions
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.formats import softmax_hdf5
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "migrating.md"
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(encoding="utf8"), re.DOTALL | re.MULTILINE)
+COMMANDS = [block for language, block in FENCED if language == "bash"]
+READERS = [block for language, block in FENCED if language == "python" and "h5py.File" in block]
+WORDS = ["<S>", "</S>", "<UNK>", "the", "fox"]
+
+
+@pytest.fixture
+def workplace(tmp_path, data):
+    """A directory with what the commands name: sentences, and a model with vocabulary and softmax."""
+    (tmp_path / "sentences.txt").write_text("the fox .\nAnother sentence\n", encoding="utf8")
+    bilm = BiLM(BiLMOptions.from_file(data / "tiny_2l_skip" / "options.json"))
+    model = tmp_path / "my_elmo"
+    formats.write(bilm, model)
+    softmax_hdf5.write(Softmax(len(WORDS), bilm.options.lstm.projection_dim), model / "softmax.hdf5")
+    (model / "vocab.txt").write_text("".join(word + "\n" for word in WORDS))
+    return tmp_path
+
+
+def test_commands_run_and_what_they_write_is_read_by_the_old_code(workplace):
+    assert len(COMMANDS) == 3
+    assert len(READERS) == 1
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    assert shutil.which("python", path=path) == str(Path(sys.executable).parent / "python")
+    environment = os.environ | {"PATH": path}
+    for command in COMMANDS:
+        subprocess.run(["bash", "-ec", command], cwd=workplace, env=environment, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", READERS[0]], cwd=workplace, check=True)
+
+
+def test_no_block_of_ours_escapes_the_tests():
+    """Ours are run by test_docs.py or here; all others name the library that they are of."""
+    old = ("allennlp", "bilm import", "hub.Module", "simple_elmo", "elmoformanylangs", "flair", "ElmoEmbeddings")
+    for language, block in FENCED:
+        if language == "python" and not block.startswith(("import spacy\n", "from spacy_elmo")):
+            assert block in READERS or any(name in block for name in old), block
