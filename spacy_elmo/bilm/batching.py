@@ -1,6 +1,5 @@
 """Sequence lengths in, batches and packed row orders out; and the table of words already embedded."""
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from spacy_elmo.bilm.threads import ForkSafeLock
 
 # With fewer rows than this, a time step waits for its weights.
 _ROWS_TO_REACH = 16
@@ -69,7 +70,7 @@ class WordTable:
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
         self.max_bytes = max_bytes
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self.clear()
 
     def clear(self) -> None:

@@ -222,7 +222,7 @@ class BiLM(nn.Module):
 
         Each distinct word is computed once. Where the parameters are frozen (`requires_grad` False, as `load`
         leaves them), its vector is remembered in a bounded table; who changes frozen parameters behind torch's
-        back (`parameter.data`) calls `clear_word_table`.
+        back (`parameter.data`) calls `forget`.
 
         Raises:
             ElmoError: a token is no string.
@@ -276,6 +276,12 @@ class BiLM(nn.Module):
     def clear_word_table(self) -> None:
         """Forget the words embedded so far (for benchmarks: what follows starts cold)."""
         self._table.clear()
+
+    def forget(self) -> None:
+        """Forget all that was made from the weights, for who changes frozen ones behind torch's back."""
+        self.clear_word_table()
+        for module in self._packed_modules():
+            module.forget()
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as bilm-tf's training does."""

@@ -6,7 +6,6 @@ the matrix in the wrong order (35 to 65% of the speed of a large product at 32 r
 """
 
 import platform
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError
 
 Precision = Literal["float32", "float16", "int8"]
@@ -140,7 +140,7 @@ class Packed:
     def __init__(self) -> None:
         self._version: object = None
         self._contents: dict[str, Any] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self, parameters: Iterable[Tensor], pack: Callable[[], T], is_wanted: bool, name: str = "") -> T | None:
         """Return what `pack` makes of the parameters; None where it is not wanted, or the parameters may change,
@@ -195,10 +195,14 @@ class PackedModule(nn.Module, Generic[T]):
         make = _PRODUCTS[self.precision]
         return self._packed.get(self.parameters(), lambda: self.pack(make), is_wanted)
 
+    def forget(self) -> None:
+        """Forget what is packed."""
+        self._packed = Packed()
+
     def set_precision(self, precision: Precision) -> None:
         """Use this precision; a reduced one rounds the matrices to float16 for good."""
         self.precision = precision
-        self._packed = Packed()
+        self.forget()
         if precision == "float32":
             return
         for name, parameter in self.named_parameters():

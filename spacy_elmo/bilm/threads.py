@@ -2,6 +2,7 @@
 would last for ever."""
 
 import os
+import threading
 
 import torch
 
@@ -21,3 +22,21 @@ def keep_to_one_thread_after_fork() -> None:
     """Call before any work with torch; does nothing in a process that was not forked."""
     if _forked and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
+
+
+class ForkSafeLock:
+    """A lock, reentrant, that is open in a process newly forked, whoever held it in the parent at that moment."""
+
+    def __init__(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
+        self._lock, self._process = threading.RLock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self._renew()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()

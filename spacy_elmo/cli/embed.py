@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def embed(
     text: str = Argument(help="One tokenized sentence a line, UTF-8, plain or .gz, .bz2, .xz, .zst"),
     out: str = Argument(help="File to write: .hdf5 or .h5 (as `allennlp elmo`), .npz, .parquet, .arrow or .spacy"),
-    model: str = Option("en_elmo_sm", help="Bundled name, directory or .hdf5 file"),
+    model: str = Option("en_elmo_sm", help="Bundled or downloaded name, directory, zip or .hdf5"),
     layers: str = Option("all", help="all, top, average, or the number of a layer (0: the token embedding)"),
     pipeline: str | None = Option(
         None, metavar="NAME_OR_LANG", help="Read raw text, and split it by the tokenizer of this pipeline or language"

@@ -24,7 +24,7 @@ def init_config(
         "tagger, morphologizer, parser, ner, spancat, textcat or textcat_multilabel",
     ),
     lang: str = Option("en", help="Language of the pipeline"),
-    weights: str = Option("en_elmo_sm", metavar="MODEL", help="Bundled name, directory or .hdf5 file"),
+    weights: str = Option("en_elmo_sm", metavar="MODEL", help="Bundled or downloaded name, directory, zip or .hdf5"),
     optimize: str = Option("speed", help="What the networks over ELMo are made for: speed, accuracy"),
     pretrain: bool = Option(False, "--pretrain", help="A config for `pretrain`"),
     size: str = Option("sm", help="Size of the biLM to pretrain: xs, sm, md, original"),

@@ -15,7 +15,7 @@ def visualize(
         "without --pipeline, one word<TAB>tag a line, a blank line between sentences"
     ),
     out: str = Argument(help="Picture to write: .png, .html (interactive), or a name without suffix for both"),
-    model: str = Option("en_elmo_sm", help="Bundled name, directory or .hdf5 file"),
+    model: str = Option("en_elmo_sm", help="Bundled or downloaded name, directory, zip or .hdf5"),
     words: str | None = Option(
         None, help="Words to draw, separated by commas; without, all (--color label: sentences)"
     ),

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -25,7 +25,7 @@ _MOST_DIRECTORY = 2**20  # of the list of members
 _MOST_RATIO = 100  # beyond the first MB: weights hardly compress, text some five times
 _CHUNK = 2**20
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
 class Archive:
@@ -42,7 +42,7 @@ class Archive:
         try:
             with _open(path) as file:
                 entries = file.infolist()
-        except _DAMAGE as error:
+        except (*_DAMAGE, OSError) as error:
             raise WeightsError(f"{path}: no zip archive, or a damaged one ({error})") from None
         self._check_whole(entries)
         for entry in entries:
@@ -118,8 +118,15 @@ class Member:
         Raises:
             WeightsError: it is damaged, or the temporary file cannot be written.
         """
-        with tempfile.TemporaryFile() as file:
-            self._unpack(file)
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(tempfile.TemporaryFile())
+                self._unpack(file)
+            except OSError as error:
+                raise WeightsError(
+                    f"{self}: cannot be unpacked into the temporary directory ({error}); it takes {self.size:,} bytes "
+                    "there (TMPDIR names another), or unpack the archive and name the directory"
+                ) from None
             file.seek(0)
             yield file
 
@@ -182,7 +189,7 @@ def _problem(entry: zipfile.ZipInfo) -> str | None:
     name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
     if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
         return "leads out of the archive"
-    if not name.isprintable() or "\\" in name:
+    if not name.isprintable() or "\\" in name or not PurePosixPath(name).parts:
         return "has a name with odd characters"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"

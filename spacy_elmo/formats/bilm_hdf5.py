@@ -28,7 +28,7 @@ from spacy_elmo.formats.archive import File, opened
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
 
-_MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
+MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
 
 OWN_ROOTS = ("CNN", "RNN", "char_embed")  # datasets under other names are not ours to judge
 
@@ -194,7 +194,7 @@ def find(file: h5py.File, entry: Entry, source: str) -> h5py.Dataset:
         )
     if dataset.dtype not in (np.float16, np.float32, np.float64):
         raise WeightsError(f"{source}: {name} holds {dataset.dtype}, expected float16, float32 or float64")
-    if dataset.id.get_storage_size() * _MOST_COMPRESSED < dataset.nbytes:
+    if dataset.id.get_storage_size() * MOST_COMPRESSED < dataset.nbytes:
         raise WeightsError(f"{source}: {name} is declared but its values are not there; the file is damaged")
     return dataset
 

@@ -179,7 +179,7 @@ class ListenedTo(TrainablePipe):
         """Rows of all layers, or the component's own mix of them."""
         shim = shim_of(self.model)
         what = "rows" if all_layers else f"mix {self.mix.layers}"
-        header = {"biLM": lambda: f"{shim.digest} {shim.precision}", "content": lambda: what}
+        header = {"biLM": lambda: shim.digest, "precision of the biLM": lambda: shim.precision, "content": lambda: what}
         cache = None if self._is_learning else self.memory.open((shim.version, what), header)
         reduce: Reduce = to_rows if all_layers else self.mix
         return encode_docs(self.model, docs, reduce, cache)

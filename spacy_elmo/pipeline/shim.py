@@ -4,7 +4,6 @@ import contextlib
 import copy
 import io
 import os
-import threading
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from thinc.shims import Shim
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.packed import Precision
+from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import bilm_hdf5
 from spacy_elmo.pipeline.rows import Array
@@ -55,7 +55,7 @@ class BiLMShim(Shim):
         self._unfrozen: int | None = None
         self._n_loaded = 0
         self._digests: dict[bool, tuple[Any, str]] = {}
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
         _alive.add(self)
 
     @property
@@ -219,7 +219,7 @@ class BiLMShim(Shim):
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock())
+        self.__dict__.update(state, _lock=ForkSafeLock())
         _alive.add(self)
 
 

@@ -28,7 +28,7 @@ def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", for
     Raises:
         ElmoError: the model cannot be read or written, or the target is not empty.
     """
-    target = Path(target)
+    target = Path(target).absolute()  # "." has no name
     _refuse_taken(target, force)
     files = formats.locate(source)
     bilm = formats.load(source)

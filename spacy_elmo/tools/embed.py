@@ -198,7 +198,5 @@ def _keeping_what_is_done(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ElmoError(
-            f"{out}: cannot be written ({error}); what is done is kept in {directory_of(out).name}: make room, then go "
-            "on with --resume"
-        ) from error
+        kept = f"; what is done is kept in {directory_of(out).name}: make room, then go on with --resume"
+        raise ElmoError(f"{out}: cannot be written ({error}){kept if directory_of(out).is_dir() else ''}") from error

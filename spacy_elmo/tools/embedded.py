@@ -9,9 +9,12 @@ import h5py
 import numpy as np
 
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.formats.bilm_hdf5 import MOST_COMPRESSED
 from spacy_elmo.tools.embedding.files import INDEX
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, pick
+
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damaged files
 
 
 class EmbeddedCorpus:
@@ -62,7 +65,8 @@ class EmbeddedCorpus:
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         if self._text is None:
-            yield from ((line, sentence.split()) for line, sentence in self._sentences.items())
+            split = ((line, sentence.split()) for line, sentence in self._sentences.items())
+            yield from ((line, words) for line, words in split if words)
         else:
             yield from ((line, words) for line, (_, words) in enumerate(self._text.sentences()) if words)
 
@@ -97,7 +101,7 @@ class EmbeddedCorpus:
             )
         try:
             array = dataset[()].astype(np.float32)
-        except (OSError, RuntimeError) as error:
+        except _DAMAGE as error:
             raise ElmoError(f"{self.path}: line {line} cannot be read; the file is damaged ({error})") from None
         if not np.isfinite(array).all():
             raise ElmoError(f"{self.path}: line {line} holds NaN or infinite values")
@@ -114,14 +118,19 @@ class EmbeddedCorpus:
                 f"{self.path}: line {line} holds {dataset.dtype} of shape {list(dataset.shape or ())}, expected "
                 "floating point numbers [n_tokens, width] or [n_layers + 1, n_tokens, width]"
             )
+        if dataset.id.get_storage_size() * MOST_COMPRESSED < dataset.nbytes:
+            raise ElmoError(f"{self.path}: line {line} is declared but its values are not there; the file is damaged")
         return dataset
 
     def _own(self, name: str) -> Any:
         """A dataset that lies in this file itself, so that it cannot make us read another; None where there is none."""
-        link = self._file.get(name, getlink=True)
-        if link is None:
-            return None
-        node = self._file[name] if isinstance(link, h5py.HardLink) else None
+        try:
+            link = self._file.get(name, getlink=True)
+            if link is None:
+                return None
+            node = self._file[name] if isinstance(link, h5py.HardLink) else None
+        except _DAMAGE as error:
+            raise ElmoError(f"{self.path}: {name!r} cannot be read; the file is damaged ({error})") from None
         if not isinstance(node, h5py.Dataset) or node.is_virtual or node.external:
             raise ElmoError(f"{self.path}: {name!r} is no dataset that lies in this file itself; it is not read")
         return node
@@ -136,7 +145,7 @@ class EmbeddedCorpus:
             )
         try:
             index = {int(number): str(sentence) for sentence, number in json.loads(dataset[0]).items()}
-        except (OSError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
             raise ElmoError(
                 f"{self.path}: {INDEX} is not a JSON object of sentences and line numbers ({error})"
             ) from None

@@ -183,5 +183,6 @@ def _around(place: Any) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Without matplotlib's mathematics, which begins at a dollar sign."""
-    return text.replace("$", r"\$")
+    """Without what matplotlib reads into a text: mathematics from a dollar sign on, no place in the legend for a name
+    that begins with an underscore."""
+    return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")

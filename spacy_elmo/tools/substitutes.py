@@ -170,6 +170,8 @@ def make_substitutes(nlp: Language, name: str, model: str, top: int) -> Substitu
         not the model.
     top: words to list for each token.
     """
+    if top < 1:
+        raise ElmoError(f"{name}: top is {top}, expected at least 1 word to list")
     return SubstitutesComponent(model, top)
 
 

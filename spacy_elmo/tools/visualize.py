@@ -103,6 +103,8 @@ def visualize(
 
 def _outputs(out: str, force: bool) -> list[Path]:
     path = Path(out)
+    if path.is_dir():
+        raise ElmoError(f"{out}: is a directory; name a file")
     if path.suffix not in ("", ".png", ".html"):
         raise ElmoError(f"{out}: pictures are .png or .html, or both of a name without suffix; not {path.suffix}")
     files = [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".html")]

@@ -243,6 +243,16 @@ def test_nothing_made_from_frozen_weights_outlives_an_optimizer_step(
     close([again] if after is None else [after, again], [fresh] * (1 + is_used_between))
 
 
+@pytest.mark.parametrize("n_sentences", [1, 20], ids=["one", "many"])
+def test_forget_is_for_changes_behind_torchs_back(data, n_sentences):
+    bilm, text = load(data / "tiny_2l_skip"), [["words", "to", "remember"]] * n_sentences
+    bilm.encode(text)
+    for parameter in bilm.parameters():
+        parameter.data.mul_(0.5)
+    bilm.forget()
+    close(bilm.encode(text), copy.deepcopy(bilm).encode(text))
+
+
 def change_in_place(bilm):
     with torch.no_grad():
         bilm.embedder.embedding.mul_(1.5)

@@ -204,6 +204,15 @@ def test_a_member_with_an_unfit_name_is_refused(pack, parts, tmp_path, name):
     assert [file.name for file in tmp_path.iterdir()] == ["218.zip"]
 
 
+def test_a_member_without_a_name_is_refused(pack, parts):
+    refused(pack({**parts, ".": b"evil"}), "odd characters")
+
+
+def test_no_temporary_directory_is_an_error_that_names_it(pack, parts, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+    refused(pack(parts), "temporary directory.*TMPDIR")
+
+
 @pytest.mark.parametrize("kind", [0o120777, 0o020666, 0o010666], ids=["link", "device", "pipe"])
 def test_links_and_devices_are_refused(pack, parts, kind):
     entry = zipfile.ZipInfo("vocab.txt")

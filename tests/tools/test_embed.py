@@ -293,6 +293,40 @@ def test_blank_lines_may_have_arrays_of_no_tokens(tmp_path, model, suffix):
         assert [found[str(number)].shape for number in (0, 1, 2, 3)] == [(3, n, 32) for n in (1, 0, 0, 2)]
 
 
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_text_of_blank_lines_alone_may_have_no_tokens(tmp_path, model, suffix):
+    if suffix in (".parquet", ".arrow"):
+        pytest.importorskip("pyarrow")
+    (tmp_path / "text.txt").write_text("\n\n")
+    report = embed_file(tmp_path / "text.txt", tmp_path / f"out{suffix}", model=model, allow_blank=True)
+    assert (report.lines, report.tokens) == (2, 0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"force": True}, {"resume": True}])
+@pytest.mark.parametrize("is_directory", [True, False])
+def test_what_lies_in_the_place_of_the_spool_and_is_not_ours_stays(text, model, tmp_path, settings, is_directory):
+    place = tmp_path / "out.h5.part"
+    if is_directory:
+        place.mkdir()
+    mine = place / "mine.txt" if is_directory else place
+    mine.write_text("mine")
+    with pytest.raises(ElmoError, match=r"out\.h5\.part: not from a run of embed"):
+        embed_file(text, tmp_path / "out.h5", model=model, **settings)
+    assert mine.read_text() == "mine"
+
+
+def test_a_line_too_long_to_be_a_name_in_a_zip_file_is_an_error(tmp_path, model):
+    (tmp_path / "text.txt").write_text("x" * 70_000)
+    with pytest.raises(ElmoError, match="line 1 is too long to be a name"):
+        embed_file(tmp_path / "text.txt", tmp_path / "out.npz", model=model, use_sentence_keys=True)
+
+
+def test_a_raw_line_may_be_longer_than_parsers_allow(tmp_path, model):
+    (tmp_path / "text.txt").write_text("ab " * 350_000)
+    report = embed_file(tmp_path / "text.txt", tmp_path / "out.h5", model=model, pipeline="xx", layers="0")
+    assert report.tokens == 350_000
+
+
 def test_empty_text_is_an_error(tmp_path, model):
     (tmp_path / "text.txt").touch()
     with pytest.raises(CorpusError, match=r"text\.txt: the text is empty"):

@@ -181,6 +181,12 @@ def replace(name, value):
     return change
 
 
+def sparse(file):
+    """A file of a few KB that asks for gigabytes."""
+    del file["1"]
+    file.create_dataset("1", (1, 10**9), np.float32, chunks=(1, 2**20))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -196,6 +202,9 @@ def replace(name, value):
         (replace("sentence_to_index", ["[1]"]), "sentence_to_index is not"),
         (replace("sentence_to_index", ['{"a": "b"}']), "sentence_to_index is not"),
         (replace("sentence_to_index", [3]), "sentence_to_index is not"),
+        (replace("sentence_to_index", ['{"a": Infinity}']), "sentence_to_index is not"),
+        (replace("sentence_to_index", ["[" * 200_000]), "sentence_to_index is not"),
+        (sparse, "its values are not there"),
         (replace("sentence_to_index", ["{}"]), "no sentence in it"),
     ],
 )

@@ -99,6 +99,9 @@ def _is_path(name: str) -> bool:
     return not {"", "."} & set(name.split("/"))
 
 
+_LONGEST_NAME = 2**16 - 10  # bytes of a name in a zip file, ".npy" included
+
+
 def write_npz(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
     """What `numpy.load` reads: arrays under the names that they have in HDF5. The directory of a zip file is kept in
     memory, to write it as to read it (about 1 KB a line)."""
@@ -106,6 +109,8 @@ def write_npz(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iter
         seen: set[bytes] = set()
         for name, row in _named(rows, wishes):
             if wishes.keys:
+                if len(name.encode()) > _LONGEST_NAME:
+                    raise ElmoError(f"line {row.number + 1} is too long to be a name in a .npz; use line numbers")
                 if (key := _hash(name)) in seen:
                     continue
                 seen.add(key)
@@ -206,7 +211,9 @@ def _tables(schema: "pyarrow.Schema", layout: Layout, rows: Iterable[Row]) -> It
 def _table(schema: "pyarrow.Schema", layout: Layout, rows: list[Row]) -> "pyarrow.Table":
     arrow = _import_pyarrow()
     ends = np.cumsum([0, *(len(row.tokens) for row in rows)], dtype=np.int32)
-    vectors = np.concatenate([row.vectors for row in rows], axis=-2).reshape(-1, ends[-1], layout.width)
+    vectors = np.concatenate([row.vectors for row in rows], axis=-2).reshape(
+        layout.n_outputs or 1, ends[-1], layout.width
+    )
     columns: dict[str, Any] = {
         "line": [row.number for row in rows],
         "sentence": [row.line for row in rows],

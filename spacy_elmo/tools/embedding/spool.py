@@ -17,6 +17,7 @@ from spacy_elmo.errors import ElmoError
 from spacy_elmo.tools.embedding.encoder import Array, Layout
 
 _READ_AT_ONCE = 2**16  # lengths
+_JOB, _LENGTHS, _VECTORS = "job.json", "lengths", "vectors"
 
 
 class Spool:
@@ -28,7 +29,7 @@ class Spool:
     def __init__(self, out: Path, layout: Layout) -> None:
         self._out, self._layout = out, layout
         self._directory = directory_of(out)
-        self._lengths, self._vectors = self._directory / "lengths", self._directory / "vectors"
+        self._lengths, self._vectors = self._directory / _LENGTHS, self._directory / _VECTORS
         for path in (self._lengths, self._vectors):
             path.touch()
         self._keep_readable()
@@ -75,7 +76,7 @@ class Spool:
     def finish(self, write: Callable[[Path], object]) -> None:
         """Let `write` fill the file that then appears as OUT, and remove the spool."""
         write(_whole(self._out))
-        (self._directory / "job.json").unlink()  # from here on, what is left to do is to move the file
+        (self._directory / _JOB).unlink()  # from here on, what is left to do is to move the file
         move_finished(self._out)
 
 
@@ -90,12 +91,13 @@ def open_spool(out: Path, job: dict[str, Any], layout: Layout, resume: bool, for
         ElmoError: OUT exists, or its spool, and nothing says what to do with it; or the spool is of another job.
     """
     directory = directory_of(out)
+    _refuse_foreign(directory, out.name)
     if directory.exists() and resume:
-        if not (directory / "job.json").exists():
+        if not (directory / _JOB).exists():
             move_finished(out)
             return None
         refuse_existing(out, force)
-        _check_same(directory / "job.json", job)
+        _check_same(directory / _JOB, job)
         return Spool(out, layout)
     refuse_existing(out, force)
     if directory.exists():
@@ -106,6 +108,15 @@ def open_spool(out: Path, job: dict[str, Any], layout: Layout, resume: bool, for
         _drop(directory)
     _begin(directory, job)
     return Spool(out, layout)
+
+
+def _refuse_foreign(directory: Path, name: str) -> None:
+    """Raise an ElmoError where what lies in the place of the spool is not one of ours."""
+    if not directory.exists():
+        return
+    known = {_JOB, _LENGTHS, _VECTORS, name}
+    if not directory.is_dir() or {path.name for path in directory.iterdir()} - known:
+        raise ElmoError(f"{directory}: not from a run of embed, which needs that place; move it away")
 
 
 def refuse_existing(out: Path, force: bool) -> None:
@@ -139,7 +150,7 @@ def _begin(directory: Path, job: dict[str, Any]) -> None:
     hidden = _hidden(directory)
     shutil.rmtree(hidden, ignore_errors=True)  # another run's, killed here
     hidden.mkdir()
-    (hidden / "job.json").write_text(json.dumps(job, indent=1), encoding="utf-8")
+    (hidden / _JOB).write_text(json.dumps(job, indent=1), encoding="utf-8")
     hidden.rename(directory)
 
 

@@ -1,6 +1,7 @@
 """A text file in, its lines and their tokens out, also window by window."""
 
 import hashlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -46,7 +47,10 @@ class Text:
         path = Path(path)
         if not path.is_file():
             raise CorpusError(f"{path}: no such text file; expected one sentence a line")
-        return cls(path, None if pipeline is None else _load(pipeline))
+        nlp = None if pipeline is None else _load(pipeline)
+        if nlp is not None:
+            nlp.max_length = sys.maxsize  # a limit for parsers, of which none runs here
+        return cls(path, nlp)
 
     def survey(self) -> Survey:
         """Read all lines once.
