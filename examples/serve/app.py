@@ -28,16 +28,17 @@ class Settings:
     """Read from environment variables: SERVE_ and the name in capitals.
 
     pipeline: path or name of a spaCy pipeline; empty for a blank English one with the bundled model.
-    max_body_bytes, max_texts, max_characters: of a request, of its texts, of one text.
-    max_batch_texts, max_wait_ms: a batch takes about so many texts, and waits so long for them.
+    max_body_bytes, max_texts, max_characters: of a request; characters are those of all its texts together.
+    max_batch_texts, max_batch_characters, max_wait_ms: a batch takes about so many, and waits so long for them.
     max_waiting_texts: more are refused until some are answered.
     """
 
     pipeline: str = ""
     max_body_bytes: int = 1_000_000
     max_texts: int = 64
-    max_characters: int = 10_000
+    max_characters: int = 50_000
     max_batch_texts: int = 128
+    max_batch_characters: int = 50_000
     max_wait_ms: int = 5
     max_waiting_texts: int = 2048
 
@@ -79,7 +80,12 @@ class Service:
         self._started = time.monotonic()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pipeline")
         self.batcher = Batcher[Asked, str](
-            self._run, settings.max_batch_texts, settings.max_wait_ms / 1000, settings.max_waiting_texts
+            self._run,
+            settings.max_batch_texts,
+            settings.max_wait_ms / 1000,
+            settings.max_waiting_texts,
+            size=lambda asked: len(asked[0]),
+            max_size=settings.max_batch_characters,
         )
 
     @asynccontextmanager
@@ -113,11 +119,8 @@ class Service:
         settings, offers = self.settings, self.pipeline.offers
         if len(question.texts) > settings.max_texts:
             raise HTTPException(422, f"{len(question.texts)} texts, expected at most {settings.max_texts} a request")
-        for number, text in enumerate(question.texts):
-            if len(text) > settings.max_characters:
-                raise HTTPException(
-                    422, f"texts[{number}] has {len(text)} characters, expected at most {settings.max_characters}"
-                )
+        if (length := sum(map(len, question.texts))) > settings.max_characters:
+            raise HTTPException(422, f"{length} characters, expected at most {settings.max_characters} a request")
         wanted = offers if question.want is None else question.want
         if missing := set(wanted) - set(offers):
             raise HTTPException(422, f"this pipeline gives no {', '.join(sorted(missing))}; it gives {offers}")

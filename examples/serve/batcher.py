@@ -37,6 +37,7 @@ class Batcher(Generic[Item, Result]):
 
     run: from items to as many results.
     max_items: a batch is closed once it has so many; the last request may exceed it.
+    size, max_size: likewise with the sizes of the items together, so that a batch takes about as long as another.
     max_wait: seconds to wait for company.
     max_waiting: items that may wait; beyond, `submit` raises `OverloadedError`.
     """
@@ -47,10 +48,13 @@ class Batcher(Generic[Item, Result]):
         max_items: int,
         max_wait: float,
         max_waiting: int,
+        size: Callable[[Item], int],
+        max_size: int,
     ) -> None:
         self.counts = Counts()
         self._run = run
         self._max_items, self._max_wait, self._max_waiting = max_items, max_wait, max_waiting
+        self._size, self._max_size = size, max_size
         self._queue: asyncio.Queue[_Request[Item, Result] | None] = asyncio.Queue()
         self.waiting = 0  # items
 
@@ -83,11 +87,12 @@ class Batcher(Generic[Item, Result]):
         if request is not None and self.waiting < self._max_items:
             await asyncio.sleep(self._max_wait)
         requests: list[_Request[Item, Result]] = []
-        n_items = 0
+        n_items = size = 0
         while request is not None:
             requests.append(request)
             n_items += len(request.items)
-            if n_items >= self._max_items or self._queue.empty():
+            size += sum(map(self._size, request.items))
+            if n_items >= self._max_items or size >= self._max_size or self._queue.empty():
                 break
             request = self._queue.get_nowait()
         if request is None and requests:

@@ -137,7 +137,7 @@ def test_a_text_without_words_has_a_zero_vector(url, text, tokens):
         (b'{"texts": ["a"], "want": ["entities"]}', 422, "no entities; it gives ['vector', 'vectors']"),
         (b'{"texts": ["a"], "want": ["syntax"]}', 422, "want.0"),
         (json.dumps({"texts": ["a"] * 9}).encode(), 422, "9 texts, expected at most 8"),
-        (json.dumps({"texts": ["a", "b" * 501]}).encode(), 422, "texts[1] has 501 characters, expected at most 500"),
+        (json.dumps({"texts": ["a", "b" * 501]}).encode(), 422, "502 characters, expected at most 500 a request"),
         (b" " * 20_001, 413, "20000 bytes"),
     ],
 )
@@ -313,7 +313,11 @@ def batches_of(sizes, **settings):
         return [item * 10 for item in items]
 
     async def main():
-        batcher = Batcher(run, **{"max_items": 4, "max_wait": 0.001, "max_waiting": 100} | settings)
+        batcher = Batcher(
+            run,
+            **{"max_items": 4, "max_wait": 0.001, "max_waiting": 100, "size": lambda item: item + 1, "max_size": 1000}
+            | settings,
+        )
         asked = [asyncio.create_task(batcher.submit(list(range(size)))) for size in sizes]
         await asyncio.sleep(0)
         batcher.close()
@@ -331,3 +335,8 @@ def batches_of(sizes, **settings):
 )
 def test_batches_are_as_large_as_asked(sizes, expected):
     assert batches_of(sizes) == expected
+
+
+def test_large_items_make_small_batches():
+    """The items of a request have the sizes 1, 2, 3."""
+    assert batches_of([3, 3, 3, 3], max_items=100, max_size=7) == [6, 6]
