@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import cpu_name, make_parser, names_of, note, positive, publish, sgemm_rate
+from common import carry_out, cpu_name, make_parser, names_of, note, positive, sgemm_rate
 from corpora import TASKS, Corpus
 from pipelines import BASELINE, DEPTH, FINE_TUNED, VARIANTS, Training, components, make_examples, make_pipeline
 from tasks import DATA, versions
@@ -46,10 +46,7 @@ CACHE_MB = 2.0**20  # more than any corpus here takes
 
 def main() -> None:
     """Run the benchmark."""
-    args = parse_arguments()
-    torch.set_num_threads(args.threads)
-    report = run(args)
-    publish(report, render(report), args.json)
+    carry_out(parse_arguments(), run, render)
 
 
 def parse_arguments() -> argparse.Namespace:

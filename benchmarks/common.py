@@ -86,6 +86,17 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def carry_out(
+    args: argparse.Namespace,
+    run: Callable[[argparse.Namespace], dict[str, Any]],
+    render: Callable[[dict[str, Any]], str],
+) -> None:
+    """Run a benchmark with its arguments and publish its report."""
+    torch.set_num_threads(args.threads)
+    report = run(args)
+    publish(report, render(report), args.json)
+
+
 def publish(report: dict[str, Any], text: str, file: Path | None) -> None:
     """Print a report's text, and write the whole of it to a file where one is asked for."""
     print(text)

@@ -41,8 +41,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
-from common import cpu_name, make_parser, names_of, note, positive, publish, read_sentences, sgemm_rate
+from common import carry_out, cpu_name, make_parser, names_of, note, positive, read_sentences, sgemm_rate
 from engines import ENGINES, OURS, PLAIN_LOOP, Sentences
 from environments import find_pythons
 from inference_table import Row, Runs, make_rows, render
@@ -63,10 +62,7 @@ SCRIPT = Path(__file__).with_name("engines.py")
 
 def main() -> None:
     """Run the benchmark."""
-    args = parse_arguments()
-    torch.set_num_threads(args.threads)
-    report = run(args)
-    publish(report, render(report), args.json)
+    carry_out(parse_arguments(), run, render)
 
 
 def parse_arguments() -> argparse.Namespace:

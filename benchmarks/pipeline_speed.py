@@ -24,8 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from common import SENTENCES, cpu_name, make_parser, names_of, note, positive, publish, sgemm_rate
+from common import SENTENCES, carry_out, cpu_name, make_parser, names_of, note, positive, sgemm_rate
 from environments import find_pythons
 from inference_table import render_machine, shown
 from pipeline_worker import PIPELINES
@@ -40,10 +39,7 @@ SCRIPT = Path(__file__).with_name("pipeline_worker.py")
 
 def main() -> None:
     """Run the benchmark."""
-    args = parse_arguments()
-    torch.set_num_threads(args.threads)
-    report = run(args)
-    publish(report, render(report), args.json)
+    carry_out(parse_arguments(), run, render)
 
 
 def parse_arguments() -> argparse.Namespace:

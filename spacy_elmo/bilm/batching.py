@@ -79,6 +79,20 @@ class WordTable:
         self._vectors = torch.empty(0, 0)
         self._version: Any = None
 
+    def embed(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor], version: Any) -> Tensor:
+        """Return the vectors of `words`, `[len(words), width]`, each distinct one computed once.
+
+        version: None where nothing may be remembered, which empties the table; else as of `lookup`, as is `embed`.
+        """
+        rows: dict[str, int] = {}
+        numbers = [rows.setdefault(word, len(rows)) for word in words]
+        if rows and version is not None:
+            vectors = self.lookup(list(rows), embed, version)
+        else:
+            self.clear()
+            vectors = embed(list(rows))
+        return vectors[torch.tensor(numbers, dtype=torch.long, device=vectors.device)]
+
     def lookup(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor], version: Any) -> Tensor:
         """Return the vectors of distinct `words` (at least one), `[len(words), width]`.
 

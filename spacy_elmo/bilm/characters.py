@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from spacy_elmo.errors import ElmoError
+
 N_CHARACTERS = 262  # 256 bytes, five markers, and id 0
 BEGIN_SENTENCE = 257
 END_SENTENCE = 258
@@ -17,6 +19,18 @@ BOS = "<S>"
 EOS = "</S>"
 
 _SENTENCE_MARKERS = {BOS: BEGIN_SENTENCE, EOS: END_SENTENCE}
+
+
+def check_sentence(sentence: Sequence[str]) -> None:
+    """Raise an ElmoError where a sentence is a string instead of a list of tokens."""
+    if isinstance(sentence, str):
+        raise ElmoError(f"a sentence is a list of tokens, got the string {sentence[:40]!r}; split it first")
+
+
+def check_token(token: object) -> None:
+    """Raise an ElmoError where a token is no string."""
+    if not isinstance(token, str):
+        raise ElmoError(f"a token is a string, got {token!r}")
 
 
 def token_ids(token: str, max_characters: int) -> list[int]:

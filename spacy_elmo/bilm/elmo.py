@@ -42,11 +42,9 @@ def batch_to_ids(batch: Sequence[Sequence[str]], max_characters: int = 50) -> Te
     """
     ids = np.zeros((len(batch), max(map(len, batch), default=0), max_characters), dtype=np.int64)
     for row, sentence in zip(ids, batch, strict=True):
-        if isinstance(sentence, str):
-            raise ElmoError(f"a sentence is a list of tokens, got the string {sentence[:40]!r}; split it first")
+        characters.check_sentence(sentence)
         for number, token in enumerate(sentence):
-            if not isinstance(token, str):
-                raise ElmoError(f"a token is a string, got {token!r}")
+            characters.check_token(token)
             row[number] = characters.pad([characters.token_ids(token, max_characters)], max_characters)
     return torch.from_numpy(ids)
 
@@ -196,21 +194,13 @@ class Elmo(nn.Module):
         """
         embedder: Any = self.bilm.embedder
         words = np.ascontiguousarray(ids, dtype=np.uint32).view((np.str_, ids.shape[1]))[:, 0].tolist()
-        rows: dict[str, int] = {}
-        index = torch.tensor([rows.setdefault(word, len(rows)) for word in words])
-        version = version_of(embedder.parameters())
 
         def embed(words: Sequence[str]) -> Tensor:
             strings = np.array(words, dtype=(np.str_, ids.shape[1]))
             vectors: Tensor = embedder.embed_ids(strings.view(np.uint32).reshape(len(words), -1))
             return vectors
 
-        if version is None:
-            self._table.clear()
-            vectors = embed(list(rows))
-        else:
-            vectors = self._table.lookup(list(rows), embed, version)
-        return vectors[index.to(vectors.device)]
+        return self._table.embed(words, embed, version_of(embedder.parameters()))
 
 
 def _vocabulary_ids(words: Sequence[str], max_characters: int) -> Ids:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.batching import Packing, WordTable, plan_batches
 from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
 from spacy_elmo.bilm.characters import BOS, EOS
@@ -200,8 +201,7 @@ class BiLM(nn.Module):
     ) -> Iterator[EncodedBatch]:
         keep_to_one_thread_after_fork()
         for sentence in sentences:
-            if isinstance(sentence, str):
-                raise ElmoError(f"a sentence is a list of tokens, got the string {sentence[:40]!r}; split it first")
+            characters.check_sentence(sentence)
         if not sentences:
             return
         lengths = [len(sentence) + 2 for sentence in sentences]
@@ -228,18 +228,14 @@ class BiLM(nn.Module):
             ElmoError: a token is no string.
         """
         keep_to_one_thread_after_fork()
-        distinct = list(dict.fromkeys(words))
-        rows = {word: row for row, word in enumerate(distinct)}
-        for word in distinct:
-            if not isinstance(word, str):
-                raise ElmoError(f"a token is a string, got {word!r}")
-        version = self._embedder_version()
-        if distinct and version is not None:
-            vectors = self._table.lookup(distinct, self.embedder, version)
-        else:
-            self.clear_word_table()
-            vectors = self.embedder(distinct)
-        return vectors[torch.tensor([rows[word] for word in words], dtype=torch.long, device=vectors.device)]
+
+        def embed(words: Sequence[str]) -> Tensor:
+            for word in words:
+                characters.check_token(word)
+            vectors: Tensor = self.embedder(words)
+            return vectors
+
+        return self._table.embed(words, embed, self._embedder_version())
 
     def set_precision(self, precision: Precision) -> None:
         """Compute with weights in "float32", "float16" or "int8". The reduced ones are for prediction, and round the

@@ -90,14 +90,25 @@ class BiLMOptions:
         """
         path = Path(path)
         try:
-            data = json.loads(path.read_bytes())
+            content = path.read_bytes()
         except FileNotFoundError:
             raise OptionsError(f"{path}: no such options file (expected bilm-tf's options.json)") from None
         except OSError as error:
             raise OptionsError(f"{path}: cannot be read as an options file ({error})") from None
+        return cls.from_json(content, source=str(path))
+
+    @classmethod
+    def from_json(cls, content: bytes, source: str) -> "BiLMOptions":
+        """Read the content of an options.json; `source` names it in errors.
+
+        Raises:
+            OptionsError: it is not JSON, lacks a key or holds a wrong value.
+        """
+        try:
+            data = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise OptionsError(f"{path}: not valid JSON ({error}); expected bilm-tf's options.json") from None
-        return cls.from_dict(data, source=str(path))
+            raise OptionsError(f"{source}: not valid JSON ({error}); expected bilm-tf's options.json") from None
+        return cls.from_dict(data, source)
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "options") -> "BiLMOptions":

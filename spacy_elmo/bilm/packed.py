@@ -8,6 +8,7 @@ the matrix in the wrong order (35 to 65% of the speed of a large product at 32 r
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import torch
@@ -95,11 +96,13 @@ class Int8Product(Product):
     A scale for all rows, as torch's dynamic quantization has it, would make a row depend on its company.
     """
 
-    _HALF_UP = torch.tensor(128.5)  # to unsigned integers, for which alone oneDNN is fast, and rounded
+    _HALF_UP = torch.tensor(
+        128.5, dtype=torch.float32, device="cpu"
+    )  # to unsigned integers, for which alone oneDNN is fast, and rounded
 
     def _pack(self, weight: Tensor) -> Tensor:
         self._scales = _largest(weight) / 127
-        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self._zeros = weight.new_zeros(len(weight), dtype=torch.int32)
         packed: Tensor = torch.ops.onednn.qlinear_prepack((weight / self._scales).round_().to(torch.int8), None)
         self._scales = self._scales[:, 0]
         return packed
@@ -180,16 +183,19 @@ class PackedModule(nn.Module, Generic[T]):
 
     def packed(self, x: Tensor) -> T | None:
         """Return the products for `x` (`[..., rows, n_in]`), or None where plain ones are to be used."""
-        is_large = max(parameter.numel() for parameter in self.parameters()) >= _LARGE
-        enough = MIN_ROWS_LARGE if is_large else MIN_ROWS_SMALL
-        is_wanted = self.precision != "float32" or x.shape[-2] >= enough
+        is_wanted = self.precision != "float32" or x.shape[-2] >= self._enough_rows
         return self._get(is_wanted and can_pack(x, self.precision))
+
+    @cached_property
+    def _enough_rows(self) -> int:
+        is_large = max(parameter.numel() for parameter in self.parameters()) >= _LARGE
+        return MIN_ROWS_LARGE if is_large else MIN_ROWS_SMALL
 
     def prepare(self) -> None:
         """Pack now what would be packed when first needed."""
         device = next(self.parameters()).device
         with torch.no_grad():
-            self._get(can_pack(torch.empty(0, device=device), self.precision))
+            self._get(can_pack(torch.empty(0, dtype=torch.float32, device=device), self.precision))
 
     def _get(self, is_wanted: bool) -> T | None:
         make = _PRODUCTS[self.precision]

@@ -47,12 +47,7 @@ class ModelFiles:
         """
         if isinstance(self.options, Path):
             return BiLMOptions.from_file(self.options)
-        content = self.options.read_bytes()
-        try:
-            data = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise OptionsError(f"{self.options}: not valid JSON ({error}); expected bilm-tf's options.json") from None
-        return BiLMOptions.from_dict(data, str(self.options))
+        return BiLMOptions.from_json(self.options.read_bytes(), str(self.options))
 
     def card(self) -> dict[str, Any]:
         """Content of the model card beside the weights, and the facts that it does not state."""
