@@ -1,5 +1,19 @@
-"""A shim for tools that still look for it; everything is in pyproject.toml."""
+"""The compiled part, which is optional: without a C compiler the package is installed without it and runs all the same.
 
-from setuptools import setup
+Everything else is in pyproject.toml.
+"""
 
-setup()
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "spacy_elmo.bilm._single_row",
+            ["spacy_elmo/bilm/_single_row.c"],
+            extra_compile_args=["-O3", "-fno-trapping-math"],  # unknown to some compilers, which ignore them
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)

@@ -10,11 +10,15 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm.packed import Float32Product, PackedModule, Product, can_pack
 from spacy_elmo.bilm.parameters import empty_parameter
+from spacy_elmo.bilm.single_row import SingleRow, can_compile
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by
 # measurement: the buffer they fill should stay in cache until the recurrence reads it, but a product should also
 # be large beside the weights it streams through.
 _GATE_BUFFER_BYTES = 2 * 2**20
+# A single sentence runs through the compiled part, which reads its own copy of the weights with one thread, where
+# they fit in a cache (64 MiB); from memory, two threads of torch read faster.
+_MAX_TILED = 16 * 2**20
 _FORGET_BIAS = 1.0  # TensorFlow's LSTMCell adds it in the cell; it is not in the weights file
 
 State = tuple[Tensor, Tensor]  # hidden [2, rows, projection_dim], cell [2, rows, dim]
@@ -66,6 +70,8 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         steps = _time_steps(batch_sizes, starts)
         if packed := self.packed(hidden):
             return self._run_packed(packed, x, hidden, cell, steps)
+        if rows == 1 and starts is None and (compiled := self._single_rows(x)):
+            return self._run_compiled(compiled, x, hidden, cell)
         run = self._run_differentiably if torch.is_grad_enabled() else self._run_in_place
         return run(x, hidden, cell, steps)
 
@@ -88,7 +94,9 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         outputs: list[Tensor] = []
         ended: list[State] = []  # what the rows hold whose sequence is over, shortest sequence first
         gates = x.new_empty(2, 0, 4 * dim)
-        for inputs, step in zip(self._gate_inputs(x, steps), steps, strict=True):
+        blocks = self._gate_inputs(x, [step.rows for step in steps])
+        split = (inputs for block, sizes in blocks for inputs in _stacked(block).split(sizes, dim=1))
+        for inputs, step in zip(split, steps, strict=True):
             if step.rows != gates.shape[1]:
                 ended.append((hidden[:, step.rows :], cell[:, step.rows :]))
                 hidden, cell = hidden[:, : step.rows], cell[:, : step.rows]
@@ -111,24 +119,49 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
             return hidden.clone()
         return _clip(torch.bmm(hidden, self.projection), self.proj_clip)
 
-    def _gate_inputs(self, x: Tensor, steps: list["_TimeStep"]) -> Iterator[Tensor]:
-        """Yield, for each time step, the part of its gates that needs no recurrence, `[2, rows, 4 * dim]`.
+    def _gate_inputs(
+        self, x: Tensor, batch_sizes: Sequence[int]
+    ) -> Iterator[tuple[Tensor | Sequence[Tensor], list[int]]]:
+        """Yield the part of the gates that needs no recurrence, `[rows, 4 * dim]` for each direction, and the rows of
+        its time steps.
 
         Made for several steps at once, as many as `_GATE_BUFFER_BYTES` hold.
         """
-        bias, weight = _with_forget_bias(self.bias).to(x), self.weight[:, : self.n_in]
+        weight, bias = self.weight[:, : self.n_in], _with_forget_bias(self.bias).to(x)
         packed = self._packed.get(
             self.parameters(), lambda: _pack_each(weight, bias[:, 0]), can_pack(x, "float32"), "inputs"
         )
         row_bytes = 2 * 4 * self.dim * x.element_size()
         max_rows = max(_GATE_BUFFER_BYTES // row_bytes, self.n_in)
-        for start, sizes in _time_blocks([step.rows for step in steps], max_rows):
+        for start, sizes in _time_blocks(batch_sizes, max_rows):
             inputs = x[:, start : start + sum(sizes)]
             if packed:
-                gates = torch.stack([product(one) for product, one in zip(packed, inputs, strict=True)])
+                yield [product(one) for product, one in zip(packed, inputs, strict=True)], sizes
             else:
-                gates = torch.baddbmm(bias, inputs, weight)
-            yield from gates.split(sizes, dim=1)
+                yield torch.baddbmm(bias, inputs, weight), sizes
+
+    def _single_rows(self, x: Tensor) -> list[SingleRow] | None:
+        """What runs a single sentence in each direction; None where the compiled part is not there or not for this."""
+        is_wanted = can_compile(x) and self.weight.numel() < _MAX_TILED
+
+        def tile() -> list[SingleRow]:
+            projections = [None, None] if self.projection is None else self.projection
+            pairs = zip(self.weight[:, self.n_in :], projections, strict=True)
+            return [SingleRow(*pair, self.cell_clip, self.proj_clip) for pair in pairs]
+
+        return self._packed.get(self.parameters(), tile, is_wanted, "single row")
+
+    def _run_compiled(self, compiled: list[SingleRow], x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, State]:
+        """Run a single sentence without gradients, one direction after the other."""
+        outputs = x.new_empty(2, x.shape[1], self.projection_dim)
+        hidden, cell = hidden.clone(), cell.clone()
+        start = 0
+        for gates, sizes in self._gate_inputs(x, [1] * x.shape[1]):
+            for direction, row in enumerate(compiled):
+                found = outputs[direction, start : start + len(sizes)]
+                row.run(gates[direction], hidden[direction, 0], cell[direction, 0], found)
+            start += len(sizes)
+        return outputs, (hidden, cell)
 
     def pack(self, make: type[Product]) -> list["_PackedDirection"]:
         """Return the products of each direction."""
@@ -180,6 +213,10 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
             limit = (6.0 / (matrix.shape[1] + matrix.shape[2])) ** 0.5
             nn.init.uniform_(matrix, -limit, limit, generator=generator)
         nn.init.zeros_(self.bias)
+
+
+def _stacked(parts: Tensor | Sequence[Tensor]) -> Tensor:
+    return parts if isinstance(parts, Tensor) else torch.stack(tuple(parts))
 
 
 def _pack_each(weight: Tensor, bias: Tensor) -> list[Product]:

@@ -1,20 +1,23 @@
 """The name of a public model in, its files in the cache directory out (behind `python -m spacy elmo download`)."""
 
 import difflib
+import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pooch
 import requests
+from filelock import FileLock, Timeout
 
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.formats.known import KNOWN, KnownFile, KnownModel, cache_directory
+from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel, cache_directory
 from spacy_elmo.pretraining.progress import progress_bar
 
 _FRUITLESS = 3  # attempts in a row that brought nothing, after which to give up
@@ -30,20 +33,22 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
 
     A file appears under its name once it is whole and its checksum, where one is known, is right; until then it is
     beside it as `FILE.part`, from where the next call goes on. The model is loaded once, to see that it is one.
+    Of several calls at once, in threads or processes, one downloads a model and the others wait for it.
 
     Raises:
-        ElmoError: the name is unknown, the server cannot be reached or has no such file, a checksum is wrong, or the
-            disk is full.
+        ElmoError: the name is unknown, the server cannot be reached or has no such file, a checksum is wrong, the disk
+            is full, or the cache directory cannot be written or locked.
     """
     model = _find(name)
     directory = cache_directory() / name
-    paths = [_fetch(file, directory, show_progress) for file in model.files]
-    try:
-        formats.load(name)
-    except ElmoError as error:
-        for path in paths:
-            path.unlink()
-        raise ElmoError(f"{name}: what the server sent is not a model, and was removed ({error})") from None
+    with _locked(model, directory, show_progress):
+        paths = [_fetch(file, directory, show_progress) for file in model.files]
+        try:
+            formats.load(name)
+        except ElmoError as error:
+            for path in paths:
+                path.unlink()
+            raise ElmoError(f"{name}: what the server sent is not a model, and was removed ({error})") from None
     files = [
         {"name": file.name, "url": file.url, "bytes": path.stat().st_size, "sha256": pooch.file_hash(str(path))}
         for file, path in zip(model.files, paths, strict=True)
@@ -76,6 +81,25 @@ def _find(name: str) -> KnownModel:
     raise ElmoError(f"{name}: no model of that name is known; {hint}")
 
 
+def _locked(model: KnownModel, directory: Path, show_progress: bool) -> AbstractContextManager[object]:
+    """Keep other downloads of the model out. The operating system holds the lock, so none outlives its process."""
+    # beside the directory, which holds a model's files only
+    lock = FileLock(directory.with_name(f"{model.name}.lock"))
+    try:
+        try:
+            return lock.acquire(timeout=0)
+        except Timeout:
+            if show_progress:
+                print(f"ℹ {model.name}: another download of it is under way; waiting for its end", file=sys.stderr)
+            return lock.acquire()
+    except (OSError, NotImplementedError) as error:  # the latter: older filelocks where a file system has no locks
+        if model.is_downloaded:  # a cache to read only, which others filled
+            return nullcontext()
+        raise ElmoError(
+            f"{directory}: cannot be written or locked ({error}); say in {CACHE} where downloads should go"
+        ) from None
+
+
 def _fetch(file: KnownFile, directory: Path, show_progress: bool) -> Path:
     """Download a file unless it is there; its path."""
     downloader = _Resuming(file, directory / f"{file.name}.part", show_progress)
@@ -95,63 +119,111 @@ def _fetch(file: KnownFile, directory: Path, show_progress: bool) -> Path:
     return Path(path)
 
 
+class _Version(NamedTuple):
+    """Which version of a file a server gave, None where it does not say. total: bytes of the whole file."""
+
+    validator: str | None = None
+    total: int | None = None
+
+    @classmethod
+    def of(cls, response: requests.Response) -> "_Version":
+        """validator: what If-Range takes, a strong ETag, or the date where there is no ETag (RFC 9110, 13.1.5)."""
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if validator and validator.startswith("W/"):  # weak: other bytes may have it too
+            validator = None
+        length = response.headers.get("Content-Length", "")
+        total = response.headers.get("Content-Range", length).rpartition("/")[2]
+        return cls(validator, int(total) if total.isdecimal() else None)
+
+    def contradicts(self, other: "_Version") -> bool:
+        """Whether the two cannot be the same."""
+        return any(None not in pair and pair[0] != pair[1] for pair in zip(self, other, strict=True))
+
+
 class _Resuming:
-    """As pooch's HTTPDownloader, but into a file of ours that outlives a cut connection."""
+    """As pooch's HTTPDownloader, but into a file of ours that outlives a cut connection.
+
+    Beside it is a note of the version that it began with, so that it does not go on with another one.
+    """
 
     def __init__(self, file: KnownFile, part: Path, show_progress: bool) -> None:
         self.file, self.part, self.show_progress = file, part, show_progress
+        self.note = part.with_name(f"{part.name}.version")  # no .json, which could be taken for options
 
     def __call__(self, url: str, output_file: str, _: Any, check_only: bool = False) -> None:
         """Download into `output_file`, a temporary one whose checksum pooch verifies next."""
-        fruitless = 0
+        fruitless, most = 0, self._done()
         while True:
-            before = self._done()
             try:
                 self._fetch_rest(url)
                 break
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
-                fruitless = fruitless + 1 if self._done() <= before else 0
+                fruitless = fruitless + 1 if self._done() <= most else 0
+                most = max(most, self._done())
                 if fruitless == _FRUITLESS:
                     raise
                 time.sleep(_PAUSE * fruitless)
         size = self._done()
         self.part.replace(output_file)
+        self.note.unlink(missing_ok=True)
         if self.file.size not in (None, size):
             raise ValueError(f"expected {self.file.size:,} bytes, got {size:,}")
 
     def _done(self) -> int:
         return self.part.stat().st_size if self.part.is_file() else 0
 
-    def _fetch_rest(self, url: str) -> None:
-        """Go on from the end of the part, or anew where the server cannot."""
+    def _begun(self) -> tuple[int, _Version]:
+        """Bytes to go on behind and the version they are of; nothing where another version could not be told."""
+        try:
+            version = _Version(**json.loads(self.note.read_text("utf8")))
+        except (OSError, ValueError, TypeError):  # none, or damaged
+            version = _Version()
         done = self._done()
-        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={done}-"} if done else {})}
+        return (done, version) if done and (version.validator or self.file.sha256) else (0, _Version())
+
+    def _fetch_rest(self, url: str) -> None:
+        """Go on from the end of the part, or anew where the server cannot or has another version by now."""
+        done, begun = self._begun()
+        headers = {"Accept-Encoding": "identity"}
+        if done:
+            headers["Range"] = f"bytes={done}-"
+        if begun.validator:
+            headers["If-Range"] = begun.validator
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                self._check_complete(response, done)
-                return
             if response.status_code >= 500:  # the server's trouble, which may pass
                 raise requests.ConnectionError(f"the server answers {response.status_code} {response.reason}")
+            answered = response.headers.get("Content-Range", "")
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                self._check_range(response, begun, fits=answered == f"bytes */{done}")
+                return  # nothing lies behind the part: it is whole
             response.raise_for_status()
-            goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
-            start = done if goes_on else 0
-            length = response.headers.get("Content-Length")
-            total = start + int(length) if length else None
-            with (
-                self.part.open("ab" if goes_on else "wb") as part,
-                progress_bar(self.show_progress, self.file.name, total, initial=start, unit="B") as bar,
-            ):
-                for chunk in response.iter_content(_CHUNK):
-                    part.write(chunk)
-                    bar.update(len(chunk))
-        if total is not None and self._done() != total:
-            raise requests.ConnectionError(f"{self._done():,} of {total:,} bytes came")
+            if response.status_code == requests.codes.partial_content:
+                self._check_range(response, begun, fits=answered.startswith(f"bytes {done}-"))
+            else:
+                done = 0
+            self._write(response, done)
 
-    def _check_complete(self, response: requests.Response, done: int) -> None:
-        """Nothing lies behind the part: it is whole, or of another file and of no use."""
-        if response.headers.get("Content-Range") != f"bytes */{done}":
-            self.part.unlink()
+    def _check_range(self, response: requests.Response, begun: _Version, fits: bool) -> None:
+        """Some servers know no If-Range, or answer with another range."""
+        if not fits or begun.contradicts(_Version.of(response)):
+            self.part.unlink(missing_ok=True)
+            self.note.unlink(missing_ok=True)
             raise requests.ConnectionError("the part that was there is not of this file; begun anew")
+
+    def _write(self, response: requests.Response, done: int) -> None:
+        """Put what comes behind the `done` bytes of the part."""
+        version = _Version.of(response)
+        with (
+            self.part.open("ab" if done else "wb") as part,
+            progress_bar(self.show_progress, self.file.name, version.total, initial=done, unit="B") as bar,
+        ):
+            if not done:  # after the old bytes are gone, before there are new ones
+                self.note.write_text(json.dumps(version._asdict()), "utf8")
+            for chunk in response.iter_content(_CHUNK):
+                part.write(chunk)
+                bar.update(len(chunk))
+        if version.total not in (None, self._done()):
+            raise requests.ConnectionError(f"{self._done():,} of {version.total:,} bytes came")
 
 
 @contextmanager

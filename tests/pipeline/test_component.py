@@ -450,7 +450,7 @@ def test_training_other_components_leaves_the_frozen_bilm_as_it_is():
     losses = nlp.update(examples, sgd=nlp.create_optimizer(), annotates=["elmo"])
     assert losses["elmo"] == 0.0
     assert losses["textcat"] > 0.0
-    np.testing.assert_array_equal(nlp("good day")._.elmo, before)
+    np.testing.assert_allclose(nlp("good day")._.elmo, before, atol=1e-6)  # a step of training would be 1e-3
     assert elmo.is_trainable
     with pytest.raises(ElmoError, match="labels"):
         elmo.add_label("A")
