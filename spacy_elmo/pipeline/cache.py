@@ -8,6 +8,7 @@ import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -70,6 +71,8 @@ class Memory:
 
     def forecast(self, sizes: Iterable[int], row_width: int) -> str:
         """Say how much of a corpus with Docs of these sizes will be remembered."""
+        if not (self.max_mb or self.path):
+            return "cache_mb = 0: nothing is remembered, each sentence is run in every epoch"
         row_bytes = row_width * np.dtype(self.precision).itemsize
         n_tokens, fits = 0, self.max_mb * 2**20 / row_bytes
         for size in sizes:
@@ -269,7 +272,7 @@ class _RowFile:
     def grow(self, n_rows: int, width: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Make room for more rows behind those there are."""
         if not self._width:
-            self._index.write(json.dumps({**self._header, "row_width": width}).encode() + b"\n")
+            self._write(json.dumps({**self._header, "row_width": width}).encode() + b"\n")
             self._width = width
         start = self._n_rows * width * dtype.itemsize
         try:
@@ -283,13 +286,20 @@ class _RowFile:
 
     def close(self) -> None:
         """Let another run have the file."""
-        self._index.close()
+        with suppress(OSError):  # a full disk has been told of
+            self._index.close()
 
     def note(self, key: bytes, n_rows: int, crc: int) -> None:
         """Record a sentence whose rows have been written behind the last one's."""
-        self._index.write(_RECORD.pack(key, self._first, n_rows, crc))
-        self._index.flush()
+        self._write(_RECORD.pack(key, self._first, n_rows, crc))
         self._first += n_rows
+
+    def _write(self, line: bytes) -> None:
+        try:
+            self._index.write(line)
+            self._index.flush()
+        except OSError as error:
+            raise ElmoError(f"cache_path {self.path}: its index cannot be written ({error})") from None
 
 
 def _allocate(file: IO[bytes], start: int, size: int) -> None:

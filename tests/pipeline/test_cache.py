@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,6 +239,15 @@ def test_full_disk_is_one_clear_error(path, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_under_the_index_is_one_clear_error(path, monkeypatch):
+    cache = Cache(0, path=path)
+    monkeypatch.setattr(cache._file, "_index", Path("/dev/full").open("wb"))  # noqa: SIM115
+    with pytest.raises(ElmoError, match="index cannot be written"):
+        fill(cache, [1])
+    cache.close()
+
+
 def test_forked_process_reads_the_file_but_does_not_write_it(path):
     cache = Cache(0, path=path)
     fill(cache, [1])
@@ -288,6 +298,7 @@ def test_forecast_says_how_much_fits(path):
     assert "all of them fit into cache_mb = 1," in Memory(1).forecast([mb // ROW], WIDTH)
     assert "50% of them fit" in Memory(1).forecast([mb // ROW] * 2, WIDTH)
     assert "all of them fit" in Memory(1, precision="float16").forecast([mb // ROW] * 2, WIDTH)
+    assert "nothing is remembered" in Memory(0).forecast([mb // ROW], WIDTH)
     assert "remembered in cache.rows" in Memory(1, "cache.rows").forecast([mb // ROW] * 2, WIDTH)
 
 
