@@ -1,18 +1,25 @@
-"""Downloads against a server of our own: whole, cut, resumed, wrong, refused."""
+"""Downloads against a server of our own: whole, cut, resumed, changed meanwhile, several at once, wrong, refused."""
 
+import email.utils
 import errno
 import hashlib
 import http.server
+import io
 import json
 import re
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 
+import h5py
 import pytest
 import requests
 import spacy
+from filelock import FileLock
 
-from spacy_elmo import ElmoError, WeightsError
+from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.formats import digest, known, load, locate
 from spacy_elmo.formats.known import KNOWN, KnownFile, KnownModel
 from spacy_elmo.tools import download as tool
@@ -22,16 +29,31 @@ from spacy_elmo.tools.download import download
 
 class Server(http.server.ThreadingHTTPServer):
     """Serves `files` by name. `cuts`: after how many bytes of a body to cut the next connections; `status`: what to
-    answer to the next requests instead; `requests`: (name, Range header) of those that came."""
+    answer to the next requests instead; `requests`: (name, Range header) of those that came, `if_ranges`: their
+    If-Range; `validates_by`: see `validator`; `shift`: by how many bytes to miss a range that is asked for; `most`: how
+    many bytes of it to send; `gate`: bodies of weights wait for it."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cuts, self.status, self.requests = {}, [], [], []
-        self.knows_ranges = True
+        self.files, self.cuts, self.status, self.requests, self.if_ranges = {}, [], [], [], []
+        self.knows_ranges, self.knows_if_range, self.validates_by = True, True, "ETag"
+        self.shift, self.most = 0, None
+        self.gate = threading.Event()
+        self.gate.set()
 
     def file(self, name, sha256=None, size=None, served=None):
         """What the registry would say of a file of this server."""
         return KnownFile(name, f"http://127.0.0.1:{self.server_port}/{served or name}", size, sha256)
+
+    def validator(self, name):
+        """The header that tells this content of a file from others, and its value."""
+        tag = hashlib.sha256(self.files[name]).hexdigest()[:7]
+        return {
+            "ETag": ("ETag", f'"{tag}"'),
+            "weak ETag": ("ETag", f'W/"{tag}"'),
+            "Last-Modified": ("Last-Modified", email.utils.formatdate(int(tag, 16), usegmt=True)),
+            "nothing": ("X-Nothing", ""),
+        }[self.validates_by]
 
     @property
     def ranges(self):
@@ -41,16 +63,18 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server, name = self.server, self.path[1:]
-        wanted = self.headers.get("Range")
+        wanted, if_range = self.headers.get("Range"), self.headers.get("If-Range")
         server.requests.append((name, wanted))
+        server.if_ranges.append(if_range)
         if server.status:
             self.send_error(server.status.pop(0))
             return
         if name not in server.files:
             self.send_error(404)
             return
-        body = server.files[name]
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.knows_ranges else 0
+        body, validator = server.files[name], server.validator(name)
+        fits = if_range in (None, validator[1]) or not server.knows_if_range
+        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.knows_ranges and fits else 0
         if start and start >= len(body):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(body)}")
@@ -58,12 +82,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if start else 200)
+        sent = body
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
+            start += server.shift
+            sent = body[start:][: server.most]
+            self.send_header("Content-Range", f"bytes {start}-{start + len(sent) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(sent)))
+        self.send_header(*validator)
         self.end_headers()
-        cut = server.cuts.pop(0) if server.cuts and name.endswith("weights.hdf5") else None
-        self.wfile.write(body[start:] if cut is None else body[start : start + cut])
+        if name.endswith("weights.hdf5"):
+            server.gate.wait(60)
+            sent = sent[: server.cuts.pop(0)] if server.cuts else sent
+        self.wfile.write(sent)
 
     def log_message(self, *_):
         pass
@@ -78,6 +108,7 @@ def server(data):
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
+    server.gate.set()
     server.shutdown()
     server.server_close()
     thread.join()
@@ -110,6 +141,70 @@ def names(directory):
 
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
+
+
+def changed(weights):
+    """Weights of the same size in which every number is another one."""
+    file = io.BytesIO(weights)
+    with h5py.File(file, "r+") as root:
+
+        def halve(_, node):
+            if isinstance(node, h5py.Dataset):
+                node[...] = node[...] / 2
+
+        root.visititems(halve)
+    return file.getvalue()
+
+
+def cut_download(server, at=40_960):
+    """A download that is given up after so many bytes of the weights. Forgets the requests for it."""
+    server.cuts = [at, 0, 0, 0]
+    with pytest.raises(ElmoError, match="run the command again"):
+        download("tiny")
+    server.cuts.clear()
+    server.requests.clear()
+    server.if_ranges.clear()
+
+
+def wait_until(condition):
+    """Wait for another thread or process; fail after a minute."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+class Downloading(threading.Thread):
+    """`download("tiny")` in a thread."""
+
+    def __init__(self, **settings):
+        super().__init__(daemon=True)
+        self.settings, self.report = settings, None
+        self.start()
+
+    def run(self):
+        self.report = download("tiny", **self.settings)
+
+    def finish(self):
+        """Its report, once it is at its end."""
+        self.join(60)
+        assert not self.is_alive()
+        return self.report
+
+
+@pytest.fixture
+def other_process(tiny):
+    """A process that downloads the same model."""
+    code = (
+        "from spacy_elmo.formats.known import KNOWN, KnownFile, KnownModel\n"
+        "from spacy_elmo.tools.download import download\n"
+        f"KNOWN['tiny'] = {KNOWN['tiny']!r}\n"
+        "download('tiny')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    yield process
+    process.kill()
+    process.wait()
 
 
 # --- what works ---
@@ -169,7 +264,7 @@ def test_a_download_that_was_given_up_is_gone_on_with_by_the_next(server, tiny, 
     server.cuts = [40_960, 0, 0, 0]
     with pytest.raises(ElmoError, match=r"weights\.hdf5: no connection, or it was cut.*run the command again"):
         download("tiny")
-    assert names(cache / "tiny") == ["options.json", "weights.hdf5.part"]
+    assert names(cache / "tiny") == ["options.json", "weights.hdf5.part", "weights.hdf5.part.version"]
     with pytest.raises(WeightsError, match="python -m spacy elmo download tiny"):
         load("tiny")
     server.requests.clear()
@@ -188,13 +283,16 @@ def test_a_server_that_knows_no_ranges_begins_anew(server, tiny, cache):
 
 
 def test_a_part_that_was_already_whole_is_taken(server, tiny, cache):
-    (cache / "tiny").mkdir(parents=True)
-    (cache / "tiny/weights.hdf5.part").write_bytes(server.files["weights.hdf5"])
+    weights = server.files["weights.hdf5"]
+    cut_download(server)
+    (cache / "tiny/weights.hdf5.part").write_bytes(weights)
     download("tiny")
-    assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
+    assert server.ranges == [f"bytes={len(weights)}-"]
+    assert (cache / "tiny/weights.hdf5").read_bytes() == weights
 
 
 def test_a_part_longer_than_the_file_is_thrown_away(server, tiny, cache):
+    tiny(sha256=sha256(server.files["weights.hdf5"]))
     (cache / "tiny").mkdir(parents=True)
     (cache / "tiny/weights.hdf5.part").write_bytes(bytes(1_000_000))
     download("tiny")
@@ -202,10 +300,211 @@ def test_a_part_longer_than_the_file_is_thrown_away(server, tiny, cache):
     assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
 
 
+def test_a_server_that_sends_another_range_begins_anew(server, tiny, cache):
+    cut_download(server)
+    server.shift = 1
+    download("tiny")
+    assert server.ranges == ["bytes=40960-", None]
+    assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
+
+
+def test_a_server_that_sends_less_than_the_rest_is_asked_for_more(server, tiny, cache):
+    cut_download(server)
+    server.most = 65_536
+    download("tiny")
+    assert server.ranges == ["bytes=40960-", "bytes=106496-"]
+    assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
+
+
+def test_beginning_anew_again_and_again_comes_to_an_end(server, tiny):
+    server.validates_by = "nothing"
+    server.cuts = [8_192, 4_096] * 5
+    with pytest.raises(ElmoError, match="run the command again"):
+        download("tiny")
+    assert server.ranges == [None] * 4
+
+
 def test_a_server_in_trouble_is_asked_again(server, tiny):
     server.status = [503, 502]
     download("tiny")
     server.status = []
+
+
+# --- files that change between two attempts ---
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_a_file_of_unknown_checksum_is_gone_on_with_if_it_is_still_the_same(server, tiny, cache, header):
+    server.validates_by = header
+    cut_download(server)
+    download("tiny")
+    assert server.ranges == ["bytes=40960-"]
+    assert server.if_ranges == [server.validator("weights.hdf5")[1]]
+    assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
+    assert names(cache / "tiny") == ["options.json", "weights.hdf5"]
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_a_file_that_has_changed_is_begun_anew(server, tiny, cache, header):
+    server.validates_by = header
+    old = server.validator("weights.hdf5")[1]
+    cut_download(server)
+    new = server.files["weights.hdf5"] = changed(server.files["weights.hdf5"])
+    server.cuts = [49_152]
+    download("tiny")
+    assert server.ranges == ["bytes=40960-", "bytes=49152-"]
+    assert server.if_ranges == [old, server.validator("weights.hdf5")[1]]
+    assert (cache / "tiny/weights.hdf5").read_bytes() == new
+
+
+@pytest.mark.parametrize("header", ["weak ETag", "nothing"])
+def test_a_file_whose_change_could_not_be_told_is_begun_anew(server, tiny, cache, header):
+    server.validates_by = header
+    cut_download(server)
+    new = server.files["weights.hdf5"] = changed(server.files["weights.hdf5"])
+    download("tiny")
+    assert server.ranges == [None]
+    assert server.if_ranges == [None]
+    assert (cache / "tiny/weights.hdf5").read_bytes() == new
+
+
+@pytest.mark.parametrize("header", ["weak ETag", "nothing"])
+def test_a_known_checksum_is_enough_to_go_on(server, tiny, header):
+    tiny(sha256=sha256(server.files["weights.hdf5"]))
+    server.validates_by = header
+    cut_download(server)
+    download("tiny")
+    assert server.ranges == ["bytes=40960-"]
+    assert server.if_ranges == [None]
+
+
+@pytest.mark.parametrize("note", [None, "", "[]", '{"validator": ', "null"])
+def test_a_part_of_unknown_origin_is_begun_anew(server, tiny, cache, note):
+    (cache / "tiny").mkdir(parents=True)
+    (cache / "tiny/weights.hdf5.part").write_bytes(bytes(1000))
+    if note is not None:
+        (cache / "tiny/weights.hdf5.part.version").write_text(note)
+    download("tiny")
+    assert server.ranges == [None]
+    assert names(cache / "tiny") == ["options.json", "weights.hdf5"]
+
+
+@pytest.mark.parametrize(("header", "more"), [("nothing", b" "), ("ETag", b"")])
+def test_a_server_without_if_range_is_found_out_by_the_size_or_tag_it_sends(server, tiny, cache, header, more):
+    cut_download(server)
+    new = server.files["weights.hdf5"] = changed(server.files["weights.hdf5"]) + more
+    server.knows_if_range, server.validates_by = False, header
+    download("tiny")
+    assert server.ranges == ["bytes=40960-", None]
+    assert (cache / "tiny/weights.hdf5").read_bytes() == new
+
+
+def test_the_version_of_the_first_bytes_is_kept_over_several_cuts(server, tiny):
+    first = server.validator("weights.hdf5")[1]
+    cut_download(server)
+    server.validates_by, server.knows_if_range = "nothing", False
+    server.cuts = [49_152]
+    download("tiny")
+    assert server.ranges == ["bytes=40960-", "bytes=90112-"]
+    assert server.if_ranges == [first, first]
+
+
+def test_a_changed_file_that_ends_where_the_part_does_is_begun_anew(server, tiny, cache):
+    cut_download(server)
+    server.files["weights.hdf5"], server.knows_if_range = bytes(40_960), False
+    with pytest.raises(ElmoError, match="is not a model"):
+        download("tiny")
+    assert server.ranges == ["bytes=40960-", None]
+
+
+def test_what_a_cut_download_leaves_is_not_taken_for_options(server, cache, monkeypatch):
+    files = (server.file("options.json", served="weights.hdf5"), server.file("weights.hdf5"))
+    monkeypatch.setitem(KNOWN, "tiny", KnownModel("tiny", "en", "a tiny one", files))
+    cut_download(server)
+    assert names(cache / "tiny") == ["options.json.part", "options.json.part.version"]
+    (cache / "tiny/weights.hdf5").touch()
+    with pytest.raises(OptionsError, match=r"no options\.json beside it"):
+        locate(cache / "tiny")
+
+
+# --- several at once ---
+
+
+def test_of_two_threads_one_downloads_and_the_other_waits_and_says_so(server, tiny, capsys):
+    server.gate.clear()
+    first = Downloading()
+    wait_until(lambda: server.ranges)
+    second = Downloading(show_progress=True)
+    printed = []
+    wait_until(lambda: printed.append(capsys.readouterr().err) or "tiny: another download of it" in "".join(printed))
+    server.gate.set()
+    assert first.finish() == second.finish() is not None
+    assert server.requests == [("options.json", None), ("weights.hdf5", None)]
+    assert ("".join(printed) + capsys.readouterr().err).count("\n") == 1
+
+
+def test_a_process_waits_for_another_which_downloads(server, tiny, other_process, cache, capsys):
+    server.gate.clear()
+    wait_until(lambda: server.ranges)
+    second = Downloading(show_progress=True)
+    wait_until(lambda: "another download" in capsys.readouterr().err)
+    server.gate.set()
+    assert second.finish()
+    assert other_process.wait(60) == 0
+    assert server.requests == [("options.json", None), ("weights.hdf5", None)]
+    assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
+
+
+def test_a_killed_process_leaves_no_lock(server, tiny, other_process, cache, capsys):
+    server.gate.clear()
+    wait_until(lambda: server.ranges)
+    second = Downloading(show_progress=True)
+    wait_until(lambda: "another download" in capsys.readouterr().err)
+    other_process.kill()
+    wait_until(lambda: len(server.ranges) == 2)
+    server.gate.set()
+    assert second.finish()
+    assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
+
+
+def test_waiting_is_silent_where_no_bar_is_shown(server, tiny, cache, capsys):
+    cache.mkdir()
+    with FileLock(cache / "tiny.lock"):
+        waiting = Downloading()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        assert not server.requests
+    assert waiting.finish()
+    assert capsys.readouterr().err == ""
+
+
+def test_downloads_of_other_models_are_not_waited_for(tiny, cache):
+    cache.mkdir()
+    with FileLock(cache / "tiny-2.lock"):
+        assert Downloading().finish()
+
+
+def test_a_failed_download_frees_the_lock(server, tiny):
+    server.status = [404]
+    with pytest.raises(ElmoError, match="still published"):
+        download("tiny")
+    assert Downloading().finish()
+
+
+def test_a_lock_that_cannot_be_made_is_an_error_that_names_the_directory(server, tiny, cache):
+    (cache / "tiny.lock").mkdir(parents=True)
+    with pytest.raises(ElmoError, match=r"cache/tiny: cannot be written or locked .*SPACY_ELMO_CACHE"):
+        download("tiny")
+    assert not server.requests
+
+
+def test_a_cache_of_others_that_cannot_be_locked_serves_what_is_there(server, tiny, cache):
+    report = download("tiny")
+    server.requests.clear()
+    (cache / "tiny.lock").unlink(missing_ok=True)
+    (cache / "tiny.lock").mkdir()
+    assert download("tiny") == report
+    assert not server.requests
 
 
 # --- what fails ---
