@@ -1,5 +1,6 @@
 """`python -m spacy elmo visualize`: a picture of words in context."""
 
+from pathlib import Path
 from typing import cast, get_args
 
 import typer
@@ -61,4 +62,5 @@ def visualize(
     )
     if not quiet:
         most = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:7])
-        print(f"✔ {out}: {sum(counts.values())} points ({most}{', ...' if len(counts) > 7 else ''})")
+        written = out if Path(out).suffix else f"{out}.png, {out}.html"
+        print(f"✔ {written}: {sum(counts.values())} points ({most}{', ...' if len(counts) > 7 else ''})")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,8 @@ def locate(path: PathLike, options: PathLike | None = None) -> ModelFiles:
     elif not _exists(root.is_file):
         if root.name and _exists(Path(f"{root}.index").is_file):  # a checkpoint is named by the start of its files
             _refuse_foreign([f"{root.name}.index"], root)
+        if re.match(r"\w{2,}:/", str(path)):
+            raise WeightsError(f"{path}: weights are read from files; download it and its options, and name the file")
         raise WeightsError(
             f"{path}: no such weights; expected a bundled name ({', '.join(bundled)}), a downloaded one (python -m "
             "spacy elmo download --list), a directory with options.json and weights.hdf5, a zip archive of it, or a "
@@ -190,7 +193,7 @@ def _options_of(weights: File) -> File:
         return usual
     others = [file for file in _beside(weights) if "options" in file.name and file.name.endswith(".json")]
     if len(others) != 1:
-        raise OptionsError(f"{weights}: no options.json beside it; pass the path of its options file")
+        raise OptionsError(f"{weights}: no options.json beside it; put the options file of these weights there")
     return others[0]
 
 

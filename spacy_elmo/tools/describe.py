@@ -52,7 +52,7 @@ def table(facts: dict[str, Any]) -> str:
         "skip connections": "yes" if facts["use_skip_connections"] else "no",
         "input": _input(facts),
         "parameters": f"{facts['parameters']:,}",
-        "weights": f"{facts['weights_bytes'] / 1e6:.1f} MB",
+        "weights": _size(facts["weights_bytes"]),
         "digest": facts["digest"],
     }
     width = max(map(len, shown))
@@ -65,3 +65,7 @@ def _input(facts: dict[str, Any]) -> str:
     filters = " ".join(f"[{width},{number}]" for width, number in facts["filters"])
     highways = "1 highway" if facts["n_highway"] == 1 else f"{facts['n_highway']} highways"
     return f"up to {facts['max_characters']} characters, filters {filters}, {facts['activation']}, {highways}"
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +70,8 @@ def table(facts: dict[str, Any]) -> str:
         size = f"{sum(sizes) / 1e6:.0f}" if sizes else "?"
         mark = "✔" if model["downloaded"] else " "
         lines.append(f"{mark} {model['name']:<27}{model['language']:<10}{size:>7}  {model['description']}")
-    return "\n".join([*lines, "", f"✔ downloaded, to {facts['cache']}"])
+    any_downloaded = any(model["downloaded"] for model in facts["models"])
+    return "\n".join([*lines, "", f"{'✔: is in' if any_downloaded else 'Downloads go to'} {facts['cache']}"])
 
 
 def _find(name: str) -> KnownModel:
@@ -109,14 +110,21 @@ def _fetch(file: KnownFile, directory: Path, show_progress: bool) -> Path:
     except requests.HTTPError as error:
         raise ElmoError(f"{file.url}: the server does not give the file, is it still published? ({error})") from None
     except requests.RequestException as error:
-        raise ElmoError(
-            f"{file.url}: no connection, or it was cut ({error}); what has come is kept, run the command again to go on"
-        ) from None
+        kept = "; what has come is kept, run the command again to go on" if downloader.part.exists() else ""
+        with suppress(OSError):
+            directory.rmdir()  # where nothing has come at all
+        raise ElmoError(f"{file.url}: no connection, or it was cut ({_reason(error)}){kept}") from None
     except ValueError as error:
         raise ElmoError(f"{file.url}: not the file that was published ({error})") from None
     except OSError as error:
         raise ElmoError(f"{directory}: cannot be written ({error})") from None
     return Path(path)
+
+
+def _reason(error: Exception) -> object:
+    """The innermost of an error of requests, whose own text is long and names the address again."""
+    first = error.args[0] if error.args else error
+    return getattr(first, "reason", first)
 
 
 class _Version(NamedTuple):

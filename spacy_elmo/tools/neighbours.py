@@ -57,7 +57,7 @@ def find_position(words: Sequence[str], word: str, position: int | None = None) 
     if not places:
         raise ElmoError(f"{word!r} is not a word of {sentence!r}; give the sentence tokenized, split at blanks")
     here = ", ".join(map(str, places))
-    raise ElmoError(f"{word!r} stands at position {here} of {sentence!r}, counted from 0; name one with --position")
+    raise ElmoError(f"{word!r} is in {sentence!r} at {here}, counted from 0; say with --position which is meant")
 
 
 def query_in_corpus(corpus: EmbeddedCorpus, word: str, line: int, position: int | None = None) -> Query:

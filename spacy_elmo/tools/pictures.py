@@ -4,8 +4,10 @@ import html
 import importlib.util
 import io
 import textwrap
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,11 @@ def check_packages(files: Iterable[Path], method: str) -> None:
         raise ElmoError("method umap needs umap-learn: pip install umap-learn; or use pca or tsne")
 
 
+def by_frequency(categories: Iterable[str]) -> list[tuple[str, int]]:
+    """Categories and how often they come, the most frequent first."""
+    return sorted(Counter(categories).items(), key=lambda item: (-item[1], item[0]))
+
+
 @dataclass(frozen=True)
 class Picture:
     """What is drawn.
@@ -66,8 +73,7 @@ class Picture:
 
     def _groups(self) -> Iterator[tuple[str, list[int], tuple[str, str, str]]]:
         """Name, points and style of each category, most frequent first; those beyond the styles folded into one."""
-        counts = sorted(Counter(self.categories).items(), key=lambda item: (-item[1], item[0]))
-        named = [name for name, _ in counts[: len(_STYLES)]]
+        named = [name for name, _ in by_frequency(self.categories)[: len(_STYLES)]]
         rest = [i for i, category in enumerate(self.categories) if category not in named]
         for name, style in zip(named, _STYLES, strict=False):
             points = [i for i, category in enumerate(self.categories) if category == name]
@@ -95,11 +101,12 @@ class Picture:
         axes.legend(title=self.legend, fontsize=12, title_fontsize=12, loc="center left", bbox_to_anchor=(1.0, 0.5))
         axes.margins(0.08)
         axes.grid(alpha=0.2)
-        if len(self.places) <= _MOST_WITH_CONTEXT:
-            figure.draw_without_rendering()
-            self._write_contexts(axes)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
+        with _one_warning_of_glyphs():
+            if len(self.places) <= _MOST_WITH_CONTEXT:
+                figure.draw_without_rendering()
+                self._write_contexts(axes)
+            figure.savefig(buffer, format="png", pil_kwargs={"optimize": True})
         return buffer.getvalue()
 
     def _write_contexts(self, axes: Any) -> None:
@@ -172,6 +179,19 @@ _BESIDE = tuple(
     for x, across in ((8, "left"), (-8, "right"), (0, "center"))
     if x or y
 )
+
+
+@contextmanager
+def _one_warning_of_glyphs() -> Iterator[None]:
+    """Matplotlib warns of every character that its font lacks, and every time it draws it."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    of_glyphs = [warning for warning in caught if str(warning.message).startswith("Glyph ")]
+    if of_glyphs:
+        warnings.warn("some characters are not in matplotlib's font; they are boxes, except in .html", stacklevel=3)
+    for warning in caught:
+        if warning not in of_glyphs:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _around(place: Any) -> Any:

@@ -1,7 +1,6 @@
 """A text in, a picture of its words' contextual vectors out (behind `python -m spacy elmo visualize`)."""
 
 import random
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,7 @@ def visualize(
         line is read as one sentence.
     max_points: if there are more, so many of them are drawn, chosen at random.
 
-    Returns how many points each category has.
+    Returns how many points each category has, as the legend orders them.
 
     Raises:
         ElmoError: a file cannot be read or is there already, a word does not occur, there are fewer than three points,
@@ -79,8 +78,9 @@ def visualize(
     pictures.check_packages(files, method)
     points = _sample(_read(Text.of(text, pipeline), color), words, color, max_points, seed)
     if len(points) < 3:
-        raise CorpusError(f"{text}: {len(points)} points to draw; a picture needs at least 3")
+        raise CorpusError(f"{text}: points to draw: {len(points)}; a picture needs at least 3")
     bilm = formats.load(model)
+    pick(np.zeros((bilm.options.n_outputs, 1, 1)), layers)  # fails now rather than after the first sentence
     name = bilm.card.get("name", formats.locate(model).name)
     place, axes = project(_embed(bilm, points, layers, show_progress), method, seed)
     picture = pictures.Picture(
@@ -98,7 +98,7 @@ def visualize(
             write_whole(path, lambda file, content=content: file.write(content))  # type: ignore[misc]
         except OSError as error:
             raise ElmoError(f"{path}: cannot be written ({error.strerror})") from None
-    return dict(Counter(point.category for point in points).most_common())
+    return dict(pictures.by_frequency(picture.categories))
 
 
 def _outputs(out: str, force: bool) -> list[Path]:

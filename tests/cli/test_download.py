@@ -3,6 +3,7 @@ import json
 import pytest
 
 from spacy_elmo.cli import elmo_cli
+from spacy_elmo.formats.known import KNOWN
 
 
 @pytest.fixture
@@ -45,3 +46,13 @@ def test_an_unknown_name_is_one_line_and_status_1(download):
 
 def test_help_has_an_example(download):
     assert "python -m spacy elmo download allennlp-small" in download("--help")[1]
+
+
+def test_the_list_says_what_is_there(download, tmp_path):
+    assert download("--list")[1].endswith(f"\nDownloads go to {tmp_path}\n")
+    for file in KNOWN["allennlp-small"].files:
+        (tmp_path / "allennlp-small").mkdir(exist_ok=True)
+        (tmp_path / "allennlp-small" / file.name).touch()
+    _, printed, _ = download("--list")
+    assert "✔ allennlp-small " in printed
+    assert printed.endswith(f"\n✔: is in {tmp_path}\n")

@@ -95,7 +95,7 @@ def test_words_that_are_not_there_are_status_1(corpus):
 def test_visualize_says_what_it_drew(text, data, tmp_path):
     out = tmp_path / "bank.png"
     asked = ("visualize", text, out, "--model", data / "tiny_2l_skip", "--words", "bank,the")
-    assert run(*asked).stdout == f"✔ {out}: 6 points (the 3, bank 3)\n"
+    assert run(*asked).stdout == f"✔ {out}: 6 points (bank 3, the 3)\n"
     assert out.read_bytes().startswith(b"\x89PNG")
     assert "--force" in run(*asked, status=1).stderr
     assert run(*asked, "--force", "--quiet").stdout == ""

@@ -2,11 +2,13 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from spacy_elmo import __version__
 from spacy_elmo.formats import digest, load
+from spacy_elmo.tools.describe import _size
 
 
 def run(*args):
@@ -63,3 +65,18 @@ def test_version_is_the_installed_one():
     import importlib.metadata
 
     assert importlib.metadata.version("spacy-elmo") == __version__
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_one_line_and_status_1():
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "spacy", "elmo", "info", "en_elmo_sm"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert re.fullmatch(r"✘ .*No space left on device\n", done.stderr)
+
+
+def test_small_weights_are_told_in_kilobytes(data):
+    assert re.search(r"weights +\d+\.\d (kB|MB)", run("info", data / "tiny_2l_skip").stdout)
+    assert _size(25_104) == "25.1 kB"
+    assert _size(3_600_000) == "3.6 MB"

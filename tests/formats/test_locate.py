@@ -99,6 +99,12 @@ def test_what_is_not_there_is_an_error_that_names_it_and_what_is(tmp_path, monke
             load(path)
 
 
+@pytest.mark.parametrize("address", ["https://example.org/elmo_weights.hdf5", Path("s3://bucket/elmo.hdf5")])
+def test_an_address_is_refused_as_one(address):
+    with pytest.raises(WeightsError, match="weights are read from files; download it"):
+        load(address)
+
+
 def test_a_name_too_long_for_a_file_is_not_there_either():
     with pytest.raises(WeightsError, match="no such weights"):
         load("x" * 5000)

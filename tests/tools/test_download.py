@@ -12,12 +12,15 @@ import sys
 import threading
 import time
 import zipfile
+from unittest.mock import Mock
 
 import h5py
 import pytest
 import requests
 import spacy
 from filelock import FileLock
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import MaxRetryError
 
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.formats import digest, known, load, locate
@@ -553,7 +556,7 @@ def test_a_server_in_lasting_trouble_is_an_error_after_some_attempts(server, tin
     assert len(server.requests) == 3
 
 
-def test_no_network_is_an_error_of_one_line(tiny, monkeypatch):
+def test_no_network_is_an_error_of_one_line(tiny, cache, monkeypatch):
     def unreachable(*_, **__):
         raise requests.ConnectionError("name or service not known")
 
@@ -561,6 +564,17 @@ def test_no_network_is_an_error_of_one_line(tiny, monkeypatch):
     with pytest.raises(ElmoError, match=r"options\.json: no connection.*name or service not known") as caught:
         download("tiny")
     assert "\n" not in str(caught.value)
+    assert "kept" not in str(caught.value)
+    assert names(cache) == ["tiny.lock"]
+
+
+def test_what_the_network_says_is_told_once(tiny, monkeypatch):
+    reason = OSError("Name or service not known")
+    pool = HTTPConnectionPool("somewhere")
+    error = requests.ConnectionError(MaxRetryError(pool, "http://somewhere/options.json", reason))
+    monkeypatch.setattr(requests, "get", Mock(side_effect=error))
+    with pytest.raises(ElmoError, match=r"or it was cut \(Name or service not known\)$"):
+        download("tiny")
 
 
 def test_a_page_instead_of_a_model_is_removed(server, tiny, cache):

@@ -106,7 +106,8 @@ def test_texts_that_a_pipeline_splits(tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    ("word", "position", "message"), [("cat", None, "not a word of"), ("bank", None, "0, 2 of"), ("bank", 1, "0, 2 of")]
+    ("word", "position", "message"),
+    [("cat", None, "not a word of"), ("bank", None, "at 0, 2,"), ("bank", 1, "at 0, 2,")],
 )
 def test_a_word_that_is_not_there_or_there_twice_is_an_error(tmp_path, model, word, position, message):
     with EmbeddedCorpus(written(tmp_path, model)) as corpus:

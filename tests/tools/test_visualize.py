@@ -155,6 +155,24 @@ def test_rare_categories_are_folded_into_other():
     assert b"other (12)" in picture(categories).html()
 
 
+def test_what_is_told_is_in_the_order_of_the_legend(draw, drawn):
+    counts = draw(["two one three", "ten"])
+    assert list(counts) == ["one", "ten", "three", "two"]
+    assert [name for name, _, _ in drawn[0]._groups()] == ["one (1)", "ten (1)", "three (1)", "two (1)"]
+
+
+def test_characters_without_a_glyph_are_one_warning():
+    with pytest.warns(UserWarning, match="some characters are not in matplotlib's font") as warned:
+        picture(["河岸", "银行", "存款"]).png()
+    assert len(warned) == 1
+
+
+def test_an_unknown_layer_is_found_before_anything_is_embedded(draw, monkeypatch):
+    monkeypatch.setattr(module, "_embed", None)
+    with pytest.raises(ElmoError, match="from 0 to 2"):
+        draw(["a b c"], layers="9")
+
+
 def test_long_names_of_categories_are_cut():
     (name, _, _), *_ = picture(["x" * 100] * 3)._groups()
     assert name == "x" * 29 + "… (3)"
@@ -193,8 +211,8 @@ def test_markup_and_mathematics_in_the_text_are_shown_as_they_are(draw, tmp_path
         (["a\tb\tc"], {"color": "pos"}, "line 1: expected word<TAB>tag"),
         (["the bank"], {"color": "pos"}, "--pipeline"),
         (["a bank", "a bank"], {"words": ["bank", "shore"]}, "not in the text: shore"),
-        (["a bank", "a bank"], {"words": ["bank"]}, "2 points to draw"),
-        ([""], {}, "0 points to draw"),
+        (["a bank", "a bank"], {"words": ["bank"]}, "points to draw: 2"),
+        ([""], {}, "points to draw: 0"),
         (["a bank"] * 3, {"words": ["bank"]}, "the same vector"),
         (["a b c"], {"layers": "9"}, "from 0 to 2"),
         (["a b c"], {"pipeline": "no_such"}, "no_such: neither"),
