@@ -1,16 +1,42 @@
 """`python -m spacy elmo embed`: the vectors of a text file."""
 
 import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from types import FrameType
 from typing import TYPE_CHECKING, cast
 
 import typer
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from spacy_elmo.cli.output import Quiet, failing_clearly
 
 if TYPE_CHECKING:
     from spacy_elmo.tools.embed import Engine
+
+
+@contextmanager
+def _telling_how_to_go_on(message: Callable[[], str]) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM end the command with a line on stderr and the exit status that shells give them."""
+
+    status = 128 + signal.SIGINT
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal status
+        status = 128 + number
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"✘ {message()}", file=sys.stderr)
+        raise Exit(status) from None
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @failing_clearly
@@ -35,7 +61,7 @@ def embed(
     carry_state: bool = Option(
         False, "--carry-state", help="Carry LSTM state from batch to batch as the original tools do, for parity only"
     ),
-    force: bool = Option(False, "--force", help="Replace OUT, and what an interrupted run left of it"),
+    force: bool = Option(False, "--force", "-f", help="Replace OUT, and what an interrupted run left of it"),
     resume: bool = Option(False, "--resume", help="Go on with what an interrupted run left in OUT.part"),
     engine: str = Option("local", help="local: this process; ray: actors of Ray Data"),
     ray_address: str | None = Option(None, metavar="ADDRESS", help="Of a Ray cluster; else a Ray on this machine"),
@@ -52,27 +78,28 @@ def embed(
         raise typer.BadParameter(f"--engine is local or ray, not {engine!r}")
     from spacy_elmo.tools import embed as tool
 
-    report = tool.embed_file(
-        text,
-        out,
-        model=model,
-        layers=layers,
-        pipeline=pipeline,
-        float16=float16,
-        forget_sentences=forget_sentences,
-        use_sentence_keys=use_sentence_keys,
-        allow_blank=allow_blank,
-        batch_size=batch_size,
-        max_batch_tokens=max_batch_tokens,
-        carry_state=carry_state,
-        force=force,
-        resume=resume,
-        engine=cast("Engine", engine),
-        ray_address=ray_address,
-        workers=workers,
-        gpus_per_worker=gpus_per_worker,
-        progress=not quiet,
-    )
+    with _telling_how_to_go_on(lambda: tool.interrupted(out)):
+        report = tool.embed_file(
+            text,
+            out,
+            model=model,
+            layers=layers,
+            pipeline=pipeline,
+            float16=float16,
+            forget_sentences=forget_sentences,
+            use_sentence_keys=use_sentence_keys,
+            allow_blank=allow_blank,
+            batch_size=batch_size,
+            max_batch_tokens=max_batch_tokens,
+            carry_state=carry_state,
+            force=force,
+            resume=resume,
+            engine=cast("Engine", engine),
+            ray_address=ray_address,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            progress=not quiet,
+        )
     if as_json:
         print(json.dumps(asdict(report)))
     elif not quiet:

@@ -24,6 +24,7 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.characters import N_CHARACTERS
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats.archive import File, opened
+from spacy_elmo.formats.hdf5_file import new_hdf5
 
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
@@ -284,11 +285,11 @@ def write_arrays(
     """
     if dtype == "lossless":
         dtype = "float16" if all(_fits_float16(array) for _, array in named()) else "float32"
-    with h5py.File(file, "w") as stored:
+    with new_hdf5(file) as stored:
         for name, array in named():
             if dtype == "float16" and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
                 raise WeightsError(f"{name} has values too large for float16; write it as float32 or lossless")
-            stored.create_dataset(name, data=array.astype(dtype, copy=False))
+            stored.add(name, array.astype(dtype, copy=False))
 
 
 def _fits_float16(array: Array) -> bool:

@@ -52,7 +52,7 @@ def table(facts: dict[str, Any]) -> str:
         "skip connections": "yes" if facts["use_skip_connections"] else "no",
         "input": _input(facts),
         "parameters": f"{facts['parameters']:,}",
-        "weights": _size(facts["weights_bytes"]),
+        "weights": human_size(facts["weights_bytes"]),
         "digest": facts["digest"],
     }
     width = max(map(len, shown))
@@ -67,5 +67,6 @@ def _input(facts: dict[str, Any]) -> str:
     return f"up to {facts['max_characters']} characters, filters {filters}, {facts['activation']}, {highways}"
 
 
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"
+def human_size(n_bytes: int) -> str:
+    """A size in MB, a small one in kB."""
+    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"

@@ -1,7 +1,7 @@
 """A text file in, a file of ELMo vectors out (behind `python -m spacy elmo embed`)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,9 +11,11 @@ from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import digest, load
 from spacy_elmo.pretraining.progress import progress_bar
 from spacy_elmo.pretraining.text import PathLike
+from spacy_elmo.tools.describe import human_size
 from spacy_elmo.tools.embedding.encoder import Array, Encoder, parse_layers
 from spacy_elmo.tools.embedding.files import Row, Wishes, writer_for
-from spacy_elmo.tools.embedding.ray_engine import encode_on_ray
+from spacy_elmo.tools.embedding.keys import check_keys
+from spacy_elmo.tools.embedding.ray_engine import connected, encode_on_ray, import_ray
 from spacy_elmo.tools.embedding.spool import Spool, directory_of, open_spool, refuse_existing
 from spacy_elmo.tools.embedding.text import Survey, Text, Window, windows
 
@@ -82,8 +84,8 @@ def embed_file(
     docs/embedding.md.
 
     Raises:
-        ElmoError: a setting is wrong, the text has blank lines or cannot be read, `out` exists or cannot be written,
-            the run to be resumed had other settings, or Ray fails.
+        ElmoError: a setting is wrong, the text has blank lines, lines that cannot be keys or cannot be read, `out`
+            exists or cannot be written, the run to be resumed had other settings, or Ray fails.
     """
     out = Path(out)
     wishes = Wishes(not forget_sentences, use_sentence_keys)
@@ -93,6 +95,8 @@ def embed_file(
     source = Text.of(text, pipeline)
     survey = source.survey()
     _check_blank(source, survey, allow_blank, wishes)
+    if use_sentence_keys:
+        check_keys(source, out.suffix)
     bilm = load(model)
     encoder = Encoder(bilm, parse_layers(layers, bilm), float16, max_batch_tokens, carry_state)
     job = {
@@ -106,13 +110,15 @@ def embed_file(
     max_tokens = float("inf") if carry_state else _BATCHES_A_WINDOW * max_batch_tokens
     all_windows = windows(source, batch_size, max_tokens)
 
-    def encode(some: Iterable[Window]) -> Iterator[list[Array]]:
-        if engine == "ray":
-            return encode_on_ray(encoder, some, ray_address, workers, gpus_per_worker)
-        encoder.on_best_device()
-        return (encoder(window.sentences) for window in some)
+    on_ray = connected(ray_address) if engine == "ray" else nullcontext()
+    with on_ray as ray, _keeping_what_is_done(out):
 
-    with _keeping_what_is_done(out):
+        def encode(some: Iterable[Window]) -> Iterator[list[Array]]:
+            if engine == "ray":
+                return encode_on_ray(ray, encoder, some, workers, gpus_per_worker)
+            encoder.on_best_device()
+            return (encoder(window.sentences) for window in some)
+
         spool = open_spool(out, job, encoder.layout, resume, force)
         if spool is not None:
             _fill(spool, all_windows, encode, survey, carry_state, progress)
@@ -132,8 +138,15 @@ def summary(out: PathLike, report: EmbedReport) -> str:
     layers = what.get(report.layers, f"layer {report.layers}")
     return (
         f"✔ {out}: {report.lines:,} lines, {report.tokens:,} tokens, {layers}, {report.width} wide, {report.dtype}, "
-        f"{report.bytes / 1e6:,.1f} MB"
+        f"{human_size(report.bytes)}"
     )
+
+
+def interrupted(out: PathLike) -> str:
+    """What to tell a person who stopped a run, as a line."""
+    part = directory_of(Path(out))
+    go_on = f"; what is done is kept in {part}: run the same command with --resume to go on" if part.is_dir() else ""
+    return f"{out}: stopped{go_on}"
 
 
 def _check_settings(
@@ -148,6 +161,8 @@ def _check_settings(
         raise ElmoError(f'engine is {engine!r}, expected "local" or "ray"')
     if carry_state and engine == "ray":
         raise ElmoError("carry_state goes line by line through the text, which Ray's actors share; use engine local")
+    if engine == "ray":
+        import_ray()
 
 
 def _check_blank(text: Text, survey: Survey, allow_blank: bool, wishes: Wishes) -> None:

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -6,6 +8,8 @@ import h5py
 import pytest
 
 from spacy_elmo.cli import elmo_cli
+from spacy_elmo.tools.embedding.spool import Spool
+from spacy_elmo.tools.embedding.text import Text
 
 
 @pytest.fixture
@@ -57,6 +61,31 @@ def test_second_run_is_one_line_and_status_1_unless_forced(embed):
     assert len(said.splitlines()) == 1
     assert "--force" in said
     assert embed("--quiet", "--force")[0] == 0
+    assert embed("--quiet", "-f")[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_that_is_stopped_says_how_to_go_on(embed, tmp_path, monkeypatch, number):
+    add = Spool.add
+    with monkeypatch.context() as patch:
+        patch.setattr(Spool, "add", lambda spool, some: add(spool, some) or os.kill(os.getpid(), number))
+        status, printed, said = embed("--quiet", "--batch-size", "1")
+    assert (status, printed) == (128 + number, "")
+    assert len(said.splitlines()) == 1
+    assert "out.hdf5: stopped; what is done is kept in" in said
+    assert "run the same command with --resume" in said
+    assert embed("--quiet", "--batch-size", "1", "--resume") == (0, "", "")
+
+
+def test_run_that_is_stopped_before_anything_is_done_promises_nothing(embed, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Text, "survey", stop)
+    status, _, said = embed()
+    assert status == 130
+    assert said.strip().endswith("out.hdf5: stopped")
 
 
 @pytest.mark.parametrize("out", ["out.txt", "nowhere/out.h5"])

@@ -8,7 +8,7 @@ import pytest
 
 from spacy_elmo import __version__
 from spacy_elmo.formats import digest, load
-from spacy_elmo.tools.describe import _size
+from spacy_elmo.tools.describe import human_size
 
 
 def run(*args):
@@ -78,5 +78,5 @@ def test_output_that_cannot_be_written_is_one_line_and_status_1():
 
 def test_small_weights_are_told_in_kilobytes(data):
     assert re.search(r"weights +\d+\.\d (kB|MB)", run("info", data / "tiny_2l_skip").stdout)
-    assert _size(25_104) == "25.1 kB"
-    assert _size(3_600_000) == "3.6 MB"
+    assert human_size(25_104) == "25.1 kB"
+    assert human_size(3_600_000) == "3.6 MB"

@@ -1,6 +1,5 @@
 """Arrays of lines in, an output file out: one function a format, chosen by the file's suffix."""
 
-import hashlib
 import json
 import zipfile
 import zlib
@@ -16,9 +15,11 @@ import srsly
 from spacy.tokens import DocBin
 
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.formats.hdf5_file import new_hdf5
 from spacy_elmo.pipeline.annotations import LAYERS, VECTORS
 from spacy_elmo.tools.embedding.encoder import Array, Layout
-from spacy_elmo.tools.embedding.text import Text
+from spacy_elmo.tools.embedding.keys import FORMATS as FORMATS_WITH_KEYS
+from spacy_elmo.tools.embedding.text import Text, line_hash
 
 if TYPE_CHECKING:
     import pyarrow
@@ -59,7 +60,7 @@ def writer_for(out: Path, wishes: Wishes) -> Writer:
     writer = WRITERS.get(out.suffix)
     if writer is None:
         raise ElmoError(f"{out}: the suffix says the format; expected one of {', '.join(WRITERS)}")
-    if wishes.keys and writer not in (write_hdf5, write_npz):
+    if wishes.keys and out.suffix not in FORMATS_WITH_KEYS:
         raise ElmoError(f"{out}: sentences as keys are for .hdf5, .h5 and .npz; {out.suffix} files hold them anyway")
     if writer in (write_arrow, write_parquet):
         _import_pyarrow()
@@ -69,37 +70,12 @@ def writer_for(out: Path, wishes: Wishes) -> Writer:
 def write_hdf5(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
     """The layout of `allennlp elmo` and of bilm-tf's `dump_bilm_embeddings`: a dataset for each line, named by its
     number, and `sentence_to_index`, one string of JSON."""
-    try:
-        with h5py.File(path, "w") as file:
-            for name, row in _named(rows, wishes):
-                if wishes.keys and isinstance(file.get(name), h5py.Dataset) and _is_path(name):
-                    continue  # the line was there before, and so are its vectors
-                _add_dataset(file, name, row, text)
-            if wishes.sentences and not wishes.keys:
-                index = file.create_dataset(INDEX, (1,), dtype=h5py.string_dtype())
-                index[0] = sentence_index(text.lines)
-    except RuntimeError as error:  # h5py, where closing the file fails
-        raise OSError(str(error)) from error
-
-
-def _add_dataset(file: h5py.File, name: str, row: Row, text: Text) -> None:
-    try:
-        if not _is_path(name):
-            raise ValueError("nothing, or a dot, beside a slash")
-        file.create_dataset(name, data=row.vectors)
-    except (TypeError, ValueError) as error:  # also a sentence whose slashes lead through another sentence
-        raise ElmoError(
-            f"{text.path}, line {row.number + 1}: HDF5 cannot name a dataset {name[:60]!r} ({error}); leave "
-            "--use-sentence-keys away"
-        ) from None
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name leads to a dataset of its own: HDF5 takes `a//b`, `./a/b` and `a/b` for one."""
-    return not {"", "."} & set(name.split("/"))
-
-
-_LONGEST_NAME = 2**16 - 10  # bytes of a name in a zip file, ".npy" included
+    with path.open("w+b") as stored, new_hdf5(stored) as file:
+        for name, row in _named(rows, wishes):
+            if not (wishes.keys and name in file):  # a repeated line, and so are its vectors
+                file.add(name, row.vectors)
+        if wishes.sentences and not wishes.keys:
+            file.add(INDEX, [sentence_index(text.lines)], h5py.string_dtype())
 
 
 def write_npz(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
@@ -109,9 +85,7 @@ def write_npz(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iter
         seen: set[bytes] = set()
         for name, row in _named(rows, wishes):
             if wishes.keys:
-                if len(name.encode()) > _LONGEST_NAME:
-                    raise ElmoError(f"line {row.number + 1} is too long to be a name in a .npz; use line numbers")
-                if (key := _hash(name)) in seen:
+                if (key := line_hash(name)) in seen:
                     continue
                 seen.add(key)
             _add_array(file, name, row.vectors)
@@ -134,7 +108,7 @@ def sentence_index(lines: Callable[[], Iterable[str]]) -> bytes:
     Byte for byte what `allennlp elmo` writes, made without a dictionary of all lines: beside the JSON itself it takes
     some 50 bytes a line.
     """
-    hashes = np.fromiter(map(_hash, lines()), dtype="S16")
+    hashes = np.fromiter(map(line_hash, lines()), dtype="S16")
     order = np.argsort(hashes, kind="stable")
     starts = np.flatnonzero(np.append(True, hashes[order][1:] != hashes[order][:-1]) if len(order) else [])
     last = np.full(len(order), -1)
@@ -147,10 +121,6 @@ def sentence_index(lines: Callable[[], Iterable[str]]) -> bytes:
             written.write(f'{comma}{json.dumps(line)}: "{number}"'.encode())
     written.write(b"}")
     return written.getvalue()
-
-
-def _hash(line: str) -> bytes:
-    return hashlib.blake2b(line.encode(), digest_size=16).digest()
 
 
 def write_parquet(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:

@@ -32,21 +32,35 @@ class _Actor:
         return pyarrow.table({"line": table["line"], "vectors": vectors})
 
 
+def import_ray() -> Any:
+    """The package, with Ray Data.
+
+    Raises:
+        ElmoError: it is not installed, or not whole.
+    """
+    try:
+        import pyarrow  # noqa: F401
+        import ray
+        import ray.data
+    except ImportError:
+        raise ElmoError('engine "ray" needs Ray: pip install "spacy-elmo[ray]"') from None
+    return ray
+
+
 def encode_on_ray(
-    encoder: Encoder, windows: Iterable[Window], address: str | None, workers: int, gpus: float
+    ray: Any, encoder: Encoder, windows: Iterable[Window], workers: int, gpus: float
 ) -> Iterator[list[Array]]:
     """Yield the arrays of the windows' sentences, in order.
 
     The biLM and the text travel through Ray's object store, so that its machines need no common file system, only
     spacy-elmo. An actor that dies is started again, and what it was working on is done again.
 
-    address: of a cluster; None: the Ray that runs in this process or machine, else a new one for this call.
-    workers: actors; gpus: that each of them asks for.
+    ray: of `connected`; workers: actors; gpus: that each of them asks for.
 
     Raises:
-        ElmoError: Ray is not installed or cannot be reached, or an actor fails.
+        ElmoError: an actor fails.
     """
-    with _ray(address) as ray, _ordered(ray):
+    with _ordered(ray):
         blocks = [ray.put(_block(window)) for window in windows]
         if not blocks:
             return
@@ -97,13 +111,15 @@ def _array(vectors: Any, encoder: Encoder) -> Array:
 
 
 @contextmanager
-def _ray(address: str | None) -> Iterator[Any]:
-    """Ray, connected; what was started here is stopped again."""
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ElmoError('engine "ray" needs Ray: pip install "spacy-elmo[ray]"') from None
+def connected(address: str | None) -> Iterator[Any]:
+    """Ray, connected; what was started here is stopped again.
+
+    address: of a cluster; None: the Ray that runs in this process or machine, else a new one.
+
+    Raises:
+        ElmoError: Ray is not installed, or cannot be reached.
+    """
+    ray = import_ray()
     connected = ray.is_initialized()
     if not connected:
         try:

@@ -74,8 +74,12 @@ class Spool:
                     yield np.fromfile(vectors, self._layout.dtype, int(np.prod(shape))).reshape(shape)
 
     def finish(self, write: Callable[[Path], object]) -> None:
-        """Let `write` fill the file that then appears as OUT, and remove the spool."""
-        write(_whole(self._out))
+        """Let `write` fill the file that then appears as OUT, and remove the spool; where it fails, the spool stays."""
+        try:
+            write(_whole(self._out))
+        except BaseException:
+            _whole(self._out).unlink(missing_ok=True)  # half a file: room for nothing
+            raise
         (self._directory / _JOB).unlink()  # from here on, what is left to do is to move the file
         move_finished(self._out)
 
@@ -174,6 +178,18 @@ def _check_same(path: Path, job: dict[str, Any]) -> None:
         raise ElmoError(f"{path}: damaged; --force without --resume begins anew") from None
     if different:
         raise ElmoError(
-            f"{path.parent}: the interrupted run had another {' and '.join(different)}; give the same again, or begin "
-            "anew with --force and without --resume"
+            f"{path.parent}: the interrupted run differs in {_listed(different)}; give the same again, or begin anew "
+            "with --force and without --resume"
         )
+
+
+_SETTINGS = {
+    "text": "the text",
+    "model": "the model",
+    "carry_state": "--carry-state or its --batch-size",
+}
+
+
+def _listed(keys: list[str]) -> str:
+    names = [_SETTINGS.get(key, f"--{key}") for key in keys]
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

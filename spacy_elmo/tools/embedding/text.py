@@ -94,6 +94,11 @@ class Text:
             yield nlp.make_doc(line) if self.nlp else Doc(nlp.vocab, words=line.split())
 
 
+def line_hash(line: str) -> bytes:
+    """16 bytes that stand for a line where many of them are remembered."""
+    return hashlib.blake2b(line.encode(), digest_size=16).digest()
+
+
 def _load(pipeline: str) -> Language:
     try:
         if Path(pipeline).exists() or spacy.util.is_package(pipeline):
