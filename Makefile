@@ -31,7 +31,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pipeline_speed.py
 
 clean:
-	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache spacy_elmo/bilm/*.so
 
 # torch comes first and alone: left to the resolver, it may take a build of several gigabytes.
 $(VENV)/.installed: pyproject.toml setup.py spacy_elmo/bilm/_single_row.c

@@ -142,7 +142,7 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
 
     def _single_rows(self, x: Tensor) -> list[SingleRow] | None:
         """What runs a single sentence in each direction; None where the compiled part is not there or not for this."""
-        is_wanted = can_compile(x) and self.weight.numel() < _MAX_TILED
+        is_wanted = can_compile(x) and self.weight.dtype == x.dtype and self.weight.numel() < _MAX_TILED
 
         def tile() -> list[SingleRow]:
             projections = [None, None] if self.projection is None else self.projection
@@ -154,7 +154,7 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
     def _run_compiled(self, compiled: list[SingleRow], x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, State]:
         """Run a single sentence without gradients, one direction after the other."""
         outputs = x.new_empty(2, x.shape[1], self.projection_dim)
-        hidden, cell = hidden.clone(), cell.clone()
+        hidden, cell = (part.to(x, copy=True).contiguous() for part in (hidden, cell))
         start = 0
         for gates, sizes in self._gate_inputs(x, [1] * x.shape[1]):
             for direction, row in enumerate(compiled):

@@ -45,8 +45,11 @@ class SingleRow:
         """
         arrays = (inputs, self._weight, self._projection, hidden, cell, outputs)
         shapes = [(len(inputs), 4 * self._dim), (self._width,), (self._dim,), (len(inputs), self._width)]
-        assert [array.shape for array in (inputs, hidden, cell, outputs)] == shapes
-        assert all(array is None or (array.is_contiguous() and array.dtype == torch.float32) for array in arrays)
+        fit = [array.shape for array in (inputs, hidden, cell, outputs)] == shapes and all(
+            array is None or (array.is_contiguous() and array.dtype == torch.float32) for array in arrays
+        )
+        if not fit:  # the compiled part would read and write what is not its own
+            raise ValueError(f"expected contiguous float32 tensors of shapes {shapes}")
         addresses = [0 if array is None else array.data_ptr() for array in arrays]
         _compiled.run(len(inputs), self._dim, self._width, self._cell_clip, self._proj_clip, *addresses)
 

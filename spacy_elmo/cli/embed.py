@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 @contextmanager
 def _telling_how_to_go_on(message: Callable[[], str]) -> Iterator[None]:
     """Within, Ctrl-C and SIGTERM end the command with a line on stderr and the exit status that shells give them."""
-
     status = 128 + signal.SIGINT
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -24,7 +24,8 @@ def failing_clearly(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by who started this
+                sys.stdout.flush()
         except ElmoError as error:
             print(f"✘ {error}", file=sys.stderr)
             raise Exit(1) from None
@@ -40,5 +41,5 @@ def failing_clearly(command: Callable[P, None]) -> Callable[P, None]:
 
 def _drop_output() -> None:
     """Standard output may be what failed: what is left of it must not fail again when the interpreter ends."""
-    with suppress(OSError, ValueError):  # the latter: it is no real file, in a test
+    with suppress(OSError, ValueError, AttributeError):  # it is no real file, or none at all
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

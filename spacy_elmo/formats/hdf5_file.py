@@ -38,7 +38,10 @@ class _Forgiving:
         return self._try(b"", self._file.read, size)
 
     def readinto(self, buffer: Any) -> int:
-        return self._try(len(buffer), self._file.readinto, buffer)
+        count = self._try(-1, self._file.readinto, buffer)
+        if count < 0:
+            buffer[:] = bytes(len(buffer))  # what it held is not for HDF5
+        return len(buffer) if count < 0 else count
 
     def write(self, data: Any) -> int:
         return self._try(len(data), self._file.write, data)

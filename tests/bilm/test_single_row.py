@@ -1,6 +1,7 @@
-import os
 import shutil
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,7 +38,10 @@ def assert_equal(compiled, plain, tolerance=1e-5):
     torch.testing.assert_close(cell, plain_cell, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.skipif(shutil.which("cc") is None or os.name == "nt", reason="no C compiler here")
+HEADER = Path(sysconfig.get_path("include")) / "Python.h"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None or not HEADER.exists(), reason="no C compiler, or no Python.h")
 def test_it_is_built_where_there_is_a_compiler():
     assert single_row._compiled is not None, f"not built for {sys.version}: see what pip install -v says"
 
@@ -93,6 +97,23 @@ def test_the_given_state_is_left_as_it_was():
     before = [part.clone() for part in state]
     run_both(layer, torch.randn(2, 5, 8), state)
     assert all(map(torch.equal, state, before))
+
+
+@needs_compiled
+def test_a_state_of_another_layout_and_type_is_read_as_it_is():
+    layer = make_layer(40, 8)
+    state = (torch.rand(1, 8, 2).permute(2, 0, 1), torch.rand(40, 1, 2, dtype=torch.float64).permute(2, 1, 0))
+    assert_equal(*run_both(layer, torch.randn(2, 5, 8), state))
+
+
+@needs_compiled
+def test_tensors_that_do_not_fit_are_refused():
+    row = single_row.SingleRow(torch.zeros(8, 160), torch.zeros(40, 8), 3.0, 3.0)
+    good = [torch.zeros(5, 160), torch.zeros(8), torch.zeros(40), torch.zeros(5, 8)]
+    row.run(*good)
+    for place, bad in enumerate([torch.zeros(5, 161), torch.zeros(9), torch.zeros(40).double(), torch.zeros(8, 5).T]):
+        with pytest.raises(ValueError, match="contiguous float32"):
+            row.run(*good[:place], bad, *good[place + 1 :])
 
 
 @needs_compiled

@@ -64,9 +64,17 @@ def test_second_run_is_one_line_and_status_1_unless_forced(embed):
     assert embed("--quiet", "-f")[0] == 0
 
 
+@pytest.fixture
+def ctrl_c():
+    """Heard, also where the tests run in the background and have been told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_run_that_is_stopped_says_how_to_go_on(embed, tmp_path, monkeypatch, number):
+def test_run_that_is_stopped_says_how_to_go_on(embed, ctrl_c, monkeypatch, number):
     add = Spool.add
     with monkeypatch.context() as patch:
         patch.setattr(Spool, "add", lambda spool, some: add(spool, some) or os.kill(os.getpid(), number))

@@ -94,7 +94,9 @@ def write_npz(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iter
 
 
 def _add_array(file: zipfile.ZipFile, name: str, array: Array) -> None:
-    with file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=array.nbytes > 2**31) as member:
+    info = zipfile.ZipInfo()
+    info.filename = f"{name}.npy"  # as it is: given above, Windows would take a backslash for a slash
+    with file.open(info, "w", force_zip64=array.nbytes > 2**31) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
 
 

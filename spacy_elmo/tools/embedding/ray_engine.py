@@ -2,6 +2,8 @@
 
 import logging
 import re
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -123,7 +125,8 @@ def connected(address: str | None) -> Iterator[Any]:
     connected = ray.is_initialized()
     if not connected:
         try:
-            ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            with _own_signals():
+                ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ElmoError(f"Ray cannot be reached or started ({error})") from None
     try:
@@ -131,6 +134,15 @@ def connected(address: str | None) -> Iterator[Any]:
     finally:
         if not connected:
             ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM over when it starts; give it back to whom it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager
