@@ -17,16 +17,12 @@
 
 #define TILE 64
 
-/* One version for each width of vectors, chosen when the module is loaded. */
+/* One version for each width of vectors, chosen when the module is loaded. With the narrowest, which is what other
+ * compilers make, torch's operators are as fast or faster. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
-#define FOR_EACH_PROCESSOR
-#endif
-
-#if defined(_MSC_VER)
-#define restrict __restrict
-#define inline __inline
+#error "made for GCC on x86-64 Linux"
 #endif
 
 /* exp to float32's last bit or two: 2^n times a polynomial on [-log(2) / 2, log(2) / 2], free of branches. */

@@ -1,6 +1,6 @@
 """Weights of an LSTM layer and one sentence in, its outputs out: the compiled path of a single row.
 
-It is there where the package was built with a C compiler.
+It is there where the package was built with GCC on x86-64 Linux.
 """
 
 import math
