@@ -156,7 +156,8 @@ def test_bundled_configs_train_as_they_are(config, corpora, tmp_path):
 @pytest.mark.parametrize("optimize", OPTIMIZE)
 def test_every_component_learns_in_one_pipeline(optimize, tiny, corpora, tmp_path):
     config = tiny(*EVERY, optimize=optimize)
-    spacy_cli("train", config, "--output", tmp_path, *settings({**corpora, **STEPS}))
+    steps = {**STEPS, "training.max_steps": 80, "training.eval_frequency": 40}  # six components at once take longer
+    spacy_cli("train", config, "--output", tmp_path, *settings({**corpora, **steps}))
     scores = assert_same_scores(tmp_path / "model-last", corpora)
     for name in ("tag_acc", "pos_acc", "morph_acc", "dep_uas", "ents_f"):
         assert scores[name] > 0.8, name
