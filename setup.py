@@ -21,10 +21,7 @@ single_row = Extension(
     optional=True,
 )
 
-if sys.platform == "linux" and platform.machine() == "x86_64":
-    setup(
-        ext_modules=[single_row],
-        options={"bdist_wheel": {"py_limited_api": "cp310"}} if has_limited_api else {},
-    )
-else:
-    setup()
+setup(
+    ext_modules=[single_row] if (sys.platform, platform.machine()) == ("linux", "x86_64") else [],
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if has_limited_api else {},
+)

@@ -1,7 +1,7 @@
 """Packed inputs in, packed outputs and final state out: one layer of the biLM, both directions in one step."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,18 +127,23 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
 
         Made for several steps at once, as many as `_GATE_BUFFER_BYTES` hold.
         """
-        weight, bias = self.weight[:, : self.n_in], _with_forget_bias(self.bias).to(x)
-        packed = self._packed.get(
-            self.parameters(), lambda: _pack_each(weight, bias[:, 0]), can_pack(x, "float32"), "inputs"
-        )
+        multiply = self._input_product(x)
         row_bytes = 2 * 4 * self.dim * x.element_size()
         max_rows = max(_GATE_BUFFER_BYTES // row_bytes, self.n_in)
         for start, sizes in _time_blocks(batch_sizes, max_rows):
-            inputs = x[:, start : start + sum(sizes)]
-            if packed:
-                yield [product(one) for product, one in zip(packed, inputs, strict=True)], sizes
-            else:
-                yield torch.baddbmm(bias, inputs, weight), sizes
+            yield multiply(x[:, start : start + sum(sizes)]), sizes
+
+    def _input_product(self, x: Tensor) -> Callable[[Tensor], Tensor | Sequence[Tensor]]:
+        weight = self.weight[:, : self.n_in]
+
+        def pack() -> list[Product]:
+            biases = _with_forget_bias(self.bias)[:, 0]
+            return [Float32Product(*pair) for pair in zip(weight, biases, strict=True)]
+
+        if packed := self._packed.get(self.parameters(), pack, can_pack(x, "float32"), "inputs"):
+            return lambda inputs: [product(one) for product, one in zip(packed, inputs, strict=True)]
+        bias = _with_forget_bias(self.bias).to(x)
+        return lambda inputs: torch.baddbmm(bias, inputs, weight)
 
     def _single_rows(self, x: Tensor) -> list[SingleRow] | None:
         """What runs a single sentence in each direction; None where the compiled part is not there or not for this."""
@@ -217,10 +222,6 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
 
 def _stacked(parts: Tensor | Sequence[Tensor]) -> Tensor:
     return parts if isinstance(parts, Tensor) else torch.stack(tuple(parts))
-
-
-def _pack_each(weight: Tensor, bias: Tensor) -> list[Product]:
-    return [Float32Product(*pair) for pair in zip(weight, bias, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,8 @@ class Int8Product(Product):
     A scale for all rows, as torch's dynamic quantization has it, would make a row depend on its company.
     """
 
-    _HALF_UP = torch.tensor(
-        128.5, dtype=torch.float32, device="cpu"
-    )  # to unsigned integers, for which alone oneDNN is fast, and rounded
+    # To unsigned integers, for which alone oneDNN is fast, and rounded.
+    _HALF_UP = torch.tensor(128.5, dtype=torch.float32, device="cpu")
 
     def _pack(self, weight: Tensor) -> Tensor:
         self._scales = _largest(weight) / 127
@@ -227,7 +226,12 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 def can_pack(x: Tensor, precision: Precision) -> bool:
     """Whether packed products are to be used for `x`: without gradients, on a processor that has them."""
-    return _HAS[precision] and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    return _HAS[precision] and is_prediction(x)
+
+
+def is_prediction(x: Tensor) -> bool:
+    """Whether `x` is what made-up weights are for: float32 on a CPU, without gradients."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
 
 
 def version_of(parameters: Iterable[Tensor]) -> tuple[tuple[int, int], ...] | None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spacy_elmo.bilm.packed import is_prediction
+
 try:
     from spacy_elmo.bilm import _single_row as _compiled
 except ImportError:  # no compiler when the package was built
@@ -17,8 +19,7 @@ except ImportError:  # no compiler when the package was built
 
 def can_compile(x: Tensor) -> bool:
     """Whether the compiled part is there and is to be used for `x`: without gradients, in float32 on a CPU."""
-    is_for_it = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
-    return _compiled is not None and is_for_it
+    return _compiled is not None and is_prediction(x)
 
 
 class SingleRow:

@@ -1,6 +1,5 @@
 """`python -m spacy elmo visualize`: a picture of words in context."""
 
-from pathlib import Path
 from typing import cast, get_args
 
 import typer
@@ -62,5 +61,5 @@ def visualize(
     )
     if not quiet:
         most = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:7])
-        written = out if Path(out).suffix else f"{out}.png, {out}.html"
+        written = ", ".join(map(str, tool.files_of(out)))
         print(f"✔ {written}: {sum(counts.values())} points ({most}{', ...' if len(counts) > 7 else ''})")

@@ -18,11 +18,16 @@ def pick(layers: Array, how: str) -> Array:
     Raises:
         ElmoError: there is no such layer.
     """
+    number = layer_number(how, len(layers))
+    picked: Array = layers.mean(axis=0, dtype=np.float32) if number is None else layers[number]
+    return picked
+
+
+def layer_number(how: str, n_layers: int) -> int | None:
+    """Return which of so many layers is meant, None for the average of all; arguments and errors as of `pick`."""
     if how == "average":
-        average: Array = layers.mean(axis=0, dtype=np.float32)
-        return average
-    number = str(len(layers) - 1) if how == "top" else how
-    if not number.isdecimal() or int(number) >= len(layers):
-        raise ElmoError(f"layers is {how!r}, expected average, top, or a number from 0 to {len(layers) - 1}")
-    one: Array = layers[int(number)]
-    return one
+        return None
+    number = str(n_layers - 1) if how == "top" else how
+    if not number.isdecimal() or int(number) >= n_layers:
+        raise ElmoError(f"layers is {how!r}, expected average, top, or a number from 0 to {n_layers - 1}")
+    return int(number)

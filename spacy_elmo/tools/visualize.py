@@ -16,7 +16,7 @@ from spacy_elmo.pretraining.evaluation import blocks
 from spacy_elmo.pretraining.progress import progress_bar
 from spacy_elmo.tools import pictures
 from spacy_elmo.tools.embedding.text import Text
-from spacy_elmo.tools.layers import Array, pick
+from spacy_elmo.tools.layers import Array, layer_number, pick
 from spacy_elmo.tools.projection import Method, project
 
 Color = Literal["word", "pos", "label"]
@@ -74,13 +74,14 @@ def visualize(
         ElmoError: a file cannot be read or is there already, a word does not occur, there are fewer than three points,
             or a package is missing.
     """
-    files = _outputs(out, force)
+    files = files_of(out)
+    _check_free(files, force)
     pictures.check_packages(files, method)
     points = _sample(_read(Text.of(text, pipeline), color), words, color, max_points, seed)
     if len(points) < 3:
         raise CorpusError(f"{text}: points to draw: {len(points)}; a picture needs at least 3")
     bilm = formats.load(model)
-    pick(np.zeros((bilm.options.n_outputs, 1, 1)), layers)  # fails now rather than after the first sentence
+    layer_number(layers, bilm.options.n_outputs)  # fails now rather than after the first sentence
     name = bilm.card.get("name", formats.locate(model).name)
     place, axes = project(_embed(bilm, points, layers, show_progress), method, seed)
     picture = pictures.Picture(
@@ -101,19 +102,26 @@ def visualize(
     return dict(pictures.by_frequency(picture.categories))
 
 
-def _outputs(out: str, force: bool) -> list[Path]:
+def files_of(out: str) -> list[Path]:
+    """The pictures that a name stands for.
+
+    Raises:
+        ElmoError: it is a directory, or its suffix is none of ours.
+    """
     path = Path(out)
     if path.is_dir():
         raise ElmoError(f"{out}: is a directory; name a file")
     if path.suffix not in ("", ".png", ".html"):
         raise ElmoError(f"{out}: pictures are .png or .html, or both of a name without suffix; not {path.suffix}")
-    files = [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".html")]
-    if not path.parent.is_dir():
-        raise ElmoError(f"{path.parent}: no such directory")
+    return [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".html")]
+
+
+def _check_free(files: Sequence[Path], force: bool) -> None:
     for file in files:
+        if not file.parent.is_dir():
+            raise ElmoError(f"{file.parent}: no such directory")
         if file.exists() and not force:
             raise ElmoError(f"{file}: is there already; choose another name, or overwrite it with --force")
-    return files
 
 
 def _title(words: Collection[str] | None, color: Color, model: str, layers: str) -> str:
