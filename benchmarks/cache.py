@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from common import carry_out, cpu_name, make_parser, names_of, note, positive, sgemm_rate
 from corpora import TASKS, Corpus
-from pipelines import BASELINE, DEPTH, FINE_TUNED, VARIANTS, Training, components, make_examples, make_pipeline
+from pipelines import BASELINE, ENCODERS, FINE_TUNED, VARIANTS, Training, components, make_examples, make_pipeline
 from tasks import DATA, versions
 
 from spacy_elmo import formats
@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--variants", type=names_of(FROZEN), default="elmo,elmo_concat", help="comma-separated")
     parser.add_argument("--batch-words", type=positive, default=1_000, help="words of a batch")
     parser.add_argument("--width", type=positive, help="of the encoder; None is that of the biLM's vectors")
-    parser.add_argument("--depth", type=positive, default=DEPTH, help="of the encoder")
+    parser.add_argument("--depth", type=positive, default=ENCODERS["ner"][1], help="of the encoder")
     parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
@@ -94,7 +94,7 @@ class Arm:
     def __init__(self, variant: str, memory: str, corpus: Corpus, args: argparse.Namespace, **elmo: Any) -> None:
         self.row = Row(variant, memory)
         task, elmo_width = TASKS[args.task], args.bilm_width
-        settings = components("ner", variant, elmo_width, args.width or elmo_width, args.depth)
+        settings = components("ner", variant, elmo_width, (args.width or elmo_width, args.depth))
         nlp = make_pipeline(settings, args.weights, **elmo)
         self.training = Training(nlp, make_examples(nlp.vocab, corpus.train, task, []), args.seed, args.batch_words)
         self.dev = make_examples(nlp.vocab, corpus.dev, task, [])

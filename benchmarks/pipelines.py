@@ -1,7 +1,7 @@
 """A task and a variant in, a spaCy pipeline to train out: what tasks.py and cache.py compare.
 
-All variants end in the same network: an embedding brought to one width by a maxout layer with layer normalization,
-spaCy's window encoder (MaxoutWindowEncoder), and the task's head. They differ in the embedding:
+All variants of a task end in the same network: an embedding brought to one width by a maxout layer with layer
+normalization, spaCy's window encoder (MaxoutWindowEncoder), and the task's head. They differ in the embedding:
 
     tok2vec         hash embeddings of form, prefix, suffix and shape (MultiHashEmbed), learned from scratch
     elmo_mean       the biLM, frozen; mean of its layers
@@ -10,7 +10,9 @@ spaCy's window encoder (MaxoutWindowEncoder), and the task's head. They differ i
     elmo_finetuned  as elmo, the biLM trained with the task
 
 Embedding, encoder and NER head are those of spaCy's own template for CPU, and so is all about training that is not
-said here: optimizer, learning rate, dropout, batches that grow from 100 to 1,000 words.
+said here: optimizer, learning rate, dropout, batches that grow from 100 to 1,000 words. Texts are classified by the
+mean and maximum of a wide and shallow encoder: plain tok2vec on a tenth of banking77 has an accuracy of 72 that way, of
+66 with the encoder of the other tasks, and of 52 with the template's TextCatEnsemble (seed 0, 2,000 updates).
 """
 
 import random
@@ -32,7 +34,7 @@ from spacy_elmo.pipeline.mix import mix_weights
 VARIANTS = ("tok2vec", "elmo_mean", "elmo", "elmo_concat", "elmo_finetuned")
 BASELINE = "tok2vec"
 FINE_TUNED = "elmo_finetuned"
-WIDTH, DEPTH = 96, 4
+ENCODERS = {"ner": (96, 4), "tagger": (96, 4), "textcat": (256, 1)}  # width and depth
 
 HEADS: dict[str, dict[str, Any]] = {
     "ner": {
@@ -58,10 +60,13 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 def components(
-    component: str, variant: str, elmo_width: int, width: int = WIDTH, depth: int = DEPTH
+    component: str, variant: str, elmo_width: int, encoder: tuple[int, int] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Settings of a pipeline's components, in their order, without the weights of `elmo`."""
-    tok2vec = embedding_and_encoder(variant, elmo_width, width, depth)
+    """Settings of a pipeline's components, in their order, without the weights of `elmo`.
+
+    encoder: its width and depth; None: those for the component.
+    """
+    tok2vec = embedding_and_encoder(variant, elmo_width, *(encoder or ENCODERS[component]))
     head = {component: {"model": {**HEADS[component], "tok2vec": tok2vec}}}
     if variant == BASELINE:
         return head

@@ -103,8 +103,8 @@ def render(report: dict[str, Any]) -> str:
         *(", ".join(f"{name} {version}" for name, version in one.items()) for one in report["versions"]),
         f"{'; '.join(report['cpu'])}; threads {', '.join(map(str, report['threads']))}; SGEMM "
         f"{statistics.median(rates):.0f} GFLOP/s ({min(rates):.0f} to {max(rates):.0f})",
-        f"weights {report['weights']} ({report['digest'][:12]}); encoder width {report['width']}, "
-        f"depth {report['depth']}",
+        f"weights {report['weights']} ({report['digest'][:12]}); width and depth of the encoder: "
+        + ", ".join(f"{component} {width}, {depth}" for component, (width, depth) in report["encoders"].items()),
         "",
         f"{'over':>64}{'best at':>17}{'words/s':>20}",
         "task       size  metric    variant             score   tok2vec  seeds     update  training  inference"

@@ -36,10 +36,9 @@ from common import cpu_name, make_parser, names_of, note, positive, publish, sge
 from corpora import TASKS, Corpus, Item, Task, n_words
 from pipelines import (
     BASELINE,
-    DEPTH,
+    ENCODERS,
     FINE_TUNED,
     VARIANTS,
-    WIDTH,
     Training,
     components,
     learned_mix,
@@ -82,8 +81,6 @@ def parse_arguments() -> argparse.Namespace:
     some("--seeds", type=numbers, default="0,1,2", help="a run for each")
     parser.add_argument("--updates", type=positive, help="of each run; None is a number for each task")
     parser.add_argument("--evaluations", type=positive, default=EVALUATIONS, help="on dev, in a run")
-    parser.add_argument("--width", type=positive, default=WIDTH, help="of the encoder")
-    parser.add_argument("--depth", type=positive, default=DEPTH, help="of the encoder")
     parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
     parser.add_argument("--cache-mb", type=float, default=1024.0, help="cache_mb of the component elmo")
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
@@ -127,19 +124,16 @@ class Plan:
     elmo_width: int
     updates: int | None
     evaluations: int
-    width: int
-    depth: int
 
     @classmethod
     def make(cls, args: argparse.Namespace) -> "Plan":
         """Look at the weights."""
         bilm = formats.load(args.weights)
-        width = bilm.options.width
-        return cls(args.weights, formats.digest(bilm), width, args.updates, args.evaluations, args.width, args.depth)
+        return cls(args.weights, formats.digest(bilm), bilm.options.width, args.updates, args.evaluations)
 
     def run(self, task: str, size: int, variant: str, seed: int) -> Run:
         """The run with these settings."""
-        settings = components(TASKS[task].component, variant, self.elmo_width, self.width, self.depth)
+        settings = components(TASKS[task].component, variant, self.elmo_width)
         digest = None if variant == BASELINE else self.digest
         updates = self.updates or TASKS[task].updates
         return Run(task, size, variant, seed, updates, self.evaluations, digest, settings)
@@ -269,7 +263,7 @@ def make_report(plan: Plan, results: Path) -> dict[str, Any]:
     ours = [record for record in records if is_of(plan, record)]
     if len(ours) < len(records):
         note(f"{len(records) - len(ours)} files in {results} are of other settings and left out")
-    return {"weights": plan.weights, "digest": plan.digest, "width": plan.width, "depth": plan.depth, **tabulate(ours)}
+    return {"weights": plan.weights, "digest": plan.digest, "encoders": ENCODERS, **tabulate(ours)}
 
 
 def is_of(plan: Plan, record: Record) -> bool:

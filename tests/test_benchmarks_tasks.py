@@ -193,7 +193,7 @@ def test_table_has_means_deviations_and_the_gain_seed_by_seed(modules):
     table = modules("task_table")
     records = [make_record("tok2vec", seed, score) for seed, score in ((0, 0.5), (1, 0.6), (2, 0.9))]
     records += [make_record("elmo", seed, score) for seed, score in ((0, 0.7), (1, 0.9))]
-    report = {"weights": "en_elmo_sm", "digest": "0" * 64, "width": 96, "depth": 4, **table.tabulate(records)}
+    report = {"weights": "en_elmo_sm", "digest": "0" * 64, "encoders": {"ner": (96, 4)}, **table.tabulate(records)}
     baseline, elmo = report["rows"]
     assert (baseline["score"], baseline["over_tok2vec"]) == (pytest.approx(200 / 3), None)
     assert (elmo["score"], elmo["sd"], elmo["over_tok2vec"]) == pytest.approx((80, 14.142, 25), abs=1e-3)
