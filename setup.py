@@ -12,9 +12,9 @@ from setuptools import Extension, setup
 # One binary for all versions of Python; those without a global lock do not have that yet.
 has_limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
-single_row = Extension(
-    "spacy_elmo.bilm._single_row",
-    ["spacy_elmo/bilm/_single_row.c"],
+compiled = Extension(
+    "spacy_elmo.bilm._compiled",
+    ["spacy_elmo/bilm/_compiled.c"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if has_limited_api else [],
     extra_compile_args=["-O3", "-fno-fast-math", "-fno-trapping-math"],
     py_limited_api=has_limited_api,
@@ -22,6 +22,6 @@ single_row = Extension(
 )
 
 setup(
-    ext_modules=[single_row] if (sys.platform, platform.machine()) == ("linux", "x86_64") else [],
+    ext_modules=[compiled] if (sys.platform, platform.machine()) == ("linux", "x86_64") else [],
     options={"bdist_wheel": {"py_limited_api": "cp310"}} if has_limited_api else {},
 )

@@ -1,24 +1,27 @@
 """Packed inputs in, packed outputs and final state out: one layer of the biLM, both directions in one step."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spacy_elmo.bilm.packed import Float32Product, PackedModule, Product, can_pack
+from spacy_elmo.bilm.compiled import SingleRow, can_compile, update_rows
+from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
-from spacy_elmo.bilm.single_row import SingleRow, can_compile
+from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens_of
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by
 # measurement: the buffer they fill should stay in cache until the recurrence reads it, but a product should also
 # be large beside the weights it streams through.
 _GATE_BUFFER_BYTES = 2 * 2**20
-# A single sentence runs through the compiled part, which reads its own copy of the weights with one thread, where
-# they fit in a cache (64 MiB); from memory, two threads of torch read faster.
-_MAX_TILED = 16 * 2**20
+# So few sentences run through the compiled part, one after the other, which reads its own copy of the weights with one
+# thread, where they fit in a cache (64 MiB); from memory, two threads of torch read faster.
+_MAX_SINGLE, _MAX_TILED = 4, 16 * 2**20
+# How many rows of a matrix oneDNN sums up at a time: all of them, or halves and quarters of large ones.
+_BLOCKS = (2**20, 512, 256)
 _FORGET_BIAS = 1.0  # TensorFlow's LSTMCell adds it in the cell; it is not in the weights file
 
 State = tuple[Tensor, Tensor]  # hidden [2, rows, projection_dim], cell [2, rows, dim]
@@ -67,16 +70,16 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         """
         rows = batch_sizes[0]
         hidden, cell = state or (x.new_zeros(2, rows, self.projection_dim), x.new_zeros(2, rows, self.dim))
-        steps = _time_steps(batch_sizes, starts)
-        if packed := self.packed(hidden):
+        steps = time_steps(batch_sizes, starts)
+        if packed := self.packed(x):
+            if rows <= _MAX_SINGLE and starts is None and (single := self._single_rows(packed, x)):
+                return self._run_rows(packed, single, x, hidden, cell, steps)
             return self._run_packed(packed, x, hidden, cell, steps)
-        if rows == 1 and starts is None and (compiled := self._single_rows(x)):
-            return self._run_compiled(compiled, x, hidden, cell)
         run = self._run_differentiably if torch.is_grad_enabled() else self._run_in_place
         return run(x, hidden, cell, steps)
 
     def _run_differentiably(
-        self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list["_TimeStep"]
+        self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list[TimeStep]
     ) -> tuple[Tensor, State]:
         """Run with gradients; under autocast, products and gates have its type, while cells and results keep `x`'s."""
         kind = x.device.type
@@ -87,16 +90,14 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         y, last_hidden, last_cell = _Recurrence.apply(x_, hidden_, cell, *parameters, steps, clips)  # type: ignore[no-untyped-call]
         return y.to(x.dtype), (last_hidden.to(x.dtype), last_cell)
 
-    def _run_in_place(self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list["_TimeStep"]) -> tuple[Tensor, State]:
+    def _run_in_place(self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list[TimeStep]) -> tuple[Tensor, State]:
         """Run without gradients: nothing is kept but the outputs. All of it in the type of the weights."""
         weight, dim, given = self.weight[:, self.n_in :], self.dim, x.dtype
         x, hidden, cell = x.to(weight), hidden.to(weight), cell.to(weight, copy=True)
         outputs: list[Tensor] = []
         ended: list[State] = []  # what the rows hold whose sequence is over, shortest sequence first
         gates = x.new_empty(2, 0, 4 * dim)
-        blocks = self._gate_inputs(x, [step.rows for step in steps])
-        split = (inputs for block, sizes in blocks for inputs in _stacked(block).split(sizes, dim=1))
-        for inputs, step in zip(split, steps, strict=True):
+        for inputs, step in zip(self._gate_inputs(x, steps), steps, strict=True):
             if step.rows != gates.shape[1]:
                 ended.append((hidden[:, step.rows :], cell[:, step.rows :]))
                 hidden, cell = hidden[:, : step.rows], cell[:, : step.rows]
@@ -119,97 +120,101 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
             return hidden.clone()
         return _clip(torch.bmm(hidden, self.projection), self.proj_clip)
 
-    def _gate_inputs(
-        self, x: Tensor, batch_sizes: Sequence[int]
-    ) -> Iterator[tuple[Tensor | Sequence[Tensor], list[int]]]:
-        """Yield the part of the gates that needs no recurrence, `[rows, 4 * dim]` for each direction, and the rows of
-        its time steps.
+    def _gate_inputs(self, x: Tensor, steps: list[TimeStep]) -> Iterator[Tensor]:
+        """Yield the part of each time step's gates that needs no recurrence, `[2, rows, 4 * dim]`."""
+        weight, bias = self.weight[:, : self.n_in], _with_forget_bias(self.bias).to(x)
+        for some in time_blocks(steps, self._max_rows(x)):
+            yield from torch.baddbmm(bias, x[:, tokens_of(some)], weight).split([step.rows for step in some], dim=1)
 
-        Made for several steps at once, as many as `_GATE_BUFFER_BYTES` hold.
-        """
-        multiply = self._input_product(x)
-        row_bytes = 2 * 4 * self.dim * x.element_size()
-        max_rows = max(_GATE_BUFFER_BYTES // row_bytes, self.n_in)
-        for start, sizes in _time_blocks(batch_sizes, max_rows):
-            yield multiply(x[:, start : start + sum(sizes)]), sizes
-
-    def _input_product(self, x: Tensor) -> Callable[[Tensor], Tensor | Sequence[Tensor]]:
-        weight = self.weight[:, : self.n_in]
-
-        def pack() -> list[Product]:
-            biases = _with_forget_bias(self.bias)[:, 0]
-            return [Float32Product(*pair) for pair in zip(weight, biases, strict=True)]
-
-        if packed := self._packed.get(self.parameters(), pack, can_pack(x, "float32"), "inputs"):
-            return lambda inputs: [product(one) for product, one in zip(packed, inputs, strict=True)]
-        bias = _with_forget_bias(self.bias).to(x)
-        return lambda inputs: torch.baddbmm(bias, inputs, weight)
-
-    def _single_rows(self, x: Tensor) -> list[SingleRow] | None:
-        """What runs a single sentence in each direction; None where the compiled part is not there or not for this."""
-        is_wanted = can_compile(x) and self.weight.dtype == x.dtype and self.weight.numel() < _MAX_TILED
-
-        def tile() -> list[SingleRow]:
-            projections = [None, None] if self.projection is None else self.projection
-            pairs = zip(self.weight[:, self.n_in :], projections, strict=True)
-            return [SingleRow(*pair, self.cell_clip, self.proj_clip) for pair in pairs]
-
-        return self._packed.get(self.parameters(), tile, is_wanted, "single row")
-
-    def _run_compiled(self, compiled: list[SingleRow], x: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, State]:
-        """Run a single sentence without gradients, one direction after the other."""
-        outputs = x.new_empty(2, x.shape[1], self.projection_dim)
-        hidden, cell = (part.to(x, copy=True).contiguous() for part in (hidden, cell))
-        start = 0
-        for gates, sizes in self._gate_inputs(x, [1] * x.shape[1]):
-            for direction, row in enumerate(compiled):
-                found = outputs[direction, start : start + len(sizes)]
-                row.run(gates[direction], hidden[direction, 0], cell[direction, 0], found)
-            start += len(sizes)
-        return outputs, (hidden, cell)
+    def _max_rows(self, x: Tensor) -> int:
+        """Of how many rows the input half of the gates is computed at once."""
+        return max(_GATE_BUFFER_BYTES // (2 * 4 * self.dim * x.element_size()), self.n_in)
 
     def pack(self, make: type[Product]) -> list["_PackedDirection"]:
         """Return the products of each direction."""
-        scale = torch.ones_like(self.bias[0])
-        scale[3 * self.dim :] = 2  # tanh(z) = 2 * sigmoid(2 * z) - 1, so one sigmoid serves all gates
-        bias = _with_forget_bias(self.bias)[:, 0] * scale
+        bias = _with_forget_bias(self.bias)[:, 0]
         return [
             _PackedDirection(
-                make(self.weight[direction].float() * scale, bias[direction], "sigmoid"),
+                make(self.weight[direction, : self.n_in], bias[direction]),
+                make(self.weight[direction, self.n_in :]),
                 None if self.projection is None else make(self.projection[direction], limit=self.proj_clip),
             )
             for direction in range(2)
         ]
 
     def _run_packed(
-        self, packed: list["_PackedDirection"], x: Tensor, hidden: Tensor, cell: Tensor, steps: list["_TimeStep"]
+        self, packed: list["_PackedDirection"], x: Tensor, hidden: Tensor, cell: Tensor, steps: list[TimeStep]
     ) -> tuple[Tensor, State]:
         """Run without gradients through packed products, one direction after the other."""
         outputs = x.new_empty(2, x.shape[1], self.projection_dim)
-        hidden, cell = hidden.clone(), cell.clone()
+        hidden, cell = (part.to(x, copy=True).contiguous() for part in (hidden, cell))
         for direction, products in enumerate(packed):
-            self._run_direction(products, x[direction], hidden[direction], cell[direction], steps, outputs[direction])
+            state = hidden[direction], cell[direction]
+            for some in time_blocks(steps, self._max_rows(x)):
+                tokens = tokens_of(some)
+                inputs = products.inputs(x[direction, tokens])
+                self._run_steps(products, inputs, state, some, outputs[direction, tokens])
         return outputs, (hidden, cell)
 
-    def _run_direction(
-        self,
-        products: "_PackedDirection",
-        x: Tensor,
-        last_hidden: Tensor,
-        last_cell: Tensor,
-        steps: list["_TimeStep"],
-        outputs: Tensor,
+    def _run_steps(
+        self, products: "_PackedDirection", inputs: Tensor, state: State, steps: list[TimeStep], outputs: Tensor
     ) -> None:
         """Fill in `outputs` and bring the state up to date; row by row it stays what it was at the row's last step."""
-        read = torch.cat([x, torch.empty_like(outputs)], dim=1)  # the hidden state that a step finds beside its input
-        for step in steps:
-            hidden, cell = last_hidden[: step.rows], last_cell[: step.rows]
-            read[step.tokens, self.n_in :] = step.keep(hidden)
-            enter, forget, leave, candidate = products.gates(read[step.tokens]).chunk(4, dim=1)
-            cell.copy_(step.keep(cell)).mul_(forget).addcmul_(enter, candidate, value=2).sub_(enter)
-            new = _tanh_(_clip(cell, self.cell_clip).clone()).mul_(leave)
-            hidden.copy_(products.projection(new) if products.projection else new)
-            outputs[step.tokens] = hidden
+        update = update_rows if can_compile(inputs) else _update_rows
+        sizes = [step.rows for step in steps]
+        for step, one, found in zip(steps, inputs.split(sizes), outputs.split(sizes), strict=True):
+            hidden, cell = (part[: step.rows] for part in state)
+            if step.kept is not None:
+                hidden.copy_(step.keep(hidden)), cell.copy_(step.keep(cell))
+            new = update(products.recurrent(hidden), one, cell, self.cell_clip)
+            found.copy_(products.projection(new) if products.projection else new)
+            hidden.copy_(found)
+
+    def _run_rows(
+        self,
+        packed: list["_PackedDirection"],
+        single: list[SingleRow],
+        x: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        steps: list[TimeStep],
+    ) -> tuple[Tensor, State]:
+        """Run the same, one row after the other."""
+        outputs = x.new_empty(2, x.shape[1], self.projection_dim)
+        hidden, cell = (part.to(x, copy=True).contiguous() for part in (hidden, cell))
+        for row in range(steps[0].rows):
+            tokens = torch.tensor([step.start + row for step in steps if row < step.rows])
+            for direction, (products, one) in enumerate(zip(packed, single, strict=True)):
+                for some in tokens.split(self._max_rows(x)):
+                    found = x.new_empty(len(some), self.projection_dim)
+                    one.run(products.inputs(x[direction, some]), hidden[direction, row], cell[direction, row], found)
+                    outputs[direction, some] = found
+        return outputs, (hidden, cell)
+
+    def _single_rows(self, packed: list["_PackedDirection"], x: Tensor) -> list[SingleRow] | None:
+        """What runs a single row in each direction, to the same bits as the packed products do; None where the compiled
+        part is not there, not for this, or does not come to these bits."""
+        is_wanted = can_compile(x) and self.precision == "float32" and self.weight.numel() < _MAX_TILED
+
+        def tile() -> list[SingleRow]:
+            candidates = ([self._single_row(direction, block) for direction in range(2)] for block in _BLOCKS)
+            return next((rows for rows in candidates if self._agree(packed, rows)), [])
+
+        return self._packed.get(self.parameters(), tile, is_wanted, "single row")
+
+    def _single_row(self, direction: int, block: int) -> SingleRow:
+        projection = None if self.projection is None else self.projection[direction]
+        return SingleRow(self.weight[direction, self.n_in :], projection, self.cell_clip, self.proj_clip, block)
+
+    def _agree(self, packed: list["_PackedDirection"], rows: list[SingleRow]) -> bool:
+        """Whether both come to the same bits, on a few steps of random input."""
+        generator = torch.Generator().manual_seed(0)
+        shapes = ((4, self.n_in), (1, self.projection_dim), (1, self.dim))
+        x, hidden, cell = (torch.randn(2, *shape, generator=generator) for shape in shapes)
+        steps = time_steps([1] * 4, None)
+        one = self._run_packed(packed, x, hidden, cell, steps)
+        other = self._run_rows(packed, rows, x, hidden, cell, steps)
+        return torch.equal(one[0], other[0]) and all(map(torch.equal, one[1], other[1]))
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as TensorFlow's `LSTMCell` does: Glorot uniform, biases zero."""
@@ -220,20 +225,16 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         nn.init.zeros_(self.bias)
 
 
-def _stacked(parts: Tensor | Sequence[Tensor]) -> Tensor:
-    return parts if isinstance(parts, Tensor) else torch.stack(tuple(parts))
-
-
 @dataclass(frozen=True)
 class _PackedDirection:
     """The products of one direction.
 
-    gates: of an input and the hidden state before it side by side, all through a sigmoid; the candidate's is of
-        twice its argument.
+    inputs, recurrent: of the input, with the biases, and of the hidden state before it: what the gates are the sum of.
     projection: with the clip; None where there is none.
     """
 
-    gates: Product
+    inputs: Product
+    recurrent: Product
     projection: Product | None
 
 
@@ -254,7 +255,7 @@ class _Recurrence(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         projection: Tensor | None,
-        steps: list["_TimeStep"],
+        steps: list[TimeStep],
         clips: tuple[float | None, float | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute outputs and last states as `_run_in_place` does, and keep gates, cells and outputs of every step."""
@@ -334,7 +335,7 @@ def _step_back(
     return d_cell.mul_(forget)
 
 
-def _found_hidden(steps: list["_TimeStep"], initial: Tensor, outputs: Tensor) -> Tensor:
+def _found_hidden(steps: list[TimeStep], initial: Tensor, outputs: Tensor) -> Tensor:
     """The hidden state that each step found, `[2, n_tokens, projection_dim]`."""
     found = [steps[0].keep(initial)]
     for before, step in itertools.pairwise(steps):
@@ -348,6 +349,13 @@ def _activate(gates: Tensor) -> Sequence[Tensor]:
     gates[..., : 3 * candidate.shape[-1]].sigmoid_()
     _tanh_(candidate)
     return enter, forget, leave, candidate
+
+
+def _update_rows(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float | None) -> Tensor:
+    """As `compiled.update_rows`, by torch's operators."""
+    enter, forget, leave, candidate = _activate(gates.add_(inputs))
+    _clip(cell.mul_(forget).addcmul_(enter, candidate), cell_clip)
+    return _tanh_(cell.clone()).mul_(leave)
 
 
 def _tanh_(x: Tensor) -> Tensor:
@@ -373,45 +381,3 @@ def _with_forget_bias(bias: Tensor) -> Tensor:
     bias = bias.detach().clone()
     bias[:, dim : 2 * dim] += _FORGET_BIAS
     return bias.unsqueeze(1)
-
-
-@dataclass(frozen=True)
-class _TimeStep:
-    """One time step of packed sequences: its first token, its rows, and where rows start afresh there.
-
-    kept: `[rows, 1]`, 0 for a row that forgets its state before the step; None where all keep it.
-    """
-
-    start: int
-    rows: int
-    kept: Tensor | None = None
-
-    @property
-    def tokens(self) -> slice:
-        return slice(self.start, self.start + self.rows)
-
-    def keep(self, state: Tensor) -> Tensor:
-        """State `[2, rows, width]` (or its gradient) as the step finds it."""
-        return state if self.kept is None else state * self.kept.to(state)
-
-
-def _time_steps(batch_sizes: Sequence[int], starts: Tensor | None) -> list[_TimeStep]:
-    steps, start = [], 0
-    for rows in batch_sizes:
-        fresh = None if starts is None else starts[start : start + rows]
-        steps.append(_TimeStep(start, rows, (~fresh)[:, None] if fresh is not None and fresh.any() else None))
-        start += rows
-    return steps
-
-
-def _time_blocks(batch_sizes: Sequence[int], max_rows: int) -> list[tuple[int, list[int]]]:
-    """Group time steps into blocks of at most `max_rows` rows (one step at least): first row, and rows of each step."""
-    blocks: list[tuple[int, list[int]]] = []
-    start = 0
-    for size in batch_sizes:
-        if blocks and sum(blocks[-1][1]) + size <= max_rows:
-            blocks[-1][1].append(size)
-        else:
-            blocks.append((start, [size]))
-        start += size
-    return blocks

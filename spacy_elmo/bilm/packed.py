@@ -8,7 +8,6 @@ the matrix in the wrong order (35 to 65% of the speed of a large product at 32 r
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import torch
@@ -21,13 +20,9 @@ from spacy_elmo.errors import ElmoError
 Precision = Literal["float32", "float16", "int8"]
 Activation = Literal["none", "relu", "sigmoid"]
 
-# From how many rows on packed products are the faster ones, for modules with matrices of at least 16 MiB and for
-# smaller ones. For fewer rows, reading the weights and calling operators is all there is to do.
-_LARGE = 4 * 2**20
-MIN_ROWS_LARGE, MIN_ROWS_SMALL = 4, 12
-
-# oneDNN makes a kernel for each number of rows it meets, which takes longer than most products: so it meets few.
-_ROW_UNIT = 8
+# oneDNN makes a kernel for each number of rows it meets, which takes longer than most products: so it meets few. From
+# two rows on, a row has the same bits whatever their number.
+_ROW_UNIT, _MIN_ROWS = 8, 2
 
 T = TypeVar("T")
 
@@ -70,12 +65,13 @@ class Float32Product(Product):
     def __call__(self, x: Tensor) -> Tensor:
         """As `Product`."""
         rows = len(x)
-        if rows % _ROW_UNIT:
-            x = functional.pad(x, (0, 0, 0, -rows % _ROW_UNIT))
-        clip = None if self._limit is None else ("hardtanh", [-self._limit, self._limit], "")
-        how = clip or (self._activation, [], "")
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *how)
-        return product[:rows]
+        missing = -rows % _ROW_UNIT if rows > _ROW_UNIT else max(0, _MIN_ROWS - rows)
+        if missing:
+            x = functional.pad(x, (0, 0, 0, missing))
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._activation, [], "")
+        product = product[:rows]
+        # Not oneDNN's hardtanh, which makes numbers of NaN.
+        return product if self._limit is None else product.clamp_(-self._limit, self._limit)
 
 
 class Float16Product(Product):
@@ -182,13 +178,7 @@ class PackedModule(nn.Module, Generic[T]):
 
     def packed(self, x: Tensor) -> T | None:
         """Return the products for `x` (`[..., rows, n_in]`), or None where plain ones are to be used."""
-        is_wanted = self.precision != "float32" or x.shape[-2] >= self._enough_rows
-        return self._get(is_wanted and can_pack(x, self.precision))
-
-    @cached_property
-    def _enough_rows(self) -> int:
-        is_large = max(parameter.numel() for parameter in self.parameters()) >= _LARGE
-        return MIN_ROWS_LARGE if is_large else MIN_ROWS_SMALL
+        return self._get(can_pack(x, self.precision))
 
     def prepare(self) -> None:
         """Pack now what would be packed when first needed."""

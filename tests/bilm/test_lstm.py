@@ -113,15 +113,6 @@ def test_a_projection_clip_without_projection_clips_nothing():
     assert clipped.abs().max() > 0.01
 
 
-@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=30), budget=st.integers(1, 500))
-def test_time_blocks_cover_every_step_once_within_the_budget(sizes, budget):
-    sizes = sorted(sizes, reverse=True)
-    blocks = lstm._time_blocks(sizes, budget)
-    assert [size for _, block in blocks for size in block] == sizes
-    assert [start for start, _ in blocks] == np.cumsum([0, *(sum(block) for _, block in blocks)])[:-1].tolist()
-    assert all(sum(block) <= budget or len(block) == 1 for _, block in blocks)
-
-
 @given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     projection_dim=st.sampled_from([2, 4]),

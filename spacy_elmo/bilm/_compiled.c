@@ -1,4 +1,5 @@
-/* One sentence through one direction of an LSTM layer, all of its time steps in one call.
+/* The time steps of an LSTM layer in float32: what is between the products of several rows (`update`), and all of the
+ * steps of a single row in one call (`run`), which come to the same bits.
  *
  * With a single row, reading the weights is all there is to do. They lie in tiles of TILE columns, each row after row,
  * so that they are read from front to back: as fast as the cache gives them. What an interpreter does between two
@@ -20,7 +21,7 @@
 /* One version for each width of vectors, chosen when the module is loaded. With the narrowest, which is what other
  * compilers make, torch's operators are as fast or faster. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "arch=haswell", "default")))
 #else
 #error "made for GCC on x86-64 Linux"
 #endif
@@ -55,45 +56,71 @@ static inline float clip(float x, float limit)
     return x < -limit ? -limit : x;
 }
 
-/* sums [n_tiles * TILE] += x [n_rows] times the tiles [n_tiles, n_rows, TILE] */
+/* sums [n_tiles * TILE] = x [n_rows] times the tiles [n_tiles, n_rows, TILE], in the order of oneDNN: row after row in
+ * each `block` of rows, and block after block. */
 FOR_EACH_PROCESSOR
-static void add_product(Py_ssize_t n_rows, Py_ssize_t n_tiles, const float *restrict x, const float *restrict tiles,
-                        float *restrict sums)
+static void multiply(Py_ssize_t n_rows, Py_ssize_t n_tiles, Py_ssize_t block, const float *restrict x,
+                     const float *restrict tiles, float *restrict sums)
 {
     for (Py_ssize_t tile = 0; tile < n_tiles; tile++) {
-        float part[TILE];
-        memcpy(part, sums + tile * TILE, sizeof part);
-        for (Py_ssize_t row = 0; row < n_rows; row++) {
-            const float *weights = tiles + (tile * n_rows + row) * TILE;
+        float total[TILE] = {0};
+        for (Py_ssize_t start = 0; start < n_rows; start += block) {
+            Py_ssize_t end = n_rows - start < block ? n_rows : start + block;
+            float part[TILE] = {0};
+            for (Py_ssize_t row = start; row < end; row++) {
+                const float *weights = tiles + (tile * n_rows + row) * TILE;
+                for (int column = 0; column < TILE; column++)
+                    part[column] += x[row] * weights[column];
+            }
             for (int column = 0; column < TILE; column++)
-                part[column] += x[row] * weights[column];
+                total[column] += part[column];
         }
-        memcpy(sums + tile * TILE, part, sizeof part);
+        memcpy(sums + tile * TILE, total, sizeof total);
     }
 }
 
-/* gates: input, forget, output and candidate, [4, dim], before their nonlinearities */
+/* gates: input, forget, output and candidate, [4, dim], before their nonlinearities: the sums of both halves */
 FOR_EACH_PROCESSOR
-static void update(Py_ssize_t dim, const float *restrict gates, float cell_clip, float *restrict cell,
-                   float *restrict output)
+static void update(Py_ssize_t dim, const float *restrict gates, const float *restrict inputs, float cell_clip,
+                   float *restrict cell, float *restrict output)
 {
-    const float *enter = gates, *forget = gates + dim, *leave = gates + 2 * dim, *candidate = gates + 3 * dim;
     for (Py_ssize_t i = 0; i < dim; i++) {
-        float kept = cell[i] * sigmoid(forget[i]);
-        cell[i] = clip(kept + sigmoid(enter[i]) * hyperbolic_tangent(candidate[i]), cell_clip);
-        output[i] = hyperbolic_tangent(cell[i]) * sigmoid(leave[i]);
+        float enter = sigmoid(gates[i] + inputs[i]), forget = sigmoid(gates[dim + i] + inputs[dim + i]);
+        float leave = sigmoid(gates[2 * dim + i] + inputs[2 * dim + i]);
+        float candidate = hyperbolic_tangent(gates[3 * dim + i] + inputs[3 * dim + i]);
+        cell[i] = clip(cell[i] * forget + enter * candidate, cell_clip);
+        output[i] = hyperbolic_tangent(cell[i]) * leave;
     }
 }
 
 static Py_ssize_t tiles_of(Py_ssize_t columns) { return (columns + TILE - 1) / TILE; }
 
+static PyObject *update_rows(PyObject *self, PyObject *arguments)
+{
+    Py_ssize_t n_rows, dim, addresses[4];
+    float cell_clip;
+    if (!PyArg_ParseTuple(arguments, "nnfnnnn", &n_rows, &dim, &cell_clip, &addresses[0], &addresses[1], &addresses[2],
+                          &addresses[3]))
+        return NULL;
+    const float *gates = (const float *)addresses[0];  /* [n_rows, 4 * dim] */
+    const float *inputs = (const float *)addresses[1]; /* [n_rows, 4 * dim], with the biases */
+    float *cell = (float *)addresses[2];               /* [n_rows, dim], brought up to date */
+    float *outputs = (float *)addresses[3];            /* [n_rows, dim], filled in */
+
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t row = 0; row < n_rows; row++)
+        update(dim, gates + row * 4 * dim, inputs + row * 4 * dim, cell_clip, cell + row * dim, outputs + row * dim);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyObject *run(PyObject *self, PyObject *arguments)
 {
-    Py_ssize_t n_steps, dim, width; /* width: of the hidden state */
+    Py_ssize_t n_steps, dim, width, block; /* width: of the hidden state; block: see multiply */
     Py_ssize_t addresses[6];
     float cell_clip, proj_clip;
-    if (!PyArg_ParseTuple(arguments, "nnnffnnnnnn", &n_steps, &dim, &width, &cell_clip, &proj_clip, &addresses[0],
-                          &addresses[1], &addresses[2], &addresses[3], &addresses[4], &addresses[5]))
+    if (!PyArg_ParseTuple(arguments, "nnnnffnnnnnn", &n_steps, &dim, &width, &block, &cell_clip, &proj_clip,
+                          &addresses[0], &addresses[1], &addresses[2], &addresses[3], &addresses[4], &addresses[5]))
         return NULL;
     const float *inputs = (const float *)addresses[0];     /* [n_steps, 4 * dim], with the biases */
     const float *weight = (const float *)addresses[1];     /* tiles of [width, 4 * dim] */
@@ -109,14 +136,13 @@ static PyObject *run(PyObject *self, PyObject *arguments)
     float *projected = gates + n_gates, *squashed = projected + n_projected;
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t step = 0; step < n_steps; step++) {
-        memcpy(gates, inputs + step * 4 * dim, 4 * (size_t)dim * sizeof(float));
-        add_product(width, tiles_of(4 * dim), hidden, weight, gates);
+        const float *added = inputs + step * 4 * dim;
+        multiply(width, tiles_of(4 * dim), block, hidden, weight, gates);
         if (projection == NULL) {
-            update(dim, gates, cell_clip, cell, hidden);
+            update(dim, gates, added, cell_clip, cell, hidden);
         } else {
-            update(dim, gates, cell_clip, cell, squashed);
-            memset(projected, 0, (size_t)n_projected * sizeof(float));
-            add_product(dim, tiles_of(width), squashed, projection, projected);
+            update(dim, gates, added, cell_clip, cell, squashed);
+            multiply(dim, tiles_of(width), block, squashed, projection, projected);
             for (Py_ssize_t i = 0; i < width; i++)
                 hidden[i] = clip(projected[i], proj_clip);
         }
@@ -128,15 +154,16 @@ static PyObject *run(PyObject *self, PyObject *arguments)
 }
 
 static PyMethodDef methods[] = {
-    {"run", run, METH_VARARGS, "See _single_row.pyi."},
+    {"update_rows", update_rows, METH_VARARGS, "See _compiled.pyi."},
+    {"run", run, METH_VARARGS, "See _compiled.pyi."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_single_row", "Compiled part of single_row.py.", 0, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_compiled", "Compiled part of compiled.py.", 0, methods, NULL, NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit__single_row(void)
+PyMODINIT_FUNC PyInit__compiled(void)
 {
     PyObject *created = PyModule_Create(&module);
     if (created != NULL && PyModule_AddIntConstant(created, "TILE", TILE) < 0) {
