@@ -20,6 +20,9 @@ from spacy_elmo.errors import ElmoError
 _CHUNK_POSITIONS = 2048
 _CHUNK_POSITIONS_GPU = 2**18
 
+# A product of fewer than four rows, which are the windows of a word of so few characters, may differ in the last bit.
+_SHORTEST = 3
+
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 
@@ -45,7 +48,7 @@ class CharacterCNN(nn.Module):
         """Return the vectors of `words` as `[len(words), width]`; each is the same in any company."""
         full = self.options.max_characters_per_token
         ids = [characters.token_ids(word, full) for word in words]
-        return self.embed_ids(characters.pad(ids, min(full, max(map(len, ids), default=0) + self._widest)))
+        return self.embed_ids(characters.pad(ids, min(full, max([_SHORTEST, *map(len, ids)]) + self._widest)))
 
     def embed_ids(self, ids: npt.NDArray[np.integer[Any]]) -> Tensor:
         """Return vectors `[n_words, width]` of words given by their character ids, padded to `max_characters` or to
@@ -81,8 +84,8 @@ class CharacterCNN(nn.Module):
         Only windows that touch the longest word are computed, and one that is all padding, where the
         full width has one: the others are equal to it, and the maximum is the same.
         """
-        options = self.options
-        full = options.max_characters_per_token
+        options, longest = self.options, max(longest, _SHORTEST)
+        full = min(options.max_characters_per_token, ids.shape[1])
         needed = torch.from_numpy(ids[:, : min(full, longest + self._widest)]).to(self.embedding.device)
         x = self.embedding[needed]  # [words, positions, embedding_dim]
         pooled = []

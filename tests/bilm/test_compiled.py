@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spacy_elmo.bilm import BiLM, BiLMOptions, CharCNNOptions, LSTMOptions, compiled
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
-from spacy_elmo.bilm.packed import Float32Product
+from spacy_elmo.bilm.packed import _HAS
 
 needs_compiled = pytest.mark.skipif(compiled._compiled is None, reason="built without a C compiler")
 
@@ -72,7 +72,7 @@ def test_it_equals_torchs_operators(dim, width, steps, clips, with_state, seed):
 
 @needs_compiled
 def test_the_state_goes_on_from_block_to_block():
-    layer = make_layer(256, 16, scale=0.3)  # blocks of 128 steps
+    layer = make_layer(256, 16, scale=0.3)  # more than a block
     assert_equal(*run_both(layer, torch.randn(2, 300, 16, generator=torch.Generator().manual_seed(1))))
 
 
@@ -149,28 +149,49 @@ def test_gradients_and_other_types_take_torchs_operators(monkeypatch):
         layer.double()(x.double(), [1] * 5)
 
 
-@needs_compiled
-@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.skipif(not _HAS["float32"], reason="torch has no packed products on this processor")
+@pytest.mark.parametrize("is_there", [pytest.param(True, marks=needs_compiled), False])
 @pytest.mark.parametrize(("dim", "width"), [(96, 24), (256, 64), (1024, 128)])
 def test_a_sentence_has_the_same_bits_alone_and_in_any_batch(monkeypatch, dim, width, is_there):
-    """Texts of a thousand like words: where a biLM is chaotic, the last bit of the first step would be seen."""
+    """Also hundreds of times the same word: where a biLM is chaotic, the last bit of the first step would be seen."""
     if not is_there:
         monkeypatch.setattr(compiled, "_compiled", None)
-    product = Float32Product(torch.randn(width, 4 * dim))
-    x = torch.randn(64, width)
-    if not all(torch.equal(product(x[:rows]), product(x)[:rows]) for rows in (1, 2, 7, 8, 31)):
-        pytest.skip("oneDNN's products differ with the number of rows on this processor")
-    lstm = LSTMOptions(dim, width, n_layers=2, cell_clip=3.0, proj_clip=3.0, use_skip_connections=True)
-    bilm = BiLM(BiLMOptions(lstm, CharCNNOptions(((1, 8), (2, 16)), n_highway=1)), seed=0).requires_grad_(False)
-    for parameter in bilm.parameters():
-        parameter.mul_(3)
-    sentences = [["a"] * 300, ["a", "b"] * 20, *(f"w{i} of {i} words".split()[: 1 + i % 4] for i in range(40))]
+    bilm = make_bilm(dim, width)
+    sentences = [["a"] * 300, [""], ["a", "b"] * 20, *(f"w{i} of {i} words".split()[: 1 + i % 4] for i in range(40))]
     for number, sentence in enumerate(sentences[:6]):
-        alone = bilm.encode([sentence])[0]
+        alone = encode_afresh(bilm, [sentence])[0]
         assert abs(alone[2]).max() > 0
         for company in (sentences[:2], sentences[:9], sentences):
-            beside = bilm.encode([*company, sentence])[-1]
+            beside = encode_afresh(bilm, [*company, sentence])[-1]
             np.testing.assert_array_equal(alone, beside, err_msg=f"sentence {number} beside {len(company)}")
+
+
+def make_bilm(dim, width):
+    lstm = LSTMOptions(dim, width, n_layers=2, cell_clip=3.0, proj_clip=3.0, use_skip_connections=True)
+    options = BiLMOptions(lstm, CharCNNOptions(((1, 8), (2, 16), (7, 64)), n_highway=1))
+    bilm = BiLM(options, seed=0).requires_grad_(False)
+    for parameter in bilm.parameters():
+        parameter.mul_(3)
+    return bilm
+
+
+def encode_afresh(bilm, sentences):
+    bilm.clear_word_table()
+    return bilm.encode(sentences)
+
+
+@needs_compiled
+@pytest.mark.parametrize(("dim", "width"), [(512, 64), (1024, 128), (2048, 256)])
+def test_a_single_row_is_compiled_at_the_usual_sizes(monkeypatch, dim, width):
+    called = []
+    run = compiled.SingleRow.run
+    monkeypatch.setattr(compiled.SingleRow, "run", lambda *arguments: called.append(run(*arguments)))
+    layer = make_layer(dim, width)
+    with torch.inference_mode():
+        layer(torch.randn(2, 5, width), [1] * 5)
+        tried = len(called)
+        layer(torch.randn(2, 5, width), [1] * 5)
+    assert len(called) == tried + 2  # one for each direction
 
 
 @needs_compiled

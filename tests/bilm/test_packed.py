@@ -54,6 +54,16 @@ def test_a_row_is_the_same_in_any_company(precision, n_in):
         torch.testing.assert_close(product(x[:rows]), product(x)[:rows], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_in", [7, 128, 512, 1024, 4096])
+@pytest.mark.parametrize("n_out", [13, 512])
+def test_a_row_has_the_same_bits_in_any_company(n_in, n_out):
+    generator = torch.Generator().manual_seed(0)
+    product = PRODUCTS["float32"](torch.randn(n_in, n_out, generator=generator) / n_in**0.5, limit=3.0)
+    x = torch.randn(100, n_in, generator=generator)
+    for rows in (1, 2, 3, 7, 8, 9, 33):
+        assert torch.equal(product(x[:rows]), product(x)[:rows])
+
+
 @pytest.mark.parametrize("precision", get_args(Precision))
 def test_a_product_does_not_follow_its_weight(precision):
     weight, bias, x = torch.ones(3, 2), torch.ones(2), torch.ones(4, 3)
@@ -115,7 +125,7 @@ def test_other_types_gradients_and_training_use_plain_products():
 
 
 @torch.no_grad()
-def test_reduced_precision_is_packed_for_any_number_of_rows():
+def test_reduced_precision_is_packed():
     highway = Highway(4).requires_grad_(False)
     highway.set_precision("float16")
     assert highway.carry_weight.dtype == torch.float16
