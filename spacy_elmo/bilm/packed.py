@@ -20,8 +20,8 @@ from spacy_elmo.errors import ElmoError
 Precision = Literal["float32", "float16", "int8"]
 Activation = Literal["none", "relu", "sigmoid"]
 
-# oneDNN makes a kernel for each number of rows it meets, which takes longer than most products: so it meets few. From
-# two rows on, a row has the same bits whatever their number.
+# oneDNN makes and keeps a kernel for each number of rows it meets, which takes longer than most products: so it meets
+# few, at most sixteen between a number and twice that. From two rows on, a row has the same bits whatever their number.
 _ROW_UNIT, _MIN_ROWS = 8, 2
 
 T = TypeVar("T")
@@ -65,7 +65,8 @@ class Float32Product(Product):
     def __call__(self, x: Tensor) -> Tensor:
         """As `Product`."""
         rows = len(x)
-        missing = -rows % _ROW_UNIT if rows > _ROW_UNIT else max(0, _MIN_ROWS - rows)
+        unit = max(_ROW_UNIT, 2 ** (rows.bit_length() - 5))
+        missing = -rows % unit if rows > unit else max(0, _MIN_ROWS - rows)
         if missing:
             x = functional.pad(x, (0, 0, 0, missing))
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._activation, [], "")

@@ -355,11 +355,11 @@ print(*after)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory where Linux tells it")
 def test_memory_stays_flat_over_a_long_stream(data):
-    """The first third fills spaCy's vocabulary; from then on nothing may grow with the number of texts."""
+    """The first parts fill spaCy's vocabulary and oneDNN's kernels; then nothing may grow with the number of texts."""
     script = FLAT.replace("WEIGHTS", repr(str(data / "tiny_2l_skip")))
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    first, _, last = map(int, done.stdout.split())
-    assert last - first < 40  # the vectors of the texts in between: 320,000 tokens of 128 bytes and more
+    _, second, last = map(int, done.stdout.split())
+    assert last - second < 18  # the vectors of the texts in between: 160,000 tokens of 128 bytes and more
 
 
 def test_hundred_thousand_tokens_in_one_doc(tiny):
