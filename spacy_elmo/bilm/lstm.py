@@ -292,7 +292,8 @@ class _Recurrence(torch.autograd.Function):
         x, weight, projection, gates, cells, squashed, outputs = ctx.saved_tensors
         (d_outputs, d_hidden, d_cell), n_in = (grad.clone() for grad in grads), x.shape[2]
         initial_hidden, initial_cell = ctx.initial
-        d_gates, recurrent = torch.empty_like(gates), weight[:, n_in:].transpose(1, 2)
+        d_gates = torch.empty_like(gates)
+        recurrent = weight[:, n_in:].transpose(1, 2).contiguous()  # or torch lays it out anew at each time step
         for number in reversed(range(len(ctx.steps))):
             step = ctx.steps[number]
             now, rows = step.tokens, step.rows

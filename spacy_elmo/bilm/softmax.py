@@ -145,14 +145,14 @@ def _cross_entropy(
     scored = _Scored.of(hidden, weight, bias, targets, candidates)
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    rows, biases = scored.rows.to(dtype), scored.biases.to(dtype)
+    rows = scored.rows.to(dtype)
     losses, d_truth = torch.empty_like(scored.truth), torch.full_like(scored.truth, -1.0)
     d_hidden, d_rows, d_biases = (torch.zeros_like(part) for part in (hidden, scored.rows, scored.biases))
     size = max(1, _CHUNK_BYTES // (4 * len(rows)))
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
         chunk, truth = hidden[part].to(dtype), scored.truth[part]
-        logits = torch.addmm(biases, chunk, rows.T).to(hidden.dtype)
+        logits = torch.mm(chunk, rows.T).to(truth).add_(scored.biases)  # only the products are in autocast's type
         if scored.hits is not None:
             hit = scored.hits[part]
             found = (hit >= 0).nonzero().squeeze(1)
@@ -167,10 +167,11 @@ def _cross_entropy(
             d_truth[part] += (truth - total).exp()
         losses[part] = total - truth
         if with_gradients:
+            probability.mul_(among_all[:, None])
+            d_biases += probability.sum(0)
             probability = probability.to(dtype)
-            d_biases += torch.mv(probability.T, among_all.to(dtype))
-            d_hidden[part] = torch.mm(probability, rows) * among_all[:, None]
-            d_rows += torch.mm(probability.T, chunk * among_all[:, None].to(dtype))
+            d_hidden[part] = torch.mm(probability, rows)
+            d_rows += torch.mm(probability.T, chunk)
     if not with_gradients:
         return losses, None
     d_hidden.addcmul_(d_truth[:, None], weight[targets])
