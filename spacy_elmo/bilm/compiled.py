@@ -40,19 +40,14 @@ class SingleRow:
 
     weight: `[projection_dim, 4 * dim]`, the recurrent part; gates are input, forget, output, candidate.
     projection: `[dim, projection_dim]`, or None.
-    block: rows of a matrix that are summed up by themselves.
+    block: rows of a matrix that are summed up by themselves; all of them, unless set.
     """
 
     def __init__(
-        self,
-        weight: Tensor,
-        projection: Tensor | None,
-        cell_clip: float | None,
-        proj_clip: float | None,
-        block: int,
+        self, weight: Tensor, projection: Tensor | None, cell_clip: float | None, proj_clip: float | None
     ) -> None:
         self._width, self._dim = weight.shape[0], weight.shape[1] // 4
-        self._clips, self._block = (_limit(cell_clip), _limit(proj_clip)), block
+        self._clips, self.block = (_limit(cell_clip), _limit(proj_clip)), max(weight.shape[0], self._dim)
         self._weight = _in_tiles(weight)
         self._projection = None if projection is None else _in_tiles(projection)
 
@@ -66,7 +61,7 @@ class SingleRow:
         shapes = [(n_steps, 4 * dim), (width,), (dim,), (n_steps, width)]
         first, *others = _addresses([inputs, hidden, cell, outputs], shapes)
         weights = [0 if one is None else one.data_ptr() for one in (self._weight, self._projection)]
-        _compiled.run(n_steps, dim, width, self._block, *self._clips, first, *weights, *others)
+        _compiled.run(n_steps, dim, width, self.block, *self._clips, first, *weights, *others)
 
 
 def _addresses(arrays: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:

@@ -197,14 +197,19 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         is_wanted = can_compile(x) and self.precision == "float32" and self.weight.numel() < _MAX_TILED
 
         def tile() -> list[SingleRow]:
-            candidates = ([self._single_row(direction, block) for direction in range(2)] for block in _BLOCKS)
-            return next((rows for rows in candidates if self._agree(packed, rows)), [])
+            rows = [self._single_row(direction) for direction in range(2)]
+            for block in _BLOCKS:
+                for one in rows:
+                    one.block = block
+                if self._agree(packed, rows):
+                    return rows
+            return []
 
         return self._packed.get(self.parameters(), tile, is_wanted, "single row")
 
-    def _single_row(self, direction: int, block: int) -> SingleRow:
+    def _single_row(self, direction: int) -> SingleRow:
         projection = None if self.projection is None else self.projection[direction]
-        return SingleRow(self.weight[direction, self.n_in :], projection, self.cell_clip, self.proj_clip, block)
+        return SingleRow(self.weight[direction, self.n_in :], projection, self.cell_clip, self.proj_clip)
 
     def _agree(self, packed: list["_PackedDirection"], rows: list[SingleRow]) -> bool:
         """Whether both come to the same bits, on a few steps of random input, and of none, which drowns nothing."""

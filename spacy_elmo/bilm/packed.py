@@ -71,8 +71,7 @@ class Float32Product(Product):
             x = functional.pad(x, (0, 0, 0, missing))
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._activation, [], "")
         product = product[:rows]
-        # Not oneDNN's hardtanh, which makes numbers of NaN.
-        return product if self._limit is None else product.clamp_(-self._limit, self._limit)
+        return product if self._limit is None else self._activate(product)  # oneDNN's own clip makes numbers of NaN
 
 
 class Float16Product(Product):

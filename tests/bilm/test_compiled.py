@@ -112,7 +112,7 @@ def test_a_state_of_another_layout_and_type_is_read_as_it_is():
 
 @needs_compiled
 def test_tensors_that_do_not_fit_are_refused():
-    row = compiled.SingleRow(torch.zeros(8, 160), torch.zeros(40, 8), 3.0, 3.0, block=512)
+    row = compiled.SingleRow(torch.zeros(8, 160), torch.zeros(40, 8), 3.0, 3.0)
     good = [torch.zeros(5, 160), torch.zeros(8), torch.zeros(40), torch.zeros(5, 8)]
     row.run(*good)
     for place, bad in enumerate([torch.zeros(5, 161), torch.zeros(9), torch.zeros(40).double(), torch.zeros(8, 5).T]):
