@@ -38,6 +38,13 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def bundled_width() -> int:
+    """Width of the bundled model's vectors, by its options file."""
+    options = TESTS.parent / "spacy_elmo" / "models" / "en_elmo_sm" / "options.json"
+    return 2 * json.loads(options.read_text())["lstm"]["projection_dim"]
+
+
+@pytest.fixture(scope="session")
 def sentences(data) -> list[list[str]]:
     """The 32 sentences that the originals encoded: emoji, CJK, lone surrogates, long, empty and special tokens."""
     return json.loads((data / "sentences.json").read_bytes())

@@ -234,8 +234,8 @@ width = {width}
 
 
 @pytest.mark.slow
-def test_fill_config_completes_a_listener(tmp_path):
-    (tmp_path / "partial.cfg").write_text(PARTIAL.format(width=128))
+def test_fill_config_completes_a_listener(tmp_path, bundled_width):
+    (tmp_path / "partial.cfg").write_text(PARTIAL.format(width=bundled_width))
     spacy_cli("init", "fill-config", tmp_path / "partial.cfg", tmp_path / "full.cfg")
     components = load_config(tmp_path / "full.cfg")["components"]
     listener = components["ner"]["model"]["tok2vec"]

@@ -114,12 +114,12 @@ def test_requests_that_arrive_together_are_answered_together(url, nlp):
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", []), (" \n", [" \n"])])
-def test_a_text_without_words_has_a_zero_vector(url, text, tokens):
+def test_a_text_without_words_has_a_zero_vector(url, text, tokens, bundled_width):
     empty, other = ask(url, texts=[text, "Not empty"]).json()["results"]
     assert empty["tokens"] == tokens
     assert len(empty["vectors"]) == len(tokens)
     assert set(empty["vector"]) == {0.0}
-    assert len(empty["vector"]) == len(other["vector"]) == 128
+    assert len(empty["vector"]) == len(other["vector"]) == bundled_width
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ def cosine(a, b):
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-def test_token_span_and_doc_vectors_come_from_elmo(nlp):
+def test_token_span_and_doc_vectors_come_from_elmo(nlp, bundled_width):
     doc = nlp("We sat on the bank.")
-    assert doc._.elmo.shape == (6, 128)
+    assert doc._.elmo.shape == (6, bundled_width)
     assert doc._.elmo.dtype == np.float32
     np.testing.assert_array_equal(doc[4].vector, doc._.elmo[4])
     np.testing.assert_array_equal(doc[4]._.elmo, doc._.elmo[4])
@@ -39,16 +39,16 @@ def test_same_word_in_two_contexts_is_not_the_same(nlp):
     assert money[5].similarity(money[5]) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_elmo_answers_where_the_vocab_has_static_vectors():
+def test_elmo_answers_where_the_vocab_has_static_vectors(bundled_width):
     nlp = spacy.blank("en")
     nlp.vocab.reset_vectors(width=300)
     nlp.vocab.set_vector("bank", np.ones(300, dtype=np.float32))
     nlp.add_pipe("elmo")
     money, river = nlp("I left money at the bank ."), nlp("We sat on the bank of the river .")
-    assert money[5].vector.shape == (128,)
+    assert money[5].vector.shape == (bundled_width,)
     assert money[5].similarity(river[4]) == pytest.approx(cosine(money._.elmo[5], river._.elmo[4]), abs=1e-5)
-    assert money.vector.shape == (128,)
-    assert money[4:6].vector.shape == (128,)
+    assert money.vector.shape == (bundled_width,)
+    assert money[4:6].vector.shape == (bundled_width,)
     assert money[0].has_vector  # no static vector, but one from ELMo
     with pytest.raises(ElmoError, match="width"):
         money[5].similarity(nlp.vocab["bank"])
@@ -68,11 +68,11 @@ def test_whitespace_tokens_have_no_vector_and_do_not_count(nlp):
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n\t "])
-def test_docs_without_words_have_zero_vectors(nlp, text):
+def test_docs_without_words_have_zero_vectors(nlp, text, bundled_width):
     doc = nlp(text)
-    assert doc._.elmo.shape == (len(doc), 128)
+    assert doc._.elmo.shape == (len(doc), bundled_width)
     assert not doc.has_vector
-    assert doc.vector.shape == (128,)
+    assert doc.vector.shape == (bundled_width,)
     assert doc.similarity(nlp("word")) == 0.0
 
 
@@ -116,7 +116,7 @@ def test_doc_to_bytes_and_copy_keep_vectors(nlp):
     np.testing.assert_array_equal(doc.copy()[4].vector, doc[4].vector)
 
 
-def test_vectors_setting_says_who_answers():
+def test_vectors_setting_says_who_answers(bundled_width):
     static = np.arange(300, dtype=np.float32)
     answers = {}
     for vectors in ("auto", "hooks", "tensor", "none"):
@@ -125,12 +125,12 @@ def test_vectors_setting_says_who_answers():
         nlp.vocab.set_vector("bank", static)
         nlp.add_pipe("elmo", config={"vectors": vectors})
         doc = nlp("the bank")
-        assert doc._.elmo.shape == (2, 128)
+        assert doc._.elmo.shape == (2, bundled_width)
         answers[vectors] = (doc[1].vector.shape[0], doc.tensor.shape)
     assert answers == {
-        "auto": (128, (2, 128)),
-        "hooks": (128, (0,)),
-        "tensor": (300, (2, 128)),
+        "auto": (bundled_width, (2, bundled_width)),
+        "hooks": (bundled_width, (0,)),
+        "tensor": (300, (2, bundled_width)),
         "none": (300, (0,)),
     }
 

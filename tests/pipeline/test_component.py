@@ -181,11 +181,11 @@ def test_random_weights_only_when_asked_for():
     np.testing.assert_allclose(random("some text")._.elmo, again("some text")._.elmo, atol=1e-6)
 
 
-def test_second_elmo_component_is_refused_and_leaves_the_pipeline_as_it_was(nlp):
+def test_second_elmo_component_is_refused_and_leaves_the_pipeline_as_it_was(nlp, bundled_width):
     with pytest.raises(ElmoError, match="two elmo components"):
         nlp.add_pipe("elmo", name="elmo2")
     assert nlp.pipe_names == ["elmo"]
-    assert nlp("still works")._.elmo.shape == (2, 128)
+    assert nlp("still works")._.elmo.shape == (2, bundled_width)
 
 
 def test_model_of_another_kind_is_refused(nlp):
@@ -209,9 +209,9 @@ def test_model_of_another_kind_is_refused(nlp):
         ["x" * 10_000, "é" * 10_000],
     ],
 )
-def test_any_script_and_length_gets_vectors(nlp, words):
+def test_any_script_and_length_gets_vectors(nlp, words, bundled_width):
     doc = nlp.get_pipe("elmo")(Doc(nlp.vocab, words=words))
-    assert doc._.elmo.shape == (len(words), 128)
+    assert doc._.elmo.shape == (len(words), bundled_width)
     assert np.isfinite(doc._.elmo).all()
     assert all(token.has_vector for token in doc)
 
@@ -322,9 +322,9 @@ print(peak() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peak memory where Linux tells it")
-def test_a_doc_of_hundred_thousand_tokens_takes_little_more_than_its_vectors():
+def test_a_doc_of_hundred_thousand_tokens_takes_little_more_than_its_vectors(bundled_width):
     done = subprocess.run([sys.executable, "-c", MEMORY], check=True, capture_output=True, text=True)
-    vectors = 100_000 * 128 * 4 / 2**20
+    vectors = 100_000 * bundled_width * 4 / 2**20
     assert vectors / 2 < int(done.stdout) < 5 * vectors  # all layers at once would take 8 times and more
 
 
@@ -375,7 +375,7 @@ def test_hundred_thousand_tokens_in_one_doc(tiny):
 # With other components
 
 
-def test_tensor_is_left_to_a_tok2vec_whose_listeners_follow():
+def test_tensor_is_left_to_a_tok2vec_whose_listeners_follow(bundled_width):
     nlp = spacy.blank("en")
     nlp.add_pipe("tok2vec")
     nlp.add_pipe("elmo")
@@ -384,13 +384,13 @@ def test_tensor_is_left_to_a_tok2vec_whose_listeners_follow():
     nlp.initialize()
     doc = nlp("one two three")
     assert doc.tensor.shape == (3, 96)
-    assert doc[0].vector.shape == (128,)
+    assert doc[0].vector.shape == (bundled_width,)
 
 
-def test_spacy_listener_naming_elmo_reads_its_vectors():
+def test_spacy_listener_naming_elmo_reads_its_vectors(bundled_width):
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo", config={"vectors": "none"})
-    tagger = nlp.add_pipe("tagger", config={"model": {"tok2vec": listener("elmo", 128)}})
+    tagger = nlp.add_pipe("tagger", config={"model": {"tok2vec": listener("elmo", bundled_width)}})
     tagger.add_label("X")
     nlp.initialize()
     doc = nlp("one two three")
@@ -400,26 +400,26 @@ def test_spacy_listener_naming_elmo_reads_its_vectors():
     assert nlp.get_pipe("elmo").listening_components == []
 
 
-def test_listeners_for_two_owners_of_the_tensor_are_an_error():
+def test_listeners_for_two_owners_of_the_tensor_are_an_error(bundled_width):
     nlp = spacy.blank("en")
     nlp.add_pipe("tok2vec")
     nlp.add_pipe("elmo")
     nlp.add_pipe("tagger", config={"model": {"tok2vec": listener("tok2vec")}})
     with pytest.raises(ElmoError, match=r"doc\.tensor.* morphologizer asks.* tagger listens to another"):
-        nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener("elmo", 128)}})
+        nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener("elmo", bundled_width)}})
 
 
 @pytest.mark.parametrize("before", ["tok2vec", None])
-def test_spacy_listener_for_any_upstream_reads_whoever_wrote_before_it(before):
+def test_spacy_listener_for_any_upstream_reads_whoever_wrote_before_it(before, bundled_width):
     nlp = spacy.blank("en")
     if before:
         nlp.add_pipe(before)
     nlp.add_pipe("elmo", config={"vectors": "hooks"})
-    tagger = nlp.add_pipe("tagger", config={"model": {"tok2vec": listener("*", 96 if before else 128)}})
+    tagger = nlp.add_pipe("tagger", config={"model": {"tok2vec": listener("*", 96 if before else bundled_width)}})
     tagger.add_label("X")
     nlp.initialize()
     doc = nlp("one two three")
-    assert doc.tensor.shape == (3, 96 if before else 128)
+    assert doc.tensor.shape == (3, 96 if before else bundled_width)
     again = nlp.get_pipe("elmo")(doc)
     assert again.tensor.shape == doc.tensor.shape
     assert before or (doc.tensor == doc._.elmo).all()

@@ -126,12 +126,12 @@ def test_a_word_that_the_corpus_lacks_is_an_error(tmp_path, model):
         assert len(neighbours(corpus, query, any_word=True, top=3)) == 3
 
 
-def test_a_corpus_of_another_model_is_an_error(tmp_path, data, model):
+def test_a_corpus_of_another_model_is_an_error(tmp_path, data, model, bundled_width):
     with EmbeddedCorpus(written(tmp_path, model)) as corpus:
         assert formats.load(data / "tiny_2l_clip").options.width == corpus.width
         with pytest.raises(ElmoError, match="not those that"):
             query_in_sentence(corpus, "dog", "my dog", str(data / "tiny_2l_clip"))
-        with pytest.raises(ElmoError, match="32 wide, those of en_elmo_sm 128"):
+        with pytest.raises(ElmoError, match=f"32 wide, those of en_elmo_sm {bundled_width}"):
             query_in_sentence(corpus, "dog", "my dog")
 
 
