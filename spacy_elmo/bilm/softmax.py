@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm.parameters import empty_parameter
 
-_CHUNK_BYTES = 8 * 2**20  # of logits at once: in cache on a CPU; all logits of a batch would fill gigabytes
+# Logits at once: in cache on a CPU, since all of a batch would fill gigabytes; but so many targets at least, or each
+# few of them would read the rows of a large vocabulary from memory again.
+_CHUNK_BYTES, _CHUNK_TARGETS = 8 * 2**20, 32
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _cross_entropy(
     rows = scored.rows.to(dtype)
     losses, d_truth = torch.empty_like(scored.truth), torch.full_like(scored.truth, -1.0)
     d_hidden, d_rows, d_biases = (torch.zeros_like(part) for part in (hidden, scored.rows, scored.biases))
-    size = max(1, _CHUNK_BYTES // (4 * len(rows)))
+    size = max(_CHUNK_TARGETS, _CHUNK_BYTES // (4 * len(rows)))
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
         chunk, truth = hidden[part].to(dtype), scored.truth[part]

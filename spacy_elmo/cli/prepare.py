@@ -1,6 +1,7 @@
 """`python -m spacy elmo prepare`: raw text to a corpus for pretraining."""
 
 import json
+import sys
 from dataclasses import asdict
 
 from typer import Argument, Option
@@ -59,3 +60,5 @@ def prepare(
         progress=not quiet,
     )
     print(json.dumps(asdict(report)) if as_json else tool.summary(report))
+    if not quiet and (warning := tool.warning(report, held_out)):
+        print(f"⚠ {warning}", file=sys.stderr)

@@ -5,12 +5,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from spacy_elmo.bilm.lstm import State
 from spacy_elmo.errors import PretrainingError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,14 @@ class Group:
         if self.size > 1:
             distributed.all_reduce(values)
         return values
+
+    def of_main(self, value: T) -> T:
+        """The main process' value, in all of them: plain data, and tensors on the CPU."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, device=self.device)
+        return box[0]
 
     def join_rows(self, states: Sequence[State]) -> list[State]:
         """LSTM states of the rows of all processes, in order of rank."""
@@ -73,6 +84,11 @@ def join_group(device: str) -> Iterator[Group]:
         yield Group(chosen, rank, local_rank, size)
     finally:
         distributed.destroy_process_group()
+
+
+def is_elastic() -> bool:
+    """Whether `torchrun` started this process, and may start it again with the same arguments."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 _ENVIRONMENT = (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))

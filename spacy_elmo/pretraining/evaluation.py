@@ -22,8 +22,9 @@ from spacy_elmo.pretraining.vocabulary import Vocabulary
 Sentences = Sequence[Sequence[str]]
 
 _BLOCK_TOKENS = 20_000  # sentences are worked on in blocks of about so many words: memory stays flat
-# More than this between zero and carried state, in either direction, is worth a warning. A good model is up to a fifth
-# better with carried state where sentences stand in their documents: what came before them is worth that.
+# More than this between zero and carried state, in either direction, is worth a warning, whichever is worse. A good
+# model is up to a fifth better with carried state where sentences stand in their documents: what came before them is
+# worth that.
 _DISAGREEMENT = 1.25
 
 
@@ -63,11 +64,14 @@ class Evaluation:
         """What to say where zero and carried state disagree."""
         for direction in ("forward", "backward"):
             zero, carried = (getattr(kind, f"{direction}_perplexity") for kind in (self.zero_state, self.carried))
+            figures = (
+                f"{direction} perplexity is {zero:.4g} from zero state, as the model is used, but {carried:.4g} with "
+                "carried state"
+            )
             if zero > _DISAGREEMENT * carried:
-                return (
-                    f"{direction} perplexity is {zero:.4g} from zero state, as the model is used, but "
-                    f"{carried:.4g} with carried state; train with a (higher) reset_probability"
-                )
+                return f"{figures}; train with a (higher) reset_probability"
+            if carried > _DISAGREEMENT * zero:
+                return f"{figures}: it has hardly learned to read on from one sentence of such text to the next"
         return None
 
 

@@ -12,8 +12,13 @@ from spacy_elmo.pretraining.config import OptimizerConfig
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     """Adagrad (as TensorFlow's: an accumulator that starts above zero instead of an epsilon), Adam or AdamW."""
     if config.name == "adagrad":
+        parameters = list(parameters)
+        on_cpu = all(parameter.device.type == "cpu" for parameter in parameters)
         return torch.optim.Adagrad(
-            parameters, config.learning_rate, initial_accumulator_value=config.initial_accumulator, fused=True
+            parameters,
+            config.learning_rate,
+            initial_accumulator_value=config.initial_accumulator,
+            fused=on_cpu or None,  # older releases of torch have it for CPUs only
         )
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(

@@ -2,9 +2,10 @@
 
 import copy
 import dataclasses
-import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError, PretrainingError
 from spacy_elmo.formats import softmax_hdf5
-from spacy_elmo.formats.bilm_hdf5 import write_whole
+from spacy_elmo.formats.bilm_hdf5 import write_text
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.batches import Batches, Resets
 from spacy_elmo.pretraining.config import Config, ModelConfig
 from spacy_elmo.pretraining.corpus import Corpus, encode
-from spacy_elmo.pretraining.distributed import Group, join_group
+from spacy_elmo.pretraining.distributed import Group, is_elastic, join_group
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.text import PathLike, find_files, read_sentences
@@ -74,7 +75,8 @@ def pretrain(
     corpus: file, directory or glob pattern of pre-tokenized text, or the directory that `prepare` wrote.
     out: takes the model (`options.json`, `weights.hdf5`, `vocab.txt`, `softmax.hdf5`, `model_card.json`), the log
         (`metrics.jsonl`, `heldout.jsonl`), the checkpoint, the config and the encoded corpus.
-    resume: go on from the checkpoint in `out`; from the beginning, if the run was stopped before its first one.
+    resume: go on from the checkpoint in `out`; from the beginning, if the run was stopped before its first one, or,
+        under `torchrun`, which starts a failed process again with the same arguments, if there is no run yet.
     init_from: a model to go on from, on new text; its architecture is taken instead of the config's, its softmax
         where it has one, word by word where the vocabularies differ.
 
@@ -84,11 +86,10 @@ def pretrain(
         ElmoError: see `Trainer.run`; or a text, a setting, the model or the checkpoint is unfit.
     """
     with join_group(config.training.device) as group:
-        restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure
         run = _Run(Path(out), config, group, show_progress)
-        run.look_around(CorpusFiles.find(corpus, config), resume, restarted)
-        run.prepare(init_from, resume or restarted)
-        run.train(resume or restarted)
+        run.look_around(CorpusFiles.find(corpus, config), resume, init_from is not None)
+        run.prepare(init_from)
+        run.train()
 
 
 class _Run:
@@ -97,15 +98,20 @@ class _Run:
     def __init__(self, out: Path, config: Config, group: Group, show_progress: bool) -> None:
         self.out, self.config, self.group, self.show_progress = out, config, group, show_progress
 
-    def look_around(self, files: CorpusFiles, resume: bool, restarted: bool) -> None:
+    def look_around(self, files: CorpusFiles, resume: bool, has_origin: bool) -> None:
         """Make the directory of a new run, or find the one to resume."""
         self.files = files
-        if not self.group.is_main:
-            return
-        used = any((self.out / name).exists() for name in (METRICS, HELDOUT_METRICS, checkpoint.NAME))
-        if used and not (resume or restarted):
-            raise PretrainingError(f"{self.out}: there is a run in it; --resume goes on with it, or name another one")
-        if resume and not (self.out / CONFIG).exists():
+        if self.group.is_main:
+            self._look_around(resume, has_origin)
+        # The checkpoint may be on the main process' disk only.
+        saved = self.group.is_main and resume and (self.out / checkpoint.NAME).is_file()
+        self.saved = self.group.of_main(checkpoint.load(self.out / checkpoint.NAME) if saved else None)
+
+    def _look_around(self, resume: bool, has_origin: bool) -> None:
+        files = self.files
+        if not resume:
+            self._refuse_used()
+        elif not (self.out / CONFIG).exists() and not is_elastic():
             raise PretrainingError(f"{self.out}: there is no run in it to resume")
         if files.heldout and not any(True for _ in read_sentences(files.heldout)):
             raise CorpusError(f"{files.heldout[0]}: no sentence in the held-out text; expected one a line")
@@ -113,12 +119,24 @@ class _Run:
             self.out.mkdir(parents=True, exist_ok=True)
             for rest in self.out.glob(".*.part"):  # of a run that was killed while it wrote
                 shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+            # From here on the run can be resumed. One that begins with another model can be from its first checkpoint
+            # on: before, --resume alone would not know of that model.
+            if not (resume or has_origin):
+                self._write_config()
         except OSError as error:
             raise PretrainingError(f"{self.out}: cannot be made ({error})") from None
 
-    def prepare(self, init_from: PathLike | None, resume: bool) -> None:
+    def _refuse_used(self) -> None:
+        if any((self.out / name).exists() for name in (METRICS, HELDOUT_METRICS, checkpoint.NAME)):
+            raise PretrainingError(f"{self.out}: there is a run in it; --resume goes on with it, or name another one")
+        if any((self.out / name).exists() for name in ("options.json", "weights.hdf5")):
+            raise PretrainingError(f"{self.out}: there is a model in it, which a run would overwrite; name another one")
+
+    def _write_config(self) -> None:
+        write_text(self.out / CONFIG, self.config.text())
+
+    def prepare(self, init_from: PathLike | None) -> None:
         """Encode the corpus and make the model."""
-        self.group.wait()
         first = formats.load(init_from) if init_from is not None else None
         self.origin = None
         if first is not None:
@@ -128,7 +146,7 @@ class _Run:
                 self._say(f"{init_from}: its architecture is taken, not the [model] of the config")
             self.config = dataclasses.replace(self.config, model=architecture)
         options = self.config.model.options()
-        self.vocabulary = self._vocabulary(resume)
+        self.vocabulary = self._vocabulary()
         self.corpus = self._encode(self.config.model.max_characters_per_token)
         bilm = BiLM(options, seed=self.config.training.seed) if first is None else first.requires_grad_()
         softmax = Softmax(len(self.vocabulary), options.lstm.projection_dim, self.config.training.seed + 1)
@@ -136,15 +154,16 @@ class _Run:
             self._take_over_softmax(softmax, init_from)
         self.model = LanguageModel(bilm, softmax, self.config.training.dropout).to(self.group.device)
 
-    def _vocabulary(self, resume: bool) -> Vocabulary:
+    def _vocabulary(self) -> Vocabulary:
         if self.files.vocabulary is not None:
             return Vocabulary.from_file(self.files.vocabulary)
         made = self.out / "vocab.txt"
-        if self.group.local_rank == 0 and not (resume and made.is_file()):
+        if self.group.local_rank == 0 and not (self.saved and made.is_file()):
             counts = count_words(read_sentences(self.files.train))
             vocabulary = Vocabulary.from_counts(counts, self.config.corpus.min_count, self.config.corpus.max_size)
-            made.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(made, lambda file: file.write(vocabulary.text().encode()))
+            with self._writing():
+                made.parent.mkdir(parents=True, exist_ok=True)
+                write_text(made, vocabulary.text())
         self.group.wait()
         return Vocabulary.from_file(made)
 
@@ -181,7 +200,7 @@ class _Run:
             softmax.weight[here] = source.weight[there]
             softmax.bias[here] = source.bias[there]
 
-    def train(self, resume: bool) -> None:
+    def train(self) -> None:
         """Train, evaluate and write the model."""
         training, group = self.config.training, self.group
         own = slice(group.rank * training.batch_size, (group.rank + 1) * training.batch_size)
@@ -191,12 +210,16 @@ class _Run:
             self.corpus, rows, training.unroll_steps, resets, self.config.corpus.shuffle, training.seed, own
         )
         self.trainer = Trainer(self.model, batches, self.config, group, self.out, self.show_progress, self.origin)
-        if resume and (self.out / checkpoint.NAME).is_file():
-            note = self.trainer.restore(checkpoint.load(self.out / checkpoint.NAME))
+        if self.saved:
+            note = self.trainer.restore(self.saved)
             if note:
                 self._say(note)
+        elif self.origin:
+            self.trainer.save()
+        self.saved = None
         if group.is_main:
-            self._open_logs()
+            with self._writing():
+                self._open_logs()
         try:
             self.trainer.run(after_epoch=self._evaluate_and_write)
         except StoppedError:
@@ -209,10 +232,10 @@ class _Run:
 
     def _open_logs(self) -> None:
         """Record the settings, and drop from the logs what the run will do again."""
-        write_whole(self.out / CONFIG, lambda file: file.write(self.config.text().encode()))
-        step = self.trainer.step
-        cut_log(self.out / METRICS, step)
-        cut_log(self.out / HELDOUT_METRICS, step if step < self.trainer.n_steps else step - 1)
+        self._write_config()
+        tokens = self.trainer.progress["tokens"]
+        cut_log(self.out / METRICS, tokens)
+        cut_log(self.out / HELDOUT_METRICS, tokens - 1)  # a run that goes on at the end of an epoch evaluates there
 
     def _evaluate_and_write(self) -> None:
         evaluation = self._evaluate() if self.files.heldout else None
@@ -250,9 +273,18 @@ class _Run:
         )
         trained = copy.copy(bilm)
         trained.options, trained.card = options, self._card(evaluation)
-        formats.write(trained, self.out)
-        softmax_hdf5.write(self.model.softmax, self.out / softmax_hdf5.NAME)
-        write_whole(self.out / "vocab.txt", lambda file: file.write(self.vocabulary.text().encode()))
+        with self._writing():
+            formats.write(trained, self.out)
+            write_text(self.out / "vocab.txt", self.vocabulary.text())
+            softmax_hdf5.write(self.model.softmax, self.out / softmax_hdf5.NAME)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Name the run where a file of it cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise PretrainingError(f"{self.out}: cannot be written ({error}); --resume goes on from there") from None
 
     def _card(self, evaluation: Evaluation | None) -> dict[str, Any]:
         trainer = self.trainer

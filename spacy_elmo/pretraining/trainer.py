@@ -89,7 +89,8 @@ class Trainer:
     def run(self, after_epoch: Callable[[], None]) -> None:
         """Train to the last step; the log and the checkpoints are in `out`.
 
-        after_epoch: called by the main process behind each epoch but the last.
+        after_epoch: called by the main process behind each epoch but the last; where a run stopped there, by the one
+            that goes on with it.
 
         Raises:
             PretrainingError: the loss is no number any more, a direction saturates, or a checkpoint cannot be written.
@@ -102,6 +103,8 @@ class Trainer:
         self._logged_step = self.step
         with stop_on_signals() as request, bar:
             while self.step < self.n_steps:
+                if self.step and self.step % self.batches.steps_per_epoch == 0:
+                    self._end_epoch(after_epoch)
                 batch = self.batches.at(self.step)
                 self._since_log += self._train_on(batch, network)
                 self.step += 1
@@ -113,11 +116,12 @@ class Trainer:
                     self.save()
                 if stop:
                     raise StoppedError(f"stopped at step {self.step:,} of {self.n_steps:,}; --resume goes on")
-                if self.step % self.batches.steps_per_epoch == 0 and self.step < self.n_steps:
-                    self._check_weights()
-                    if self.group.is_main:
-                        after_epoch()
-                    self.group.wait()
+
+    def _end_epoch(self, after_epoch: Callable[[], None]) -> None:
+        self._check_weights()
+        if self.group.is_main:
+            after_epoch()
+        self.group.wait()
 
     def _parallel(self) -> nn.Module:
         self.model.train()
@@ -273,7 +277,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(ours)  # betas and the like are the config's, as everywhere
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run was not in float16
+            self.scaler.load_state_dict(state["scaler"])
         if (state["rows"], state["tokens_per_step"]) == (self.batches.rows, self.tokens_per_step):
             self.step = state["step"]
             device, own = self.group.device, self.batches.own
@@ -282,9 +287,10 @@ class Trainer:
             note = None
         else:
             self.step = round(state["step"] * state["tokens_per_step"] / self.tokens_per_step)
+            theirs = f"{state['rows']} rows of {state['tokens_per_step'] // state['rows']} words"
             note = (
-                f"the checkpoint was written with {state['rows']} rows, this run has {self.batches.rows}: it goes on "
-                "from zero states, and at about the same place in the text"
+                f"the checkpoint was written with {theirs}, this run has {self.batches.rows} of "
+                f"{self.batches.unroll_steps}: it goes on from zero states, and at about the same place in the text"
             )
         return note
 
@@ -326,8 +332,8 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         raise PretrainingError(f"{path}: cannot be written ({error})") from None
 
 
-def cut_log(path: Path, last_step: int) -> None:
-    """Drop from a `.jsonl` file what lies behind a step, and a line cut short by a crash."""
+def cut_log(path: Path, tokens: float) -> None:
+    """Drop from a `.jsonl` file what lies behind so many words, and a line cut short by a crash."""
     if not path.is_file():
         return
     kept = []
@@ -336,7 +342,7 @@ def cut_log(path: Path, last_step: int) -> None:
             entry = json.loads(line)
         except ValueError:
             continue
-        if entry["step"] <= last_step:
+        if entry["tokens"] <= tokens:
             kept.append(line + "\n")
     write_whole(path, lambda file: file.write("".join(kept).encode()))
 

@@ -3,11 +3,10 @@
 import sys
 from typing import Any
 
-import spacy
-
 from spacy_elmo.pretraining import blimp
 from spacy_elmo.pretraining.evaluation import Evaluator
 from spacy_elmo.pretraining.text import find_files, read_sentences
+from spacy_elmo.tools import language
 
 
 def evaluate_model(
@@ -19,7 +18,7 @@ def evaluate_model(
     `lang` splits.
 
     Raises:
-        ElmoError: the model lacks a part, or a text cannot be read.
+        ElmoError: the model lacks a part, a text cannot be read, or spaCy has no such language.
     """
     evaluator = Evaluator.load(model)
     figures: dict[str, Any] = {}
@@ -30,7 +29,7 @@ def evaluate_model(
         if evaluation.warning:
             print(f"⚠ {evaluation.warning}", file=sys.stderr)
     if pairs is not None:
-        tokenizer = spacy.blank(lang).tokenizer
+        tokenizer = language.blank(lang).tokenizer
         result = blimp.score(
             evaluator, blimp.read_pairs(pairs), lambda s: [token.text for token in tokenizer(s)], show_progress
         )

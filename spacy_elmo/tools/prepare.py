@@ -17,12 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TextIO, cast
 
-import spacy
-
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.progress import progress_bar
 from spacy_elmo.pretraining.text import PathLike, find_files, read_lines
 from spacy_elmo.pretraining.vocabulary import SPECIAL, Vocabulary
+from spacy_elmo.tools import language
 
 _RESULTS = ("vocab.txt", "heldout", "train")  # in the order of their appearance: where train is, all is
 _SUFFIXES = re.compile(r"(\.txt)?(\.(gz|bz2|xz|zst))?$")
@@ -89,7 +88,8 @@ def prepare(
 
     Raises:
         CorpusError: there is no such text or it cannot be read, two files would have the same name in `out`, a setting
-            is wrong, results are in `out` already or cannot be written, or no sentence is left to train on.
+            is wrong, spaCy has no such language, results are in `out` already or cannot be written, or no sentence is
+            left to train on.
     """
     out = Path(out)
     every = _one_in(held_out)
@@ -132,6 +132,17 @@ def summary(report: PrepareReport) -> str:
         lines.append(f"{'dropped':<12}{report.duplicates:,} paragraphs seen before")
     lines.append(f"{'vocabulary':<12}{report.vocabulary:,} entries, {report.coverage:.2%} of the training tokens")
     return "\n".join(lines)
+
+
+def warning(report: PrepareReport, held_out: float) -> str | None:
+    """What is to be said of a text too short for the share that was to be held out, if it is."""
+    every = _one_in(held_out)
+    if not every or report.heldout.sentences:
+        return None
+    return (
+        f"nothing is held out: no file has {every // 2 + 1} documents (or paragraphs, where it is one document), of "
+        f"which the last would be; give a larger share than {held_out}, or fewer and larger files"
+    )
 
 
 def _one_in(held_out: float) -> int:
@@ -236,11 +247,7 @@ class _Splitter:
         self.settings = (lang, min_tokens)
         self._min_tokens = min_tokens
         self._read = 0
-        try:
-            self._nlp = spacy.blank(lang)
-        except ImportError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CorpusError(f"lang: spaCy cannot make a tokenizer for {lang!r} ({reason})") from None
+        self._nlp = language.blank(lang)
         self._sentencizer = self._nlp.add_pipe("sentencizer")
         self._tokenizer = cast("Any", self._nlp.tokenizer)
         self._tokenizer.max_cache_size = _REMEMBERED  # more than there will be; spaCy's 10,000 are soon met

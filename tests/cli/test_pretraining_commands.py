@@ -112,6 +112,15 @@ def test_evaluate_on_nothing_is_one_line_and_status_1(model, argument):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_language_that_spacy_does_not_know_is_one_line_and_status_1(model, tmp_path):
+    pair = {"sentence_good": "a b", "sentence_bad": "b a", "linguistics_term": "order"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    done = run("evaluate", model, "--blimp", tmp_path, "--lang", "zz", "--quiet")
+    assert done.returncode == 1
+    assert "'zz'" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_a_model_without_softmax_cannot_be_evaluated(data, corpus):
     done = run("evaluate", data / "tiny_2l_clip", corpus / "heldout")
     assert done.returncode == 1

@@ -56,7 +56,7 @@ def test_run_of_two_processes_goes_on_in_one_with_all_rows_or_says_what_changes(
     assert capsys.readouterr().err == ""
     close(out, whole, 1e-4)
     train("two", resume=True, **{**SETTINGS, "training__batch_size": 2, "training__max_steps": 130})
-    assert "written with 4 rows, this run has 2" in capsys.readouterr().err
+    assert "written with 4 rows of 5 words, this run has 2 of 5" in capsys.readouterr().err
     assert log.lines(out)[-1]["step"] == 130
 
 
@@ -77,6 +77,36 @@ def test_signal_to_two_processes_leaves_one_whole_checkpoint_to_resume_from(torc
     close(train("two", resume=True, **settings), train("whole", **settings), 1e-4)
 
 
+MACHINES = """
+import os, sys
+from spacy_elmo.pretraining.config import Config
+from spacy_elmo.pretraining.run import pretrain
+
+os.environ["LOCAL_RANK"] = "0"  # each process the first of its own machine, with a disk of its own
+corpus, out, config, steps = sys.argv[1:]
+config = Config.from_file(config, {"training.max_steps": steps})
+pretrain(corpus, f"{out}/{os.environ['RANK']}", config, resume=True, show_progress=False)
+"""
+
+
+@pytest.mark.slow
+def test_machines_that_share_no_disk_all_go_on_from_the_checkpoint_of_the_first(
+    command, corpus_file, tmp_path, tiny_config, train, log
+):
+    (tmp_path / "machine.py").write_text(MACHINES)
+    (tmp_path / "two.cfg").write_text(tiny_config(**{**SETTINGS, "training__batch_size": 2}).text())
+    program = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    for steps in (20, 40):
+        arguments = (tmp_path / "machine.py", corpus_file, tmp_path / "disks", tmp_path / "two.cfg", steps)
+        done = command(*arguments, program=program)
+        assert done.returncode == 0, done.stderr
+    one = train("one", **{**SETTINGS, "training__max_steps": 40})
+    first, other = tmp_path / "disks" / "0", tmp_path / "disks" / "1"
+    assert log.losses(first) == [(step, pytest.approx(loss, abs=1e-4)) for step, loss in log.losses(one)]
+    close(first, one, 1e-4)
+    assert not (other / checkpoint.NAME).exists()
+
+
 def test_process_by_itself_is_a_group_of_one(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -84,6 +114,7 @@ def test_process_by_itself_is_a_group_of_one(monkeypatch):
         assert (group.rank, group.size, group.is_main, group.device.type) == (0, 1, True, "cpu")
         group.wait()
         assert group.sum(torch.tensor([3.0])).item() == 3.0
+        assert group.of_main("value") == "value"
         states = [(torch.ones(2, 3, 4), torch.zeros(2, 3, 5))]
         assert group.join_rows(states)[0][0] is states[0][0]
     assert not torch.distributed.is_initialized()

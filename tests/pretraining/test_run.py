@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import fields
 
 import h5py
 import numpy as np
@@ -12,7 +13,8 @@ from spacy_elmo import formats
 from spacy_elmo.errors import CorpusError, ElmoError, PretrainingError
 from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining import checkpoint
-from spacy_elmo.pretraining.config import Config
+from spacy_elmo.pretraining import run as run_module
+from spacy_elmo.pretraining.config import Config, ModelConfig
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator, Perplexities
 from spacy_elmo.pretraining.run import CorpusFiles
 from spacy_elmo.pretraining.trainer import StoppedError, Trainer
@@ -35,20 +37,18 @@ def arrays(path):
     return found
 
 
-def test_files_have_the_names_types_and_ranks_of_bilm_tfs(train, shared):
+def test_files_have_the_names_types_and_shapes_of_bilm_tfs(train, shared):
     reference = shared / "references" / "bilm-tf-trained"
-    out = train(training__max_steps=3, model__filters=((1, 2), (2, 2), (3, 2), (4, 2), (5, 2)))
+    architecture = ModelConfig.of(formats.load(reference).options, "reference")
+    out = train(
+        training__max_steps=1,
+        corpus__vocabulary=str(reference / "vocab.txt"),
+        **{f"model__{field.name}": getattr(architecture, field.name) for field in fields(architecture)},
+    )
     for name in ("weights.hdf5", "softmax.hdf5"):
-        ours, theirs = arrays(out / name), arrays(reference / name)
-        assert {key: (dtype, len(shape)) for key, (dtype, shape) in ours.items()} == {
-            key: (dtype, len(shape)) for key, (dtype, shape) in theirs.items()
-        }
-    assert arrays(out / "weights.hdf5")["char_embed"][1] == (261, 4)
-    n_words = len((out / "vocab.txt").read_text().splitlines())
-    assert arrays(out / "softmax.hdf5") == {
-        "softmax/W": (np.dtype("float32"), (n_words, 6)),
-        "softmax/b": (np.dtype("float32"), (n_words,)),
-    }
+        assert arrays(out / name) == arrays(reference / name)
+    assert arrays(out / "weights.hdf5")["char_embed"] == (np.dtype("float32"), (261, 16))
+    n_words = len((out / "vocab.txt").read_text(encoding="utf8").splitlines())
     ours, theirs = (json.loads((path / "options.json").read_text()) for path in (out, reference))
     assert ours["char_cnn"]["n_characters"] == 262
     assert set(theirs) <= set(ours)
@@ -190,6 +190,25 @@ def test_evaluations_are_not_logged_twice_when_a_crashed_run_goes_on(train, prep
     assert log.lines(out, "heldout.jsonl") == expected
 
 
+def test_run_stopped_at_the_end_of_an_epoch_evaluates_when_it_goes_on(train, prepared, log, monkeypatch):
+    whole = train("whole", corpus=prepared, training__n_epochs=3.0)
+    expected = log.lines(whole, "heldout.jsonl")
+    original = Trainer._train_on
+
+    def train_on(trainer, *arguments):
+        if trainer.step == expected[0]["step"] - 1:
+            signal.raise_signal(signal.SIGTERM)
+        return original(trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_on", train_on)
+        with pytest.raises(StoppedError):
+            train("stopped", corpus=prepared, training__n_epochs=3.0)
+    assert not (whole.parent / "stopped" / "heldout.jsonl").exists()
+    out = train("stopped", corpus=prepared, training__n_epochs=3.0, resume=True)
+    assert log.lines(out, "heldout.jsonl") == expected
+
+
 def test_disagreement_of_zero_and_carried_state_is_warned_about(train, prepared, monkeypatch, capsys):
     bad = Evaluation(9, Perplexities(100, 100, 100), Perplexities(2e10, 90, 1e5))
     monkeypatch.setattr(Evaluator, "perplexity", lambda *_: bad)
@@ -221,6 +240,46 @@ def test_used_directory_is_refused_for_a_new_run_and_stays_as_it_is(train):
     with pytest.raises(PretrainingError, match=r"there is a run in it; --resume"):
         train(training__max_steps=9)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kept", [("options.json",), ("weights.hdf5",), ("options.json", "weights.hdf5", "vocab.txt")])
+def test_model_in_the_directory_is_not_overwritten_not_even_by_a_run_that_begins_with_it(train, tmp_path, kept):
+    model = train("model", training__max_steps=3)
+    for path in [path for path in model.iterdir() if path.is_file() and path.name not in kept]:
+        path.unlink()
+    before = contents(model)
+    with pytest.raises(PretrainingError, match="there is a model in it, which a run would overwrite"):
+        train("model", init_from=model, training__max_steps=3)
+    assert contents(model) == before
+
+
+@pytest.mark.parametrize("moment", ["encode", "count_words"])
+def test_run_killed_before_its_first_step_can_be_resumed(train, log, monkeypatch, moment):
+    def crash(*_):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"spacy_elmo.pretraining.run.{moment}", crash)
+        with pytest.raises(Crash):
+            train("killed", training__max_steps=6)
+    killed, whole = train("killed", training__max_steps=6, resume=True), train("whole", training__max_steps=6)
+    assert log.losses(killed) == log.losses(whole)
+
+
+def test_full_disk_when_the_model_is_written_is_an_error_of_ours(train, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(softmax_hdf5, "write", full)
+    with pytest.raises(PretrainingError, match=r"out: cannot be written \(.*No space left.*\); --resume"):
+        train(training__max_steps=3)
+    monkeypatch.undo()
+    out = train(training__max_steps=3, resume=True)
+    Evaluator.load(out)
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -326,6 +385,28 @@ def test_run_from_another_model_trains_all_of_it_and_says_where_it_began(train, 
     seen = [card["tokens_seen"] for card in cards]
     assert [card.get("initialized_from") for card in cards] == [None, str(origin), str(out)]
     assert [card.get("tokens_seen_before") for card in cards] == [None, seen[0], seen[0] + seen[1]]
+
+
+def test_run_from_another_model_killed_at_once_is_resumed_from_that_model_or_not_at_all(
+    train, origin, tmp_path, monkeypatch
+):
+    """--resume alone does not name the model."""
+    arguments = {"corpus": tmp_path / "domain.txt", "training__max_steps": 4}
+
+    def crash(*_):
+        raise Crash
+
+    for moment, name in ((run_module, "encode"), (Trainer, "_train_on")):
+        with monkeypatch.context() as patch:
+            patch.setattr(moment, name, crash)
+            with pytest.raises(Crash):
+                train(name, init_from=origin, **arguments)
+    with pytest.raises(PretrainingError, match="no run in it to resume"):
+        train("encode", resume=True, **arguments)
+    whole = train("whole", init_from=origin, **arguments)
+    resumed = train("_train_on", resume=True, **arguments)
+    for name, tensor in state(whole)["model"].items():
+        assert torch.equal(state(resumed)["model"][name], tensor), name
 
 
 def test_model_without_softmax_can_be_gone_on_from(train, origin, tmp_path):

@@ -227,7 +227,7 @@ def test_resuming_a_finished_run_changes_nothing(train, log):
 def test_resuming_with_other_rows_goes_on_at_about_the_same_place_and_says_so(train, log, capsys):
     out = train(training__max_steps=12)
     train(training__max_steps=30, training__batch_size=2, resume=True)
-    assert "written with 4 rows, this run has 2" in capsys.readouterr().err
+    assert "written with 4 rows of 5 words, this run has 2 of 5" in capsys.readouterr().err
     steps = [line["step"] for line in log.lines(out)]
     assert steps[-1] == 30
     assert [line["tokens"] for line in log.lines(out)][-1] == 30 * 10
@@ -463,13 +463,28 @@ def test_speed_is_that_of_the_steps_taken_also_behind_a_resumption(train, log, a
 
 
 def test_process_that_torchrun_starts_again_goes_on_from_the_checkpoint(train, log, at_step, monkeypatch):
+    """With the same arguments, --resume among them from the first time on."""
     whole = train("whole", training__max_steps=20)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
+    arguments = {"training__max_steps": 20, "logging__checkpoint_minutes": 0.0, "resume": True}
     undo = at_step(13, crash)
     with pytest.raises(Crash):
-        train("crashed", training__max_steps=20, logging__checkpoint_minutes=0.0)
+        train("crashed", **arguments)
     undo()
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert_same_run(train("crashed", training__max_steps=20), whole, log)
+    assert_same_run(train("crashed", **arguments), whole, log)
+
+
+def test_log_before_the_checkpoint_stays_when_a_step_has_more_rows_from_there_on(train, log):
+    out = train(training__max_steps=20)
+    before = log.lines(out)
+    train(resume=True, training__batch_size=8, training__max_steps=15)
+    assert log.lines(out)[: len(before)] == before
+    assert [line["tokens"] for line in log.lines(out)] == [100, 200, 300, 400, 600]
+
+
+def test_run_goes_on_in_float16(train, log):
+    train(training__max_steps=5)
+    assert log.lines(train(resume=True, training__precision="float16", training__max_steps=10))[-1]["step"] == 10
 
 
 def test_gradient_is_that_of_unroll_steps_times_the_loss_clipped_to_a_global_norm(train, at_step):

@@ -12,7 +12,7 @@ from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.text import read_sentences
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 from spacy_elmo.tools import prepare as tool
-from spacy_elmo.tools.prepare import prepare, summary
+from spacy_elmo.tools.prepare import prepare, summary, warning
 
 
 @pytest.fixture
@@ -209,6 +209,20 @@ def test_another_language(raw, out):
     (raw / "a.txt").write_text("Das ist z.B. gut. Ja!\n")
     prepare(raw, out, lang="de")
     assert (out / "train/a.txt").read_text() == "Das ist z.B. gut .\nJa !\n"
+
+
+@pytest.mark.parametrize(("held_out", "share"), [(0.01, "0.01"), (0.5, None), (0.0, None)])
+def test_text_too_short_for_its_held_out_share_is_warned_about(raw, out, held_out, share):
+    for name in "abc":
+        (raw / f"{name}.txt").write_text("one\n\ntwo\n\nthree\n")
+    told = warning(prepare(raw, out, held_out=held_out), held_out)
+    assert told is None if share is None else "51 documents" in told and share in told
+
+
+def test_line_of_a_hundred_thousand_words_is_one_sentence(raw, out):
+    (raw / "a.txt").write_text("word " * 100_000 + "\n")
+    report = prepare(raw, out)
+    assert (report.train.sentences, report.train.tokens) == (1, 100_000)
 
 
 def test_summary_tells_what_was_written(raw, out):
