@@ -52,6 +52,7 @@ class ListenedTo(TrainablePipe):
         self._links = Links()
         self._recordings = Pending()
         self._is_learning = False
+        self._read_whole = False  # whether listeners were trained on Docs without sentences
 
     # Linking
 
@@ -155,6 +156,7 @@ class ListenedTo(TrainablePipe):
         """All layers of Docs, a row a token (see `rows.py`), computed where they are not there yet."""
         if is_train:
             self.memory.is_on = True
+            self._read_whole = self._read_whole or not has_sentences(docs)
         missing = self.missing(docs)
         if missing:
             self._keep(missing, self._encode(missing, all_layers=True))
@@ -242,6 +244,12 @@ class ListenedTo(TrainablePipe):
     @property
     def _mixed_width(self) -> int:
         return mixed_width(self.mix.layers, shim_of(self.model).bilm.options)
+
+
+def has_sentences(docs: Iterable[Doc]) -> bool:
+    """Whether sentence boundaries are set in any of the Docs; True where all are too short to have some."""
+    told = [doc.has_annotation("SENT_START") for doc in docs if len(doc) > 1]  # of shorter ones it is always said
+    return not told or any(told)
 
 
 def refuse_second(one: str, other: str) -> None:

@@ -168,7 +168,7 @@ class Link:
         shim = shim_of(upstream.model)
         self.trained_with, self._was_trained = None if shim.learns else shim.identity, True
 
-    def get_upstream(self, docs: Sequence[Doc]) -> "ListenedTo":
+    def get_upstream(self, docs: Sequence[Doc], is_train: bool = False) -> "ListenedTo":
         """The component upstream, if it is there and fits: the one that has run on the Docs, where a listener is
         shared by two pipelines, else the one it was connected with last.
 
@@ -188,11 +188,11 @@ class Link:
             upstream = maker
         state = (shim_of(upstream.model).id, shim_of(upstream.model).version)
         if state != self._checked:
-            self._check(upstream)
+            self._check(upstream, is_train)
             self._checked = state
         return upstream
 
-    def _check(self, upstream: "ListenedTo") -> None:
+    def _check(self, upstream: "ListenedTo", is_train: bool) -> None:
         shim = shim_of(upstream.model)
         expected = mixed_width(self.mix, shim.bilm.options)
         if self.width != expected:
@@ -200,6 +200,8 @@ class Link:
                 f"{self.listener_name}: the width of its ElmoListener is {self.width}, but the biLM of "
                 f"{upstream.name!r} gives vectors of width {expected}; set width = {expected}"
             )
+        if is_train and shim.learns and self.trained_with == shim.identity_before:
+            return  # the first batches had nothing for this listener, and the biLM learned from others
         if self.trained_with is not None and self.trained_with != shim.identity:
             raise WeightsError(
                 f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
@@ -264,7 +266,7 @@ def _forward(
     model: Tok2VecModel, docs: list[Doc], is_train: bool
 ) -> tuple[list[Array], Callable[[list[Array]], list[Doc]]]:
     link: Link = model.attrs["link"]
-    upstream = link.get_upstream(docs)
+    upstream = link.get_upstream(docs, is_train)
     if is_train:
         link.note_training(upstream)
     elif missing := upstream.missing(docs):

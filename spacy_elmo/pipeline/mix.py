@@ -150,7 +150,7 @@ def mix_weights(model: Model[Any, Any]) -> tuple[list[float], float]:
 
 
 def _init(model: Model[Any, Any], X: list[Array] | None = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
-    if model.attrs["fixed"] is not None or model.has_param("s"):
+    if model.attrs["fixed"] is not None:
         return
     initial = model.attrs["initial_weights"]
     if X is not None:
@@ -162,6 +162,8 @@ def _init(model: Model[Any, Any], X: list[Array] | None = None, Y: Any = None) -
             )
     elif initial is not None:
         n_outputs = len(initial)
+    elif model.has_param("s"):
+        n_outputs = len(model.get_param("s"))
     else:
         return
     model.set_param("s", model.ops.asarray1f([0.0] * n_outputs if initial is None else list(initial)))

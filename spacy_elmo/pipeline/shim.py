@@ -29,10 +29,12 @@ _alive: "weakref.WeakSet[BiLMShim]" = weakref.WeakSet()
 
 
 def _prepare_for_fork() -> None:
-    """Load before a process forks (`n_process` does), so that all processes share the memory of the weights."""
+    """Load before a process forks (`n_process` does), so that all processes share the memory of the weights; not on a
+    GPU, which a forked process cannot use any more once its parent has."""
     for shim in list(_alive):
-        with contextlib.suppress(ElmoError):  # who needs the weights will be told
-            shim.bilm.prepare()
+        if torch.device(shim.device).type == "cpu":
+            with contextlib.suppress(ElmoError):  # who needs the weights will be told
+                shim.bilm.prepare()
 
 
 if hasattr(os, "register_at_fork"):
@@ -54,6 +56,7 @@ class BiLMShim(Shim):
         self._trainable = self._has_begun = False
         self._unfrozen: int | None = None
         self._n_loaded = 0
+        self.identity_before: str | None = None  # of the weights as they were when they began to learn
         self._digests: dict[bool, tuple[Any, str]] = {}
         self._lock = ForkSafeLock()
         _alive.add(self)
@@ -78,7 +81,7 @@ class BiLMShim(Shim):
             self._model.set_precision(self.precision)
             self._digests.clear()
             self._n_loaded += 1
-            self._has_begun = False
+            self._has_begun, self.identity_before = False, None
 
     @property
     def trainable(self) -> bool:
@@ -107,6 +110,8 @@ class BiLMShim(Shim):
 
     def begin_learning(self) -> None:
         """Let gradients reach the weights that are trained. Before this they are as good as frozen, and as fast."""
+        if not self._has_begun:
+            self.identity_before = self.identity
         self._has_begun = True
         self._grant_gradients()
 

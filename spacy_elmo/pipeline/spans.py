@@ -22,6 +22,11 @@ def doc_spans() -> GetSpans:
     return _whole_doc
 
 
+def reads_whole_docs(get_spans: GetSpans) -> bool:
+    """Whether it is `doc_spans`, to which sentence boundaries are nothing."""
+    return get_spans is _whole_doc
+
+
 def _sentences(doc: Doc) -> Iterable[Span]:
     return doc.sents if doc.has_annotation("SENT_START") else _whole_doc(doc)
 

@@ -333,6 +333,36 @@ def test_parts_join_the_training_from_above(make):
     assert parts == [set()] * 2 + [top] * 2 + [both] * 2 + [both | {"cnn"}] * 3
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_listener_that_a_first_batch_has_nothing_for_goes_on_beside_the_others(make, tmp_path, resumed):
+    """spaCy's NER, say, leaves out a batch without annotated entities."""
+    nlp = make()
+    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener}})
+    data = examples(nlp)
+    for example in data:
+        for token in example.reference:
+            token.pos_ = "NOUN" if token.tag_ == "A" else "VERB"
+    optimizer = nlp.initialize(lambda: data)
+    unfreezing(unit="step", start=9, every=9)(nlp, {"step": 0, "epoch": 0})
+    nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+    if resumed:
+        nlp.to_disk(tmp_path / "saved")
+        nlp = spacy.load(tmp_path / "saved")
+        data, optimizer = examples(nlp), nlp.resume_training()
+        for example in data:
+            for token in example.reference:
+                token.pos_ = "NOUN" if token.tag_ == "A" else "VERB"
+    nlp.get_pipe("elmo").unfreeze(None)
+    before = weights(nlp)
+    for exclude in (["morphologizer"], ["morphologizer"], [], []):
+        nlp.update(data, sgd=optimizer, annotates=["sentencizer"], exclude=exclude)
+    assert moved(before, weights(nlp))
+    nlp.evaluate(data)
+    nlp.to_disk(tmp_path / "trained")
+    spacy.load(tmp_path / "trained")("We sat here.")
+
+
 def test_frozen_stage_is_remembered_and_later_ones_are_not(make):
     nlp = make()
     data = examples(nlp)

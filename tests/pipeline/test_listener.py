@@ -655,6 +655,84 @@ def test_training_docs_without_sentences_are_warned_about_once(tiny, caplog):
     assert "annotating_components" not in caplog.text
 
 
+def test_frozen_component_warns_when_it_first_reads_sentences(tiny, caplog):
+    """spaCy neither initializes nor updates it; then it shows at the first evaluation."""
+    spacy.util.logger.propagate = True
+    for annotates, warns in ((["sentencizer"], False), ([], True)):
+        nlp = pipeline(tiny)
+        data = examples(nlp)
+        with nlp.select_pipes(disable=["elmo"]):
+            optimizer = nlp.initialize(lambda data=data: data)
+        nlp.update(data, sgd=optimizer, exclude=["elmo"], annotates=annotates)
+        assert "annotating_components" not in caplog.text
+        for _ in range(2):
+            nlp.evaluate(data)
+        assert caplog.text.count("[training] annotating_components") == warns
+        caplog.clear()
+
+
+def test_sentences_are_nothing_to_one_that_reads_whole_docs(tiny, caplog):
+    spacy.util.logger.propagate = True
+    nlp = pipeline(tiny, elmo={"model": {"weights": tiny, "get_spans": {"@misc": "spacy-elmo.doc_spans.v1"}}})
+    train(nlp, 2, annotates=())
+    tags(nlp)
+    assert "annotating_components" not in caplog.text
+
+
+def test_initialized_anew_it_starts_from_equal_weights(tiny):
+    nlp = pipeline(tiny)
+    train(nlp, 20)
+    assert learned(nlp)[1] != 1.0
+    nlp.initialize(lambda: examples(nlp))
+    assert learned(nlp) == (pytest.approx([1 / 3] * 3), 1.0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_rows_from_the_cache_are_those_computed(tiny, precision):
+    nlp = pipeline(tiny, elmo={"cache_precision": precision})
+    train(nlp, 2)
+    memory = nlp.get_pipe("elmo").memory
+    docs = [[nlp.get_pipe("sentencizer")(Doc(nlp.vocab, words=text.split())) for text, _ in TAGGED] for _ in range(2)]
+    misses = memory.cache.misses
+    cached = nlp.get_pipe("elmo").rows(docs[0])
+    assert memory.cache.misses == misses
+    memory.clear()
+    memory.is_on = False
+    computed = nlp.get_pipe("elmo").rows(docs[1])
+    assert memory.cache is None
+    for one, other in zip(cached, computed, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 if precision == "float32" else 2e-3)
+
+
+def test_bilstm_encoder_over_elmo_and_static_vectors_learns(tiny):
+    """As the paper's model for NER."""
+    tok2vec = {
+        "@architectures": "spacy-elmo.ConcatTok2Vec.v1",
+        "width": 24,
+        "elmo": listener(),
+        "embed": {
+            "@architectures": "spacy.MultiHashEmbed.v2",
+            "width": 24,
+            "attrs": ["NORM"],
+            "rows": [100],
+            "include_static_vectors": True,
+        },
+        "encode": {"@architectures": "spacy.TorchBiLSTMEncoder.v1", "width": 24, "depth": 1, "dropout": 0.0},
+    }
+    nlp = pipeline(tiny, tok2vec=tok2vec)
+    for text, _ in TAGGED:
+        for word in text.split():
+            nlp.vocab.set_vector(word, np.random.default_rng(len(word)).normal(size=8).astype("f"))
+    data = [example for example in examples(nlp) if len(example.x)]  # spaCy's BiLSTM takes no Doc without words
+    optimizer = nlp.initialize(lambda: data)
+    optimizer.learn_rate = 0.02
+    for _ in range(60):
+        nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+    found = [[token.tag_ for token in nlp(Doc(nlp.vocab, words=text.split()))] for text, _ in TAGGED if text]
+    assert found == [right for _, right in TAGGED if right]
+    assert learned(nlp)[1] != 1.0
+
+
 def test_listener_copies_keep_their_connection(tiny):
     nlp = pipeline(tiny)
     train(nlp, 2)
