@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
 
 # Logits at once: in cache on a CPU, since all of a batch would fill gigabytes; but so many targets at least, or each
 # few of them would read the rows of a large vocabulary from memory again.
-_CHUNK_BYTES, _CHUNK_TARGETS = 8 * 2**20, 32
+_CHUNK_BYTES, _CHUNK_TARGETS, _PACKED_TARGETS = 8 * 2**20, 32, 64
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Candidates:
         return torch.log(-torch.expm1(self.n_draws * torch.log1p(-probability))).float()
 
 
-class Softmax(nn.Module):
+class Softmax(PackedModule[Product]):
     """The language model's output layer: a row of `weight` and a bias for each word of the vocabulary.
 
     weight: `[n_words, projection_dim]`; bias: `[n_words]`.
     """
+
+    matrices = ("weight",)
 
     def __init__(self, n_words: int, projection_dim: int, seed: int | None = 0) -> None:
         super().__init__()
@@ -70,13 +73,31 @@ class Softmax(nn.Module):
     @torch.no_grad()
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy of each target over the whole vocabulary, `[n]` in nats; see `forward`."""
+        if packed := self.packed(hidden):
+            chunks = zip(hidden.split(_PACKED_TARGETS), targets.split(_PACKED_TARGETS), strict=True)
+            return torch.cat([_losses(packed(chunk), wanted) for chunk, wanted in chunks])
         return _cross_entropy(hidden, self.weight, self.bias, targets, None, with_gradients=False)[0]
+
+    def pack(self, make: type[Product]) -> Product:
+        """Return the product that gives the logits."""
+        return make(self.weight.t(), self.bias)
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as bilm-tf's training does."""
         with torch.no_grad():
             nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5, generator=generator)
             nn.init.zeros_(self.bias)
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy `[n]` of targets `[n]` by logits `[n, n_words]`."""
+    return _log_total(logits, torch.softmax(logits, dim=1)) - logits.gather(1, targets[:, None]).squeeze(1)
+
+
+def _log_total(logits: Tensor, probability: Tensor) -> Tensor:
+    """Logarithm of the sum of `exp(logits)` of each row: from the softmax that was made of them, which goes over them
+    once, and their largest value."""
+    return logits.amax(1) - probability.amax(1).log()
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
@@ -159,9 +180,8 @@ def _cross_entropy(
             hit = scored.hits[part]
             found = (hit >= 0).nonzero().squeeze(1)
             logits[found, hit[found]] = torch.finfo(logits.dtype).min
-        # torch's softmax goes over the logits once; their logsumexp follows from its largest value
         probability = torch.softmax(logits, dim=1)
-        total = logits.amax(1) - probability.amax(1).log()
+        total = _log_total(logits, probability)
         among_all = torch.ones_like(total)  # share of these words, where the target is scored apart
         if scored.hits is not None:
             among_words, total = total, torch.logaddexp(total, truth)

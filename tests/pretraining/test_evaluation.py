@@ -160,10 +160,10 @@ def test_evaluation_leaves_the_model_as_it_was(evaluator):
 @pytest.mark.parametrize(
     ("zero", "told"),
     [
-        (70, "has hardly learned to read on"),
-        (90, None),
-        (120, None),
-        (130, "(higher) reset_probability"),
+        (60, "has hardly learned to read on"),
+        (75, None),
+        (140, None),
+        (160, "(higher) reset_probability"),
         (1e300, "(higher) reset_probability"),
     ],
 )
