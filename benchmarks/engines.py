@@ -236,9 +236,14 @@ class Commands:
         self.engine_class, self.threads = ENGINES[name], threads
         self.engine: Engine | None = None
 
-    def load(self, directory: str) -> dict[str, str]:
-        """Load the model in a directory, as `spacy_elmo.formats.write` writes it; return versions of packages."""
+    def load(self, directory: str, precision: Any = "float32") -> dict[str, str]:
+        """Load the model in a directory, as `spacy_elmo.formats.write` writes it; return versions of packages.
+
+        precision: ours can do with less than float32.
+        """
         self.engine = self.engine_class(Path(directory), self.threads)
+        if isinstance(self.engine, SpacyElmo):
+            self.engine.bilm.set_precision(precision)
         return {package: metadata.version(package) for package in self.engine_class.packages}
 
     def encode(self, sentences: Sentences, to: str) -> None:
