@@ -58,7 +58,7 @@ def main() -> None:
     print(f"doc[5].vector[:4] = {doc[5].vector[:4].round(3)}\n")
 
     nlp = spacy.blank("en")
-    nlp.add_pipe("elmo", config={"layers": 1})  # the first LSTM layer: of this small model, the best at senses
+    nlp.add_pipe("elmo", config={"layers": "top"})  # the second LSTM layer: of this model, the best at senses
     print(f"{'similarity of the word in':28}{'the same sense':>16}{'another sense':>16}")
     for word, sentences in SENSES.items():
         first, same, other = (find(nlp, sentence, word) for sentence in sentences)

@@ -27,7 +27,7 @@ def test_info_of_the_bundled_model_is_one_json_object(bundled_width):
     assert facts["dim"] == bilm.options.lstm.dim
     assert facts["max_characters"] == 50
     assert facts["n_characters"] == 262
-    assert facts["license"] == "CC BY-SA 3.0"
+    assert facts["license"] == "CC BY-SA 4.0"
     # the zero row in front of the character embeddings is ours, not the file's
     assert facts["parameters"] == sum(p.numel() for p in bilm.parameters()) - bilm.options.char_cnn.embedding_dim
 

@@ -1,4 +1,4 @@
-"""The trained model in, the bundled model out: float16 weights and a card that says what was measured on them.
+"""The trained model in, the bundled model out: float16 weights, whom they owe what, and a card of what was measured.
 
     python training/en_elmo_sm/ship.py STATE HELDOUT MASC BLIMP [OUT]
 
@@ -7,6 +7,7 @@ sentence a line; BLIMP: directory of its .jsonl files. Takes about half an hour 
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def ship(state: Path, heldout: Path, masc: Path, blimp: Path, out: Path) -> None
     card["blimp_accuracy"] = rounded(evaluate_model(str(state), None, str(blimp), show_progress=True)["blimp"])
     bilm.card = card
     formats.write(bilm, out, "float16")
+    shutil.copyfile(HERE / "ATTRIBUTION.md", out / "ATTRIBUTION.md")
 
 
 if __name__ == "__main__":
