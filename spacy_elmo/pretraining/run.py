@@ -97,6 +97,7 @@ class _Run:
 
     def __init__(self, out: Path, config: Config, group: Group, show_progress: bool) -> None:
         self.out, self.config, self.group, self.show_progress = out, config, group, show_progress
+        self.has_warned = False  # of zero and carried state; heldout.jsonl has the figures of each epoch
 
     def look_around(self, files: CorpusFiles, resume: bool, has_origin: bool) -> None:
         """Make the directory of a new run, or find the one to resume."""
@@ -249,7 +250,8 @@ class _Run:
         figures = evaluation.to_dict()
         line = {**self.trainer.progress, "predictions": figures.pop("tokens"), **figures}
         append_line(self.out / HELDOUT_METRICS, line)
-        if evaluation.warning:
+        if evaluation.warning and not self.has_warned:
+            self.has_warned = True
             self._say(evaluation.warning)
         return evaluation
 
