@@ -242,7 +242,8 @@ class Commands:
         precision: ours can do with less than float32.
         """
         self.engine = self.engine_class(Path(directory), self.threads)
-        if isinstance(self.engine, SpacyElmo):
+        if precision != "float32":
+            assert isinstance(self.engine, SpacyElmo)
             self.engine.bilm.set_precision(precision)
         return {package: metadata.version(package) for package in self.engine_class.packages}
 

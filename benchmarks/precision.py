@@ -16,13 +16,14 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from common import carry_out, cpu_name, make_parser, names_of, note, positive, read_sentences
 from engines import OURS, Sentences
 from operations import n_tokens
@@ -30,9 +31,19 @@ from worker import Worker
 from workloads import SIZES, load, single_calls
 
 from spacy_elmo import formats
-from spacy_elmo.bilm.packed import Precision
+from spacy_elmo.bilm.packed import Precision, check_precision
+from spacy_elmo.errors import ElmoError
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+def available() -> Iterator[Precision]:
+    """Yield the precisions that this machine has the means for."""
+    for precision in get_args(Precision):
+        with suppress(ElmoError):
+            check_precision(precision, torch.device("cpu"))
+            yield precision
+
+
+PRECISIONS = tuple(available())
 COMPARED_SENTENCES = 100
 ENGINES_SCRIPT = Path(__file__).with_name("engines.py")
 MIB = 2**20

@@ -102,6 +102,8 @@ class BiLMShim(Shim):
         CNN); None: all."""
         self._unfrozen = n_top
         self._grant_gradients()
+        if n_top == 0:
+            self._has_begun = False
 
     @property
     def learns(self) -> bool:

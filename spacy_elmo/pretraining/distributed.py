@@ -88,7 +88,7 @@ def join_group(device: str) -> Iterator[Group]:
 
 def is_elastic() -> bool:
     """Whether `torchrun` started this process, and may start it again with the same arguments."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return distributed.is_available() and distributed.is_torchelastic_launched()
 
 
 _ENVIRONMENT = (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))

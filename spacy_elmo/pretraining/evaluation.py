@@ -60,10 +60,14 @@ class Evaluation:
         return {"tokens": self.tokens, **asdict(self.carried), "zero_state": asdict(self.zero_state)}
 
     @property
+    def is_bad_from_zero(self) -> bool:
+        """Whether it is worse from zero state, as it is used, in any direction, by more than documents explain."""
+        return any(zero > _DISAGREEMENT * carried for zero, carried in self._directions.values())
+
+    @property
     def warning(self) -> str | None:
-        """What to say where zero and carried state disagree."""
-        for direction in ("forward", "backward"):
-            zero, carried = (getattr(kind, f"{direction}_perplexity") for kind in (self.zero_state, self.carried))
+        """What to say where zero and carried state disagree; first of a direction that is bad from zero state."""
+        for direction, (zero, carried) in sorted(self._directions.items(), key=lambda item: item[1][1] / item[1][0]):
             figures = (
                 f"{direction} perplexity is {zero:.4g} from zero state, as the model is used, but {carried:.4g} with "
                 "carried state"
@@ -73,6 +77,15 @@ class Evaluation:
             if carried > _DISAGREEMENT * zero:
                 return f"{figures}: it has hardly learned to read on from one sentence of such text to the next"
         return None
+
+    @property
+    def _directions(self) -> dict[str, tuple[float, float]]:
+        """Perplexity from zero and with carried state, by direction."""
+        zero, carried = self.zero_state, self.carried
+        return {
+            "forward": (zero.forward_perplexity, carried.forward_perplexity),
+            "backward": (zero.backward_perplexity, carried.backward_perplexity),
+        }
 
 
 @dataclass(frozen=True)

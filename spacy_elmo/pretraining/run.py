@@ -97,7 +97,7 @@ class _Run:
 
     def __init__(self, out: Path, config: Config, group: Group, show_progress: bool) -> None:
         self.out, self.config, self.group, self.show_progress = out, config, group, show_progress
-        self.has_warned = False  # of zero and carried state; heldout.jsonl has the figures of each epoch
+        self.has_warned = False  # that zero and carried state disagree, which need not be bad
 
     def look_around(self, files: CorpusFiles, resume: bool, has_origin: bool) -> None:
         """Make the directory of a new run, or find the one to resume."""
@@ -110,9 +110,10 @@ class _Run:
 
     def _look_around(self, resume: bool, has_origin: bool) -> None:
         files = self.files
-        if not resume:
+        is_there = any((self.out / name).exists() for name in (CONFIG, checkpoint.NAME))
+        if not resume or (is_elastic() and not is_there):
             self._refuse_used()
-        elif not (self.out / CONFIG).exists() and not is_elastic():
+        elif not is_there:
             raise PretrainingError(f"{self.out}: there is no run in it to resume")
         if files.heldout and not any(True for _ in read_sentences(files.heldout)):
             raise CorpusError(f"{files.heldout[0]}: no sentence in the held-out text; expected one a line")
@@ -122,7 +123,9 @@ class _Run:
                 shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
             # From here on the run can be resumed. One that begins with another model can be from its first checkpoint
             # on: before, --resume alone would not know of that model.
-            if not (resume or has_origin):
+            if has_origin and not resume:
+                (self.out / CONFIG).unlink(missing_ok=True)  # of a run without it that was killed before its first step
+            elif not is_there:
                 self._write_config()
         except OSError as error:
             raise PretrainingError(f"{self.out}: cannot be made ({error})") from None
@@ -236,7 +239,7 @@ class _Run:
         self._write_config()
         tokens = self.trainer.progress["tokens"]
         cut_log(self.out / METRICS, tokens)
-        cut_log(self.out / HELDOUT_METRICS, tokens - 1)  # a run that goes on at the end of an epoch evaluates there
+        cut_log(self.out / HELDOUT_METRICS, tokens - self.trainer.is_to_evaluate)
 
     def _evaluate_and_write(self) -> None:
         evaluation = self._evaluate() if self.files.heldout else None
@@ -250,7 +253,7 @@ class _Run:
         figures = evaluation.to_dict()
         line = {**self.trainer.progress, "predictions": figures.pop("tokens"), **figures}
         append_line(self.out / HELDOUT_METRICS, line)
-        if evaluation.warning and not self.has_warned:
+        if evaluation.warning and (evaluation.is_bad_from_zero or not self.has_warned):
             self.has_warned = True
             self._say(evaluation.warning)
         return evaluation

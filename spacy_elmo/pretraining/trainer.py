@@ -86,6 +86,11 @@ class Trainer:
             "epoch": round(self.step / self.batches.steps_per_epoch, 4),
         }
 
+    @property
+    def is_to_evaluate(self) -> bool:
+        """Whether an evaluation is due before anything else: at the end of an epoch, or of the run."""
+        return self.step >= self.n_steps or (self.step > 0 and self.step % self.batches.steps_per_epoch == 0)
+
     def run(self, after_epoch: Callable[[], None]) -> None:
         """Train to the last step; the log and the checkpoints are in `out`.
 
@@ -103,7 +108,7 @@ class Trainer:
         self._logged_step = self.step
         with stop_on_signals() as request, bar:
             while self.step < self.n_steps:
-                if self.step and self.step % self.batches.steps_per_epoch == 0:
+                if self.is_to_evaluate:
                     self._end_epoch(after_epoch)
                 batch = self.batches.at(self.step)
                 self._since_log += self._train_on(batch, network)
@@ -286,7 +291,7 @@ class Trainer:
             self._since_log = state["since_log"].to(device)
             note = None
         else:
-            self.step = round(state["step"] * state["tokens_per_step"] / self.tokens_per_step)
+            self.step = math.ceil(state["step"] * state["tokens_per_step"] / self.tokens_per_step)
             theirs = f"{state['rows']} rows of {state['tokens_per_step'] // state['rows']} words"
             note = (
                 f"the checkpoint was written with {theirs}, this run has {self.batches.rows} of "

@@ -140,8 +140,9 @@ def warning(report: PrepareReport, held_out: float) -> str | None:
     if not every or report.heldout.sentences:
         return None
     return (
-        f"nothing is held out: no file has {every // 2 + 1} documents (or paragraphs, where it is one document), of "
-        f"which the last would be; give a larger share than {held_out}, or fewer and larger files"
+        f"nothing is held out: it would have been document {every // 2 + 1} of each file and every {every}th from "
+        "there (or paragraph, where a file is one document), but there is none of which anything is kept; give a "
+        f"larger share than {held_out}, or fewer and larger files"
     )
 
 

@@ -326,8 +326,8 @@ def test_a_bilm_that_reads_words_is_refused(tiny, tmp_path):
         Elmo(None, tmp_path, 1)
 
 
-def test_bundled_names_need_no_options():
-    assert Elmo(None, "en_elmo_sm", 1).get_output_dim() == 128
+def test_bundled_names_need_no_options(bundled_width):
+    assert Elmo(None, "en_elmo_sm", 1).get_output_dim() == bundled_width
 
 
 def test_the_package_imports_no_formats():

@@ -172,6 +172,13 @@ def test_warning_when_zero_and_carried_state_disagree(zero, told):
     assert evaluation.warning is None if told is None else told in evaluation.warning
 
 
+def test_direction_that_is_bad_from_zero_state_is_told_of_first():
+    evaluation = Evaluation(9, Perplexities(100, 100, 100), Perplexities(10, 300, 50))
+    assert evaluation.is_bad_from_zero
+    assert evaluation.warning.startswith("backward perplexity is 300 from zero state")
+    assert not Evaluation(9, Perplexities(100, 100, 100), Perplexities(10, 100, 50)).is_bad_from_zero
+
+
 def test_hopeless_losses_are_perplexities_that_json_can_hold():
     assert Perplexities.of(torch.tensor([1e6, 1.0]), 1) == Perplexities(math.exp(700), math.exp(1.0), math.exp(700))
 

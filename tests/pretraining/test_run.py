@@ -209,6 +209,14 @@ def test_run_stopped_at_the_end_of_an_epoch_evaluates_when_it_goes_on(train, pre
     assert log.lines(out, "heldout.jsonl") == expected
 
 
+def test_evaluation_at_the_end_of_a_run_stays_when_it_is_given_more_steps(train, prepared, log):
+    out = train(corpus=prepared, training__max_steps=7)
+    first = log.lines(out, "heldout.jsonl")
+    train(corpus=prepared, training__max_steps=9, resume=True)
+    assert [line["step"] for line in log.lines(out, "heldout.jsonl")] == [7, 9]
+    assert log.lines(out, "heldout.jsonl")[:1] == first
+
+
 def test_disagreement_of_zero_and_carried_state_is_warned_about(train, prepared, monkeypatch, capsys):
     bad = Evaluation(9, Perplexities(100, 100, 100), Perplexities(2e10, 90, 1e5))
     monkeypatch.setattr(Evaluator, "perplexity", lambda *_: bad)
@@ -268,6 +276,15 @@ def test_run_killed_before_its_first_step_can_be_resumed(train, log, monkeypatch
             train("killed", training__max_steps=6)
     killed, whole = train("killed", training__max_steps=6, resume=True), train("whole", training__max_steps=6)
     assert log.losses(killed) == log.losses(whole)
+
+
+def test_torchrun_overwrites_no_model_either(train, monkeypatch):
+    model = train("model", training__max_steps=3)
+    for name in ("checkpoint.pt", "metrics.jsonl", "pretrain.cfg"):
+        (model / name).unlink()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
+    with pytest.raises(PretrainingError, match="there is a model in it"):
+        train("model", training__max_steps=3, resume=True)
 
 
 def test_full_disk_when_the_model_is_written_is_an_error_of_ours(train, monkeypatch, tmp_path):
@@ -401,6 +418,12 @@ def test_run_from_another_model_killed_at_once_is_resumed_from_that_model_or_not
             patch.setattr(moment, name, crash)
             with pytest.raises(Crash):
                 train(name, init_from=origin, **arguments)
+        with monkeypatch.context() as patch:  # after a run from nothing that was killed there, too
+            patch.setattr(run_module, "encode", crash)
+            with pytest.raises(Crash):
+                train("encode", **arguments)
+            with pytest.raises(Crash):
+                train("encode", init_from=origin, **arguments)
     with pytest.raises(PretrainingError, match="no run in it to resume"):
         train("encode", resume=True, **arguments)
     whole = train("whole", init_from=origin, **arguments)
