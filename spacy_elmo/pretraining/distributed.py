@@ -1,6 +1,7 @@
 """What `torchrun` set in the environment in, the group of processes that train together out."""
 
 import datetime
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ def join_group(device: str) -> Iterator[Group]:
     try:
         yield Group(chosen, rank, local_rank, size)
     finally:
+        gc.collect()  # a DistributedDataParallel refers to itself, and to the group: its threads must end before Python
         distributed.destroy_process_group()
 
 

@@ -44,7 +44,7 @@ def table(facts: dict[str, Any]) -> str:
     shown = {
         "name": facts["name"],
         "description": facts["description"],
-        "license": facts["license"] or "not stated (no model_card.json beside the weights)",
+        "license": facts["license"] or "not stated in a model_card.json beside the weights",
         "format": facts["format"],
         "layers": f"{facts['layers']} LSTM layers, {facts['layers'] + 1} with the token embedding",
         "vectors": f"{facts['width']} wide (2 x {facts['projection_dim']}), LSTM cells {facts['dim']}",
