@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from spacy_elmo.bilm.lstm import State
 from spacy_elmo.bilm.softmax import Candidates
 from spacy_elmo.errors import PretrainingError
-from spacy_elmo.formats.bilm_hdf5 import write_whole
+from spacy_elmo.formats.bilm_hdf5 import write_text
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.batches import Batch, Batches
 from spacy_elmo.pretraining.config import Config
@@ -349,7 +349,7 @@ def cut_log(path: Path, tokens: float) -> None:
             continue
         if entry["tokens"] <= tokens:
             kept.append(line + "\n")
-    write_whole(path, lambda file: file.write("".join(kept).encode()))
+    write_text(path, "".join(kept))
 
 
 def _tensorboard(out: Path) -> Any:
