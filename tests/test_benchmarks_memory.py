@@ -1,0 +1,68 @@
+"""The benchmark of memory sees what processes have for themselves, and what they share only once."""
+
+import importlib
+import mmap
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from spacy_elmo import formats
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+MIB = 2**20
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="reads memory where Linux tells it: /proc/PID/smaps_rollup"
+)
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """A function that imports a benchmark."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(modules):
+    memory = modules("memory")
+    shared = mmap.mmap(-1, 40 * MIB)
+    shared.write(b"x" * 40 * MIB)
+    before = memory.Seen()
+    before.look(os.getpid())
+    ready, told = os.pipe()
+    child = os.fork()
+    if child == 0:  # it reads what is shared and has 20 MiB more
+        own = bytes(range(256)) * (20 * MIB // 256)
+        os.write(told, bytes([shared[0] + len(own[:1])]))
+        time.sleep(60)
+        os._exit(0)
+    try:
+        os.read(ready, 1)
+        seen = memory.Seen()
+        seen.look(os.getpid())
+        assert child in memory.children(os.getpid())
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    assert 15 * MIB < seen.in_all - before.in_all < 40 * MIB
+    assert 15 * MIB < seen.of_one < before.of_one + 20 * MIB
+
+
+@pytest.mark.parametrize(("method", "processes"), [("", 1), ("fork", 2)])
+def test_a_row_is_measured_while_the_pipeline_runs(modules, data, method, processes):
+    memory = modules("memory")
+    row = memory.measure("bundled", str(data / "tiny_2l_skip"), method, processes, ["We sat here ."] * 4_000, 1)
+    assert row.words_per_second > 0
+    assert row.in_all > row.of_one > 10 * MIB
+
+
+def test_the_stream_is_looked_at_ten_times(modules, data, monkeypatch):
+    memory = modules("memory")
+    monkeypatch.setattr(formats, "BUNDLED", str(data / "tiny_2l_skip"))
+    looks = memory.stream(2_000, threads=1)
+    assert [texts for texts, _ in looks] == list(range(200, 2_001, 200))
+    assert all(size > 100 * MIB for _, size in looks)
+    report = {"cpu": "", "threads": 1, "sentences": 0, "rows": [], "stream": looks}
+    assert len(memory.render(report).splitlines()) == 3 + 2 + 10
