@@ -1,13 +1,15 @@
 /* The time steps of an LSTM layer in float32: what is between the products of several rows (`update`), and all of the
- * steps of a single row in one call (`run`), which come to the same bits.
+ * steps of a single row in both directions in one call (`run`), which come to the same bits.
  *
  * With a single row, reading the weights is all there is to do. They lie in tiles of TILE columns, each row after row,
  * so that they are read from front to back: as fast as the cache gives them. What an interpreter does between two
  * products would cost as much again. Optional: without it, lstm.py runs the same steps through torch's operators.
  */
 
+#define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,42 +116,100 @@ static PyObject *update_rows(PyObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+/* All steps of one row in one direction. */
+typedef struct {
+    Py_ssize_t n_steps, dim, width, block; /* width: of the hidden state; block: see multiply */
+    float cell_clip, proj_clip;
+    const float *inputs;     /* [n_steps, 4 * dim], with the biases */
+    const float *weight;     /* tiles of [width, 4 * dim] */
+    const float *projection; /* tiles of [dim, width], or none, where width is dim */
+    float *hidden;           /* [width], brought up to date */
+    float *cell;             /* [dim], brought up to date */
+    float *outputs;          /* [n_steps, width], filled in */
+    float *scratch;
+} Direction;
+
+static void run_direction(const Direction *one)
+{
+    Py_ssize_t dim = one->dim, width = one->width, n_gates = tiles_of(4 * dim) * TILE;
+    float *gates = one->scratch, *projected = gates + n_gates, *squashed = projected + tiles_of(width) * TILE;
+    for (Py_ssize_t step = 0; step < one->n_steps; step++) {
+        const float *added = one->inputs + step * 4 * dim;
+        multiply(width, tiles_of(4 * dim), one->block, one->hidden, one->weight, gates);
+        if (one->projection == NULL) {
+            update(dim, gates, added, one->cell_clip, one->cell, one->hidden);
+        } else {
+            update(dim, gates, added, one->cell_clip, one->cell, squashed);
+            multiply(dim, tiles_of(width), one->block, squashed, one->projection, projected);
+            for (Py_ssize_t i = 0; i < width; i++)
+                one->hidden[i] = clip(projected[i], one->proj_clip);
+        }
+        memcpy(one->outputs + step * width, one->hidden, (size_t)width * sizeof(float));
+    }
+}
+
+/* The threads in which torch computes: those of the OpenMP that it has loaded, where that is GNU's. They have just
+ * worked on the products before and are awake, so others would only stand in their way. */
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+typedef int (*ThreadNumber)(void);
+static Parallel parallel;
+static ThreadNumber thread_number, n_threads;
+
+static void find_threads(void)
+{
+    parallel = (Parallel)dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    thread_number = (ThreadNumber)dlsym(RTLD_DEFAULT, "omp_get_thread_num");
+    n_threads = (ThreadNumber)dlsym(RTLD_DEFAULT, "omp_get_num_threads");
+}
+
+static void run_share(void *directions)
+{
+    for (int number = thread_number(); number < 2; number += n_threads())
+        run_direction((Direction *)directions + number);
+}
+
+static int parse_direction(PyObject *arguments, Direction *one)
+{
+    Py_ssize_t addresses[6];
+    if (!PyArg_ParseTuple(arguments, "nnnnffnnnnnn", &one->n_steps, &one->dim, &one->width, &one->block,
+                          &one->cell_clip, &one->proj_clip, &addresses[0], &addresses[1], &addresses[2],
+                          &addresses[3], &addresses[4], &addresses[5]))
+        return 0;
+    one->inputs = (const float *)addresses[0];
+    one->weight = (const float *)addresses[1];
+    one->projection = (const float *)addresses[2];
+    one->hidden = (float *)addresses[3];
+    one->cell = (float *)addresses[4];
+    one->outputs = (float *)addresses[5];
+    Py_ssize_t numbers = tiles_of(4 * one->dim) * TILE + tiles_of(one->width) * TILE + one->dim;
+    one->scratch = calloc((size_t)numbers, sizeof(float));
+    if (one->scratch == NULL)
+        PyErr_NoMemory();
+    return one->scratch != NULL;
+}
+
 static PyObject *run(PyObject *self, PyObject *arguments)
 {
-    Py_ssize_t n_steps, dim, width, block; /* width: of the hidden state; block: see multiply */
-    Py_ssize_t addresses[6];
-    float cell_clip, proj_clip;
-    if (!PyArg_ParseTuple(arguments, "nnnnffnnnnnn", &n_steps, &dim, &width, &block, &cell_clip, &proj_clip,
-                          &addresses[0], &addresses[1], &addresses[2], &addresses[3], &addresses[4], &addresses[5]))
+    int wanted;
+    PyObject *parts[2];
+    Direction directions[2] = {{0}};
+    if (!PyArg_ParseTuple(arguments, "iO!O!", &wanted, &PyTuple_Type, &parts[0], &PyTuple_Type, &parts[1]))
         return NULL;
-    const float *inputs = (const float *)addresses[0];     /* [n_steps, 4 * dim], with the biases */
-    const float *weight = (const float *)addresses[1];     /* tiles of [width, 4 * dim] */
-    const float *projection = (const float *)addresses[2]; /* tiles of [dim, width], or none, where width is dim */
-    float *hidden = (float *)addresses[3];                 /* [width], brought up to date */
-    float *cell = (float *)addresses[4];                   /* [dim], brought up to date */
-    float *outputs = (float *)addresses[5];                /* [n_steps, width], filled in */
-
-    Py_ssize_t n_gates = tiles_of(4 * dim) * TILE, n_projected = tiles_of(width) * TILE;
-    float *gates = calloc((size_t)(n_gates + n_projected + dim), sizeof(float));
-    if (gates == NULL)
-        return PyErr_NoMemory();
-    float *projected = gates + n_gates, *squashed = projected + n_projected;
-    Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t step = 0; step < n_steps; step++) {
-        const float *added = inputs + step * 4 * dim;
-        multiply(width, tiles_of(4 * dim), block, hidden, weight, gates);
-        if (projection == NULL) {
-            update(dim, gates, added, cell_clip, cell, hidden);
+    int parsed = parse_direction(parts[0], &directions[0]) && parse_direction(parts[1], &directions[1]);
+    if (parsed) {
+        Py_BEGIN_ALLOW_THREADS
+        if (wanted > 1 && parallel && thread_number && n_threads) {
+            parallel(run_share, directions, 2, 0);
         } else {
-            update(dim, gates, added, cell_clip, cell, squashed);
-            multiply(dim, tiles_of(width), block, squashed, projection, projected);
-            for (Py_ssize_t i = 0; i < width; i++)
-                hidden[i] = clip(projected[i], proj_clip);
+            run_direction(&directions[0]);
+            run_direction(&directions[1]);
         }
-        memcpy(outputs + step * width, hidden, (size_t)width * sizeof(float));
+        Py_END_ALLOW_THREADS
     }
-    Py_END_ALLOW_THREADS
-    free(gates);
+    free(directions[0].scratch);
+    free(directions[1].scratch);
+    if (!parsed)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -165,6 +225,7 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__compiled(void)
 {
+    find_threads();
     PyObject *created = PyModule_Create(&module);
     if (created != NULL && PyModule_AddIntConstant(created, "TILE", TILE) < 0) {
         Py_DECREF(created);

@@ -51,17 +51,28 @@ class SingleRow:
         self._weight = _in_tiles(weight)
         self._projection = None if projection is None else _in_tiles(projection)
 
-    def run(self, inputs: Tensor, hidden: Tensor, cell: Tensor, outputs: Tensor) -> None:
-        """Fill in `outputs` and bring the state up to date.
-
-        inputs: `[n_steps, 4 * dim]`, what the gates add to their recurrent part; hidden: `[projection_dim]`;
-        cell: `[dim]`; outputs: `[n_steps, projection_dim]`.
-        """
+    def prepare(self, inputs: Tensor, hidden: Tensor, cell: Tensor, outputs: Tensor) -> "_compiled.Direction":
+        """What the compiled part takes; the arguments are one direction's of `run_rows`."""
         n_steps, dim, width = len(inputs), self._dim, self._width
         shapes = [(n_steps, 4 * dim), (width,), (dim,), (n_steps, width)]
         first, *others = _addresses([inputs, hidden, cell, outputs], shapes)
-        weights = [0 if one is None else one.data_ptr() for one in (self._weight, self._projection)]
-        _compiled.run(n_steps, dim, width, self.block, *self._clips, first, *weights, *others)
+        weight, projection = (0 if one is None else one.data_ptr() for one in (self._weight, self._projection))
+        return (n_steps, dim, width, self.block, *self._clips, first, weight, projection, *others)
+
+
+def run_rows(
+    directions: Sequence[SingleRow], inputs: Sequence[Tensor], state: tuple[Tensor, Tensor], outputs: Tensor
+) -> None:
+    """Run a row in both directions, in two threads where torch has as many; fill in `outputs` and bring the state up
+    to date.
+
+    inputs: `[n_steps, 4 * dim]` of each direction, what the gates add to their recurrent part.
+    state: hidden `[2, projection_dim]` and cell `[2, dim]`; outputs: `[2, n_steps, projection_dim]`.
+    """
+    forward, backward = (
+        one.prepare(*arguments) for one, *arguments in zip(directions, inputs, *state, outputs, strict=True)
+    )
+    _compiled.run(torch.get_num_threads(), forward, backward)
 
 
 def _addresses(arrays: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:

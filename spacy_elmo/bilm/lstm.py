@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spacy_elmo.bilm.compiled import SingleRow, can_compile, update_rows
+from spacy_elmo.bilm.compiled import SingleRow, can_compile, run_rows, update_rows
 from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens_of
@@ -179,16 +179,16 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         cell: Tensor,
         steps: list[TimeStep],
     ) -> tuple[Tensor, State]:
-        """Run the same, one row after the other."""
+        """Run the same, one row after the other, both directions at once."""
         outputs = x.new_empty(2, x.shape[1], self.projection_dim)
         hidden, cell = (part.to(x, copy=True).contiguous() for part in (hidden, cell))
         for row in range(steps[0].rows):
             tokens = torch.tensor([step.start + row for step in steps if row < step.rows], device=x.device)
-            for direction, (products, one) in enumerate(zip(packed, single, strict=True)):
-                for some in tokens.split(self._max_rows(x)):
-                    found = x.new_empty(len(some), self.projection_dim)
-                    one.run(products.inputs(x[direction, some]), hidden[direction, row], cell[direction, row], found)
-                    outputs[direction, some] = found
+            for some in tokens.split(self._max_rows(x)):
+                found = x.new_empty(2, len(some), self.projection_dim)
+                inputs = [products.inputs(x[direction, some]) for direction, products in enumerate(packed)]
+                run_rows(single, inputs, (hidden[:, row], cell[:, row]), found)
+                outputs[:, some] = found
         return outputs, (hidden, cell)
 
     def _single_rows(self, packed: list["_PackedDirection"], x: Tensor) -> list[SingleRow] | None:

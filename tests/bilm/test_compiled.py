@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacy_elmo.bilm import BiLM, BiLMOptions, CharCNNOptions, LSTMOptions, compiled
+from spacy_elmo.bilm import BiLM, BiLMOptions, CharCNNOptions, LSTMOptions, compiled, lstm
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
 from spacy_elmo.bilm.packed import _HAS
 
@@ -114,13 +114,33 @@ def test_a_state_of_another_layout_and_type_is_read_as_it_is():
 def test_tensors_that_do_not_fit_are_refused():
     row = compiled.SingleRow(torch.zeros(8, 160), torch.zeros(40, 8), 3.0, 3.0)
     good = [torch.zeros(5, 160), torch.zeros(8), torch.zeros(40), torch.zeros(5, 8)]
-    row.run(*good)
+    row.prepare(*good)
     for place, bad in enumerate([torch.zeros(5, 161), torch.zeros(9), torch.zeros(40).double(), torch.zeros(8, 5).T]):
         with pytest.raises(ValueError, match="contiguous float32"):
-            row.run(*good[:place], bad, *good[place + 1 :])
+            row.prepare(*good[:place], bad, *good[place + 1 :])
     for gates in (torch.zeros(3, 159), torch.zeros(160, 3).T, torch.zeros(3, 160).double()):
         with pytest.raises(ValueError, match="contiguous float32"):
             compiled.update_rows(gates, torch.zeros(3, 160), torch.zeros(3, 40), None)
+
+
+@needs_compiled
+def test_two_threads_come_to_the_same_bits_as_one():
+    layer, x = make_layer(256, 64), torch.randn(2, 40, 64)
+    state = (torch.rand(2, 3, 64), torch.rand(2, 3, 256))  # rows of several lengths
+    sizes = [3] * 10 + [2] * 5
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for n_threads in (1, 2, 3):
+            torch.set_num_threads(n_threads)
+            with torch.inference_mode():
+                found.append(layer(x, sizes, state))
+    finally:
+        torch.set_num_threads(before)
+    for y, (hidden, cell) in found[1:]:
+        assert torch.equal(y, found[0][0])
+        assert torch.equal(hidden, found[0][1][0])
+        assert torch.equal(cell, found[0][1][1])
 
 
 @needs_compiled
@@ -139,7 +159,7 @@ def test_gradients_and_other_types_take_torchs_operators(monkeypatch):
         raise AssertionError("compiled part called")
 
     layer = make_layer(40, 8)
-    monkeypatch.setattr(compiled.SingleRow, "run", fail)
+    monkeypatch.setattr(lstm, "run_rows", fail)
     x = torch.randn(2, 5, 8)
     layer(x, [1] * 5)  # gradients are on
     with torch.inference_mode():
@@ -167,8 +187,8 @@ def test_a_sentence_has_the_same_bits_alone_and_in_any_batch(monkeypatch, dim, w
 
 
 def make_bilm(dim, width):
-    lstm = LSTMOptions(dim, width, n_layers=2, cell_clip=3.0, proj_clip=3.0, use_skip_connections=True)
-    options = BiLMOptions(lstm, CharCNNOptions(((1, 8), (2, 16), (7, 64)), n_highway=1))
+    layers = LSTMOptions(dim, width, n_layers=2, cell_clip=3.0, proj_clip=3.0, use_skip_connections=True)
+    options = BiLMOptions(layers, CharCNNOptions(((1, 8), (2, 16), (7, 64)), n_highway=1))
     bilm = BiLM(options, seed=0).requires_grad_(False)
     for parameter in bilm.parameters():
         parameter.mul_(3)
@@ -184,26 +204,23 @@ def encode_afresh(bilm, sentences):
 @pytest.mark.parametrize(("dim", "width"), [(512, 64), (1024, 128), (2048, 256)])
 def test_a_single_row_is_compiled_at_the_usual_sizes(monkeypatch, dim, width):
     called = []
-    run = compiled.SingleRow.run
-    monkeypatch.setattr(compiled.SingleRow, "run", lambda *arguments: called.append(run(*arguments)))
+    monkeypatch.setattr(lstm, "run_rows", lambda *arguments: called.append(compiled.run_rows(*arguments)))
     layer = make_layer(dim, width)
     with torch.inference_mode():
         layer(torch.randn(2, 5, width), [1] * 5)
         tried = len(called)
         layer(torch.randn(2, 5, width), [1] * 5)
-    assert len(called) == tried + 2  # one for each direction
+    assert len(called) == tried + 1
 
 
 @needs_compiled
 def test_a_row_that_does_not_come_to_the_bits_of_the_products_is_not_used(monkeypatch):
-    run = compiled.SingleRow.run
-
-    def run_and_err(self, inputs, *others):
-        run(self, inputs + 1e-6, *others)
+    def run_and_err(rows, inputs, *others):
+        compiled.run_rows(rows, [one + 1e-6 for one in inputs], *others)
 
     right, wrong, x = make_layer(40, 8), make_layer(40, 8), torch.randn(2, 5, 8)
     with torch.inference_mode():
         expected = right(x, [1] * 5)[0]
-        monkeypatch.setattr(compiled.SingleRow, "run", run_and_err)
+        monkeypatch.setattr(lstm, "run_rows", run_and_err)
         torch.testing.assert_close(wrong(x, [1] * 5)[0], expected, rtol=0, atol=1e-7)
         assert not torch.equal(right(x, [1] * 5)[0], expected)  # it was used there
