@@ -28,6 +28,7 @@ def init_config(
     optimize: str = Option("speed", help="What the networks over ELMo are made for: speed, accuracy"),
     pretrain: bool = Option(False, "--pretrain", help="A config for `pretrain`"),
     size: str = Option("sm", help="Size of the biLM to pretrain: xs, sm, md, original"),
+    force: bool = Option(False, "--force", "-F", help="Write over a file that is there"),
     quiet: bool = Quiet,
 ) -> None:
     """Write a filled config, for `spacy train` or for `pretrain`.
@@ -38,6 +39,8 @@ def init_config(
     """
     if pretrain == (pipeline is not None):
         raise typer.BadParameter("say what the config is for: --pipeline COMPONENTS, or --pretrain")
+    if config != "-" and not force and Path(config).is_file():
+        raise ElmoError(f"{config}: is there already; to write over it, add --force")
     if pipeline is None:
         _write(config, _for_pretraining(size))
         follow = f"python -m spacy elmo pretrain CORPUS OUT --config {config}"

@@ -136,6 +136,17 @@ def test_a_language_whose_tokenizer_is_not_installed_is_one_line(init_config, mo
     assert said == "✘ language 'ja': install this\n"
 
 
+def test_a_file_that_is_there_is_written_over_when_told_to(init_config, tmp_path):
+    path = tmp_path / "mine.cfg"
+    path.write_text("edited by hand")
+    status, _, said = init_config(path, "--pipeline", "ner")
+    assert status == 1
+    assert said == f"✘ {path}: is there already; to write over it, add --force\n"
+    assert path.read_text() == "edited by hand"
+    assert init_config(path, "--pipeline", "ner", "--force")[0] == 0
+    assert load_config(path) == load_config(CONFIGS / "ner.cfg"), REGENERATE
+
+
 def test_a_file_that_cannot_be_written_is_one_line_and_status_1(init_config, tmp_path):
     status, _, said = init_config(tmp_path / "no" / "x.cfg", "--pipeline", "ner")
     assert status == 1
