@@ -20,8 +20,8 @@ from spacy_elmo.pipeline.annotations import annotate, stored_vectors
 from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import batch_by_tokens
 from spacy_elmo.pipeline.linking import ListenedTo, Pending, Vectors, has_sentences, refuse_second
-from spacy_elmo.pipeline.listener import make_replaceable
 from spacy_elmo.pipeline.mix import FixedMix, Layers
+from spacy_elmo.pipeline.replacing import make_replaceable
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.pipeline.spans import reads_whole_docs
@@ -156,7 +156,7 @@ class ElmoComponent(ListenedTo):
         hooks = self.vectors in ("auto", "hooks")
         width, gives_rows = shim_of(self.model).bilm.options.width, self._gives_rows
         docs = list(docs)
-        if self._read_whole and has_sentences(docs):
+        if self._read_whole and any(len(doc) > 1 for doc in docs) and has_sentences(docs):
             self._warn_of_sentences("some component")  # it was not initialized: frozen, or from another pipeline
         if gives_rows:
             self._keep_predicted(docs, scores)
@@ -176,7 +176,7 @@ class ElmoComponent(ListenedTo):
             return True
         if self._reader_of_another:
             return False
-        if self._any_is_read:
+        if self._reader_of_any:
             return doc.tensor.size == 0 or doc.tensor is stored_vectors(doc)
         return self.vectors == "auto"
 
@@ -202,11 +202,24 @@ class ElmoComponent(ListenedTo):
         """Load the weights, so that what is wrong with them shows before training starts, and tell how much of the
         training text the cache will hold."""
         validate_get_examples(get_examples, "ElmoComponent.initialize")
+        self._forget_training()
         self.predict([example.x for example in islice(get_examples(), 1)])
         self._sentences_from = None if nlp is None else _sets_sentences(nlp, self.name)
         self._read_whole = self._is_warned_of_sentences = False
         if self._is_listened_to and not shim_of(self.model).trainable:
             self._tell_of_memory(get_examples)
+
+    def _forget_training(self) -> None:
+        """Begin anew: with the weights as they were loaded, and nothing left to learn from."""
+        self._recordings, self._is_learning = Pending(), False
+        self._deferred, self._loss = None, 0.0
+        if shim_of(self.model).restore():
+            return
+        util.logger.warning(
+            "%s: its biLM was fine-tuned after it was loaded with the pipeline, and goes on from there; to begin with "
+            "the weights as they were, load the pipeline anew",
+            self.name,
+        )
 
     def _tell_of_memory(self, get_examples: Callable[[], Iterable[Example]]) -> None:
         options = shim_of(self.model).bilm.options
@@ -336,6 +349,10 @@ class ElmoComponent(ListenedTo):
         util.from_disk(path, {"model": self._read_model}, exclude)
         return self
 
+    def _pin_links(self) -> None:
+        for link in self._links:
+            link.pin()
+
     def _read_model(self, path: Path) -> None:
         bilm, seal = formats.load(path), path / "digest"
         if not seal.is_file() or seal.read_text() != _seal(path, formats.digest(bilm)):
@@ -343,6 +360,7 @@ class ElmoComponent(ListenedTo):
                 f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
                 "save the pipeline again, or restore its files"
             )
+        self._pin_links()
         shim_of(self.model).set(bilm)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
@@ -353,6 +371,7 @@ class ElmoComponent(ListenedTo):
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
         """Load what `to_bytes` gave."""
+        self._pin_links()
         util.from_bytes(bytes_data, {"model": self.model.from_bytes}, exclude)
         return self
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,13 @@ class _Reading:
         texts = [[token.text for token in doc] for doc in docs]
         return cls([[texts[number][i] for i in indices] for number, indices in places], places)
 
+    def by_content(self) -> dict[Any, int]:
+        """Numbers of the Docs by what is read of them; none of those of which nothing is."""
+        contents: dict[int, list[Any]] = {}
+        for sentence, (number, indices) in zip(self.sentences, self.places, strict=True):
+            contents.setdefault(number, []).append((tuple(sentence), indices.tobytes()))
+        return {tuple(content): number for number, content in contents.items()}
+
 
 def encode_docs(
     model: Encoder, docs: Sequence[Doc], reduce: Reduce = to_rows, cache: Cache | None = None
@@ -164,14 +172,23 @@ class Recording:
         self.rows = [np.zeros((len(doc), width), dtype=np.float32) for doc in docs]
         self.has_gradients = False
         self._gradients = [np.zeros_like(rows) for rows in self.rows]
-        self._places = (reading := _Reading.of(model, docs)).places
+        self._model, self._reading = model, (reading := _Reading.of(model, docs))
         self._batches: list[tuple[list[int], list[int], torch.Tensor]] = []
         for batch in bilm.stream_with_gradients(reading.sentences, model.attrs["max_batch_tokens"]):
             values = to_rows(batch.layers)
             self._batches.append((batch.numbers, batch.lengths, values))
             for number, part in zip(batch.numbers, values.detach().cpu().split(batch.lengths), strict=True):
-                doc, indices = self._places[number]
+                doc, indices = reading.places[number]
                 self.rows[doc][indices] = part[1:-1].numpy()
+
+    def find(self, doc: Doc) -> int | None:
+        """Number of the recorded Doc of which the same was read as would be of this one; None where there is none."""
+        content = next(iter(_Reading.of(self._model, [doc]).by_content()), None)
+        return self._numbers.get(content)
+
+    @cached_property
+    def _numbers(self) -> dict[Any, int]:
+        return self._reading.by_content()
 
     def add_gradient(self, number: int, gradient: Array) -> None:
         """Add to the gradient of the rows of a Doc."""
@@ -187,7 +204,7 @@ class Recording:
         for numbers, lengths, values in batches:
             gradient = torch.zeros(values.shape)
             for number, part in zip(numbers, gradient.split(lengths), strict=True):
-                doc, indices = self._places[number]
+                doc, indices = self._reading.places[number]
                 part[1:-1] = torch.from_numpy(self._gradients[doc][indices])
             values.backward(gradient.to(values.device))
         return float(sum((gradient**2).sum() for gradient in self._gradients))

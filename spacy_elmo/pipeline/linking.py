@@ -2,9 +2,11 @@
 
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from spacy.pipeline.tok2vec import Tok2VecListener
+from spacy import util
+from spacy.pipeline.entity_linker import EntityLinker
+from spacy.pipeline.tok2vec import Tok2Vec, Tok2VecListener
 from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
 from thinc.api import Model
@@ -13,11 +15,12 @@ from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.cache import Memory
 from spacy_elmo.pipeline.doc_rows import ROWS, DocRows, words_of
 from spacy_elmo.pipeline.encoder import Recording, Reduce, encode_docs
-from spacy_elmo.pipeline.listener import Link, link_of, watch
+from spacy_elmo.pipeline.listener import Link, connect, link_of, watch
 from spacy_elmo.pipeline.mix import FixedMix, mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array, to_rows
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 
+T = TypeVar("T")
 Vectors = Literal["auto", "hooks", "tensor", "none"]
 
 
@@ -28,11 +31,11 @@ class Pending(list[Recording]):
         return Pending, ()
 
 
-class Links(weakref.WeakSet[Link]):
-    """Links of listeners, for as long as these live; they go along into other processes."""
+class Remembered(weakref.WeakSet[T]):
+    """Listeners, or their links, for as long as these live; they go along into other processes."""
 
-    def __reduce__(self) -> tuple[type, tuple[list[Link]]]:
-        return Links, (list(self),)
+    def __reduce__(self) -> tuple[type, tuple[list[T]]]:
+        return Remembered, (list(self),)
 
 
 class ListenedTo(TrainablePipe):
@@ -48,10 +51,12 @@ class ListenedTo(TrainablePipe):
 
     def __init__(self) -> None:
         self.listener_map = {}
-        # Links outlive the map: spaCy links anew, and without them, while their components are disabled.
-        self._links = Links()
+        # They outlive the map: spaCy links anew, and without them, while their components are disabled.
+        self._links = Remembered[Link]()
+        self._tensor_listeners = Remembered[Tok2VecListener]()
         self._recordings = Pending()
         self._is_learning = False
+        self._is_warned_of_gradients = False
         self._read_whole = False  # whether listeners were trained on Docs without sentences
 
     # Linking
@@ -65,7 +70,8 @@ class ListenedTo(TrainablePipe):
     def listener_map(self, value: dict[str, list[Model]]) -> None:  # type: ignore[type-arg]
         self._listener_map = value
         self._reader_of_another: str | None = None
-        self._any_is_read = False
+        self._reader_of_any: str | None = None
+        self._writer_behind: str | None = None  # a Tok2Vec, which writes doc.tensor after us
 
     @property
     def listeners(self) -> list[Model]:  # type: ignore[type-arg]
@@ -79,19 +85,23 @@ class ListenedTo(TrainablePipe):
 
     @property
     def _tensor_is_read(self) -> bool:
-        return any(isinstance(listener, Tok2VecListener) for listener in self.listeners)
+        return len(self._tensor_listeners) > 0
 
     def add_listener(self, listener: Model, component_name: str) -> None:  # type: ignore[type-arg]
         """Note a listener of a component further down, spaCy's or ours."""
-        link = link_of(listener)
+        link = connect(listener, self, component_name)
         if link is not None:
-            link.connect(self, component_name)
             self._links.add(link)
         elif isinstance(listener, Tok2VecListener):
             watch(listener)
+            self._tensor_listeners.add(listener)
         listeners = self.listener_map.setdefault(component_name, [])
         if listener not in listeners:
             listeners.append(listener)
+
+    def knows(self, link: Link) -> bool:
+        """Whether this is the link of one of its listeners."""
+        return link in self._links
 
     def remove_listener(self, listener: Model, component_name: str) -> bool:  # type: ignore[type-arg]
         """Drop a listener; says whether it was there."""
@@ -106,6 +116,8 @@ class ListenedTo(TrainablePipe):
         if link is not None:
             link.disconnect()
             self._links.discard(link)
+        elif isinstance(listener, Tok2VecListener):
+            self._tensor_listeners.discard(listener)
         return True
 
     def find_listeners(self, component: Any) -> None:
@@ -116,26 +128,41 @@ class ListenedTo(TrainablePipe):
         """
         if isinstance(component, ListenedTo):
             refuse_second(self.name, component.name)
+        if isinstance(component, Tok2Vec):
+            self._writer_behind = component.name
         if not isinstance(getattr(component, "model", None), Model):
             return
         for node in component.model.walk():
             link = link_of(node)
             if link is not None and link.upstream_name in (self.name, "*"):
+                link.makes_docs = isinstance(component, EntityLinker)
                 self.add_listener(node, component.name)
             if isinstance(node, Tok2VecListener):
                 if node.upstream_name == self.name:
                     self.add_listener(node, component.name)
+                    self._refuse_tensor_of(self._writer_behind, "stands between them and writes its own there")
                 elif node.upstream_name == "*":
-                    self._any_is_read = True
+                    self._reader_of_any = component.name
                 else:
                     self._reader_of_another = component.name
-        if self._reader_of_another and (self._tensor_is_read or self.vectors == "tensor"):
-            asked_by = ", ".join(self.listening_components) or 'the setting vectors = "tensor"'
-            raise ElmoError(
-                f"{self.name}: doc.tensor is to hold its vectors, as {asked_by} asks, but {self._reader_of_another} "
-                "listens to another component, which writes its own there; doc.tensor can hold those of one only. "
-                "A spacy-elmo.ElmoListener.v1 in place of a spacy.Tok2VecListener.v1 does without it"
+        tensor_is_read = any(isinstance(listener, Tok2VecListener) for listener in self.listeners)
+        if tensor_is_read or self.vectors == "tensor":
+            self._refuse_tensor_of(self._reader_of_another, "listens to another component, which writes its own there")
+        if tensor_is_read:
+            self._refuse_tensor_of(
+                self._reader_of_any, f'listens to any component; set its upstream to the name of one, "{self.name}" say'
             )
+
+    def _refuse_tensor_of(self, other: str | None, why: str) -> None:
+        """Raise where there is another component that `doc.tensor` would have to serve as well."""
+        if other is None:
+            return
+        asked_by = ", ".join(self.listening_components) or 'the setting vectors = "tensor"'
+        raise ElmoError(
+            f"{self.name}: doc.tensor is to hold its vectors, as {asked_by} asks, but {other} {why}; doc.tensor can "
+            "hold those of one only. A spacy-elmo.ElmoListener.v1 in place of a spacy.Tok2VecListener.v1 does without "
+            "it"
+        )
 
     # What ElmoListeners ask for
 
@@ -157,10 +184,29 @@ class ListenedTo(TrainablePipe):
         if is_train:
             self.memory.is_on = True
             self._read_whole = self._read_whole or not has_sentences(docs)
-        missing = self.missing(docs)
+        missing = [doc for doc in self.missing(docs) if not (is_train and self._take_twin(doc))]
         if missing:
             self._keep(missing, self._encode(missing, all_layers=True))
         return [ROWS[doc].rows for doc in docs]
+
+    def _take_twin(self, doc: Doc) -> bool:
+        """Take what was recorded of a Doc with the same text, if there is one: some components train on copies."""
+        for recording in self._recordings:
+            if (number := recording.find(doc)) is not None:
+                ROWS[doc] = DocRows(recording.rows[number], self, self._version, words_of(doc), recording, number)
+                return True
+        if self._recordings and len(doc):
+            self._warn_of_lost_gradients()
+        return False
+
+    def _warn_of_lost_gradients(self) -> None:
+        if not self._is_warned_of_gradients:
+            self._is_warned_of_gradients = True
+            util.logger.warning(
+                "%s: a component that listens to it trains on Docs of other text than the batch that it was given; "
+                "what it learns there does not reach the biLM",
+                self.name,
+            )
 
     def _keep(self, docs: Sequence[Doc], rows: Sequence[Array], recording: Recording | None = None) -> None:
         """Have rows ready for the listeners, with where their gradients go."""
@@ -197,7 +243,7 @@ class ListenedTo(TrainablePipe):
 
     @property
     def _is_listened_to(self) -> bool:
-        return self._has_elmo_listeners or bool(self.listeners)
+        return self._has_elmo_listeners or self._tensor_is_read
 
     def _serve(self, docs: list[Doc]) -> None:
         """Run the biLM over a batch to train on, for all who listen."""
@@ -225,13 +271,16 @@ class ListenedTo(TrainablePipe):
 
     def _serve_tensor_listeners(self, docs: list[Doc]) -> None:
         """Give listeners of spaCy's the component's own mix, by the batch, as they want it."""
-        listeners = [listener for listener in self.listeners if isinstance(listener, Tok2VecListener)]
-        if not listeners:
+        if not self._tensor_is_read:
             return
+        listeners = list(self._tensor_listeners)
         if shim_of(self.model).learns or self._gives_rows:
             mixed, backprop = scalar_mix(self._mixed_width, self.mix.layers)(self.rows(docs), is_train=True)
         else:
             mixed, backprop = self._encode(docs, all_layers=False), None
+
+        for listener in listeners:
+            self._check_width(listener)
 
         def take_gradients(d_mixed: list[Array]) -> list[Doc]:
             if backprop is not None:
@@ -240,6 +289,14 @@ class ListenedTo(TrainablePipe):
 
         for listener in listeners:
             listener.receive(Tok2VecListener.get_batch_id(docs), mixed, take_gradients)
+
+    def _check_width(self, listener: Tok2VecListener) -> None:
+        if listener.has_dim("nO") and (width := listener.get_dim("nO")) != self._mixed_width:
+            raise ElmoError(
+                f"{self.name}: the width of a spacy.Tok2VecListener.v1 is {width}, but the mix that it listens to "
+                f"(layers = {self.mix.layers!r}) has vectors of width {self._mixed_width}; set width = "
+                f"{self._mixed_width}"
+            )
 
     @property
     def _mixed_width(self) -> int:

@@ -7,11 +7,9 @@
 Rows go from `elmo` to its listeners by Doc, not by batch: components leave Docs out of a batch, or change their order.
 """
 
-import functools
-import operator
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from spacy.pipeline.tok2vec import Tok2VecListener
@@ -19,6 +17,7 @@ from spacy.pipeline.tok2vec import forward as tok2vec_listener_forward
 from spacy.tokens import Doc
 from thinc.api import Maxout, Model, chain, concatenate, with_array
 from thinc.model import deserialize_attr, serialize_attr
+from thinc.shims import Shim
 
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.pipeline.doc_rows import maker_of
@@ -69,8 +68,9 @@ def build_listener(
         "initial_weights": initial_weights,
         "initial_gamma": initial_gamma,
     }
+    link = Link(upstream, width, mix)
     source: Tok2VecModel = Model(
-        _SOURCE, _forward, init=_init, dims={"nO": None}, attrs={"link": Link(upstream, width, mix)}
+        _SOURCE, _forward, init=_init, dims={"nO": None}, attrs={"link": link}, shims=[_Witness(link)]
     )
     return chain(source, scalar_mix(width, mix, **settings))  # type: ignore[arg-type]
 
@@ -122,7 +122,14 @@ def build_concat_tok2vec(
     width: of what comes out, and of the encoder.
     encode: such as `spacy.MaxoutWindowEncoder.v2` or `spacy.TorchBiLSTMEncoder.v1`; None: nothing behind the maxout.
     embed: such as `spacy.MultiHashEmbed.v2` (with `include_static_vectors` also static ones); None: ELMo alone.
+
+    Raises:
+        ElmoError: the encoder has another width.
     """
+    if encode is not None and encode.has_dim("nO") and encode.get_dim("nO") != width:
+        raise ElmoError(
+            f"ConcatTok2Vec: its width is {width}, that of its encoder {encode.get_dim('nO')}; set both to the same"
+        )
     features = elmo if embed is None else concatenate(elmo, embed)
     reduce: Model[Any, Any] = with_array(Maxout(nO=width, nP=maxout_pieces, dropout=0.0, normalize=True))
     model: Tok2VecModel = chain(features, reduce) if encode is None else chain(features, reduce, encode)
@@ -141,14 +148,15 @@ class Link:
         self.upstream_name, self.width, self.mix = upstream_name, width, mix
         self.upstream: ListenedTo | None = None
         self.listener_name = ""
+        self.makes_docs = False  # whether its component makes Docs of its own, which nobody can have run on before
         self.trained_with: str | None = None
         self._was_trained = False
         self._checked: Any = None
 
     def connect(self, upstream: "ListenedTo", listener_name: str) -> None:
         """Listen to this component from now on."""
-        if self.upstream is not upstream and self._was_trained:
-            self.trained_with = self.digest
+        if self.upstream is not upstream:
+            self.pin()
         self.upstream, self.listener_name = upstream, listener_name
 
     def disconnect(self) -> None:
@@ -158,6 +166,11 @@ class Link:
     def begin(self) -> None:
         """Forget all training."""
         self.trained_with, self._was_trained, self._checked = None, False, None
+
+    def pin(self) -> None:
+        """Note the weights that are there as those that it was trained with: others are about to take their place."""
+        if self._was_trained:
+            self.trained_with = self.digest
 
     def load(self, digest: str | None) -> None:
         """Take over a training with the biLM of this digest."""
@@ -184,7 +197,7 @@ class Link:
                 "set the listener's upstream to its name"
             )
         maker = maker_of(docs)
-        if maker is not None and maker.name == upstream.name:
+        if maker is not None and maker.name == upstream.name and maker.knows(self):
             upstream = maker
         state = (shim_of(upstream.model).id, shim_of(upstream.model).version)
         if state != self._checked:
@@ -200,7 +213,7 @@ class Link:
                 f"{self.listener_name}: the width of its ElmoListener is {self.width}, but the biLM of "
                 f"{upstream.name!r} gives vectors of width {expected}; set width = {expected}"
             )
-        if is_train and shim.learns and self.trained_with == shim.identity_before:
+        if is_train and shim.learns and self.fits_before(upstream):
             return  # the first batches had nothing for this listener, and the biLM learned from others
         if self.trained_with is not None and self.trained_with != shim.identity:
             raise WeightsError(
@@ -209,6 +222,10 @@ class Link:
                 "give the component a biLM of its own before elmo is trained further (replace_listeners), or train "
                 "the component anew"
             )
+
+    def fits_before(self, upstream: "ListenedTo") -> bool:
+        """Whether it was trained with the weights that were there before they began to learn."""
+        return self.trained_with == shim_of(upstream.model).identity_before
 
     @property
     def digest(self) -> str | None:
@@ -223,6 +240,31 @@ class Link:
         return copied
 
 
+class _Witness(Shim):
+    """Sees that a listener's component is trained, also where the listener itself had nothing to read as yet."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(None)
+        self.link = link
+
+    def finish_update(self, optimizer: Any) -> None:
+        """Called for all components that are trained, and for no other."""
+        upstream = self.link.upstream
+        if upstream is not None and shim_of(upstream.model).learns and self.link.fits_before(upstream):
+            self.link.note_training(upstream)
+
+    def to_device(self, device_type: str, device_id: int) -> None:
+        """Nothing to bring there."""
+
+    def to_bytes(self) -> bytes:
+        """Nothing to keep."""
+        return b""
+
+    def from_bytes(self, data: bytes) -> "_Witness":
+        """Nothing to take over."""
+        return self
+
+
 @serialize_attr.register
 def _serialize_link(_: Link, value: Link, name: str, model: Model[Any, Any]) -> bytes:
     return (value.digest or "").encode()
@@ -232,6 +274,16 @@ def _serialize_link(_: Link, value: Link, name: str, model: Model[Any, Any]) -> 
 def _deserialize_link(_: Link, value: Any, name: str, model: Model[Any, Any]) -> Link:
     link: Link = model.attrs[name]
     link.load(value.decode() or None)
+    return link
+
+
+def connect(node: Model[Any, Any], upstream: "ListenedTo", listener_name: str) -> Link | None:
+    """Let a listener's source listen to this component; returns its link, None where the node is another."""
+    link = link_of(node)
+    if link is not None:
+        link.connect(upstream, listener_name)
+        for shim in node.shims:
+            shim.link = link  # type: ignore[attr-defined] # a copied node's shim still has a link of its own
     return link
 
 
@@ -269,7 +321,7 @@ def _forward(
     upstream = link.get_upstream(docs, is_train)
     if is_train:
         link.note_training(upstream)
-    elif missing := upstream.missing(docs):
+    elif not link.makes_docs and (missing := upstream.missing(docs)):
         consequence = "its vectors are computed now, for this component alone"
         _warn_of_absence(missing, upstream.name, link.listener_name, consequence)
     rows = upstream.rows(docs, is_train)
@@ -301,66 +353,3 @@ def _watched_forward(model: Any, docs: list[Doc], is_train: bool) -> Any:
             missing, model.upstream_name, "a listener", "it gets zeros, and what it predicts means nothing"
         )
     return tok2vec_listener_forward(model, docs, is_train)
-
-
-# What replace_listeners puts in a listener's place
-
-
-class Replacement:
-    """What spaCy's `replace_listeners` asks of the upstream model: the config and the model to put in the place of a
-    listener. The scalar mix behind an ElmoListener stays; for a listener of spaCy's, the component's own mix comes
-    along.
-
-    frozen, lr_scale, layers: settings of the component.
-    """
-
-    def __init__(self, frozen: bool, lr_scale: float, layers: Layers) -> None:
-        self.frozen, self.lr_scale, self.layers = frozen, lr_scale, layers
-        self._assumed: list[tuple[dict[str, Any], list[str], dict[str, Any]]] = []
-
-    def config(self, bilm: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
-        """Called, once for each path given, with the config of the upstream model and that of the whole tok2vec that
-        has the listener: but not with the path."""
-        path = next(_find_listeners(tok2vec), [])
-        listener = functools.reduce(operator.getitem, path, tok2vec)
-        settings = {key: value for key, value in listener.items() if key not in ("@architectures", "upstream")}
-        if not str(listener.get("@architectures", "")).startswith("spacy-elmo."):
-            settings["mix"] = self.layers
-        own = {"bilm": bilm, "frozen": self.frozen, "lr_scale": self.lr_scale}
-        replaced = {"@architectures": "spacy-elmo.Tok2Vec.v1", **own, **settings}
-        self._assumed.append((tok2vec, path, replaced))
-        return replaced
-
-    def model(self, copied: Encoder, listener: Any, upstream: "ListenedTo") -> Any:
-        """Called with a copy of the upstream model, once all that `config` gave is where the user's paths say.
-
-        Raises:
-            ElmoError: that is not where the listeners were: config and model would be two different things.
-        """
-        assumed, self._assumed = self._assumed, []
-        for tok2vec, path, replaced in assumed:
-            if path and functools.reduce(operator.getitem, path, tok2vec) is not replaced:
-                raise ElmoError(
-                    "replace_listeners: name the paths of the listeners themselves, in the order in which they stand "
-                    f"in the config, such as {'.'.join(['model.tok2vec', *path])!r} first"
-                )
-        if isinstance(listener, Tok2VecListener):
-            return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
-        return copied
-
-
-def _find_listeners(config: Any) -> Iterator[list[str]]:
-    """The paths to the listeners in a model's config; `[]` where it is one itself."""
-    if not isinstance(config, dict):
-        return
-    if "Listener" in str(config.get("@architectures", "")):
-        yield []
-    for key, value in config.items():
-        yield from ([key, *path] for path in _find_listeners(value))
-
-
-def make_replaceable(model: Encoder, frozen: bool, lr_scale: float, layers: Layers) -> None:
-    """Tell spaCy how to replace listeners of a component with this model and these settings."""
-    replacement = Replacement(frozen, lr_scale, layers)
-    model.attrs["replace_listener"] = replacement.model
-    model.attrs["replace_listener_cfg"] = replacement.config

@@ -56,6 +56,7 @@ class BiLMShim(Shim):
         self._trainable = self._has_begun = False
         self._unfrozen: int | None = None
         self._n_loaded = 0
+        self._is_of_source = self._has_learned = False
         self.identity_before: str | None = None  # of the weights as they were when they began to learn
         self._digests: dict[bool, tuple[Any, str]] = {}
         self._lock = ForkSafeLock()
@@ -71,6 +72,7 @@ class BiLMShim(Shim):
         with self._lock:
             if self._model is None:
                 self.set(_random_bilm() if self.source is None else formats.load(self.source))
+                self._is_of_source = True
             model: BiLM = self._model
             return model
 
@@ -82,6 +84,16 @@ class BiLMShim(Shim):
             self._digests.clear()
             self._n_loaded += 1
             self._has_begun, self.identity_before = False, None
+            self._is_of_source = self._has_learned = False
+
+    def restore(self) -> bool:
+        """Take the weights of the source again, if they have learned since; False where they are not from there."""
+        with self._lock:
+            if not self._has_learned:
+                return True
+            if self._is_of_source:
+                self._model = None
+            return self._is_of_source
 
     @property
     def trainable(self) -> bool:
@@ -198,6 +210,7 @@ class BiLMShim(Shim):
                 changed, _ = optimizer((self.id, name), weights.copy(), gradient, lr_scale=self.lr_scale)
                 parameter.copy_(torch.from_numpy(changed))
                 parameter.grad = None
+                self._has_learned = True
 
     @contextlib.contextmanager
     def use_params(self, params: dict[Any, Any]) -> Iterator[None]:

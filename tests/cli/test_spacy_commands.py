@@ -12,7 +12,9 @@ from spacy.training import Corpus, Example
 from spacy.util import load_config, load_config_from_str, load_model_from_config
 from thinc.api import Config
 
+from spacy_elmo.formats import digest, load
 from spacy_elmo.pipeline.mix import mix_weights
+from spacy_elmo.pipeline.shim import shim_of
 from spacy_elmo.tools.init_config import COMPONENTS, CONFIGS, OPTIMIZE, build
 
 # Enough steps for these corpora to be learned, so that a score says something.
@@ -345,3 +347,23 @@ def test_a_config_on_standard_output_trains(corpora, data, tmp_path):
     load_config_from_str(printed)
     (tmp_path / "ner.cfg").write_text(printed)
     spacy_cli("train", tmp_path / "ner.cfg", *settings({**corpora, **BRIEF}))
+
+
+@pytest.mark.slow
+def test_fine_tuning_with_all_that_goes_with_it(corpora, data, tmp_path):
+    config = build(["ner", "textcat"], weights=str(data / "tiny_2l_skip"))
+    config["components"]["elmo"].update(frozen=False, lr_scale=0.5, cache_path=str(tmp_path / "cache"))
+    config["training"]["accumulate_gradient"] = 2
+    config["training"]["optimizer"]["use_averages"] = True
+    config["training"]["before_update"] = {
+        "@callbacks": "spacy-elmo.gradual_unfreezing.v1",
+        "upstream": "elmo",
+        "unit": "step",
+        "start": 10,
+        "every": 10,
+    }
+    config.to_disk(tmp_path / "tuned.cfg", interpolate=False)
+    spacy_cli("train", tmp_path / "tuned.cfg", "--output", tmp_path / "out", *settings({**corpora, **STEPS}))
+    assert assert_same_scores(tmp_path / "out" / "model-last", corpora)["ents_f"] > 0.8
+    tuned = shim_of(spacy.load(tmp_path / "out" / "model-last").get_pipe("elmo").model)
+    assert tuned.digest != digest(load(data / "tiny_2l_skip"))

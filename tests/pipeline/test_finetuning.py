@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import spacy
 import torch
-from spacy.tokens import Doc
+from spacy.tokens import Doc, Span
 from spacy.training import Example
 from thinc.api import Adam
 
-from spacy_elmo import ElmoError
+from spacy_elmo import ElmoError, WeightsError
 from spacy_elmo.formats import load
 from spacy_elmo.pipeline.encoder import Recording
 from spacy_elmo.pipeline.rows import to_rows
@@ -331,6 +331,109 @@ def test_parts_join_the_training_from_above(make):
         )
     top, both = {"layers.1"}, {"layers.1", "layers.0"}
     assert parts == [set()] * 2 + [top] * 2 + [both] * 2 + [both | {"cnn"}] * 3
+
+
+def copying(nlp, change=lambda words: words):
+    """Let the tagger train on Docs of its own, as spaCy's entity_linker does."""
+    tagger = nlp.get_pipe("tagger")
+    plain = tagger.update
+
+    def update(given, **settings):
+        docs = [Doc(nlp.vocab, words=change([token.text for token in one.x])) for one in given]
+        for doc, one in zip(docs, given, strict=True):
+            for token in doc:
+                token.is_sent_start = one.x[token.i].is_sent_start
+        return plain([Example(doc, one.y) for doc, one in zip(docs, given, strict=True)], **settings)
+
+    tagger.update = update
+
+
+def test_gradients_of_copied_docs_reach_the_bilm(make, caplog):
+    spacy.util.logger.propagate = True
+    results = []
+    for with_copies in (False, True):
+        spacy.util.fix_random_seed(0)
+        nlp = make()
+        data = started(nlp)
+        if with_copies:
+            copying(nlp)
+        for _ in range(3):
+            nlp.update(data, sgd=Adam(0.01), annotates=["sentencizer"])
+        results.append(weights(nlp))
+    assert moved(load_weights(make), results[0])
+    for name in results[0]:
+        torch.testing.assert_close(results[0][name], results[1][name], atol=1e-6, rtol=1e-5)
+    assert "does not reach the biLM" not in caplog.text
+
+
+def test_gradients_that_cannot_reach_the_bilm_are_warned_about_once(make, caplog):
+    spacy.util.logger.propagate = True
+    nlp = make()
+    data = started(nlp)
+    copying(nlp, lambda words: [word.upper() for word in words])
+    for _ in range(3):
+        nlp.update(data, sgd=Adam(0.01), annotates=["sentencizer"])
+    assert caplog.text.count("does not reach the biLM") == 1
+
+
+def load_weights(make):
+    return weights(make())
+
+
+def test_initialized_anew_it_starts_from_the_weights_as_they_were(make, tmp_path, caplog):
+    spacy.util.logger.propagate = True
+    nlp = make()
+    data, before = started(nlp), weights(nlp)
+    for _ in range(2):
+        nlp.update(data, sgd=Adam(0.01), annotates=["sentencizer"])
+    assert moved(before, weights(nlp))
+    nlp.initialize(lambda: data)
+    assert not moved(before, weights(nlp))
+    assert nlp.update(data, sgd=Adam(0.01))["elmo"] == 0.0
+    assert not moved(before, weights(nlp))  # no step is left over
+    nlp.update(data, sgd=Adam(0.01))
+    nlp.update(data, sgd=Adam(0.01))
+    nlp.to_disk(tmp_path / "saved")
+    assert "fine-tuned after it was loaded" not in caplog.text
+    loaded = spacy.load(tmp_path / "saved")
+    saved = weights(loaded)
+    loaded.initialize(lambda: data)
+    assert not moved(saved, weights(loaded))
+    for _ in range(3):
+        loaded.update(data, sgd=Adam(0.01))
+    assert moved(saved, weights(loaded))
+    assert "fine-tuned after it was loaded" not in caplog.text
+    loaded.initialize(lambda: data)
+    assert "fine-tuned after it was loaded" in caplog.text
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+def test_evaluation_before_a_loaded_listener_had_anything_to_read(make, tmp_path, excluded):
+    """spaCy evaluates after the first batch; one that is not trained must not go on beside other weights."""
+    nlp = make()
+    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
+    nlp.add_pipe("ner", config={"model": {"tok2vec": listener}})
+    data = examples(nlp)
+    data[0].reference.ents = [Span(data[0].reference, 0, 1, "PERSON")]
+    nlp.initialize(lambda: data)
+    nlp.update(data, sgd=Adam(0.01), annotates=["sentencizer"])
+    nlp.to_disk(tmp_path / "saved")
+    nlp = spacy.load(tmp_path / "saved")
+    data = examples(nlp)  # without entities
+    for example in data:
+        example.reference.set_ents([], default="missing")
+    nlp.resume_training()
+    before = weights(nlp)
+    for _ in range(2):
+        nlp.update(data, sgd=False, annotates=["sentencizer"])
+        for name in ("elmo", "tagger", *([] if excluded else ["ner"])):
+            nlp.get_pipe(name).finish_update(Adam(0.01))
+    assert moved(before, weights(nlp))
+    if excluded:
+        with pytest.raises(WeightsError, match="ner: was trained with other weights"):
+            nlp.evaluate(data)
+    else:
+        nlp.evaluate(data)
 
 
 @pytest.mark.parametrize("resumed", [False, True])

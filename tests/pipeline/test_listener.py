@@ -301,6 +301,73 @@ def test_listener_of_spacys_beside_ours(tiny):
     assert [token.pos_ for token in nlp("Peter met Anna")] == TAGGED[-1][1]
 
 
+HASHED = {
+    "@architectures": "spacy.HashEmbedCNN.v2",
+    "pretrained_vectors": None,
+    "width": WIDTH,
+    "depth": 1,
+    "embed_size": 100,
+    "window_size": 1,
+    "maxout_pieces": 2,
+    "subword_features": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "named"),
+    [
+        (["tok2vec", "elmo", "tagger *", "morphologizer elmo"], "tagger"),
+        (["tok2vec", "elmo", "tagger elmo", "morphologizer *"], "morphologizer"),
+        (["elmo", "tok2vec", "tagger *", "morphologizer elmo"], "tok2vec"),
+        (["elmo", "tok2vec", "tagger elmo"], "tok2vec"),
+        (["elmo", "tagger elmo", "tok2vec", "morphologizer tok2vec"], "morphologizer"),
+        (["elmo", "tok2vec", "tagger tok2vec", "morphologizer ours"], None),
+        (["tok2vec", "elmo", "tagger *", "morphologizer ours"], None),
+        (["tok2vec", "tagger *", "elmo", "morphologizer elmo"], None),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, list) else f"refused-{value}" if value else "fine",
+)
+def test_tensor_holds_what_listeners_were_trained_on_or_linking_is_an_error(tiny, layout, named):
+    nlp = spacy.blank("en")
+
+    def build():
+        for name, *upstream in map(str.split, layout):
+            if name == "tok2vec":
+                nlp.add_pipe("tok2vec", config={"model": HASHED})
+            elif name == "elmo":
+                nlp.add_pipe("elmo", config={"model": {"weights": tiny}})
+            else:
+                spacys = {**tensor_listener(), "upstream": upstream[0]}
+                nlp.add_pipe(name, config={"model": {"tok2vec": listener() if upstream == ["ours"] else spacys}})
+        nlp._link_components()
+
+    if named:
+        with pytest.raises(ElmoError, match=f"elmo.*{named}"):
+            build()
+        return
+    build()
+    data = examples(nlp)
+    for example in data:
+        for token in example.reference:
+            token.pos_ = token.tag_
+    optimizer = nlp.initialize(lambda: data)
+    optimizer.learn_rate = 0.02
+    for _ in range(200):
+        nlp.update(data, sgd=optimizer)
+    nlp.evaluate(data)
+    right = [tag for _, tags in TAGGED for tag in tags]
+    tokens = [token for text, _ in TAGGED for token in nlp(Doc(nlp.vocab, words=text.split()))]
+    for found in ([token.tag_ for token in tokens], [token.pos_ for token in tokens]):
+        # of 15; with the vectors of another component, about half
+        assert sum(one == other for one, other in zip(found, right, strict=True)) >= 13
+
+
+def test_listener_of_spacys_of_another_width_is_an_error(tiny):
+    nlp = pipeline(tiny, tok2vec={**tensor_listener(), "width": 96})
+    with pytest.raises(ElmoError, match=r"is 96, .* set width = 32"):
+        train(nlp, 1)
+
+
 def test_listener_of_spacys_warns_before_it_gives_zeros(tiny):
     nlp = pipeline(tiny, tok2vec=tensor_listener())
     with warnings.catch_warnings():
@@ -370,20 +437,44 @@ def test_listeners_replaced_in_another_order_are_an_error(tiny):
         nlp.replace_listeners("elmo", "tagger", ["model.tok2vec.embed", "model.tok2vec.elmo"])
 
 
+@pytest.mark.parametrize(
+    ("parts", "wrong"),
+    [
+        (["elmo"], ["model.tok2vec"]),
+        (["elmo", "embed"], ["model.tok2vec.embed", "model.tok2vec.elmo"]),
+        (["elmo", "embed"], ["model.tok2vec.elmo", "model.tok2vec"]),
+    ],
+)
+def test_replacing_at_a_wrong_path_leaves_the_config_as_it_was(tiny, parts, wrong):
+    kept = {*parts, "@architectures", "width"}
+    nlp = pipeline(tiny, tok2vec={name: value for name, value in PARTS.items() if name in kept})
+    train(nlp, 2)
+    before = copy.deepcopy(nlp.config)
+    for _ in range(2):
+        with pytest.raises(ElmoError, match="such as"):
+            nlp.replace_listeners("elmo", "tagger", wrong)
+        assert nlp.config == before
+    nlp.replace_listeners("elmo", "tagger", [f"model.tok2vec.{name}" for name in parts])
+    nlp.remove_pipe("elmo")
+    nlp("We sat here.")
+
+
+@pytest.mark.parametrize("spacys", [False, True])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_listener_that_was_disabled_while_spacy_linked_goes_on_learning(tiny, frozen):
+def test_listener_that_was_disabled_while_spacy_linked_goes_on_learning(tiny, frozen, spacys):
     """As `spacy train` does with a sourced component."""
-    nlp = pipeline(tiny, elmo={"frozen": frozen})
+    nlp = pipeline(tiny, elmo={"frozen": frozen}, tok2vec=tensor_listener() if spacys else None)
     train(nlp, 2)
     with nlp.select_pipes(disable="tagger"):
         nlp._link_components()
     elmo = nlp.get_pipe("elmo")
     assert elmo.listener_map == {}
-    before, mix = shim_of(elmo.model).digest, learned(nlp)
+    before, tagger = shim_of(elmo.model).digest, nlp.get_pipe("tagger").model
+    learned_before = tagger.to_bytes()
     data = examples(nlp)
     for _ in range(3):
         nlp.update(data, annotates=["sentencizer"])
-    assert learned(nlp) != mix
+    assert tagger.to_bytes() != learned_before
     assert (shim_of(elmo.model).digest == before) == frozen
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -628,6 +719,43 @@ def test_untrained_component_beside_a_fine_tuned_elmo_is_an_error_also_when_load
         spacy.load(tmp_path / "second")("We sat here.")
 
 
+def test_weights_exchanged_under_a_listener_they_were_tuned_with_are_an_error(tiny, tmp_path):
+    nlp = pipeline(tiny, elmo={"frozen": False})
+    train(nlp, 3)
+    other_weights(nlp).get_pipe("elmo").to_disk(tmp_path / "elmo")
+    nlp.get_pipe("elmo").from_disk(tmp_path / "elmo")
+    with pytest.raises(WeightsError, match="trained with other weights"):
+        nlp("We sat here.")
+
+
+def test_fine_tuned_pipeline_loaded_over_another_is_that_one(tiny, tmp_path):
+    nlp, other = (pipeline(tiny, elmo={"frozen": False}) for _ in range(2))
+    train(nlp, 3)
+    train(other, 5)
+    other.to_disk(tmp_path / "other")
+    nlp.from_disk(tmp_path / "other")
+    for one, theirs in zip(scores(nlp), scores(other), strict=True):
+        np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
+def test_doc_of_another_pipeline_is_not_read_with_its_bilm(tiny):
+    one, other = (pipeline(tiny, elmo={"frozen": False}) for _ in range(2))
+    train(one, 3)
+    train(other, 5)
+    text = "We sat here ."
+    expected = other.get_pipe("tagger").model.predict([other(text)])[0]
+    with pytest.warns(UserWarning, match="has not run on a Doc"):
+        got = other.get_pipe("tagger").model.predict([one(text)])[0]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_encoder_of_another_width_than_the_concatenation_is_an_error(tiny):
+    encode = {"@architectures": "spacy.MaxoutWindowEncoder.v2", "width": 32, "depth": 1, "window_size": 1}
+    concat = {"@architectures": "spacy-elmo.ConcatTok2Vec.v1", "elmo": listener(), "width": 24}
+    with pytest.raises(ElmoError, match=r"width is 24, that of its encoder 32"):
+        pipeline(tiny, tok2vec={**concat, "encode": {**encode, "maxout_pieces": 2}})
+
+
 def test_words_changed_behind_elmo_get_vectors_of_their_own(tiny):
     nlp = pipeline(tiny)
     train(nlp, 2)
@@ -652,6 +780,7 @@ def test_training_docs_without_sentences_are_warned_about_once(tiny, caplog):
     nlp = pipeline(tiny)
     nlp.remove_pipe("sentencizer")
     train(nlp, 3, annotates=())
+    nlp("We")  # of which a boundary is always said
     assert "annotating_components" not in caplog.text
 
 

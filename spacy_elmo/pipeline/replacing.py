@@ -1,0 +1,96 @@
+"""What spaCy's `replace_listeners` puts in a listener's place: a biLM of the component's own."""
+
+import copy
+import functools
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spacy.pipeline.tok2vec import Tok2VecListener
+from thinc.api import chain
+
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.mix import Layers, scalar_mix
+from spacy_elmo.pipeline.shim import Encoder
+
+if TYPE_CHECKING:
+    from spacy_elmo.pipeline.linking import ListenedTo
+
+
+@dataclass(frozen=True)
+class _Assumed:
+    """What takes the place of a listener, and where in a tok2vec's config it is taken to go; before: that config."""
+
+    tok2vec: dict[str, Any]
+    before: dict[str, Any]
+    path: list[str]
+    replaced: dict[str, Any]
+
+    @property
+    def holds(self) -> bool:
+        return not self.path or functools.reduce(operator.getitem, self.path, self.tok2vec) is self.replaced
+
+
+class Replacement:
+    """What spaCy's `replace_listeners` asks of the upstream model: the config and the model to put in the place of a
+    listener. The scalar mix behind an ElmoListener stays; for a listener of spaCy's, the component's own mix comes
+    along.
+
+    frozen, lr_scale, layers: settings of the component.
+    """
+
+    def __init__(self, frozen: bool, lr_scale: float, layers: Layers) -> None:
+        self.frozen, self.lr_scale, self.layers = frozen, lr_scale, layers
+        self._assumed: list[_Assumed] = []
+
+    def config(self, bilm: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
+        """Called, once for each path given, with the config of the upstream model and that of the whole tok2vec that
+        has the listener: but not with the path."""
+        path = next(_find_listeners(tok2vec), [])
+        listener = functools.reduce(operator.getitem, path, tok2vec)
+        settings = {key: value for key, value in listener.items() if key not in ("@architectures", "upstream")}
+        if not str(listener.get("@architectures", "")).startswith("spacy-elmo."):
+            settings["mix"] = self.layers
+        own = {"bilm": bilm, "frozen": self.frozen, "lr_scale": self.lr_scale}
+        replaced = {"@architectures": "spacy-elmo.Tok2Vec.v1", **own, **settings}
+        self._assumed.append(_Assumed(tok2vec, copy.deepcopy(tok2vec), path, replaced))
+        return replaced
+
+    def model(self, copied: Encoder, listener: Any, upstream: "ListenedTo") -> Any:
+        """Called with a copy of the upstream model, once all that `config` gave is where the user's paths say.
+
+        Raises:
+            ElmoError: that is not where the listeners were: config and model would be two different things.
+        """
+        assumed, self._assumed = self._assumed, []
+        wrong = [one for one in assumed if not one.holds]
+        if wrong:
+            # One of these stands for the tok2vec in the config now.
+            for config in (assumed[0].tok2vec, *(one.replaced for one in assumed)):
+                config.clear()
+                config.update(copy.deepcopy(assumed[0].before))
+            raise ElmoError(
+                "replace_listeners: name the paths of the listeners themselves, in the order in which they stand "
+                f"in the config, such as {'.'.join(['model.tok2vec', *wrong[0].path])!r} first"
+            )
+        if isinstance(listener, Tok2VecListener):
+            return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
+        return copied
+
+
+def _find_listeners(config: Any) -> Iterator[list[str]]:
+    """The paths to the listeners in a model's config; `[]` where it is one itself."""
+    if not isinstance(config, dict):
+        return
+    if "Listener" in str(config.get("@architectures", "")):
+        yield []
+    for key, value in config.items():
+        yield from ([key, *path] for path in _find_listeners(value))
+
+
+def make_replaceable(model: Encoder, frozen: bool, lr_scale: float, layers: Layers) -> None:
+    """Tell spaCy how to replace listeners of a component with this model and these settings."""
+    replacement = Replacement(frozen, lr_scale, layers)
+    model.attrs["replace_listener"] = replacement.model
+    model.attrs["replace_listener_cfg"] = replacement.config
