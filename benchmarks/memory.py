@@ -8,7 +8,7 @@ sentences.txt, each a text, with so many processes. Their memory is looked at fr
 
 MiB in all: highest sum over the process and its children. What they share counts once (the kernel's proportional set
     size), Python and its libraries included.
-MiB of one: largest amount that one of the children shares with nobody; of one process, its own.
+MiB of one: largest amount that one of the children shares with nobody; where there is one process, of that.
 words/s: with starting the processes, which is most of it where texts are few.
 
 The stream: texts of four words, drawn from 60,000, through one process with the bundled model; memory after each tenth.
@@ -94,7 +94,8 @@ def measure(size: str, directory: str, method: str, processes: int, texts: list[
         worker.ask("load", directory=directory, threads=threads, method=method or None)
         with watch(worker.ask("pid")) as seen:
             took = worker.ask("pipe", texts=texts, n_process=processes)
-    return Row(size, method, processes, seen.in_all, seen.of_one, took["words"] / took["seconds"])
+    of_one = seen.of_itself if processes == 1 else seen.of_child
+    return Row(size, method, processes, seen.in_all, of_one, took["words"] / took["seconds"])
 
 
 def stream(count: int, threads: int) -> list[tuple[int, int]]:
@@ -111,10 +112,11 @@ def stream(count: int, threads: int) -> list[tuple[int, int]]:
 
 @dataclass
 class Seen:
-    """The highest memory seen so far, in bytes."""
+    """The highest memory seen so far, in bytes: of all together; unshared, of the process itself, and of a child."""
 
     in_all: int = 0
-    of_one: int = 0
+    of_itself: int = 0
+    of_child: int = 0
 
     def look(self, pid: int) -> None:
         """At a process and its children, as far as they are still there."""
@@ -123,7 +125,8 @@ class Seen:
             with suppress(OSError):  # it has just ended
                 shares[one], alone[one] = memory(one)
         self.in_all = max(self.in_all, sum(shares.values()))
-        self.of_one = max(self.of_one, max((alone[one] for one in alone if one != pid), default=alone.get(pid, 0)))
+        self.of_itself = max(self.of_itself, alone.pop(pid, 0))
+        self.of_child = max([self.of_child, *alone.values()])
 
 
 @contextmanager
