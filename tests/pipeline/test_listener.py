@@ -286,17 +286,22 @@ def test_listener_of_spacys_is_a_drop_in(tiny, frozen):
     assert tags(nlp) == [right for _, right in TAGGED]
 
 
-def test_listener_of_spacys_beside_ours(tiny):
-    nlp = pipeline(tiny)
-    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": tensor_listener()}})
+def learn_tags_twice(nlp, n_updates, annotates=()):
+    """By the tagger, and as parts of speech by the morphologizer."""
     data = examples(nlp)
     for example in data:
         for token in example.reference:
             token.pos_ = token.tag_
     optimizer = nlp.initialize(lambda: data)
     optimizer.learn_rate = 0.02
-    for _ in range(400):
-        nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
+    for _ in range(n_updates):
+        nlp.update(data, sgd=optimizer, annotates=list(annotates))
+
+
+def test_listener_of_spacys_beside_ours(tiny):
+    nlp = pipeline(tiny)
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": tensor_listener()}})
+    learn_tags_twice(nlp, 400, annotates=["sentencizer"])
     assert tags(nlp) == [right for _, right in TAGGED]
     assert [token.pos_ for token in nlp("Peter met Anna")] == TAGGED[-1][1]
 
@@ -346,15 +351,7 @@ def test_tensor_holds_what_listeners_were_trained_on_or_linking_is_an_error(tiny
             build()
         return
     build()
-    data = examples(nlp)
-    for example in data:
-        for token in example.reference:
-            token.pos_ = token.tag_
-    optimizer = nlp.initialize(lambda: data)
-    optimizer.learn_rate = 0.02
-    for _ in range(200):
-        nlp.update(data, sgd=optimizer)
-    nlp.evaluate(data)
+    learn_tags_twice(nlp, 200)
     right = [tag for _, tags in TAGGED for tag in tags]
     tokens = [token for text, _ in TAGGED for token in nlp(Doc(nlp.vocab, words=text.split()))]
     for found in ([token.tag_ for token in tokens], [token.pos_ for token in tokens]):
