@@ -17,6 +17,7 @@ compiled = Extension(
     ["spacy_elmo/bilm/_compiled.c"],
     define_macros=[("Py_LIMITED_API", "0x030A0000")] if has_limited_api else [],
     extra_compile_args=["-O3", "-fno-fast-math", "-fno-trapping-math"],
+    libraries=["dl"],  # of its own before glibc 2.34
     py_limited_api=has_limited_api,
     optional=True,
 )
