@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--processes", type=numbers, default="1,4", help="numbers of them, comma-separated")
     parser.add_argument("--methods", type=names_of(METHODS), default=",".join(METHODS), help="to start them")
     parser.add_argument("--sentences", type=positive, default=500, help="first N sentences of the file")
-    parser.add_argument("--stream", type=int, default=1_000_000, help="texts of the long stream; 0 leaves it out")
+    parser.add_argument("--stream", type=not_negative, default=1_000_000, help="texts of it; 0 leaves it out")
     parser.set_defaults(threads=1)
     carry_out(parser.parse_args(), run, render)
 
@@ -66,6 +66,11 @@ def main() -> None:
 def numbers(text: str) -> list[int]:
     """Parse comma-separated whole numbers of at least 1."""
     return [positive(part) for part in text.split(",")]
+
+
+def not_negative(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    return 0 if text == "0" else positive(text)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

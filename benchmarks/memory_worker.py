@@ -48,9 +48,9 @@ def pipe(texts: Sequence[str], n_process: int) -> dict[str, float]:
 
 def stream(count: int, looks: int) -> list[tuple[int, int]]:
     """Run the pipeline over many short texts; return how many had come out at each look, and the memory then."""
-    seen = []
+    seen, step = [], max(1, count // looks)
     for number, _ in enumerate(nlp.pipe(short_texts(count), batch_size=1_000), start=1):
-        if number % (count // looks) == 0:
+        if number % step == 0:
             seen.append((number, resident()))
     return seen
 

@@ -172,13 +172,13 @@ class ElmoComponent(ListenedTo):
     def _sets_tensor(self, doc: Doc) -> bool:
         """Whether `doc.tensor` is ours to set: always for a listener that names us, never where one names another
         component; for listeners that take any ("*"), unless a component before us has set it."""
-        if self._tensor_is_read or self.vectors == "tensor":
+        if self._tensor_is_linked or self.vectors == "tensor":
             return True
         if self._reader_of_another:
             return False
         if self._reader_of_any:
             return doc.tensor.size == 0 or doc.tensor is stored_vectors(doc)
-        return self.vectors == "auto"
+        return self._tensor_is_read or self.vectors == "auto"
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of Docs; of a batch that fails, each Doc is tried alone, so that the error handler
@@ -211,15 +211,27 @@ class ElmoComponent(ListenedTo):
 
     def _forget_training(self) -> None:
         """Begin anew: with the weights as they were loaded, and nothing left to learn from."""
-        self._recordings, self._is_learning = Pending(), False
-        self._deferred, self._loss = None, 0.0
-        if shim_of(self.model).restore():
-            return
-        util.logger.warning(
-            "%s: its biLM was fine-tuned after it was loaded with the pipeline, and goes on from there; to begin with "
-            "the weights as they were, load the pipeline anew",
-            self.name,
-        )
+        shim = shim_of(self.model)
+        if shim.has_learned and shim.is_of_source:
+            self._leave_weights()
+            shim.reload()
+        elif shim.has_learned:
+            util.logger.warning(
+                "%s: its biLM was fine-tuned after it was loaded with the pipeline, and goes on from there; to begin "
+                "with the weights as they were, load the pipeline anew",
+                self.name,
+            )
+        self._drop_recordings()
+        self._is_learning, self._loss = False, 0.0
+
+    def _leave_weights(self) -> None:
+        """Others are about to take the place of those that listeners were trained with."""
+        for link in self._links:
+            link.pin()
+        self._drop_recordings()
+
+    def _drop_recordings(self) -> None:
+        self._recordings, self._deferred = Pending(), None
 
     def _tell_of_memory(self, get_examples: Callable[[], Iterable[Example]]) -> None:
         options = shim_of(self.model).bilm.options
@@ -349,10 +361,6 @@ class ElmoComponent(ListenedTo):
         util.from_disk(path, {"model": self._read_model}, exclude)
         return self
 
-    def _pin_links(self) -> None:
-        for link in self._links:
-            link.pin()
-
     def _read_model(self, path: Path) -> None:
         bilm, seal = formats.load(path), path / "digest"
         if not seal.is_file() or seal.read_text() != _seal(path, formats.digest(bilm)):
@@ -360,7 +368,7 @@ class ElmoComponent(ListenedTo):
                 f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
                 "save the pipeline again, or restore its files"
             )
-        self._pin_links()
+        self._leave_weights()
         shim_of(self.model).set(bilm)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
@@ -371,7 +379,7 @@ class ElmoComponent(ListenedTo):
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
         """Load what `to_bytes` gave."""
-        self._pin_links()
+        self._leave_weights()
         util.from_bytes(bytes_data, {"model": self.model.from_bytes}, exclude)
         return self
 

@@ -94,10 +94,14 @@ def _forward(model: Encoder, docs: list[Doc], is_train: bool) -> tuple[list[Arra
 
 @dataclass(frozen=True)
 class _Reading:
-    """What the biLM is to read of Docs: sentences, and for each the number of its Doc and the tokens it has there."""
+    """What the biLM is to read of Docs: sentences, and for each the number of its Doc and the tokens it has there.
+
+    lengths: of the Docs, with the tokens that are not read.
+    """
 
     sentences: list[list[str]]
     places: list[tuple[int, npt.NDArray[np.int64]]]
+    lengths: list[int]
 
     @classmethod
     def of(cls, model: Encoder, docs: Sequence[Doc]) -> "_Reading":
@@ -107,14 +111,15 @@ class _Reading:
             for indices in token_sequences(doc, model.attrs["get_spans"], model.attrs["max_sequence_length"])
         ]
         texts = [[token.text for token in doc] for doc in docs]
-        return cls([[texts[number][i] for i in indices] for number, indices in places], places)
+        sentences = [[texts[number][i] for i in indices] for number, indices in places]
+        return cls(sentences, places, [len(doc) for doc in docs])
 
     def by_content(self) -> dict[Any, int]:
-        """Numbers of the Docs by what is read of them; none of those of which nothing is."""
+        """Numbers of the Docs by what is read of them, and where; none of those of which nothing is."""
         contents: dict[int, list[Any]] = {}
         for sentence, (number, indices) in zip(self.sentences, self.places, strict=True):
             contents.setdefault(number, []).append((tuple(sentence), indices.tobytes()))
-        return {tuple(content): number for number, content in contents.items()}
+        return {(self.lengths[number], *content): number for number, content in contents.items()}
 
 
 def encode_docs(

@@ -84,7 +84,12 @@ class ListenedTo(TrainablePipe):
         return list(self.listener_map)
 
     @property
+    def _tensor_is_linked(self) -> bool:
+        return any(isinstance(listener, Tok2VecListener) for listener in self.listeners)
+
+    @property
     def _tensor_is_read(self) -> bool:
+        """Also by components that were disabled when the pipeline was linked."""
         return len(self._tensor_listeners) > 0
 
     def add_listener(self, listener: Model, component_name: str) -> None:  # type: ignore[type-arg]
@@ -145,10 +150,9 @@ class ListenedTo(TrainablePipe):
                     self._reader_of_any = component.name
                 else:
                     self._reader_of_another = component.name
-        tensor_is_read = any(isinstance(listener, Tok2VecListener) for listener in self.listeners)
-        if tensor_is_read or self.vectors == "tensor":
+        if self._tensor_is_linked or self.vectors == "tensor":
             self._refuse_tensor_of(self._reader_of_another, "listens to another component, which writes its own there")
-        if tensor_is_read:
+        if self._tensor_is_linked:
             self._refuse_tensor_of(
                 self._reader_of_any, f'listens to any component; set its upstream to the name of one, "{self.name}" say'
             )
@@ -195,7 +199,7 @@ class ListenedTo(TrainablePipe):
             if (number := recording.find(doc)) is not None:
                 ROWS[doc] = DocRows(recording.rows[number], self, self._version, words_of(doc), recording, number)
                 return True
-        if self._recordings and len(doc):
+        if self._recordings and not all(token.is_space for token in doc):
             self._warn_of_lost_gradients()
         return False
 

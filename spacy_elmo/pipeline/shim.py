@@ -46,6 +46,7 @@ class BiLMShim(Shim):
 
     source: where the weights come from until they are loaded; None for random ones.
     device, precision: as of `build_bilm`.
+    is_of_source: whether the weights are from there; has_learned: whether they were changed since they were loaded.
     trainable: whether the weights are trained; lr_scale: times which the training's learning rate holds for them.
     """
 
@@ -56,7 +57,7 @@ class BiLMShim(Shim):
         self._trainable = self._has_begun = False
         self._unfrozen: int | None = None
         self._n_loaded = 0
-        self._is_of_source = self._has_learned = False
+        self.is_of_source = self.has_learned = False
         self.identity_before: str | None = None  # of the weights as they were when they began to learn
         self._digests: dict[bool, tuple[Any, str]] = {}
         self._lock = ForkSafeLock()
@@ -72,7 +73,7 @@ class BiLMShim(Shim):
         with self._lock:
             if self._model is None:
                 self.set(_random_bilm() if self.source is None else formats.load(self.source))
-                self._is_of_source = True
+                self.is_of_source = True
             model: BiLM = self._model
             return model
 
@@ -84,16 +85,12 @@ class BiLMShim(Shim):
             self._digests.clear()
             self._n_loaded += 1
             self._has_begun, self.identity_before = False, None
-            self._is_of_source = self._has_learned = False
+            self.is_of_source = self.has_learned = False
 
-    def restore(self) -> bool:
-        """Take the weights of the source again, if they have learned since; False where they are not from there."""
+    def reload(self) -> None:
+        """Read the weights from the source again when they are needed next."""
         with self._lock:
-            if not self._has_learned:
-                return True
-            if self._is_of_source:
-                self._model = None
-            return self._is_of_source
+            self._model = None
 
     @property
     def trainable(self) -> bool:
@@ -210,7 +207,7 @@ class BiLMShim(Shim):
                 changed, _ = optimizer((self.id, name), weights.copy(), gradient, lr_scale=self.lr_scale)
                 parameter.copy_(torch.from_numpy(changed))
                 parameter.grad = None
-                self._has_learned = True
+                self.has_learned = True
 
     @contextlib.contextmanager
     def use_params(self, params: dict[Any, Any]) -> Iterator[None]:

@@ -366,6 +366,29 @@ def test_gradients_of_copied_docs_reach_the_bilm(make, caplog):
     assert "does not reach the biLM" not in caplog.text
 
 
+def test_copy_of_a_doc_gets_as_many_rows_as_it_has_tokens(make):
+    nlp = make()
+    nlp.initialize(lambda: examples(nlp))
+    texts = ["I like cats", "I like cats \n", "\n"]  # whitespace is not read
+    for order in (texts, texts[::-1]):
+        docs = [nlp.get_pipe("sentencizer")(nlp.make_doc(text)) for text in order]
+        nlp.get_pipe("elmo").update([Example(doc, doc) for doc in docs])
+        copies = [doc.copy() for doc in docs]
+        rows = nlp.get_pipe("elmo").rows(copies, is_train=True)
+        assert [len(one) for one in rows] == [len(doc) for doc in docs]
+
+
+def test_component_left_out_of_a_new_initialization_is_not_given_other_weights(make):
+    nlp = make()
+    data = started(nlp)
+    for _ in range(3):
+        nlp.update(data, sgd=Adam(0.01), annotates=["sentencizer"])
+    with nlp.select_pipes(disable=["tagger"]):
+        nlp.initialize(lambda: data)
+    with pytest.raises(WeightsError, match="tagger: was trained with other weights"):
+        nlp("We sat here.")
+
+
 def test_gradients_that_cannot_reach_the_bilm_are_warned_about_once(make, caplog):
     spacy.util.logger.propagate = True
     nlp = make()

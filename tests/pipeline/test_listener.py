@@ -359,6 +359,20 @@ def test_tensor_holds_what_listeners_were_trained_on_or_linking_is_an_error(tiny
         assert sum(one == other for one, other in zip(found, right, strict=True)) >= 13
 
 
+def test_disabled_listener_of_spacys_leaves_the_tensor_to_those_that_are_not(tiny):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec", config={"model": HASHED})
+    nlp.add_pipe("elmo", config={"model": {"weights": tiny}})
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": tensor_listener()}})
+    nlp.initialize(lambda: examples(nlp))
+    nlp.disable_pipe("tagger")
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": {**tensor_listener(), "upstream": "tok2vec"}}})
+    nlp._link_components()
+    doc = nlp.get_pipe("tok2vec")(nlp.make_doc("We sat here."))
+    before = doc.tensor.copy()
+    np.testing.assert_array_equal(nlp.get_pipe("elmo")(doc).tensor, before)
+
+
 def test_listener_of_spacys_of_another_width_is_an_error(tiny):
     nlp = pipeline(tiny, tok2vec={**tensor_listener(), "width": 96})
     with pytest.raises(ElmoError, match=r"is 96, .* set width = 32"):
