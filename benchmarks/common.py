@@ -52,6 +52,11 @@ def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
     return parse
 
 
+def numbers_of(kind: Callable[[str], int]) -> Callable[[str], list[int]]:
+    """Make a parser of comma-separated whole numbers out of that of one."""
+    return lambda text: [kind(part) for part in text.split(",")]
+
+
 # Measuring
 
 

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import SENTENCES, carry_out, cpu_name, make_parser, names_of, note, positive
+from common import SENTENCES, carry_out, cpu_name, make_parser, names_of, note, numbers_of, positive
 from worker import Worker
 from workloads import SIZES, load
 
@@ -55,17 +55,12 @@ def main() -> None:
         sys.exit("this benchmark reads memory where Linux tells it: /proc/PID/smaps_rollup, which is not here")
     parser = make_parser(__doc__ or "")
     parser.add_argument("--sizes", type=names_of(SIZES), default=",".join(SIZES), help="models, comma-separated")
-    parser.add_argument("--processes", type=numbers, default="1,4", help="numbers of them, comma-separated")
+    parser.add_argument("--processes", type=numbers_of(positive), default="1,4", help="numbers, comma-separated")
     parser.add_argument("--methods", type=names_of(METHODS), default=",".join(METHODS), help="to start them")
     parser.add_argument("--sentences", type=positive, default=500, help="first N sentences of the file")
     parser.add_argument("--stream", type=not_negative, default=1_000_000, help="texts of it; 0 leaves it out")
     parser.set_defaults(threads=1)
     carry_out(parser.parse_args(), run, render)
-
-
-def numbers(text: str) -> list[int]:
-    """Parse comma-separated whole numbers of at least 1."""
-    return [positive(part) for part in text.split(",")]
 
 
 def not_negative(text: str) -> int:

@@ -10,12 +10,11 @@ import os
 import random
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import spacy
 import torch
 from spacy.language import Language
-from worker import serve
+from worker import reset_peak, serve
 
 BATCH_SIZE = 128
 DISTINCT_WORDS, TEXT_WORDS = 60_000, 4  # of the long stream
@@ -51,7 +50,7 @@ def stream(count: int, looks: int) -> list[tuple[int, int]]:
     seen, step = [], max(1, count // looks)
     for number, _ in enumerate(nlp.pipe(short_texts(count), batch_size=1_000), start=1):
         if number % step == 0:
-            seen.append((number, resident()))
+            seen.append((number, reset_peak()))
     return seen
 
 
@@ -60,12 +59,6 @@ def short_texts(count: int) -> Iterator[str]:
     choose = random.Random(0).choices
     for _ in range(count):
         yield " ".join(f"w{number}" for number in choose(range(DISTINCT_WORDS), k=TEXT_WORDS))
-
-
-def resident() -> int:
-    """Memory of this process now, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from typing import Any
 
 import thinc
 import torch
-from common import cpu_name, make_parser, names_of, note, positive, publish, sgemm_rate
+from common import cpu_name, make_parser, names_of, note, numbers_of, positive, publish, sgemm_rate
 from corpora import TASKS, Corpus, Item, Task, n_words
 from pipelines import (
     BASELINE,
@@ -79,19 +79,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what the runs leave and find")
     some("--tasks", type=names_of(TASKS), default=",".join(TASKS), help="to run")
     some("--variants", type=names_of(VARIANTS), default=",".join(VARIANTS), help="to run")
-    some("--sizes", type=numbers, default=",".join(map(str, SIZES)), help="percent of the training data")
-    some("--seeds", type=numbers, default="0,1,2", help="a run for each")
+    some("--sizes", type=numbers_of(int), default=",".join(map(str, SIZES)), help="percent of the training data")
+    some("--seeds", type=numbers_of(int), default="0,1,2", help="a run for each")
     parser.add_argument("--updates", type=positive, help="of each run; None is a number for each task")
     parser.add_argument("--evaluations", type=positive, default=EVALUATIONS, help="on dev, in a run")
     parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
     parser.add_argument("--cache-mb", type=float, default=1024.0, help="cache_mb of the component elmo")
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
     return parser.parse_args()
-
-
-def numbers(text: str) -> list[int]:
-    """Parse comma-separated whole numbers."""
-    return [int(part) for part in text.split(",")]
 
 
 # What is to be run

@@ -17,6 +17,7 @@ from spacy_elmo.pipeline.rows import to_rows
 from spacy_elmo.pipeline.shim import shim_of
 
 WIDTH = 32
+LISTENER = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
 TEXTS = ["We sat here . He left .", "", "Anna", "We sat there and  waited ."]
 
 
@@ -31,8 +32,7 @@ def make(tiny):
         nlp = spacy.blank("en")
         nlp.add_pipe("sentencizer")
         nlp.add_pipe("elmo", config={"model": {"weights": tiny}, "frozen": frozen, **elmo})
-        listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
-        nlp.add_pipe("tagger", config={"model": {"tok2vec": listener}})
+        nlp.add_pipe("tagger", config={"model": {"tok2vec": LISTENER}})
         return nlp
 
     return pipeline
@@ -296,9 +296,8 @@ def test_evaluation_between_updates_sees_the_weights_of_now(make):
 
 def test_grad_factor_of_zero_leaves_the_bilm_alone(make):
     nlp = make()
-    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH, "grad_factor": 0.0}
     nlp.remove_pipe("tagger")
-    nlp.add_pipe("tagger", config={"model": {"tok2vec": listener}})
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": {**LISTENER, "grad_factor": 0.0}}})
     data = examples(nlp)
     optimizer = nlp.initialize(lambda: data)
     before = weights(nlp)
@@ -434,8 +433,7 @@ def test_initialized_anew_it_starts_from_the_weights_as_they_were(make, tmp_path
 def test_evaluation_before_a_loaded_listener_had_anything_to_read(make, tmp_path, excluded):
     """spaCy evaluates after the first batch; one that is not trained must not go on beside other weights."""
     nlp = make()
-    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
-    nlp.add_pipe("ner", config={"model": {"tok2vec": listener}})
+    nlp.add_pipe("ner", config={"model": {"tok2vec": LISTENER}})
     data = examples(nlp)
     data[0].reference.ents = [Span(data[0].reference, 0, 1, "PERSON")]
     nlp.initialize(lambda: data)
@@ -463,8 +461,7 @@ def test_evaluation_before_a_loaded_listener_had_anything_to_read(make, tmp_path
 def test_listener_that_a_first_batch_has_nothing_for_goes_on_beside_the_others(make, tmp_path, resumed):
     """spaCy's NER, say, leaves out a batch without annotated entities."""
     nlp = make()
-    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
-    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener}})
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": LISTENER}})
     data = examples(nlp)
     for example in data:
         for token in example.reference:
