@@ -89,6 +89,7 @@ class SpacyElmo(Engine):
         for batch in self.bilm.stream(sentences):
             for part in batch.layers.float().cpu().split(batch.lengths, dim=1):
                 part[:, 1:-1].numpy().copy()
+            del batch, part  # as the component does
         return None
 
     def encode(self, sentences: Sentences) -> Iterator[Array]:

@@ -14,17 +14,19 @@ from spacy_elmo.bilm.threads import ForkSafeLock
 _ROWS_TO_REACH = 16
 
 
-def plan_batches(lengths: Sequence[int], max_tokens: int, stretch: int = 1) -> Iterator[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], max_tokens: int, stretch: int = 1, max_rows: int | None = None
+) -> Iterator[list[int]]:
     """Yield batches of sequence numbers, longest sequences first, each of at most `max_tokens` tokens.
 
     Sorting makes every time step of a batch as tall as it can be. Of long sequences, the first 16 may take `stretch`
-    times as many tokens; one that is longer still is a batch of its own.
+    times as many tokens; one that is longer still is a batch of its own. Of short ones, a batch takes up to `max_rows`.
     """
     batch: list[int] = []
     n_tokens = 0
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
         limit = max_tokens if len(batch) >= _ROWS_TO_REACH else stretch * max_tokens
-        if batch and n_tokens + lengths[number] > limit:
+        if batch and (n_tokens + lengths[number] > limit or len(batch) == max_rows):
             yield batch
             batch, n_tokens = [], 0
         batch.append(number)
@@ -114,23 +116,18 @@ class WordTable:
             rows = torch.tensor([self._rows[word] for word in words], dtype=torch.long)
             return self._vectors[rows.to(self._vectors.device)]
 
-    def _capacity(self, vectors: Tensor) -> float:
+    def _capacity(self, vectors: Tensor) -> int:
         """How many such vectors the budget holds."""
-        bytes_per_row = vectors.shape[1] * vectors.element_size()
-        return self.max_bytes // bytes_per_row if bytes_per_row else float("inf")
+        return self.max_bytes // max(1, vectors.shape[1] * vectors.element_size())
 
     def _add(self, words: Sequence[str], vectors: Tensor) -> None:
-        used = len(self._rows)
-        needed = used + len(words)
-        if needed > self._vectors.shape[0]:
-            size = int(min(self._capacity(vectors), max(needed, 2 * self._vectors.shape[0])))
+        if not len(self._vectors):  # the budget at once: what is not written to takes no memory
             with torch.inference_mode(False):  # a tensor that may be written to in any mode
-                grown = torch.empty(size, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-            if used:
-                grown[:used] = self._vectors[:used]
-            self._vectors = grown
-        self._vectors[used:needed] = vectors
-        self._rows.update(zip(words, range(used, needed), strict=True))
+                shape = self._capacity(vectors), vectors.shape[1]
+                self._vectors = torch.empty(shape, dtype=vectors.dtype, device=vectors.device)
+        used = len(self._rows)
+        self._vectors[used : used + len(words)] = vectors
+        self._rows.update((word, row) for row, word in enumerate(words, start=used))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"max_bytes": self.max_bytes}

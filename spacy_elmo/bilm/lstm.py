@@ -15,8 +15,8 @@ from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by
 # measurement: the buffer they fill should stay in cache until the recurrence reads it, but a product should also
-# be large beside the weights it streams through.
-_GATE_BUFFER_BYTES = 2 * 2**20
+# have rows enough for the weights it streams through.
+_GATE_BUFFER_BYTES, _GATE_ROWS = 2 * 2**20, 128
 # So few sentences run through the compiled part, one after the other, which reads its own copy of the weights with one
 # thread, where they fit in a cache (64 MiB); from memory, two threads of torch read faster.
 _MAX_SINGLE, _MAX_TILED = 4, 16 * 2**20
@@ -128,7 +128,7 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
 
     def _max_rows(self, x: Tensor) -> int:
         """Of how many rows the input half of the gates is computed at once."""
-        return max(_GATE_BUFFER_BYTES // (2 * 4 * self.dim * x.element_size()), self.n_in)
+        return max(_GATE_BUFFER_BYTES // (2 * 4 * self.dim * x.element_size()), _GATE_ROWS)
 
     def pack(self, make: type[Product]) -> list["_PackedDirection"]:
         """Return the products of each direction."""
@@ -152,21 +152,20 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
             state = hidden[direction], cell[direction]
             for some in time_blocks(steps, self._max_rows(x)):
                 tokens = tokens_of(some)
-                inputs = products.inputs(x[direction, tokens])
-                self._run_steps(products, inputs, state, some, outputs[direction, tokens])
+                self._run_steps(products, x[direction, tokens], state, some, outputs[direction, tokens])
         return outputs, (hidden, cell)
 
     def _run_steps(
-        self, products: "_PackedDirection", inputs: Tensor, state: State, steps: list[TimeStep], outputs: Tensor
+        self, products: "_PackedDirection", x: Tensor, state: State, steps: list[TimeStep], outputs: Tensor
     ) -> None:
         """Fill in `outputs` and bring the state up to date; row by row it stays what it was at the row's last step."""
-        update = update_rows if can_compile(inputs) else _update_rows
+        update = update_rows if can_compile(x) else _update_rows
         sizes = [step.rows for step in steps]
-        for step, one, found in zip(steps, inputs.split(sizes), outputs.split(sizes), strict=True):
+        for step, inputs, found in zip(steps, products.inputs(x).split(sizes), outputs.split(sizes), strict=True):
             hidden, cell = (part[: step.rows] for part in state)
             if step.kept is not None:
                 hidden.copy_(step.keep(hidden)), cell.copy_(step.keep(cell))
-            new = update(products.recurrent(hidden), one, cell, self.cell_clip)
+            new = update(products.recurrent(hidden), inputs, cell, self.cell_clip)
             found.copy_(products.projection(new) if products.projection else new)
             hidden.copy_(found)
 

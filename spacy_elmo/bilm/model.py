@@ -22,6 +22,7 @@ from spacy_elmo.errors import ElmoError
 
 MAX_BATCH_TOKENS = 4096
 _STRETCH = 4  # how many times that a batch of few long sequences may take where no gradients are kept
+_STEP_BYTES = 8 * 2**20  # of the gates in a time step on a CPU: more rows than that are no faster, and take memory
 
 
 @dataclass
@@ -119,15 +120,15 @@ class BiLM(nn.Module):
         """
         order = packing.order.to(embeddings.device)
         rows = packing.rows.to(embeddings.device)
-        back = torch.stack([one.argsort() for one in order])
-        outputs = [torch.cat([embeddings, embeddings], dim=1)]
-        x = embeddings[order]
+        layers = embeddings.new_empty(1 + len(self.layers), len(embeddings), 2, embeddings.shape[1])
+        layers[0] = embeddings[:, None]
         states = [state.take(number, rows) if state else None for number in range(len(self.layers))]
-        for number, (y, final) in enumerate(self.run_layers(x, packing.batch_sizes, states)):
+        for number, (y, final) in enumerate(self.run_layers(embeddings[order], packing.batch_sizes, states)):
             if state is not None:
                 state.put(number, rows, final)
-            outputs.append(torch.cat([y[0][back[0]], y[1][back[1]]], dim=1))
-        return torch.stack(outputs)
+            for direction in range(2):
+                layers[number + 1, order[direction], direction] = y[direction]
+        return layers.flatten(2)
 
     def run_layers(
         self,
@@ -207,7 +208,7 @@ class BiLM(nn.Module):
         lengths = [len(sentence) + 2 for sentence in sentences]
         if state is None:
             stretch = 1 if torch.is_grad_enabled() else _STRETCH
-            bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch)
+            bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, self._max_rows)
         else:
             bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
         for numbers in batches:
@@ -216,6 +217,7 @@ class BiLM(nn.Module):
             with torch.autocast(bilm.device.type, enabled=False):  # the caller's would round or fail
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
             yield EncodedBatch(numbers, batch_lengths, layers)
+            del layers  # or they are still there beside the next ones
 
     def embed(self, words: Sequence[str]) -> Tensor:
         """Return the context-insensitive vectors of words, `[len(words), projection_dim]`.
@@ -258,6 +260,13 @@ class BiLM(nn.Module):
 
     def _packed_modules(self) -> Iterator[PackedModule[Any]]:
         return (module for module in self.modules() if isinstance(module, PackedModule))
+
+    @property
+    def _max_rows(self) -> int | None:
+        """Of how many sequences a batch may be."""
+        if self.device.type != "cpu":
+            return None
+        return max(1, _STEP_BYTES // (4 * self.options.lstm.dim * torch.float32.itemsize))
 
     @property
     def device(self) -> torch.device:

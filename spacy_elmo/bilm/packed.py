@@ -36,13 +36,13 @@ class Product(ABC):
     def __init__(
         self, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none", limit: float | None = None
     ) -> None:
-        self._weight = self._pack(weight.detach().float().t().contiguous())
+        self._weight = self._pack(weight.detach().float().t())
         self._bias = None if bias is None else bias.detach().float().clone()
         self._activation, self._limit = activation, limit
 
     @abstractmethod
     def _pack(self, weight: Tensor) -> Any:
-        """weight: `[n_out, n_in]` float32."""
+        """weight: `[n_out, n_in]` float32, not contiguous."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Float16Product(Product):
     """Weights in float16, sums in float32 (FBGEMM)."""
 
     def _pack(self, weight: Tensor) -> Any:
-        return torch.ops.quantized.linear_prepack_fp16(weight, None)
+        return torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Product`."""
@@ -96,6 +96,7 @@ class Int8Product(Product):
     _HALF_UP = torch.tensor(128.5, dtype=torch.float32, device="cpu")
 
     def _pack(self, weight: Tensor) -> Tensor:
+        weight = weight.contiguous()
         self._scales = _largest(weight) / 127
         self._zeros = weight.new_zeros(len(weight), dtype=torch.int32)
         packed: Tensor = torch.ops.onednn.qlinear_prepack((weight / self._scales).round_().to(torch.int8), None)

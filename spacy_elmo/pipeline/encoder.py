@@ -161,6 +161,7 @@ def encode_docs(
             key, numbers = missing[number]
             rows = part[1:-1].numpy()
             put(numbers, rows if cache is None else cache.put(key, rows))
+        del batch, values, part, rows  # or they are still there beside the next ones
     return results
 
 

@@ -44,6 +44,20 @@ def test_only_few_long_sequences_may_take_more(lengths, tokens, stretch):
         assert not before or sum(before) + last <= budget
 
 
+@given(
+    lengths=st.lists(st.integers(1, 30), max_size=60),
+    tokens=st.integers(1, 200),
+    stretch=st.integers(1, 5),
+    rows=st.integers(1, 20),
+)
+def test_a_batch_has_at_most_so_many_rows_and_no_fewer_for_it(lengths, tokens, stretch, rows):
+    batches = list(plan_batches(lengths, tokens, stretch, rows))
+    assert sorted(number for batch in batches for number in batch) == list(range(len(lengths)))
+    assert all(len(batch) <= rows for batch in batches)
+    first = next(plan_batches(lengths, tokens, stretch), [])
+    assert (batches or [[]])[0] == first[:rows]
+
+
 def test_no_sequences_no_batches():
     assert list(plan_batches([], 100)) == []
 
