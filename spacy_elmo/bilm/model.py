@@ -15,6 +15,7 @@ from spacy_elmo.bilm.batching import Packing, WordTable, plan_batches
 from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, State
+from spacy_elmo.bilm.memory import return_freed_memory
 from spacy_elmo.bilm.options import BiLMOptions
 from spacy_elmo.bilm.packed import PackedModule, Precision, check_precision, version_of
 from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
@@ -22,6 +23,7 @@ from spacy_elmo.errors import ElmoError
 
 MAX_BATCH_TOKENS = 4096
 _STRETCH = 4  # how many times that a batch of few long sequences may take where no gradients are kept
+_LARGE_BYTES = 16 * 2**20  # of a batch's layers: it took so long that tidying up after it is no matter
 _STEP_BYTES = 8 * 2**20  # of the gates in a time step on a CPU: more rows than that are no faster, and take memory
 
 
@@ -217,7 +219,10 @@ class BiLM(nn.Module):
             with torch.autocast(bilm.device.type, enabled=False):  # the caller's would round or fail
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
             yield EncodedBatch(numbers, batch_lengths, layers)
+            n_bytes = layers.nbytes
             del layers  # or they are still there beside the next ones
+            if n_bytes >= _LARGE_BYTES:
+                return_freed_memory()
 
     def embed(self, words: Sequence[str]) -> Tensor:
         """Return the context-insensitive vectors of words, `[len(words), projection_dim]`.
