@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spacy_elmo.bilm.compiled import SingleRow, can_compile, run_rows, update_rows
+from spacy_elmo.bilm.graphed import GraphedSteps, max_rows
 from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens_of
@@ -17,6 +18,7 @@ from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens
 # measurement: the buffer they fill should stay in cache until the recurrence reads it, but a product should also
 # have rows enough for the weights it streams through.
 _GATE_BUFFER_BYTES, _GATE_ROWS = 2 * 2**20, 128
+_STEP_BYTES = 8 * 2**20  # of the gates in a time step on a CPU
 # So few sentences run through the compiled part, one after the other, which reads its own copy of the weights with one
 # thread, where they fit in a cache (64 MiB); from memory, two threads of torch read faster.
 _MAX_SINGLE, _MAX_TILED = 4, 16 * 2**20
@@ -75,8 +77,17 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
             if rows <= _MAX_SINGLE and starts is None and (single := self._single_rows(packed, x)):
                 return self._run_rows(packed, single, x, hidden, cell, steps)
             return self._run_packed(packed, x, hidden, cell, steps)
+        if starts is None and (graphed := self._graphed(x)) and rows <= graphed.max_rows:
+            return graphed(x, (hidden, cell), steps)
         run = self._run_differentiably if torch.is_grad_enabled() else self._run_in_place
         return run(x, hidden, cell, steps)
+
+    @property
+    def max_rows(self) -> int:
+        """How many sequences a batch should have at most: more are no faster, and take memory."""
+        if self.weight.is_cuda:
+            return max_rows(self.dim, self.weight.dtype)
+        return max(1, _STEP_BYTES // (4 * self.dim * torch.float32.itemsize))
 
     def _run_differentiably(
         self, x: Tensor, hidden: Tensor, cell: Tensor, steps: list[TimeStep]
@@ -114,6 +125,16 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         ended.append((hidden, cell))
         final = [torch.cat(part, dim=1).to(given) for part in zip(*reversed(ended), strict=True)]
         return torch.cat(outputs, dim=1).to(given), (final[0], final[1])
+
+    def _graphed(self, x: Tensor) -> GraphedSteps | None:
+        """What runs frozen weights on a GPU, where it can."""
+        is_wanted = x.is_cuda and not torch.is_grad_enabled() and not torch.cuda.is_current_stream_capturing()
+
+        def make() -> GraphedSteps:
+            bias = _with_forget_bias(self.bias).to(self.weight.dtype)
+            return GraphedSteps(self.weight, bias, self.projection, self.n_in, self.cell_clip, self.proj_clip)
+
+        return self._packed.get(self.parameters(), make, is_wanted, "graphed")
 
     def _project(self, hidden: Tensor) -> Tensor:
         if self.projection is None:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from spacy_elmo.errors import ElmoError
 MAX_BATCH_TOKENS = 4096
 _STRETCH = 4  # how many times that a batch of few long sequences may take where no gradients are kept
 _LARGE_BYTES = 16 * 2**20  # of a batch's layers: it took so long that tidying up after it is no matter
-_STEP_BYTES = 8 * 2**20  # of the gates in a time step on a CPU: more rows than that are no faster, and take memory
 
 
 @dataclass
@@ -210,7 +209,8 @@ class BiLM(nn.Module):
         lengths = [len(sentence) + 2 for sentence in sentences]
         if state is None:
             stretch = 1 if torch.is_grad_enabled() else _STRETCH
-            bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, self._max_rows)
+            max_rows = cast("BidirectionalLSTMLayer", self.layers[0]).max_rows
+            bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, max_rows)
         else:
             bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
         for numbers in batches:
@@ -265,13 +265,6 @@ class BiLM(nn.Module):
 
     def _packed_modules(self) -> Iterator[PackedModule[Any]]:
         return (module for module in self.modules() if isinstance(module, PackedModule))
-
-    @property
-    def _max_rows(self) -> int | None:
-        """Of how many sequences a batch may be."""
-        if self.device.type != "cpu":
-            return None
-        return max(1, _STEP_BYTES // (4 * self.options.lstm.dim * torch.float32.itemsize))
 
     @property
     def device(self) -> torch.device:

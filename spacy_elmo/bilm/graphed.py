@@ -1,0 +1,161 @@
+"""Packed inputs in, packed outputs and final state out, on a GPU: the time steps of a layer, many in one launch.
+
+A time step is a dozen kernels, each of which takes longer to be launched from Python than to run. So blocks of time
+steps are captured as CUDA graphs, one for each number of rows (rounded up), and launched as one.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spacy_elmo.bilm.threads import ForkSafeLock
+from spacy_elmo.bilm.time_steps import TimeStep
+
+_BLOCK_BYTES = 32 * 2**20  # of the input half of the gates in a block
+_MAX_STEPS, _ROW_UNIT = 16, 8
+
+State = tuple[Tensor, Tensor]
+
+
+def max_rows(dim: int, dtype: torch.dtype) -> int:
+    """How many rows a time step may have at most: as many as fill a block."""
+    return max(_ROW_UNIT, _BLOCK_BYTES // (2 * 4 * dim * dtype.itemsize))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Time steps that are launched as one; the rows of each are filled up to the same number.
+
+    places: `[n_steps * rows]`, where the token of each row stands, -1 where there is none.
+    """
+
+    n_steps: int
+    rows: int
+    places: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, steps: Sequence[TimeStep], n_steps: int, rows: int) -> "_Block":
+        """Lay out time steps, at most `n_steps`, of at most `rows` rows."""
+        starts, sizes = np.zeros((2, n_steps, 1), dtype=np.int64)
+        starts[: len(steps), 0] = [step.start for step in steps]
+        sizes[: len(steps), 0] = [step.rows for step in steps]
+        row = np.arange(rows)
+        return cls(n_steps, rows, np.where(row < sizes, starts + row, -1).ravel())
+
+
+class GraphedSteps:
+    """The recurrence of one layer, both directions in one step, for one state of its weights.
+
+    weight, projection: of `BidirectionalLSTMLayer`; bias: `[2, 1, 4 * dim]`, with the forget gate's.
+    Several threads may call it on one stream. On a CPU the same blocks run without being captured, for tests.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        projection: Tensor | None,
+        n_in: int,
+        cell_clip: float | None,
+        proj_clip: float | None,
+    ) -> None:
+        self._input_weight, self._weight, self._bias = weight[:, :n_in], weight[:, n_in:], bias
+        self._projection = projection
+        self._limits = [math.inf if clip is None else clip for clip in (cell_clip, proj_clip)]
+        self._width, self._dim = self._weight.shape[1], weight.shape[2] // 4
+        self.max_rows = max_rows(self._dim, weight.dtype)
+        self._lock = ForkSafeLock()
+        self._runs: dict[int, Callable[[], Tensor]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if weight.is_cuda else None  # the blocks work in the same memory
+        with torch.inference_mode(False):  # what may be written to in any mode
+            self._hidden = weight.new_zeros(2, self.max_rows, self._width)
+            self._cell = weight.new_zeros(2, self.max_rows, self._dim)
+            self._inputs = weight.new_zeros(2 * 4 * self._dim * self.max_rows)
+            self._is_taken = weight.new_zeros(_MAX_STEPS * self.max_rows, dtype=torch.bool)
+
+    def __call__(self, x: Tensor, state: State, steps: Sequence[TimeStep]) -> tuple[Tensor, State]:
+        """Arguments and results as of `BidirectionalLSTMLayer.forward`; at most `max_rows` rows, none of which starts
+        afresh."""
+        given, rows = x.dtype, steps[0].rows
+        blocks = list(self._plan(steps))
+        places = np.concatenate([block.places for block in blocks])
+        sizes = [len(block.places) for block in blocks]
+        to_blocks, from_blocks = (torch.from_numpy(part).to(x.device) for part in (places, (places >= 0).nonzero()[0]))
+        padded = x.to(self._weight.dtype)[:, to_blocks.clamp(min=0)]
+        found = padded.new_empty(2, len(places), self._width)
+        is_taken = to_blocks >= 0
+        with self._lock, torch.cuda.device_of(x):
+            self._hidden[:, :rows], self._cell[:, :rows] = state
+            for block, *parts, outputs in zip(
+                blocks, padded.split(sizes, dim=1), is_taken.split(sizes), found.split(sizes, dim=1), strict=True
+            ):
+                outputs.copy_(self._run(block, *parts))
+            hidden, cell = (part[:, :rows].to(given, copy=True) for part in (self._hidden, self._cell))
+        return found[:, from_blocks].to(given), (hidden, cell)
+
+    def _plan(self, steps: Sequence[TimeStep]) -> Iterator[_Block]:
+        start = 0
+        while start < len(steps):
+            n_steps, rows = self._shape(steps[start].rows)
+            yield _Block.of(steps[start : start + n_steps], n_steps, rows)
+            start += n_steps
+
+    def _shape(self, rows: int) -> tuple[int, int]:
+        """Time steps and rows of the block for so many rows: at most sixteen kinds between a number and twice that."""
+        unit = max(_ROW_UNIT, 2 ** (rows.bit_length() - 3))
+        rows = min(rows + -rows % unit, self.max_rows)
+        return min(_MAX_STEPS, self.max_rows // rows), rows
+
+    def _run(self, block: _Block, x: Tensor, is_taken: Tensor) -> Tensor:
+        """Bring the state up to date; return the outputs, `[2, n_steps * rows, width]`, valid until the next call."""
+        shape = block.n_steps, block.rows
+        inputs = self._inputs[: 2 * 4 * self._dim * len(is_taken)].view(2, len(is_taken), 4 * self._dim)
+        torch.baddbmm(self._bias, x, self._input_weight, out=inputs)
+        self._is_taken[: len(is_taken)] = is_taken
+        if block.rows not in self._runs:
+            run = partial(self._run_steps, inputs.view(2, *shape, -1), self._is_taken[: len(is_taken)].view(*shape, 1))
+            self._runs[block.rows] = self._captured(run) if x.is_cuda else run
+        return self._runs[block.rows]()
+
+    def _run_steps(self, inputs: Tensor, is_taken: Tensor) -> Tensor:
+        """inputs: of the gates, `[2, n_steps, rows, 4 * dim]`; is_taken: `[n_steps, rows, 1]`."""
+        rows, (cell_limit, limit) = inputs.shape[2], self._limits
+        hidden, cell = self._hidden[:, :rows], self._cell[:, :rows]
+        outputs = []
+        for one, is_now in zip(inputs.unbind(1), is_taken, strict=True):
+            gates = torch.baddbmm(one, hidden, self._weight)
+            enter, forget, leave, candidate = gates.chunk(4, dim=-1)
+            gates[..., : 3 * self._dim].sigmoid_()
+            new = torch.mul(cell, forget).addcmul_(enter, candidate.tanh_()).clamp_(-cell_limit, cell_limit)
+            output = torch.tanh(new).mul_(leave)
+            if self._projection is not None:
+                output = torch.bmm(output, self._projection).clamp_(-limit, limit)
+            outputs.append(output)
+            hidden, cell = torch.where(is_now, output, hidden), torch.where(is_now, new, cell)
+        self._hidden[:, :rows], self._cell[:, :rows] = hidden, cell
+        return torch.stack(outputs, dim=1).flatten(1, 2)
+
+    def _captured(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """What replays it, on the same arrays."""
+        kept = self._hidden.clone(), self._cell.clone()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            run()  # what is loaded or set up at the first call cannot be captured
+        torch.cuda.current_stream().wait_stream(stream)
+        self._hidden.copy_(kept[0]), self._cell.copy_(kept[1])
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            outputs = run()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return outputs
+
+        return replay

@@ -1,0 +1,77 @@
+"""Time steps in blocks: on a CPU, where they run one by one, and captured on a GPU where there is one."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spacy_elmo.bilm import graphed
+from spacy_elmo.bilm.batching import Packing
+from spacy_elmo.bilm.graphed import GraphedSteps
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, _with_forget_bias
+from spacy_elmo.bilm.time_steps import time_steps
+
+CLIPS = st.sampled_from([(None, None), (0.4, 0.2)])
+
+
+def make_layer(dim, width, clips, device="cpu"):
+    layer = BidirectionalLSTMLayer(3, dim, width, *clips)
+    with torch.no_grad():
+        layer.initialize(torch.Generator().manual_seed(0))
+        layer.bias.copy_(torch.linspace(-0.5, 0.5, layer.bias.numel()).view_as(layer.bias))
+    return layer.requires_grad_(False).to(device)
+
+
+def make_graphed(layer):
+    clips = layer.cell_clip, layer.proj_clip
+    return GraphedSteps(layer.weight, _with_forget_bias(layer.bias), layer.projection, layer.n_in, *clips)
+
+
+def make_inputs(layer, lengths, seed, device="cpu"):
+    """Packed input, batch sizes and a state."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (sum(lengths), layer.n_in), (len(lengths), layer.projection_dim), (len(lengths), layer.dim)
+    x, hidden, cell = (torch.randn(2, *shape, generator=generator).to(device) for shape in shapes)
+    return x, Packing.of(lengths).batch_sizes, (hidden, cell)
+
+
+def assert_close(found, expected):
+    (outputs, state), (expected_outputs, expected_state) = found, expected
+    for one, other in zip((outputs, *state), (expected_outputs, *expected_state), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-6, rtol=0)
+
+
+@pytest.fixture(scope="module", params=[2, 16])
+def few_steps(request):
+    """A block holds few time steps, and few rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphed, "_MAX_STEPS", request.param)
+        patch.setattr(graphed, "_BLOCK_BYTES", 2 * 4 * 5 * 4 * 40)
+        yield
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=40), width=st.sampled_from([3, 5]), clips=CLIPS,
+       seed=st.integers(0, 99))  # fmt: skip
+def test_blocks_give_what_single_steps_give(few_steps, lengths, width, clips, seed):
+    layer = make_layer(5, width, clips)
+    steps = make_graphed(layer)
+    with torch.no_grad():
+        for part in (lengths, lengths[:1]):
+            x, sizes, state = make_inputs(layer, part, seed)
+            assert_close(steps(x, state, time_steps(sizes, None)), layer(x, sizes, state))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("width", [3, 5])
+def test_captured_blocks_give_what_single_steps_give(width):
+    layer = make_layer(5, width, (0.4, 0.2), "cuda")
+    with torch.inference_mode():
+        for lengths in ([9, 5, 5, 1], [30] * 70, [3], [9, 5, 5, 1]):
+            x, sizes, state = make_inputs(layer, lengths, len(lengths), "cuda")
+            steps = time_steps(sizes, None)
+            assert layer._graphed(x) is not None
+            assert_close(layer(x, sizes, state), layer._run_in_place(x, *(part.clone() for part in state), steps))
+        before = layer(x, sizes, state)[0]
+    with torch.no_grad():
+        layer.bias.add_(1.0)
+        assert not torch.equal(layer(x, sizes, state)[0], before)
