@@ -1,6 +1,7 @@
 """A GPU in, a table of speeds out: the biLM with captured blocks of time steps, without them, and as a plain loop.
 
-    python benchmarks/gpu.py [--sizes original,small,bundled] [--sentences N] [--repeats N] [--device cuda] [--json FILE]
+    python benchmarks/gpu.py [--sizes original,small,bundled] [--sentences N] [--repeats N] [--batch-tokens N]
+                             [--device cuda] [--json FILE]
 
 In one process; the ways take turns, and before they are timed their layers are compared with those of the CPU in
 float32.
@@ -11,7 +12,7 @@ plain loop: ELMo written down directly with torch's own operators, as AllenNLP h
 
 off by: largest difference from the CPU's layers; cosine: lowest of a token in any layer.
 tokens/s: all sentences in one stream, no word remembered (cold), all of them (warm). ms: of a sentence by itself, warm.
-Medians. GPU memory: highest while streaming, weights included.
+Medians.
 """
 
 import argparse
@@ -34,19 +35,19 @@ from workloads import SIZES, load
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.model import MAX_BATCH_TOKENS
 from spacy_elmo.bilm.packed import Precision
+from spacy_elmo.bilm.transfer import floats_on_cpu
 
 STEP_BY_STEP = "step by step"
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 COMPARED_SENTENCES, SINGLE_SENTENCES = 50, 40
 PLAIN_SENTENCES = 320
-MIB = 2**20
 
 Array = npt.NDArray[np.float32]
 
 
 @dataclass
 class Row:
-    """One line of the table; memory in bytes."""
+    """One line of the table."""
 
     size: str
     precision: str
@@ -56,7 +57,6 @@ class Row:
     cold_tokens_per_second: float
     warm_tokens_per_second: float
     milliseconds: float
-    memory: int
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,8 @@ def measure(size: str, sentences: Sentences, args: argparse.Namespace) -> list[R
     times: list[list[tuple[float, float, float]]] = [[] for _ in ways]
     for repetition in range(1 + args.repeats):
         note(f"{size}: repetition {repetition} of {args.repeats}")  # 0 warms up
-        for way, row, found in zip(ways, rows, times, strict=True):
-            torch.cuda.reset_peak_memory_stats()
+        for way, found in zip(ways, times, strict=True):
             found.append(time_once(way, sentences))
-            row.memory = torch.cuda.max_memory_allocated()
     for way, row, found in zip(ways, rows, times, strict=True):
         cold, warm, single = (statistics.median(part) for part in zip(*found[1:], strict=True))
         tokens = n_tokens(sentences[: way.n_sentences])
@@ -127,7 +125,7 @@ def ways_of(bilm: BiLM, args: argparse.Namespace) -> Iterator[Way]:
             ours.set_precision(precision)
             if name == STEP_BY_STEP:
                 for layer in ours.layers:
-                    layer._graphed = lambda x: None  # type: ignore[assignment] # in place of the method
+                    layer._graphed = no_graphs  # type: ignore[assignment] # in place of the method
             yield Way(name, precision, ours.encode, streamed(ours, args.batch_tokens), ours.clear_word_table)
     plain = PlainLoop(copy.deepcopy(bilm).to(args.device))
 
@@ -142,12 +140,16 @@ def ways_of(bilm: BiLM, args: argparse.Namespace) -> Iterator[Way]:
     yield Way(PLAIN_LOOP, "float32", encode, encode, lambda: None, PLAIN_SENTENCES)
 
 
+def no_graphs(x: torch.Tensor) -> None:
+    """In place of what would give captured blocks."""
+
+
 def streamed(bilm: BiLM, batch_tokens: int) -> Callable[[Sentences], None]:
     """What encodes sentences and drops their layers once they are on the CPU."""
 
     def stream(sentences: Sentences) -> None:
         for batch in bilm.stream(sentences, batch_tokens):
-            batch.layers.float().cpu()
+            floats_on_cpu(batch.layers)
 
     return stream
 
@@ -157,7 +159,7 @@ def compare(size: str, way: Way, found: list[Array], expected: list[Array]) -> R
     one, other = (np.concatenate(layers, axis=1).astype(np.float64) for layers in (found, expected))
     lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
     cosines = (one * other).sum(axis=-1) / lengths
-    return Row(size, way.precision, way.name, float(abs(one - other).max()), float(cosines.min()), 0, 0, 0, 0)
+    return Row(size, way.precision, way.name, float(abs(one - other).max()), float(cosines.min()), 0, 0, 0)
 
 
 def time_once(way: Way, sentences: Sentences) -> tuple[float, float, float]:
@@ -174,13 +176,13 @@ def render(report: dict[str, Any]) -> str:
     """The table."""
     lines = [
         f"{report['device']}, torch {report['torch']}; {report['sentences']} sentences, {report['tokens']} tokens",
-        f"{'':27} {'off by':>8} {'cosine':>9} {'cold':>9} {'warm tokens/s':>14} {'ms':>7} {'GPU MiB':>8}",
+        f"{'':27} {'off by':>8} {'cosine':>9} {'cold':>9} {'warm tokens/s':>14} {'ms':>7}",
     ]
     for row in report["rows"]:
         lines.append(
             f"{row['size']:9} {row['precision']:8} {row['way']:12}"[:31].ljust(31)
             + f"{row['off_by']:8.1e} {row['cosine']:9.6f} {row['cold_tokens_per_second']:9,.0f}"
-            f" {row['warm_tokens_per_second']:14,.0f} {row['milliseconds']:7.2f} {row['memory'] / MIB:8,.0f}"
+            f" {row['warm_tokens_per_second']:14,.0f} {row['milliseconds']:7.2f}"
         )
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spacy_elmo.bilm.threads import ForkSafeLock
+from spacy_elmo.bilm.transfer import to_device
 
 # With fewer rows than this, a time step waits for its weights.
 _ROWS_TO_REACH = 16
@@ -93,7 +94,7 @@ class WordTable:
         else:
             self.clear()
             vectors = embed(list(rows))
-        return vectors[torch.tensor(numbers, dtype=torch.long, device=vectors.device)]
+        return vectors[to_device(torch.tensor(numbers, dtype=torch.long), vectors.device)]
 
     def lookup(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor], version: Any) -> Tensor:
         """Return the vectors of distinct `words` (at least one), `[len(words), width]`.
@@ -114,7 +115,7 @@ class WordTable:
                     return vectors  # all of them: the table is empty
                 self._add(new, vectors)
             rows = torch.tensor([self._rows[word] for word in words], dtype=torch.long)
-            return self._vectors[rows.to(self._vectors.device)]
+            return self._vectors[to_device(rows, self._vectors.device)]
 
     def _capacity(self, vectors: Tensor) -> int:
         """How many such vectors the budget holds."""

@@ -13,6 +13,7 @@ from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.options import CharCNNOptions
 from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
+from spacy_elmo.bilm.transfer import to_device
 from spacy_elmo.errors import ElmoError
 
 # Words that share one convolution, counted in character positions: on a CPU few enough that a product stays in cache,
@@ -67,7 +68,7 @@ class CharacterCNN(nn.Module):
             x = highway(x)
         if self.projection is not None:
             x = self.projection(x)
-        return x[torch.from_numpy(order).argsort().to(device)]
+        return x[to_device(torch.from_numpy(order).argsort(), device)]
 
     @property
     def width(self) -> int:
@@ -86,8 +87,8 @@ class CharacterCNN(nn.Module):
         """
         options, longest = self.options, max(longest, _SHORTEST)
         full = min(options.max_characters_per_token, ids.shape[1])
-        needed = torch.from_numpy(ids[:, : min(full, longest + self._widest)]).to(self.embedding.device)
-        x = self.embedding[needed]  # [words, positions, embedding_dim]
+        needed = torch.from_numpy(ids[:, : min(full, longest + self._widest)])
+        x = self.embedding[to_device(needed, self.embedding.device)]  # [words, positions, embedding_dim]
         pooled = []
         for (size, number), weight, bias in zip(options.filters, self.filters, self.biases, strict=True):
             starts = min(longest + 1, full - size + 1)
@@ -197,7 +198,7 @@ class WordEmbedding(nn.Module):
         """Return the vectors of `words` as `[len(words), width]`."""
         unknown = self.rows[self.UNKNOWN]
         rows = torch.tensor([self.rows.get(word, unknown) for word in words], dtype=torch.long)
-        return self.weight[rows.to(self.weight.device)]
+        return self.weight[to_device(rows, self.weight.device)]
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random vectors, all but row 0."""

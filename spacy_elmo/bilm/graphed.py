@@ -16,16 +16,17 @@ from torch import Tensor
 
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.bilm.time_steps import TimeStep
+from spacy_elmo.bilm.transfer import to_device
 
 _BLOCK_BYTES = 32 * 2**20  # of the input half of the gates in a block
-_MAX_STEPS, _ROW_UNIT = 16, 8
+_MAX_STEPS = 16
 
 State = tuple[Tensor, Tensor]
 
 
 def max_rows(dim: int, dtype: torch.dtype) -> int:
     """How many rows a time step may have at most: as many as fill a block."""
-    return max(_ROW_UNIT, _BLOCK_BYTES // (2 * 4 * dim * dtype.itemsize))
+    return max(1, _BLOCK_BYTES // (2 * 4 * dim * dtype.itemsize))
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ class GraphedSteps:
         blocks = list(self._plan(steps))
         places = np.concatenate([block.places for block in blocks])
         sizes = [len(block.places) for block in blocks]
-        to_blocks, from_blocks = (torch.from_numpy(part).to(x.device) for part in (places, (places >= 0).nonzero()[0]))
+        to_blocks, from_blocks = (
+            to_device(torch.from_numpy(part), x.device) for part in (places, (places >= 0).nonzero()[0])
+        )
         padded = x.to(self._weight.dtype)[:, to_blocks.clamp(min=0)]
         found = padded.new_empty(2, len(places), self._width)
         is_taken = to_blocks >= 0
@@ -107,8 +110,8 @@ class GraphedSteps:
             start += n_steps
 
     def _shape(self, rows: int) -> tuple[int, int]:
-        """Time steps and rows of the block for so many rows: at most sixteen kinds between a number and twice that."""
-        unit = max(_ROW_UNIT, 2 ** (rows.bit_length() - 3))
+        """Time steps and rows of the block for so many rows: at most eight kinds between a number and twice that."""
+        unit = max(1, 2 ** (rows.bit_length() - 3))
         rows = min(rows + -rows % unit, self.max_rows)
         return min(_MAX_STEPS, self.max_rows // rows), rows
 

@@ -19,6 +19,7 @@ from spacy_elmo.bilm.memory import return_freed_memory
 from spacy_elmo.bilm.options import BiLMOptions
 from spacy_elmo.bilm.packed import PackedModule, Precision, check_precision, version_of
 from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
+from spacy_elmo.bilm.transfer import floats_on_cpu, to_device
 from spacy_elmo.errors import ElmoError
 
 MAX_BATCH_TOKENS = 4096
@@ -119,8 +120,8 @@ class BiLM(nn.Module):
 
         Returns `[n_layers + 1, n_tokens, 2 * projection_dim]`; layer 0 is the embedding twice side by side.
         """
-        order = packing.order.to(embeddings.device)
-        rows = packing.rows.to(embeddings.device)
+        order = to_device(packing.order, embeddings.device)
+        rows = to_device(packing.rows, embeddings.device)
         layers = embeddings.new_empty(1 + len(self.layers), len(embeddings), 2, embeddings.shape[1])
         layers[0] = embeddings[:, None]
         states = [state.take(number, rows) if state else None for number in range(len(self.layers))]
@@ -172,7 +173,7 @@ class BiLM(nn.Module):
         inner = slice(None) if keep_boundaries else slice(1, -1)
         encoded: list[Any] = [None] * len(sentences)
         for batch in self.stream(sentences, max_batch_tokens, state):
-            layers = batch.layers.float().cpu()
+            layers = floats_on_cpu(batch.layers)
             for number, part in zip(batch.numbers, layers.split(batch.lengths, dim=1), strict=True):
                 encoded[number] = part[:, inner].numpy().copy()
         return encoded

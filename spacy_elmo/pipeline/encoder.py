@@ -12,6 +12,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 
 from spacy_elmo.bilm.packed import Precision, check_precision
+from spacy_elmo.bilm.transfer import floats_on_cpu
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.cache import Cache
 from spacy_elmo.pipeline.rows import Array, row_width, to_rows
@@ -156,7 +157,7 @@ def encode_docs(
     for batch in bilm.stream(
         [reading.sentences[numbers[0]] for _, numbers in missing], model.attrs["max_batch_tokens"]
     ):
-        values = reduce(batch.layers).float().cpu()
+        values = floats_on_cpu(reduce(batch.layers))
         for number, part in zip(batch.numbers, values.split(batch.lengths), strict=True):
             key, numbers = missing[number]
             rows = part[1:-1].numpy()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from spacy_elmo.bilm import BiLM, CarriedState
+from spacy_elmo.bilm.transfer import floats_on_cpu
 from spacy_elmo.errors import ElmoError
 
 Array = npt.NDArray[Any]
@@ -75,7 +76,7 @@ class Encoder:
         self._bilm.clear_word_table()
         arrays: list[Any] = [None] * len(sentences)
         for batch in self._bilm.stream(sentences, self._max_batch_tokens, self._state):
-            values = self._reduce(batch.layers).float().cpu()
+            values = floats_on_cpu(self._reduce(batch.layers))
             for number, part in zip(batch.numbers, values.split(batch.lengths, dim=-2), strict=True):
                 arrays[number] = part[..., 1:-1, :].numpy().astype(self.layout.dtype)  # a copy, without BOS and EOS
         return arrays
