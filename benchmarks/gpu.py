@@ -21,6 +21,7 @@ import platform
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure every size."""
+    torch.backends.cudnn.allow_tf32 = False  # as in torch's products: the plain loop's convolutions, too, in float32
     sentences = read_sentences(args.sentences)
     return {
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else str(args.device),
@@ -168,7 +170,7 @@ def time_once(way: Way, sentences: Sentences) -> tuple[float, float, float]:
     way.forget()
     cold = seconds(lambda: way.stream(sentences))
     warm = seconds(lambda: way.stream(sentences))
-    single = [seconds(lambda one=one: way.stream([one])) for one in sentences[:SINGLE_SENTENCES]]
+    single = [seconds(partial(way.stream, [one])) for one in sentences[:SINGLE_SENTENCES]]
     return cold, warm, statistics.median(single)
 
 

@@ -19,6 +19,7 @@
 #endif
 
 #define TILE 64
+#define SHARED 8192 /* cells that threads share: 20 microseconds' work for one, many times what calling them takes */
 
 /* One version for each width of vectors, chosen when the module is loaded. With the narrowest, which is what other
  * compilers make, torch's operators are as fast or faster. */
@@ -97,21 +98,67 @@ static void update(Py_ssize_t dim, const float *restrict gates, const float *res
 
 static Py_ssize_t tiles_of(Py_ssize_t columns) { return (columns + TILE - 1) / TILE; }
 
+/* The threads in which torch computes: those of the OpenMP that it has loaded, where that is GNU's. They have just
+ * worked on the products before and are awake, so others would only stand in their way. All of them are called, the
+ * third and later ones for nothing: GNU's ends those that a smaller team leaves out, and makes new ones for the next. */
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+typedef int (*ThreadNumber)(void);
+static Parallel parallel;
+static ThreadNumber thread_number, n_threads;
+
+static void find_threads(void)
+{
+    parallel = (Parallel)dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    thread_number = (ThreadNumber)dlsym(RTLD_DEFAULT, "omp_get_thread_num");
+    n_threads = (ThreadNumber)dlsym(RTLD_DEFAULT, "omp_get_num_threads");
+}
+
+static int has_threads(void)
+{
+    return parallel && thread_number && n_threads;
+}
+
+typedef struct {
+    Py_ssize_t n_rows, dim;
+    float cell_clip;
+    const float *gates;  /* [n_rows, 4 * dim] */
+    const float *inputs; /* [n_rows, 4 * dim], with the biases */
+    float *cell;         /* [n_rows, dim], brought up to date */
+    float *outputs;      /* [n_rows, dim], filled in */
+} Rows;
+
+static void update_range(const Rows *all, Py_ssize_t row, Py_ssize_t end)
+{
+    for (Py_ssize_t dim = all->dim; row < end; row++)
+        update(dim, all->gates + row * 4 * dim, all->inputs + row * 4 * dim, all->cell_clip, all->cell + row * dim,
+               all->outputs + row * dim);
+}
+
+static void update_share(void *rows)
+{
+    const Rows *all = rows;
+    Py_ssize_t number = thread_number(), count = n_threads();
+    update_range(all, all->n_rows * number / count, all->n_rows * (number + 1) / count);
+}
+
 static PyObject *update_rows(PyObject *self, PyObject *arguments)
 {
-    Py_ssize_t n_rows, dim, addresses[4];
-    float cell_clip;
-    if (!PyArg_ParseTuple(arguments, "nnfnnnn", &n_rows, &dim, &cell_clip, &addresses[0], &addresses[1], &addresses[2],
-                          &addresses[3]))
+    int wanted;
+    Py_ssize_t addresses[4];
+    Rows all;
+    if (!PyArg_ParseTuple(arguments, "innfnnnn", &wanted, &all.n_rows, &all.dim, &all.cell_clip, &addresses[0],
+                          &addresses[1], &addresses[2], &addresses[3]))
         return NULL;
-    const float *gates = (const float *)addresses[0];  /* [n_rows, 4 * dim] */
-    const float *inputs = (const float *)addresses[1]; /* [n_rows, 4 * dim], with the biases */
-    float *cell = (float *)addresses[2];               /* [n_rows, dim], brought up to date */
-    float *outputs = (float *)addresses[3];            /* [n_rows, dim], filled in */
+    all.gates = (const float *)addresses[0];
+    all.inputs = (const float *)addresses[1];
+    all.cell = (float *)addresses[2];
+    all.outputs = (float *)addresses[3];
 
     Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t row = 0; row < n_rows; row++)
-        update(dim, gates + row * 4 * dim, inputs + row * 4 * dim, cell_clip, cell + row * dim, outputs + row * dim);
+    if (wanted > 1 && has_threads() && all.n_rows * all.dim >= SHARED)
+        parallel(update_share, &all, 0, 0);
+    else
+        update_range(&all, 0, all.n_rows);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -146,20 +193,6 @@ static void run_direction(const Direction *one)
         }
         memcpy(one->outputs + step * width, one->hidden, (size_t)width * sizeof(float));
     }
-}
-
-/* The threads in which torch computes: those of the OpenMP that it has loaded, where that is GNU's. They have just
- * worked on the products before and are awake, so others would only stand in their way. */
-typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
-typedef int (*ThreadNumber)(void);
-static Parallel parallel;
-static ThreadNumber thread_number, n_threads;
-
-static void find_threads(void)
-{
-    parallel = (Parallel)dlsym(RTLD_DEFAULT, "GOMP_parallel");
-    thread_number = (ThreadNumber)dlsym(RTLD_DEFAULT, "omp_get_thread_num");
-    n_threads = (ThreadNumber)dlsym(RTLD_DEFAULT, "omp_get_num_threads");
 }
 
 static void run_share(void *directions)
@@ -198,8 +231,8 @@ static PyObject *run(PyObject *self, PyObject *arguments)
     int parsed = parse_direction(parts[0], &directions[0]) && parse_direction(parts[1], &directions[1]);
     if (parsed) {
         Py_BEGIN_ALLOW_THREADS
-        if (wanted > 1 && parallel && thread_number && n_threads) {
-            parallel(run_share, directions, 2, 0);
+        if (wanted > 1 && has_threads()) {
+            parallel(run_share, directions, 0, 0);
         } else {
             run_direction(&directions[0]);
             run_direction(&directions[1]);
@@ -227,7 +260,8 @@ PyMODINIT_FUNC PyInit__compiled(void)
 {
     find_threads();
     PyObject *created = PyModule_Create(&module);
-    if (created != NULL && PyModule_AddIntConstant(created, "TILE", TILE) < 0) {
+    if (created != NULL && (PyModule_AddIntConstant(created, "TILE", TILE) < 0
+                            || PyModule_AddIntConstant(created, "HAS_THREADS", has_threads()) < 0)) {
         Py_DECREF(created);
         return NULL;
     }

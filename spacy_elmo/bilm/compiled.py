@@ -31,7 +31,8 @@ def update_rows(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float | 
     """
     (rows, dim), outputs = cell.shape, torch.empty_like(cell)
     shapes = [(rows, 4 * dim), (rows, 4 * dim), (rows, dim), (rows, dim)]
-    _compiled.update_rows(rows, dim, _limit(cell_clip), *_addresses([gates, inputs, cell, outputs], shapes))
+    addresses = _addresses([gates, inputs, cell, outputs], shapes)
+    _compiled.update_rows(torch.get_num_threads(), rows, dim, _limit(cell_clip), *addresses)
     return outputs
 
 

@@ -18,15 +18,12 @@ from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.bilm.time_steps import TimeStep
 from spacy_elmo.bilm.transfer import to_device
 
-_BLOCK_BYTES = 32 * 2**20  # of the input half of the gates in a block
+# Of the gates in a time step, which above that keeps a GPU busy for longer than launching its kernels takes; of the
+# input half of those in a block.
+_STEP_BYTES, _BLOCK_BYTES = 8 * 2**20, 32 * 2**20
 _MAX_STEPS = 16
 
 State = tuple[Tensor, Tensor]
-
-
-def max_rows(dim: int, dtype: torch.dtype) -> int:
-    """How many rows a time step may have at most: as many as fill a block."""
-    return max(1, _BLOCK_BYTES // (2 * 4 * dim * dtype.itemsize))
 
 
 @dataclass(frozen=True)
@@ -70,15 +67,17 @@ class GraphedSteps:
         self._projection = projection
         self._limits = [math.inf if clip is None else clip for clip in (cell_clip, proj_clip)]
         self._width, self._dim = self._weight.shape[1], weight.shape[2] // 4
-        self.max_rows = max_rows(self._dim, weight.dtype)
+        row_bytes = 2 * 4 * self._dim * weight.dtype.itemsize
+        self.max_rows = max(1, _STEP_BYTES // row_bytes)
+        self._block_rows = max(1, _BLOCK_BYTES // row_bytes)
         self._lock = ForkSafeLock()
         self._runs: dict[int, Callable[[], Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle() if weight.is_cuda else None  # the blocks work in the same memory
         with torch.inference_mode(False):  # what may be written to in any mode
             self._hidden = weight.new_zeros(2, self.max_rows, self._width)
             self._cell = weight.new_zeros(2, self.max_rows, self._dim)
-            self._inputs = weight.new_zeros(2 * 4 * self._dim * self.max_rows)
-            self._is_taken = weight.new_zeros(_MAX_STEPS * self.max_rows, dtype=torch.bool)
+            self._inputs = weight.new_zeros(2 * 4 * self._dim * self._block_rows)
+            self._is_taken = weight.new_zeros(self._block_rows, dtype=torch.bool)
 
     def __call__(self, x: Tensor, state: State, steps: Sequence[TimeStep]) -> tuple[Tensor, State]:
         """Arguments and results as of `BidirectionalLSTMLayer.forward`; at most `max_rows` rows, none of which starts
@@ -88,7 +87,7 @@ class GraphedSteps:
         places = np.concatenate([block.places for block in blocks])
         sizes = [len(block.places) for block in blocks]
         to_blocks, from_blocks = (
-            to_device(torch.from_numpy(part), x.device) for part in (places, (places >= 0).nonzero()[0])
+            to_device(torch.from_numpy(part), x.device) for part in (places, np.flatnonzero(places >= 0))
         )
         padded = x.to(self._weight.dtype)[:, to_blocks.clamp(min=0)]
         found = padded.new_empty(2, len(places), self._width)
@@ -113,7 +112,7 @@ class GraphedSteps:
         """Time steps and rows of the block for so many rows: at most eight kinds between a number and twice that."""
         unit = max(1, 2 ** (rows.bit_length() - 3))
         rows = min(rows + -rows % unit, self.max_rows)
-        return min(_MAX_STEPS, self.max_rows // rows), rows
+        return min(_MAX_STEPS, self._block_rows // rows), rows
 
     def _run(self, block: _Block, x: Tensor, is_taken: Tensor) -> Tensor:
         """Bring the state up to date; return the outputs, `[2, n_steps * rows, width]`, valid until the next call."""

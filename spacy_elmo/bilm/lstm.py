@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spacy_elmo.bilm.compiled import SingleRow, can_compile, run_rows, update_rows
-from spacy_elmo.bilm.graphed import GraphedSteps, max_rows
+from spacy_elmo.bilm.graphed import GraphedSteps
 from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens_of
@@ -83,10 +83,10 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         return run(x, hidden, cell, steps)
 
     @property
-    def max_rows(self) -> int:
-        """How many sequences a batch should have at most: more are no faster, and take memory."""
-        if self.weight.is_cuda:
-            return max_rows(self.dim, self.weight.dtype)
+    def max_rows(self) -> int | None:
+        """How many sequences a batch should have at most on a CPU: more are no faster, and take memory."""
+        if self.weight.device.type != "cpu":
+            return None
         return max(1, _STEP_BYTES // (4 * self.dim * torch.float32.itemsize))
 
     def _run_differentiably(

@@ -47,6 +47,7 @@ def few_steps(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphed, "_MAX_STEPS", request.param)
         patch.setattr(graphed, "_BLOCK_BYTES", 2 * 4 * 5 * 4 * 40)
+        patch.setattr(graphed, "_STEP_BYTES", 2 * 4 * 5 * 4 * 40)
         yield
 
 
