@@ -73,9 +73,7 @@ def main() -> None:
     """Run the benchmark."""
     args = parse_arguments()
     keep_freed_memory()
-    torch.backends.cudnn.allow_tf32 = (
-        False  # on a GPU, or the plain step is off by more than allowed
-    )
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU, or the plain step is off by more than allowed
     torch.set_num_threads(args.threads)
     report = run(args)
     publish(report, render(report), args.json)

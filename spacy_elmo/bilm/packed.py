@@ -92,12 +92,14 @@ class Int8Product(Product):
     A scale for all rows, as torch's dynamic quantization has it, would make a row depend on its company.
     """
 
+    # The largest weight in integers. Processors without VNNI add products of 8 bits in pairs, in 16 bits, and cut off.
+    _LARGEST = 127 if getattr(torch.cpu, "_is_vnni_supported", bool)() else 63
     # To unsigned integers, for which alone oneDNN is fast, and rounded.
     _HALF_UP = torch.tensor(128.5, dtype=torch.float32, device="cpu")
 
     def _pack(self, weight: Tensor) -> Tensor:
         weight = weight.contiguous()
-        self._scales = _largest(weight) / 127
+        self._scales = _largest(weight) / self._LARGEST
         self._zeros = weight.new_zeros(len(weight), dtype=torch.int32)
         packed: Tensor = torch.ops.onednn.qlinear_prepack((weight / self._scales).round_().to(torch.int8), None)
         self._scales = self._scales[:, 0]

@@ -3,40 +3,43 @@ would last for ever."""
 
 import os
 import threading
+import weakref
 
 import torch
-
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def keep_to_one_thread_after_fork() -> None:
-    """Call before any work with torch; does nothing in a process that was not forked."""
-    if _forked and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
 
 
 class ForkSafeLock:
     """A lock, reentrant, that is open in a process newly forked, whoever held it in the parent at that moment."""
 
     def __init__(self) -> None:
-        self._renew()
-
-    def _renew(self) -> None:
-        self._lock, self._process = threading.RLock(), os.getpid()
+        self._lock = threading.RLock()
+        _locks.add(self)
 
     def __enter__(self) -> None:
-        if self._process != os.getpid():
-            self._renew()
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def keep_to_one_thread_after_fork() -> None:
+    """Call before any work with torch; does nothing in a process that was not forked, and in one that was, only the
+    first time in each thread: who then asks torch for more threads gets them."""
+    if _is_forked and not hasattr(_seen, "is_limited"):
+        _seen.is_limited = True
+        torch.set_num_threads(1)
+
+
+_locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
+_is_forked, _seen = False, threading.local()
+
+
+def _after_fork() -> None:
+    global _is_forked, _seen
+    _is_forked, _seen = True, threading.local()
+    for lock in _locks:
+        lock._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

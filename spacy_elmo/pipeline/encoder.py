@@ -68,13 +68,15 @@ def _parse_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        parsed = torch.device(device)
     except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
+        parsed = torch.device("meta")
+    if parsed.type not in ("cpu", "cuda"):
         raise ElmoError(f'elmo: device is {device!r}, expected "auto", "cpu", "cuda" or "cuda:N"')
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ElmoError(f'elmo: device is {device!r}, but torch sees no GPU here; use "auto" or "cpu"')
+    n_gpus = torch.cuda.device_count()
+    if parsed.type == "cuda" and (parsed.index or 0) >= n_gpus:
+        seen = f"only {n_gpus}" if n_gpus else "no"
+        raise ElmoError(f'elmo: device is {device!r}, but torch sees {seen} GPU here; use "auto" or "cpu"')
     return device
 
 

@@ -1,7 +1,10 @@
 """Products with packed weights against plain ones, and when they are used."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from typing import get_args
 
 import pytest
@@ -131,3 +134,18 @@ def test_reduced_precision_is_packed():
     assert highway.carry_weight.dtype == torch.float16
     assert highway.carry_bias.dtype == torch.float32
     assert highway.packed(torch.zeros(1, 4))
+
+
+def test_int8_is_right_on_processors_without_vnni():
+    """There, two products are added in 16 bits: of large weights and inputs of one sign, these would overflow."""
+    code = """
+import torch
+from spacy_elmo.bilm.packed import Int8Product
+Int8Product._LARGEST = 63
+generator = torch.Generator().manual_seed(0)
+weight, x = torch.rand(512, 64, generator=generator), torch.rand(20, 512, generator=generator)
+error = (Int8Product(weight)(x) - x @ weight).norm() / (x @ weight).norm()
+assert error < 0.005, error
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

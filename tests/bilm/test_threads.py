@@ -4,8 +4,9 @@ import os
 import threading
 
 import pytest
+import torch
 
-from spacy_elmo.bilm.threads import ForkSafeLock
+from spacy_elmo.bilm.threads import ForkSafeLock, keep_to_one_thread_after_fork
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -44,3 +45,24 @@ def test_a_lock_keeps_other_threads_out():
         assert not entered.wait(0.2)
     assert entered.wait(30)
     thread.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("asked", [None, 3])
+def test_a_forked_process_begins_with_one_thread_and_may_ask_for_more(asked):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        keep_to_one_thread_after_fork()
+        assert torch.get_num_threads() == 2
+        child = os.fork()
+        if child == 0:
+            keep_to_one_thread_after_fork()
+            found = [torch.get_num_threads()]
+            if asked:
+                torch.set_num_threads(asked)
+            keep_to_one_thread_after_fork()
+            os._exit(found != [1] or torch.get_num_threads() != (asked or 1))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
