@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -178,7 +179,6 @@ class BiLM(nn.Module):
                 encoded[number] = part[:, inner].numpy().copy()
         return encoded
 
-    @torch.inference_mode()
     def stream(
         self,
         sentences: Sequence[Sequence[str]],
@@ -189,19 +189,24 @@ class BiLM(nn.Module):
 
         With a carried state all sentences are one batch, since its rows are theirs.
         """
-        yield from self._stream(sentences, max_batch_tokens, state)
+        yield from self._stream(sentences, max_batch_tokens, state, torch.inference_mode, _STRETCH)
 
-    @torch.inference_mode(False)
-    @torch.enable_grad()
     def stream_with_gradients(
         self, sentences: Sequence[Sequence[str]], max_batch_tokens: int = MAX_BATCH_TOKENS
     ) -> Iterator[EncodedBatch]:
         """As `stream`, with layers through which `backward` reaches the parameters that require gradients."""
-        yield from self._stream(sentences, max_batch_tokens, None)
+        yield from self._stream(sentences, max_batch_tokens, None, _gradient_mode, 1)
 
     def _stream(
-        self, sentences: Sequence[Sequence[str]], max_batch_tokens: int, state: CarriedState | None
+        self,
+        sentences: Sequence[Sequence[str]],
+        max_batch_tokens: int,
+        state: CarriedState | None,
+        mode: Callable[[], AbstractContextManager[None]],
+        stretch: int,
     ) -> Iterator[EncodedBatch]:
+        """mode: in which a batch is computed. No decorator of this function's, which would hold each batch until there
+        is the next."""
         keep_to_one_thread_after_fork()
         for sentence in sentences:
             characters.check_sentence(sentence)
@@ -209,7 +214,6 @@ class BiLM(nn.Module):
             return
         lengths = [len(sentence) + 2 for sentence in sentences]
         if state is None:
-            stretch = 1 if torch.is_grad_enabled() else _STRETCH
             max_rows = cast("BidirectionalLSTMLayer", self.layers[0]).max_rows
             bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, max_rows)
         else:
@@ -217,7 +221,7 @@ class BiLM(nn.Module):
         for numbers in batches:
             batch_lengths = [lengths[number] for number in numbers]
             words = [word for number in numbers for word in (BOS, *sentences[number], EOS)]
-            with torch.autocast(bilm.device.type, enabled=False):  # the caller's would round or fail
+            with mode(), torch.autocast(bilm.device.type, enabled=False):  # the caller's would round or fail
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
             yield EncodedBatch(numbers, batch_lengths, layers)
             n_bytes = layers.nbytes
@@ -296,6 +300,12 @@ class BiLM(nn.Module):
     def _embedder_version(self) -> tuple[tuple[int, int], ...] | None:
         """What tells one state of the embedder's weights from another; None where nothing would tell."""
         return None if isinstance(self.embedder, WordEmbedding) else version_of(self.embedder.parameters())
+
+
+@contextmanager
+def _gradient_mode() -> Iterator[None]:
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _make_embedder(options: BiLMOptions, vocabulary: Sequence[str] | None) -> CharacterCNN | WordEmbedding:
