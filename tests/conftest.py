@@ -48,3 +48,14 @@ def bundled_width() -> int:
 def sentences(data) -> list[list[str]]:
     """The 32 sentences that the originals encoded: emoji, CJK, lone surrogates, long, empty and special tokens."""
     return json.loads((data / "sentences.json").read_bytes())
+
+
+@pytest.fixture(scope="session")
+def bits_tolerance() -> float:
+    """How far vectors of a sentence may be apart that should be the same to the last bit.
+
+    Products and convolutions are known to come to the same bits in any company on processors of AMD's, and on one of
+    Intel's not to.
+    """
+    info = Path("/proc/cpuinfo")
+    return 0.0 if info.exists() and "AuthenticAMD" in info.read_text(encoding="utf-8") else 1e-5

@@ -11,6 +11,7 @@ from spacy.tokens import Doc
 from spacy.training import Example
 
 from spacy_elmo import ElmoError
+from spacy_elmo.bilm import BiLM
 from spacy_elmo.formats import load
 from spacy_elmo.pipeline.component import ElmoComponent
 
@@ -272,6 +273,19 @@ def test_without_an_error_handler_errors_are_raised():
     nlp = make(model={"weights": "/no/such"})
     with pytest.raises(ElmoError, match="/no/such"):
         list(nlp.pipe(["one", "two"]))
+
+
+def test_short_docs_share_batches(nlp, monkeypatch):
+    rows = []
+    forward = BiLM.forward
+
+    def count(bilm, embeddings, packing, *others):
+        rows.append(len(packing.rows))
+        return forward(bilm, embeddings, packing, *others)
+
+    monkeypatch.setattr(BiLM, "forward", count)
+    assert len(list(nlp.pipe(["a short text"] * 300, batch_size=20))) == 300
+    assert rows == [300]
 
 
 def test_pipe_takes_a_generator_as_it_comes(nlp):
