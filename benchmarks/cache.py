@@ -35,6 +35,7 @@ from common import carry_out, cpu_name, make_parser, names_of, note, positive, s
 from corpora import TASKS, Corpus
 from pipelines import BASELINE, ENCODERS, FINE_TUNED, VARIANTS, Training, components, make_examples, make_pipeline
 from tasks import DATA, versions
+from thinc.api import fix_random_seed
 
 from spacy_elmo import formats
 from spacy_elmo.pipeline.component import ElmoComponent
@@ -161,6 +162,7 @@ def race(arms: list[Arm], epochs: int) -> tuple[list[Row], list[float]]:
     for epoch in range(1, epochs + 1):
         sgemm.append(sgemm_rate())
         for arm in arms:
+            fix_random_seed(epoch)  # the same dropout in all: what is left to tell them apart is the cache
             arm.run_epoch()
             note(f"epoch {epoch} of {epochs}: {arm.row.variant} {arm.row.memory}: {arm.row.seconds[-1]:.2f} s")
     rows = [arm.finish() for arm in arms]
