@@ -52,13 +52,13 @@ def make_row(group: tuple[str, int, str], records: list[Record]) -> dict[str, An
         "metric": TASKS[task].metric_name,
         "updates": found[0]["updates"],
         "train_items": found[0]["train_items"],
-        "best_update": mean_of(found, "best_update"),
+        "best_update": statistics.fmean(record["best_update"] for record in found),
         "seeds": sorted(scores),
         "score": statistics.fmean(scores.values()),
         "sd": statistics.stdev(scores.values()) if len(scores) > 1 else None,
         "over_tok2vec": None if variant == BASELINE else gain(scores, runs_of((task, size, BASELINE), records)),
-        "training_words_per_second": mean_of(found, "training_words_per_second"),
-        "inference_words_per_second": mean_of(found, "inference_words_per_second"),
+        "training_words_per_second": median_of(found, "training_words_per_second"),
+        "inference_words_per_second": median_of(found, "inference_words_per_second"),
         "layer_weights": weights,
         "gamma": gamma,
     }
@@ -89,9 +89,9 @@ def runs_of(group: tuple[str, int, str], records: list[Record]) -> list[Record]:
     return [record for record in records if (record["task"], record["size"], record["variant"]) == group]
 
 
-def mean_of(records: list[Record], name: str) -> float:
-    """Mean of a number over runs."""
-    return statistics.fmean(record[name] for record in records)
+def median_of(records: list[Record], name: str) -> float:
+    """Median of a number over runs: of a speed, which a busy machine may lower in one of them."""
+    return float(statistics.median(record[name] for record in records))
 
 
 def render(report: dict[str, Any]) -> str:

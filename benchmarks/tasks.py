@@ -14,7 +14,7 @@ its settings is: the weights of the biLM, the network, the number of updates.
 
 score: in percent, mean and standard deviation over the seeds; over tok2vec: mean difference, seed by seed.
 best at: the update of the best state, mean; where it is the last one, more updates might have helped.
-words/s: of training all updates, evaluations left out, and of the new pipeline on the test part; means.
+words/s: of training all updates, evaluations left out, and of the new pipeline on the test part; medians.
 layer weights, gamma: learned by the task's mix, means; layer 0 is the token embedding.
 """
 

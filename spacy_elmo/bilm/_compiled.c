@@ -99,8 +99,8 @@ static void update(Py_ssize_t dim, const float *restrict gates, const float *res
 static Py_ssize_t tiles_of(Py_ssize_t columns) { return (columns + TILE - 1) / TILE; }
 
 /* The threads in which torch computes: those of the OpenMP that it has loaded, where that is GNU's. They have just
- * worked on the products before and are awake, so others would only stand in their way. All of them are called, the
- * third and later ones for nothing: GNU's ends those that a smaller team leaves out, and makes new ones for the next. */
+ * worked on the products before and are awake, so others would only stand in their way. All of them are called, also
+ * where there is work for two: GNU's ends those that a smaller team leaves out, and makes new ones for the next. */
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 typedef int (*ThreadNumber)(void);
 static Parallel parallel;

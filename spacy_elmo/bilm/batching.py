@@ -122,7 +122,7 @@ class WordTable:
         return self.max_bytes // max(1, vectors.shape[1] * vectors.element_size())
 
     def _add(self, words: Sequence[str], vectors: Tensor) -> None:
-        if not len(self._vectors):  # the budget at once: what is not written to takes no memory
+        if not len(self._vectors):  # the budget at once: on a CPU, what is not written to takes no memory
             with torch.inference_mode(False):  # a tensor that may be written to in any mode
                 shape = self._capacity(vectors), vectors.shape[1]
                 self._vectors = torch.empty(shape, dtype=vectors.dtype, device=vectors.device)

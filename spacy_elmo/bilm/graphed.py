@@ -6,6 +6,7 @@ steps are captured as CUDA graphs, one for each number of rows (rounded up), and
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +25,8 @@ _STEP_BYTES, _BLOCK_BYTES = 8 * 2**20, 32 * 2**20
 _MAX_STEPS = 16
 
 State = tuple[Tensor, Tensor]
+
+_capturing = ForkSafeLock()  # a process can do one at a time
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,21 @@ class _Block:
         return cls(n_steps, rows, np.where(row < sizes, starts + row, -1).ravel())
 
 
+def max_rows(dim: int, dtype: torch.dtype) -> int:
+    """Up to how many rows of a time step graphs gain anything."""
+    return max(1, _STEP_BYTES // _row_bytes(dim, dtype))
+
+
+def _row_bytes(dim: int, dtype: torch.dtype) -> int:
+    return 2 * 4 * dim * dtype.itemsize
+
+
 class GraphedSteps:
     """The recurrence of one layer, both directions in one step, for one state of its weights.
 
     weight, projection: of `BidirectionalLSTMLayer`; bias: `[2, 1, 4 * dim]`, with the forget gate's.
-    Several threads may call it on one stream. On a CPU the same blocks run without being captured, for tests.
+    Several threads and streams may call it; while it captures, nothing else in the process may wait for the whole
+    device. On a CPU the same blocks run without being captured, for tests.
     """
 
     def __init__(
@@ -67,15 +80,16 @@ class GraphedSteps:
         self._projection = projection
         self._limits = [math.inf if clip is None else clip for clip in (cell_clip, proj_clip)]
         self._width, self._dim = self._weight.shape[1], weight.shape[2] // 4
-        row_bytes = 2 * 4 * self._dim * weight.dtype.itemsize
-        self.max_rows = max(1, _STEP_BYTES // row_bytes)
-        self._block_rows = max(1, _BLOCK_BYTES // row_bytes)
+        self._max_rows = max_rows(self._dim, weight.dtype)
+        self._block_rows = max(1, _BLOCK_BYTES // _row_bytes(self._dim, weight.dtype))
         self._lock = ForkSafeLock()
         self._runs: dict[int, Callable[[], Tensor]] = {}
-        self._pool = torch.cuda.graph_pool_handle() if weight.is_cuda else None  # the blocks work in the same memory
+        if weight.is_cuda:
+            self._pool = torch.cuda.graph_pool_handle()  # the blocks work in the same memory
+            self._stream, self._done = torch.cuda.Stream(weight.device), torch.cuda.Event()
         with torch.inference_mode(False):  # what may be written to in any mode
-            self._hidden = weight.new_zeros(2, self.max_rows, self._width)
-            self._cell = weight.new_zeros(2, self.max_rows, self._dim)
+            self._hidden = weight.new_zeros(2, self._max_rows, self._width)
+            self._cell = weight.new_zeros(2, self._max_rows, self._dim)
             self._inputs = weight.new_zeros(2 * 4 * self._dim * self._block_rows)
             self._is_taken = weight.new_zeros(self._block_rows, dtype=torch.bool)
 
@@ -92,7 +106,7 @@ class GraphedSteps:
         padded = x.to(self._weight.dtype)[:, to_blocks.clamp(min=0)]
         found = padded.new_empty(2, len(places), self._width)
         is_taken = to_blocks >= 0
-        with self._lock, torch.cuda.device_of(x):
+        with self._in_turn(x):
             self._hidden[:, :rows], self._cell[:, :rows] = state
             for block, *parts, outputs in zip(
                 blocks, padded.split(sizes, dim=1), is_taken.split(sizes), found.split(sizes, dim=1), strict=True
@@ -100,6 +114,16 @@ class GraphedSteps:
                 outputs.copy_(self._run(block, *parts))
             hidden, cell = (part[:, :rows].to(given, copy=True) for part in (self._hidden, self._cell))
         return found[:, from_blocks].to(given), (hidden, cell)
+
+    @contextmanager
+    def _in_turn(self, x: Tensor) -> Iterator[None]:
+        """Keep others from the arrays, in other threads and on other streams; in the types of the weights."""
+        with self._lock, torch.cuda.device_of(x), torch.autocast(x.device.type, enabled=False):
+            if x.is_cuda:
+                self._done.wait()
+            yield
+            if x.is_cuda:
+                self._done.record()
 
     def _plan(self, steps: Sequence[TimeStep]) -> Iterator[_Block]:
         start = 0
@@ -109,9 +133,9 @@ class GraphedSteps:
             start += n_steps
 
     def _shape(self, rows: int) -> tuple[int, int]:
-        """Time steps and rows of the block for so many rows: at most eight kinds between a number and twice that."""
+        """Time steps and rows of the block for so many rows: at most five kinds from a number to twice that."""
         unit = max(1, 2 ** (rows.bit_length() - 3))
-        rows = min(rows + -rows % unit, self.max_rows)
+        rows = min(rows + -rows % unit, self._max_rows)
         return min(_MAX_STEPS, self._block_rows // rows), rows
 
     def _run(self, block: _Block, x: Tensor, is_taken: Tensor) -> Tensor:
@@ -145,16 +169,17 @@ class GraphedSteps:
 
     def _captured(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """What replays it, on the same arrays."""
-        kept = self._hidden.clone(), self._cell.clone()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            run()  # what is loaded or set up at the first call cannot be captured
-        torch.cuda.current_stream().wait_stream(stream)
-        self._hidden.copy_(kept[0]), self._cell.copy_(kept[1])
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            outputs = run()
+        with _capturing:
+            kept = self._hidden.clone(), self._cell.clone()
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                run()  # what is loaded or set up at the first call cannot be captured
+            torch.cuda.current_stream().wait_stream(self._stream)
+            self._hidden.copy_(kept[0]), self._cell.copy_(kept[1])
+            # The stream is named, or torch takes one of the device that captured first.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                outputs = run()
 
         def replay() -> Tensor:
             graph.replay()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spacy_elmo.bilm import graphed
 from spacy_elmo.bilm.compiled import SingleRow, can_compile, run_rows, update_rows
 from spacy_elmo.bilm.graphed import GraphedSteps
 from spacy_elmo.bilm.packed import PackedModule, Product
@@ -18,7 +19,7 @@ from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens
 # measurement: the buffer they fill should stay in cache until the recurrence reads it, but a product should also
 # have rows enough for the weights it streams through.
 _GATE_BUFFER_BYTES, _GATE_ROWS = 2 * 2**20, 128
-_STEP_BYTES = 8 * 2**20  # of the gates in a time step on a CPU
+_STEP_BYTES = 8 * 2**20  # of the gates of one direction in a time step on a CPU
 # So few sentences run through the compiled part, one after the other, which reads its own copy of the weights with one
 # thread, where they fit in a cache (64 MiB); from memory, two threads of torch read faster.
 _MAX_SINGLE, _MAX_TILED = 4, 16 * 2**20
@@ -77,8 +78,8 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
             if rows <= _MAX_SINGLE and starts is None and (single := self._single_rows(packed, x)):
                 return self._run_rows(packed, single, x, hidden, cell, steps)
             return self._run_packed(packed, x, hidden, cell, steps)
-        if starts is None and (graphed := self._graphed(x)) and rows <= graphed.max_rows:
-            return graphed(x, (hidden, cell), steps)
+        if starts is None and (run_graphed := self._graphed(x, rows)):
+            return run_graphed(x, (hidden, cell), steps)
         run = self._run_differentiably if torch.is_grad_enabled() else self._run_in_place
         return run(x, hidden, cell, steps)
 
@@ -126,9 +127,15 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         final = [torch.cat(part, dim=1).to(given) for part in zip(*reversed(ended), strict=True)]
         return torch.cat(outputs, dim=1).to(given), (final[0], final[1])
 
-    def _graphed(self, x: Tensor) -> GraphedSteps | None:
-        """What runs frozen weights on a GPU, where it can."""
-        is_wanted = x.is_cuda and not torch.is_grad_enabled() and not torch.cuda.is_current_stream_capturing()
+    def _graphed(self, x: Tensor, rows: int) -> GraphedSteps | None:
+        """What runs frozen weights on a GPU, where it can and gains by it; float64 is for a call or two."""
+        is_wanted = (
+            x.is_cuda
+            and not torch.is_grad_enabled()
+            and rows <= graphed.max_rows(self.dim, self.weight.dtype)
+            and self.weight.dtype != torch.float64
+            and not torch.cuda.is_current_stream_capturing()
+        )
 
         def make() -> GraphedSteps:
             bias = _with_forget_bias(self.bias).to(self.weight.dtype)
@@ -144,10 +151,10 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
     def _gate_inputs(self, x: Tensor, steps: list[TimeStep]) -> Iterator[Tensor]:
         """Yield the part of each time step's gates that needs no recurrence, `[2, rows, 4 * dim]`."""
         weight, bias = self.weight[:, : self.n_in], _with_forget_bias(self.bias).to(x)
-        for some in time_blocks(steps, self._max_rows(x)):
+        for some in time_blocks(steps, self._block_rows(x)):
             yield from torch.baddbmm(bias, x[:, tokens_of(some)], weight).split([step.rows for step in some], dim=1)
 
-    def _max_rows(self, x: Tensor) -> int:
+    def _block_rows(self, x: Tensor) -> int:
         """Of how many rows the input half of the gates is computed at once."""
         return max(_GATE_BUFFER_BYTES // (2 * 4 * self.dim * x.element_size()), _GATE_ROWS)
 
@@ -171,7 +178,7 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         hidden, cell = (part.to(x, copy=True).contiguous() for part in (hidden, cell))
         for direction, products in enumerate(packed):
             state = hidden[direction], cell[direction]
-            for some in time_blocks(steps, self._max_rows(x)):
+            for some in time_blocks(steps, self._block_rows(x)):
                 tokens = tokens_of(some)
                 self._run_steps(products, x[direction, tokens], state, some, outputs[direction, tokens])
         return outputs, (hidden, cell)
@@ -204,7 +211,7 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         hidden, cell = (part.to(x, copy=True).contiguous() for part in (hidden, cell))
         for row in range(steps[0].rows):
             tokens = torch.tensor([step.start + row for step in steps if row < step.rows], device=x.device)
-            for some in tokens.split(self._max_rows(x)):
+            for some in tokens.split(self._block_rows(x)):
                 found = x.new_empty(2, len(some), self.projection_dim)
                 inputs = [products.inputs(x[direction, some]) for direction, products in enumerate(packed)]
                 run_rows(single, inputs, (hidden[:, row], cell[:, row]), found)

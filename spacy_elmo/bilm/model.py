@@ -177,6 +177,7 @@ class BiLM(nn.Module):
             layers = floats_on_cpu(batch.layers)
             for number, part in zip(batch.numbers, layers.split(batch.lengths, dim=1), strict=True):
                 encoded[number] = part[:, inner].numpy().copy()
+            del batch, layers, part  # or they are still there beside the next ones
         return encoded
 
     def stream(
@@ -224,9 +225,9 @@ class BiLM(nn.Module):
             with mode(), torch.autocast(bilm.device.type, enabled=False):  # the caller's would round or fail
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
             yield EncodedBatch(numbers, batch_lengths, layers)
-            n_bytes = layers.nbytes
+            is_large = layers.is_cpu and layers.nbytes >= _LARGE_BYTES
             del layers  # or they are still there beside the next ones
-            if n_bytes >= _LARGE_BYTES:
+            if is_large:
                 return_freed_memory()
 
     def embed(self, words: Sequence[str]) -> Tensor:
@@ -264,7 +265,7 @@ class BiLM(nn.Module):
                 module.set_precision(precision)
 
     def prepare(self) -> None:
-        """Make now what speed needs and is otherwise made when first needed; processes forked later share it."""
+        """Make now what speed needs on a CPU, which is otherwise made when needed; processes forked later share it."""
         for module in self._packed_modules():
             module.prepare()
 

@@ -23,20 +23,18 @@ class ForkSafeLock:
 
 
 def keep_to_one_thread_after_fork() -> None:
-    """Call before any work with torch; does nothing in a process that was not forked, and in one that was, only the
-    first time in each thread: who then asks torch for more threads gets them."""
-    if _is_forked and not hasattr(_seen, "is_limited"):
-        _seen.is_limited = True
+    """Call before any work with torch; does nothing in a process that was not forked."""
+    if _is_forked and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
 
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
-_is_forked, _seen = False, threading.local()
+_is_forked = False
 
 
 def _after_fork() -> None:
-    global _is_forked, _seen
-    _is_forked, _seen = True, threading.local()
+    global _is_forked
+    _is_forked = True
     for lock in _locks:
         lock._lock = threading.RLock()
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Copy from the CPU; neither waits for the other."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    return x.contiguous().pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def floats_on_cpu(x: Tensor) -> Tensor:

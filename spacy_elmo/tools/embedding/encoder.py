@@ -79,6 +79,7 @@ class Encoder:
             values = floats_on_cpu(self._reduce(batch.layers))
             for number, part in zip(batch.numbers, values.split(batch.lengths, dim=-2), strict=True):
                 arrays[number] = part[..., 1:-1, :].numpy().astype(self.layout.dtype)  # a copy, without BOS and EOS
+            del batch, values, part  # or they are still there beside the next ones
         return arrays
 
     def _reduce(self, layers: torch.Tensor) -> torch.Tensor:
