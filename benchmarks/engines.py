@@ -123,10 +123,15 @@ class PlainLoopEngine(Engine):
 
     def encode(self, sentences: Sentences) -> Iterator[Array]:
         """Encode batch by batch."""
-        for batch in batches_of(sentences, BATCH):
-            layers = self.plain(batch).numpy()
-            for row, sentence in enumerate(batch):
-                yield layers[:, row, 1 : len(sentence) + 1]
+        yield from encode_plainly(self.plain, sentences)
+
+
+def encode_plainly(plain: Any, sentences: Sentences) -> Iterator[Array]:
+    """Run a plain loop batch by batch; yield the layers of each sentence without BOS and EOS."""
+    for batch in batches_of(sentences, BATCH):
+        layers = plain(batch).cpu().numpy()
+        for row, sentence in enumerate(batch):
+            yield layers[:, row, 1 : len(sentence) + 1]
 
 
 class SimpleElmo(Engine):

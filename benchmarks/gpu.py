@@ -26,12 +26,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from common import carry_out, make_parser, names_of, note, positive, read_sentences, seconds
-from engines import BATCH, OURS, PLAIN_LOOP, Sentences, batches_of
+from engines import OURS, PLAIN_LOOP, Array, Sentences, encode_plainly
 from operations import n_tokens
 from plain_loop import PlainLoop
+from precision import cosine
 from workloads import SIZES, load
 
 from spacy_elmo.bilm import BiLM
@@ -43,8 +43,6 @@ STEP_BY_STEP = "step by step"
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16")
 COMPARED_SENTENCES, SINGLE_SENTENCES = 50, 40
 PLAIN_SENTENCES = 320
-
-Array = npt.NDArray[np.float32]
 
 
 @dataclass
@@ -133,12 +131,7 @@ def ways_of(bilm: BiLM, args: argparse.Namespace) -> Iterator[Way]:
     plain = PlainLoop(copy.deepcopy(bilm).to(args.device))
 
     def encode(sentences: Sentences) -> list[Array]:
-        return [
-            layers[:, row, 1 : len(sentence) + 1]
-            for batch in batches_of(sentences, BATCH)
-            for layers in [plain(batch).cpu().numpy()]
-            for row, sentence in enumerate(batch)
-        ]
+        return list(encode_plainly(plain, sentences))
 
     yield Way(PLAIN_LOOP, "float32", encode, encode, lambda: None, PLAIN_SENTENCES)
 
@@ -159,10 +152,9 @@ def streamed(bilm: BiLM, batch_tokens: int) -> Callable[[Sentences], None]:
 
 def compare(size: str, way: Way, found: list[Array], expected: list[Array]) -> Row:
     """Begin a row with what sets the layers apart."""
-    one, other = (np.concatenate(layers, axis=1).astype(np.float64) for layers in (found, expected))
-    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-    cosines = (one * other).sum(axis=-1) / lengths
-    return Row(size, way.precision, way.name, float(abs(one - other).max()), float(cosines.min()), 0, 0, 0)
+    one, other = (np.concatenate(layers, axis=1) for layers in (found, expected))
+    lowest = min(cosine(a, b)[1] for a, b in zip(one, other, strict=True))
+    return Row(size, way.precision, way.name, float(abs(one - other).max()), lowest, 0, 0, 0)
 
 
 def time_once(way: Way, sentences: Sentences) -> tuple[float, float, float]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm import graphed
 from spacy_elmo.bilm.compiled import SingleRow, can_compile, run_rows, update_rows
-from spacy_elmo.bilm.graphed import GraphedSteps
 from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens_of
@@ -127,7 +126,7 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
         final = [torch.cat(part, dim=1).to(given) for part in zip(*reversed(ended), strict=True)]
         return torch.cat(outputs, dim=1).to(given), (final[0], final[1])
 
-    def _graphed(self, x: Tensor, rows: int) -> GraphedSteps | None:
+    def _graphed(self, x: Tensor, rows: int) -> graphed.GraphedSteps | None:
         """What runs frozen weights on a GPU, where it can and gains by it; float64 is for a call or two."""
         is_wanted = (
             x.is_cuda
@@ -137,9 +136,9 @@ class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):
             and not torch.cuda.is_current_stream_capturing()
         )
 
-        def make() -> GraphedSteps:
+        def make() -> graphed.GraphedSteps:
             bias = _with_forget_bias(self.bias).to(self.weight.dtype)
-            return GraphedSteps(self.weight, bias, self.projection, self.n_in, self.cell_clip, self.proj_clip)
+            return graphed.GraphedSteps(self.weight, bias, self.projection, self.n_in, self.cell_clip, self.proj_clip)
 
         return self._packed.get(self.parameters(), make, is_wanted, "graphed")
 
