@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spacy_elmo.bilm.char_cnn import CharacterCNN, Highway
-from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, State
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
 from spacy_elmo.bilm.options import CharCNNOptions, LSTMOptions
 from spacy_elmo.bilm.softmax import Candidates
+from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.pretraining.batches import Batch, Batches
 from spacy_elmo.pretraining.config import Config
 from spacy_elmo.pretraining.corpus import Table

@@ -46,8 +46,8 @@ from torch import Tensor, nn
 
 import spacy_elmo
 from spacy_elmo.bilm import BiLM
-from spacy_elmo.bilm.lstm import State
 from spacy_elmo.bilm.softmax import Candidates, Softmax
+from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.pretraining.batches import Batch, Batches, Resets
 from spacy_elmo.pretraining.config import Config
 from spacy_elmo.pretraining.corpus import Table, encode

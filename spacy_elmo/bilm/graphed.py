@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spacy_elmo.bilm.threads import ForkSafeLock
-from spacy_elmo.bilm.time_steps import TimeStep
+from spacy_elmo.bilm.time_steps import State, TimeStep
 from spacy_elmo.bilm.transfer import to_device
 
 # Of the gates in a time step, which above that keeps a GPU busy for longer than launching its kernels takes; of the
@@ -24,7 +24,6 @@ from spacy_elmo.bilm.transfer import to_device
 _STEP_BYTES, _BLOCK_BYTES = 8 * 2**20, 32 * 2**20
 _MAX_STEPS = 16
 
-State = tuple[Tensor, Tensor]
 
 _capturing = ForkSafeLock()  # a process can do one at a time
 

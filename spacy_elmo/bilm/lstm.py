@@ -12,7 +12,7 @@ from spacy_elmo.bilm import graphed
 from spacy_elmo.bilm.compiled import SingleRow, can_compile, run_rows, update_rows
 from spacy_elmo.bilm.packed import PackedModule, Product
 from spacy_elmo.bilm.parameters import empty_parameter
-from spacy_elmo.bilm.time_steps import TimeStep, time_blocks, time_steps, tokens_of
+from spacy_elmo.bilm.time_steps import State, TimeStep, time_blocks, time_steps, tokens_of
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by
 # measurement: the buffer they fill should stay in cache until the recurrence reads it, but a product should also
@@ -25,8 +25,6 @@ _MAX_SINGLE, _MAX_TILED = 4, 16 * 2**20
 # How many rows of a matrix oneDNN sums up at a time: all of them, or so many of a large one.
 _BLOCKS = (2**20, 1024, 512, 256)
 _FORGET_BIAS = 1.0  # TensorFlow's LSTMCell adds it in the cell; it is not in the weights file
-
-State = tuple[Tensor, Tensor]  # hidden [2, rows, projection_dim], cell [2, rows, dim]
 
 
 class BidirectionalLSTMLayer(PackedModule[list["_PackedDirection"]]):

@@ -15,11 +15,12 @@ from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.batching import Packing, WordTable, plan_batches
 from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
 from spacy_elmo.bilm.characters import BOS, EOS
-from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, State
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
 from spacy_elmo.bilm.memory import return_freed_memory
 from spacy_elmo.bilm.options import BiLMOptions
 from spacy_elmo.bilm.packed import PackedModule, Precision, check_precision, version_of
 from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
+from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.bilm.transfer import floats_on_cpu, to_device
 from spacy_elmo.errors import ElmoError
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+State = tuple[Tensor, Tensor]  # hidden [2, rows, projection_dim], cell [2, rows, dim]
+
 
 @dataclass(frozen=True)
 class TimeStep:

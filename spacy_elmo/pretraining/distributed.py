@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from spacy_elmo.bilm.lstm import State
+from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from torch import Tensor
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.characters import BOS, EOS
-from spacy_elmo.bilm.lstm import State
 from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining.progress import progress_bar

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.char_cnn import CharacterCNN
-from spacy_elmo.bilm.lstm import State
 from spacy_elmo.bilm.softmax import Candidates, Softmax
+from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining.batches import Batch
 from spacy_elmo.pretraining.corpus import Table

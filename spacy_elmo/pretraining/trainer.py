@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spacy_elmo.bilm.lstm import State
 from spacy_elmo.bilm.softmax import Candidates
+from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.formats.bilm_hdf5 import write_text
 from spacy_elmo.pretraining import checkpoint
