@@ -10,7 +10,7 @@ Before anything is timed, all must give the same layers for 64 sentences, to 1e-
 
 size: original (dim 4096, projection 512), small (1024, 128), both with random weights, and the bundled model.
 shape: stream  all sentences; spacy-elmo sorts and packs them itself, the others get batches of 32
-       single  one sentence at a time, evenly spaced in the text
+       single  one sentence at a time, the same 40 for all sizes, evenly spaced in the text
        long    one document of 20,000 tokens without sentence boundaries; spacy-elmo reads it in pieces of 1,000 tokens,
                as its component cuts it, the others whole
 Slow engines run on an evenly spaced sample of the batches of `stream`, and on the beginning of the document of `long`.
@@ -19,7 +19,8 @@ A repetition measures the machine's float32 matrix product (SGEMM, 2048 x 2048 x
 no call finds a word remembered, in `single` not even those of the sentence before. Reported are medians:
 
 tokens/s: tokens of the text; BOS and EOS are computed but not counted. ms: for a sentence, of `single`.
-warm: the same in one more run of spacy-elmo after the others, with every word remembered; where it tells something new.
+warm: the same of spacy-elmo with every word remembered, after the others in each repetition; where it tells something
+    new.
 ratio: tokens/s of spacy-elmo over that of the engine, each repetition by itself.
 of SGEMM: operations a second as a share of the SGEMM rate, over the operations the text needs (operations.py); of
     `single` those of each sentence by itself. nominal (with --json): over those of the architecture, word by word; it
@@ -219,8 +220,8 @@ def race(size: str, shape: str, runners: Mapping[str, Runner], repeats: int) -> 
         runs.sgemm.append(sgemm_rate())
         for name, runner in runners.items():
             runs.cold[name].append(runner.time(shape, cold=True))
-    if shape in WARM[size]:
-        runs.warm = runners[OURS].time(shape, cold=False)
+        if shape in WARM[size]:
+            runs.warm.append(runners[OURS].time(shape, cold=False))
     return runs
 
 

@@ -15,11 +15,11 @@ MIB = 2**20
 @dataclass
 class Runs:
     """Seconds of every repetition by engine, the SGEMM rate beside them in operations a second, and seconds of ours
-    warm."""
+    warm, where that was measured."""
 
     cold: dict[str, list[float]]
     sgemm: list[float] = field(default_factory=list)
-    warm: float | None = None
+    warm: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -70,9 +70,10 @@ def make_rows(
             row.milliseconds = 1e3 * statistics.median(taken) / row.calls
         if name != OURS:
             row.ratio = statistics.median(a / b for a, b in zip(speeds[OURS], speeds[name], strict=True))
-        elif runs.warm is not None:
-            row.warm_tokens_per_second = work.tokens / runs.warm
-            row.warm_milliseconds = 1e3 * runs.warm / row.calls if shape == "single" else None
+        elif runs.warm:
+            warm = statistics.median(runs.warm)
+            row.warm_tokens_per_second = work.tokens / warm
+            row.warm_milliseconds = 1e3 * warm / row.calls if shape == "single" else None
         if name in memory:
             loaded, row.peak_memory = memory[name]
             row.memory_over_model = row.peak_memory - loaded

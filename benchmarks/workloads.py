@@ -17,7 +17,7 @@ SIZES = ("original", "small", "bundled")
 SHAPES = ("stream", "single", "long")
 STREAM_TOKENS = {"original": 1_600, "small": 3_200, "bundled": 6_400}  # of engines other than ours
 LONG_TOKENS = {"original": 250, "small": 2_000, "bundled": 4_000}  # likewise
-SINGLE_SENTENCES = {"original": 6, "small": 40, "bundled": 60}
+SINGLE_SENTENCES = 40
 DOCUMENT_TOKENS, PIECE_TOKENS = 20_000, 1_000
 FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
@@ -68,8 +68,8 @@ def stream_calls(size: str, engine: str, sentences: Sentences) -> list[Sentences
 
 
 def single_calls(size: str, engine: str, sentences: Sentences) -> list[Sentences]:
-    """An evenly spaced sample of sentences, the same for all engines."""
-    return [[sentence] for sentence in evenly_spaced(sentences, SINGLE_SENTENCES[size])]
+    """An evenly spaced sample of sentences, the same for all engines and sizes."""
+    return [[sentence] for sentence in evenly_spaced(sentences, SINGLE_SENTENCES)]
 
 
 def long_calls(size: str, engine: str, sentences: Sentences) -> list[Sentences]:
