@@ -1,5 +1,6 @@
 TILE: int
 HAS_THREADS: int
+IS_FASTER: int
 
 # n_steps, dim, width, block, cell_clip, proj_clip; addresses of inputs, weight, projection, hidden, cell, outputs
 Direction = tuple[float, ...]

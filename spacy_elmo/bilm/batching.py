@@ -78,9 +78,10 @@ class WordTable:
 
     def clear(self) -> None:
         """Forget all words."""
-        self._rows: dict[str, int] = {}
-        self._vectors = torch.empty(0, 0)
-        self._version: Any = None
+        with self._lock:
+            self._rows: dict[str, int] = {}
+            self._vectors = torch.empty(0, 0)
+            self._version: Any = None
 
     def embed(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor], version: Any) -> Tensor:
         """Return the vectors of `words`, `[len(words), width]`, each distinct one computed once.
@@ -92,7 +93,8 @@ class WordTable:
         if rows and version is not None:
             vectors = self.lookup(list(rows), embed, version)
         else:
-            self.clear()
+            if version is None:
+                self.clear()
             vectors = embed(list(rows))
         return vectors[to_device(torch.tensor(numbers, dtype=torch.long), vectors.device)]
 

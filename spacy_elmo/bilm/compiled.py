@@ -19,8 +19,8 @@ except ImportError:  # no compiler when the package was built
 
 
 def can_compile(x: Tensor) -> bool:
-    """Whether the compiled part is there and is to be used for `x`: without gradients, in float32 on a CPU."""
-    return _compiled is not None and is_prediction(x)
+    """Whether the compiled part is to be used for `x`: without gradients, in float32 on a CPU with wide vectors."""
+    return _compiled is not None and bool(_compiled.IS_FASTER) and is_prediction(x)
 
 
 def update_rows(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float | None) -> Tensor:

@@ -15,7 +15,6 @@ from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.batching import Packing, WordTable
 from spacy_elmo.bilm.char_cnn import CharacterCNN
 from spacy_elmo.bilm.model import CarriedState
-from spacy_elmo.bilm.packed import version_of
 from spacy_elmo.bilm.scalar_mix import ScalarMix
 from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
 from spacy_elmo.errors import ElmoError
@@ -200,7 +199,7 @@ class Elmo(nn.Module):
             vectors: Tensor = embedder.embed_ids(strings.view(np.uint32).reshape(len(words), -1))
             return vectors
 
-        return self._table.embed(words, embed, version_of(embedder.parameters()))
+        return self._table.embed(words, embed, self.bilm.embedder_version)
 
 
 def _vocabulary_ids(words: Sequence[str], max_characters: int) -> Ids:

@@ -111,6 +111,7 @@ class BiLM(nn.Module):
             for _ in range(lstm.n_layers)
         )
         self._table = WordTable()
+        self._precision: Precision = "float32"
         if seed is not None:
             self.initialize(torch.Generator().manual_seed(seed))
 
@@ -249,7 +250,7 @@ class BiLM(nn.Module):
             vectors: Tensor = self.embedder(words)
             return vectors
 
-        return self._table.embed(words, embed, self._embedder_version())
+        return self._table.embed(words, embed, self.embedder_version)
 
     def set_precision(self, precision: Precision) -> None:
         """Compute with weights in "float32", "float16" or "int8". The reduced ones are for prediction, and round the
@@ -258,20 +259,29 @@ class BiLM(nn.Module):
         Raises:
             ElmoError: the precision is unknown, there are no means for it here, or the weights are being trained.
         """
+        keep_to_one_thread_after_fork()
         check_precision(precision, self.device)
         if precision != "float32" and any(parameter.requires_grad for parameter in self.parameters()):
             raise ElmoError(f"precision = {precision!r} is for frozen weights; train them in float32")
+        self._precision = precision
         with torch.inference_mode(False):
             for module in self._packed_modules():
                 module.set_precision(precision)
 
     def prepare(self) -> None:
         """Make now what speed needs on a CPU, which is otherwise made when needed; processes forked later share it."""
+        keep_to_one_thread_after_fork()
         for module in self._packed_modules():
             module.prepare()
 
     def _packed_modules(self) -> Iterator[PackedModule[Any]]:
         return (module for module in self.modules() if isinstance(module, PackedModule))
+
+    @property
+    def embedder_version(self) -> object:
+        """What tells one state of the embedder from another; None where nothing would tell, or nothing is gained."""
+        version = None if isinstance(self.embedder, WordEmbedding) else version_of(self.embedder.parameters())
+        return version and (self._precision, version)
 
     @property
     def device(self) -> torch.device:
@@ -298,10 +308,6 @@ class BiLM(nn.Module):
         with torch.no_grad():
             for module in (self.embedder, *self.layers):
                 module.initialize(generator)
-
-    def _embedder_version(self) -> tuple[tuple[int, int], ...] | None:
-        """What tells one state of the embedder's weights from another; None where nothing would tell."""
-        return None if isinstance(self.embedder, WordEmbedding) else version_of(self.embedder.parameters())
 
 
 @contextmanager

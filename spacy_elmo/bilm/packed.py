@@ -23,6 +23,7 @@ Activation = Literal["none", "relu", "sigmoid"]
 # oneDNN makes and keeps a kernel for each number of rows it meets, which takes longer than most products: so it meets
 # few, at most sixteen between a number and twice that. From two rows on, a row has the same bits whatever their number.
 _ROW_UNIT, _MIN_ROWS = 8, 2
+_MAX_SHARED = 2**25  # bytes of a module's weights
 
 T = TypeVar("T")
 
@@ -64,11 +65,7 @@ class Float32Product(Product):
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Product`."""
-        rows = len(x)
-        unit = max(_ROW_UNIT, 2 ** (rows.bit_length() - 5))
-        missing = -rows % unit if rows > unit else max(0, _MIN_ROWS - rows)
-        if missing:
-            x = functional.pad(x, (0, 0, 0, missing))
+        rows, x = len(x), _fill_up(x)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._activation, [], "")
         product = product[:rows]
         return product if self._limit is None else self._activate(product)  # oneDNN's own clip makes numbers of NaN
@@ -107,15 +104,24 @@ class Int8Product(Product):
 
     def __call__(self, x: Tensor) -> Tensor:
         """As `Product`."""
+        rows, x = len(x), _fill_up(x)
         largest = _largest(x)
         quantized = torch.addcmul(self._HALF_UP, x, 127 / largest).to(torch.uint8)
         weight = (self._weight, self._scales, self._zeros, None)
         product: Tensor = torch.ops.onednn.qlinear_pointwise(quantized, 1 / 127, 128, *weight, *_TO_FLOAT32)
-        product.mul_(largest)
+        product = product.mul_(largest)[:rows]
         return self._activate(product if self._bias is None else product.add_(self._bias))
 
 
 _TO_FLOAT32: Any = (1.0, 0, torch.float32, "none", [], "")  # what oneDNN is to make of the sums
+
+
+def _fill_up(x: Tensor) -> Tensor:
+    """`x` with rows of zeros below it, where oneDNN is to meet no such number of rows."""
+    rows = len(x)
+    unit = max(_ROW_UNIT, 2 ** (rows.bit_length() - 5))
+    missing = -rows % unit if rows > unit else max(0, _MIN_ROWS - rows)
+    return functional.pad(x, (0, 0, 0, missing)) if missing else x
 
 
 def _largest(x: Tensor) -> Tensor:
@@ -166,6 +172,9 @@ class PackedModule(nn.Module, Generic[T]):
     """A module that runs frozen weights through packed products on a CPU, and plain ones everywhere else.
 
     matrices: names of the parameters, or lists of them, that reduced precision is about.
+
+    A packed weight cannot be shared with another process. So where weights came to this process as shared memory (it
+    was spawned), are large and in float32, plain products run, and there is no copy of them for each process.
     """
 
     matrices: ClassVar[tuple[str, ...]]
@@ -174,6 +183,7 @@ class PackedModule(nn.Module, Generic[T]):
         super().__init__()
         self.precision: Precision = "float32"
         self._packed = Packed()
+        self._is_lean = False
 
     @abstractmethod
     def pack(self, make: type[Product]) -> T:
@@ -190,12 +200,17 @@ class PackedModule(nn.Module, Generic[T]):
             self._get(can_pack(torch.empty(0, dtype=torch.float32, device=device), self.precision))
 
     def _get(self, is_wanted: bool) -> T | None:
-        make = _PRODUCTS[self.precision]
+        make, is_wanted = _PRODUCTS[self.precision], is_wanted and not (self._is_lean and self.precision == "float32")
         return self._packed.get(self.parameters(), lambda: self.pack(make), is_wanted)
 
     def forget(self) -> None:
         """Forget what is packed."""
         self._packed = Packed()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        shared = sum(parameter.nbytes for parameter in self.parameters() if parameter.is_shared())
+        self._is_lean = shared > _MAX_SHARED
 
     def set_precision(self, precision: Precision) -> None:
         """Use this precision; a reduced one rounds the matrices to float16 for good."""

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import struct
-import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import srsly
 
+from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.rows import Array
 
@@ -41,7 +41,7 @@ class Memory:
         self.is_on = False
         self.cache: Cache | None = None
         self._version: Any = None
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def open(self, version: Any, header: dict[str, Callable[[], str]]) -> "Cache | None":
         """The cache for this version of what makes the rows; None where nothing is to be remembered.
@@ -120,7 +120,7 @@ class Cache:
         self.max_bytes, self.dtype = max_bytes, np.dtype(precision)
         self.hits = self.misses = 0
         self.n_bytes = 0
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._entries: dict[bytes, tuple[int, int, int, int | None]] = {}  # block, first row, rows, CRC to check yet
         self._blocks: list[npt.NDArray[Any]] = []
         self._used = 0  # rows of the last block

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -175,3 +176,25 @@ def test_what_is_returned_is_not_the_table_itself():
     table, embed = WordTable(), Embedder()
     table.lookup(["1"], embed, 0).zero_()
     assert np.all(table.lookup(["1"], embed, 0).numpy() == 1)
+
+
+def test_no_words_leave_the_table_as_it_is():
+    table, embed = WordTable(), Embedder()
+    table.embed(["1"], embed, 1)
+    table.embed([], embed, 1)
+    table.embed(["1"], embed, 1)
+    assert embed.asked == [["1"], []]
+
+
+def test_table_is_not_emptied_under_a_thread_that_reads_it():
+    table, embed = WordTable(), Embedder()
+    look_up(table, ["1"], embed, 1)
+    clearing = threading.Thread(target=table.clear)
+
+    def slowly(words):
+        clearing.start()
+        clearing.join(0.2)
+        return embed(words)
+
+    look_up(table, ["1", "2"], slowly, 1)
+    clearing.join()

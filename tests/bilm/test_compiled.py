@@ -273,3 +273,10 @@ def test_a_row_that_does_not_come_to_the_bits_of_the_products_is_not_used(monkey
         monkeypatch.setattr(lstm, "run_rows", run_and_err)
         torch.testing.assert_close(wrong(x, [1] * 5)[0], expected, rtol=0, atol=1e-7)
         assert not torch.equal(right(x, [1] * 5)[0], expected)  # it was used there
+
+
+@needs_compiled
+def test_a_processor_with_narrow_vectors_runs_torchs_operators(monkeypatch):
+    monkeypatch.setattr(compiled._compiled, "IS_FASTER", 0)
+    with torch.no_grad():
+        assert not compiled.can_compile(torch.zeros(1))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spacy_elmo.bilm.char_cnn import Highway
-from spacy_elmo.bilm.packed import _HAS, Packed, Precision
+from spacy_elmo.bilm.packed import _HAS, Packed, Precision, _fill_up
 from spacy_elmo.bilm.packed import _PRODUCTS as PRODUCTS
 
 pytestmark = pytest.mark.skipif(not all(_HAS.values()), reason="torch has no packed products on this processor")
@@ -149,3 +149,53 @@ assert error < 0.005, error
 """
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_onednn_meets_few_numbers_of_rows():
+    """At most sixteen between a number and twice that: it makes a kernel for each."""
+    for start in (32, 64, 128, 1024):
+        met = {len(_fill_up(torch.zeros(rows, 1))) for rows in range(start, 2 * start)}
+        assert len(met) <= 17
+    assert all(len(_fill_up(torch.zeros(rows, 1))) >= rows for rows in range(1, 300))
+
+
+SPAWNED = """
+import torch
+import torch.multiprocessing
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
+from spacy_elmo.bilm.packed import can_pack
+
+
+@torch.inference_mode()
+def run(layers, x):
+    return [(layer(x, [3])[0].numpy(), bool(layer._packed._contents)) for layer in layers]
+
+
+def answer(layers, x, queue):
+    queue.put(run(layers, x))
+
+
+if __name__ == "__main__":
+    context = torch.multiprocessing.get_context("spawn")
+    layers = [BidirectionalLSTMLayer(64, dim, 64).requires_grad_(False) for dim in (64, 20_000)]
+    for layer in layers:
+        layer.initialize(torch.Generator().manual_seed(0))
+    x, queue = torch.randn(2, 3, 64), context.Queue()
+    child = context.Process(target=answer, args=(layers, x, queue))
+    child.start()
+    theirs = queue.get()
+    child.join()
+    ours = run(layers, x)
+    with torch.no_grad():
+        packs = can_pack(x, "float32")
+    assert [is_packed for _, is_packed in ours] == [packs, packs]
+    assert [is_packed for _, is_packed in theirs] == [packs, False]  # the large one would be there once more
+    for (one, _), (other, _) in zip(ours, theirs):
+        assert abs(one - other).max() < 1e-5
+"""
+
+
+def test_a_spawned_process_makes_no_copy_of_large_weights_that_it_shares(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SPAWNED)
+    subprocess.run([sys.executable, script], check=True, timeout=120)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spacy_elmo.bilm import CarriedState, packed
+from spacy_elmo.bilm import CarriedState, Elmo, batch_to_ids, packed
 from spacy_elmo.bilm.packed import Precision
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import BUNDLED, load
@@ -101,3 +101,30 @@ def test_int8_without_means_is_a_clear_error(data, monkeypatch):
     monkeypatch.setattr(packed, "_HAS", dict.fromkeys(get_args(Precision), False))
     with pytest.raises(ElmoError, match='precision = "int8" needs an x86 processor'):
         at("int8", data / "tiny_2l_skip")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("float32", "float16"),
+        pytest.param("float16", "int8", marks=needs_int8),
+        pytest.param("int8", "float32", marks=needs_int8),
+    ],
+)
+def test_words_embedded_in_one_precision_are_not_taken_for_another(first, second):
+    bilm = at(first)
+    bilm.encode(TEXT)
+    bilm.set_precision(second)
+    found = bilm.encode(TEXT)
+    bilm.forget()
+    for ours, expected in zip(found, bilm.encode(TEXT), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@needs_int8
+def test_elmo_embeds_words_anew_in_another_precision():
+    elmo, ids = Elmo(None, BUNDLED, 1, dropout=0.0), batch_to_ids(TEXT)
+    elmo.bilm.set_precision("float16")
+    before = elmo(ids)["elmo_representations"][0]
+    elmo.bilm.set_precision("int8")
+    assert not torch.equal(elmo(ids)["elmo_representations"][0], before)

@@ -238,7 +238,6 @@ def test_full_disk_is_one_clear_error(path, monkeypatch):
         fill(Cache(0, path=path), [1])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_under_the_index_is_one_clear_error(path, monkeypatch):
     cache = Cache(0, path=path)
@@ -248,6 +247,7 @@ def test_full_disk_under_the_index_is_one_clear_error(path, monkeypatch):
     cache.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_forked_process_reads_the_file_but_does_not_write_it(path):
     cache = Cache(0, path=path)
     fill(cache, [1])
@@ -262,6 +262,30 @@ def test_forked_process_reads_the_file_but_does_not_write_it(path):
             os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert path.with_name("rows.index").read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forked_process_does_not_wait_for_a_thread_it_has_not(path):
+    memory, is_inside, may_end = Memory(1, path=str(path)), threading.Event(), threading.Event()
+    memory.is_on = True
+
+    def fact():
+        is_inside.set()
+        may_end.wait(30)
+        return "rows"
+
+    thread = threading.Thread(target=memory.open, args=(1, {"content": fact}))
+    thread.start()
+    is_inside.wait(30)
+    child = os.fork()
+    if child == 0:
+        threading.Timer(10, os._exit, [1]).start()  # a lock that stays held must not hang the tests
+        memory.open(1, {"content": lambda: "rows"})
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    may_end.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 # When there is one

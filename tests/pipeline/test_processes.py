@@ -42,8 +42,10 @@ if __name__ == "__main__":
 TEXTS = ["I deposited money at the bank.", "We sat on the bank. It rained.", "", " ", "one two three"]
 
 
-@pytest.mark.parametrize("loaded", [True, False], ids=["loaded", "not-loaded"])
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("method", "loaded"),
+    [("fork", True), ("fork", False), ("spawn", True), ("spawn", False), ("forkserver", True)],
+)
 def test_two_processes_give_the_same_vectors(method, loaded, tmp_path, bundled_width, bits_tolerance):
     script, out = tmp_path / "script.py", tmp_path / "out.json"
     script.write_text(SCRIPT.format(texts=TEXTS, method=method, loaded=loaded, out=str(out)))
