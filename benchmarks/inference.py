@@ -1,6 +1,6 @@
 """Models and sentences in, a table of encoding speed and memory out: spacy-elmo beside every ELMo that still runs.
 
-    python benchmarks/inference.py [--sizes original,small,bundled] [--shapes stream,single,long]
+    python benchmarks/inference.py [--sizes original,small,bundled] [--shapes stream,single,long,pieces]
                                    [--engines spacy-elmo,"plain loop"] [--repeats N] [--threads N]
                                    [--sentences N] [--json FILE]
 
@@ -10,10 +10,12 @@ Before anything is timed, all must give the same layers for 64 sentences, to 1e-
 
 size: original (dim 4096, projection 512), small (1024, 128), both with random weights, and the bundled model.
 shape: stream  all sentences; spacy-elmo sorts and packs them itself, the others get batches of 32
-       single  one sentence at a time, the same 40 for all sizes, evenly spaced in the text
+       single  one sentence at a time, the same 20 for all sizes, evenly spaced in the text
        long    one document of 20,000 tokens without sentence boundaries; spacy-elmo reads it in pieces of 1,000 tokens,
                as its component cuts it, the others whole
-Slow engines run on an evenly spaced sample of the batches of `stream`, and on the beginning of the document of `long`.
+       pieces  the same, the others with these pieces as one batch: what is left of the difference where they are cut, too
+Slow engines run on an evenly spaced sample of the batches of `stream`, and on the beginning of the document of `long`,
+or of each piece.
 
 A repetition measures the machine's float32 matrix product (SGEMM, 2048 x 2048 x 2048), then all engines in turn, cold:
 no call finds a word remembered, in `single` not even those of the sentence before. Reported are medians:
@@ -55,6 +57,7 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLMOptions
 
 REPEATS = {"original": 2, "small": 3, "bundled": 3}
+SINGLE_REPEATS = 5
 WARM = {"original": ("single",), "small": ("stream", "single"), "bundled": ("stream", "single")}
 CHECKED_SENTENCES = 64
 TOLERANCE = 1e-5
@@ -72,7 +75,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=names_of(SIZES), default=",".join(SIZES), help="models, comma-separated")
     parser.add_argument("--shapes", type=names_of(SHAPES), default=",".join(SHAPES), help="comma-separated")
     parser.add_argument("--engines", type=names_of(ENGINES), default=",".join(ENGINES), help="comma-separated")
-    parser.add_argument("--repeats", type=positive, help=f"repetitions of each measurement; None is {REPEATS}")
+    parser.add_argument(
+        "--repeats", type=positive, help=f"of each measurement; None is {REPEATS}, single {SINGLE_REPEATS}"
+    )
     parser.add_argument("--sentences", type=positive, default=2_000, help="first N sentences of the file")
     return parser.parse_args()
 
@@ -152,7 +157,8 @@ class Bench:
             runners = self.start_all(size, Path(directory), options, stack)
             check(size, {name: one.worker for name, one in runners.items()}, self.sentences[:CHECKED_SENTENCES])
             for shape in self.args.shapes:
-                runs = race(size, shape, runners, self.args.repeats or REPEATS[size])
+                repeats = SINGLE_REPEATS if shape == "single" else REPEATS[size]
+                runs = race(size, shape, runners, self.args.repeats or repeats)
                 self.sgemm += runs.sgemm
                 works = {name: one.works[shape] for name, one in runners.items()}
                 memory = {name: one.memory[shape] for name, one in runners.items() if shape in one.memory}

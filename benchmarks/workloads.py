@@ -14,10 +14,10 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions, CharCNNOptions, LSTMOptions
 
 SIZES = ("original", "small", "bundled")
-SHAPES = ("stream", "single", "long")
+SHAPES = ("stream", "single", "long", "pieces")
 STREAM_TOKENS = {"original": 1_600, "small": 3_200, "bundled": 6_400}  # of engines other than ours
-LONG_TOKENS = {"original": 250, "small": 2_000, "bundled": 4_000}  # likewise
-SINGLE_SENTENCES = 40
+LONG_TOKENS = {"original": 250, "small": 2_000, "bundled": 4_000}  # likewise; of pieces, a tenth of it in each
+SINGLE_SENTENCES = 20
 DOCUMENT_TOKENS, PIECE_TOKENS = 20_000, 1_000
 FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
@@ -80,7 +80,13 @@ def long_calls(size: str, engine: str, sentences: Sentences) -> list[Sentences]:
     return [[document[start : start + PIECE_TOKENS] for start in range(0, len(document), PIECE_TOKENS)]]
 
 
-CALLS = {"stream": stream_calls, "single": single_calls, "long": long_calls}
+def pieces_calls(size: str, engine: str, sentences: Sentences) -> list[Sentences]:
+    """The document in the same pieces for all engines as a batch, or the beginning of each piece."""
+    (pieces,) = long_calls(size, OURS, sentences)
+    return [pieces if engine == OURS else [piece[: LONG_TOKENS[size] // 10] for piece in pieces]]
+
+
+CALLS = {"stream": stream_calls, "single": single_calls, "long": long_calls, "pieces": pieces_calls}
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:

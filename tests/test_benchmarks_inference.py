@@ -104,6 +104,8 @@ def test_slow_engines_get_a_sample_and_ours_everything(modules):
     (pieces,) = workloads.long_calls("small", "spacy-elmo", sentences)
     assert [len(piece) for piece in pieces] == [1_000] * 20
     assert workloads.long_calls("small", "allennlp", sentences) == [[[*pieces[0], *pieces[1]]]]
+    assert workloads.pieces_calls("small", "spacy-elmo", sentences) == [pieces]
+    assert workloads.pieces_calls("small", "allennlp", sentences) == [[piece[:200] for piece in pieces]]
 
 
 # Workers
