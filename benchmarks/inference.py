@@ -13,7 +13,7 @@ shape: stream  all sentences; spacy-elmo sorts and packs them itself, the others
        single  one sentence at a time, the same 20 for all sizes, evenly spaced in the text
        long    one document of 20,000 tokens without sentence boundaries; spacy-elmo reads it in pieces of 1,000 tokens,
                as its component cuts it, the others whole
-       pieces  the same, the others with these pieces as one batch: what is left of the difference where they are cut, too
+       pieces  the same, the others with these pieces as a batch: what is left of the difference where they are cut, too
 Slow engines run on an evenly spaced sample of the batches of `stream`, and on the beginning of the document of `long`,
 or of each piece.
 
