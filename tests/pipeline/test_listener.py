@@ -12,6 +12,7 @@ from spacy.training import Example
 from thinc.api import chain, concatenate
 
 from spacy_elmo import ElmoError, WeightsError
+from spacy_elmo.bilm import BiLM
 from spacy_elmo.pipeline.doc_rows import ROWS
 from spacy_elmo.pipeline.listener import build_listener, link_of
 from spacy_elmo.pipeline.mix import mix_weights
@@ -509,19 +510,25 @@ def test_frozen_component_is_the_same_as_frozen_weights(tiny, annotates):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_frozen_sentences_are_run_once(tiny, monkeypatch):
+@pytest.fixture
+def seen(monkeypatch):
+    """What the biLM has read, sentence by sentence."""
+    sentences = []
+    original = BiLM.stream
+
+    def stream(self, given, *rest):
+        sentences.extend(tuple(sentence) for sentence in given)
+        return original(self, given, *rest)
+
+    monkeypatch.setattr(BiLM, "stream", stream)
+    return sentences
+
+
+def test_frozen_sentences_are_run_once(tiny, seen):
     nlp = pipeline(tiny)
-    bilm = shim_of(nlp.get_pipe("elmo").model).bilm
-    seen = []
-    original = type(bilm).stream
-
-    def stream(self, sentences, *rest):
-        seen.extend(tuple(sentence) for sentence in sentences)
-        return original(self, sentences, *rest)
-
     data = examples(nlp)
     nlp.initialize(lambda: data)
-    monkeypatch.setattr(type(bilm), "stream", stream)
+    seen.clear()
     for _ in range(4):
         nlp.update(data, annotates=["sentencizer"])
         nlp.evaluate(data)
@@ -530,6 +537,42 @@ def test_frozen_sentences_are_run_once(tiny, monkeypatch):
     memory = nlp.get_pipe("elmo").memory
     assert memory.cache is not None
     assert memory.cache.misses == 4
+
+
+def sentencizer_behind(tiny):
+    nlp = pipeline(tiny)
+    nlp.remove_pipe("sentencizer")
+    nlp.add_pipe("sentencizer", after="elmo")
+    return nlp
+
+
+def test_reads_in_training_what_it_reads_later_where_sentences_are_set_behind_it(tiny, seen, caplog):
+    spacy.util.logger.propagate = True
+    nlp = sentencizer_behind(tiny)
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    read = []
+    for run in (lambda: nlp.update(data, sgd=optimizer, annotates=["sentencizer"]), lambda: nlp.evaluate(data)):
+        seen.clear()
+        nlp.get_pipe("elmo").memory.clear()
+        run()
+        read.append(sorted(seen))
+    assert read[0] == read[1]
+    assert "annotating_components" not in caplog.text
+
+
+@pytest.mark.parametrize("annotates", [["sentencizer"], ["elmo", "sentencizer"]])
+def test_frozen_component_warns_when_it_first_reads_no_sentences(tiny, caplog, annotates):
+    spacy.util.logger.propagate = True
+    nlp = sentencizer_behind(tiny)
+    data = examples(nlp)
+    with nlp.select_pipes(disable=["elmo"]):
+        optimizer = nlp.initialize(lambda: data)
+    nlp.update(data, sgd=optimizer, exclude=["elmo"], annotates=annotates)
+    assert "annotating_components" not in caplog.text
+    for _ in range(2):
+        nlp.evaluate(data)
+    assert caplog.text.count("list elmo in [training] annotating_components") == ("elmo" not in annotates)
 
 
 @pytest.mark.parametrize("elmo", [{"cache_mb": 0}, {"cache_precision": "float16"}], ids=str)
