@@ -251,7 +251,7 @@ class ElmoComponent(ListenedTo):
         examples = list(examples)
         validate_examples(examples, "ElmoComponent.update")
         losses[self.name] = losses.get(self.name, 0.0) + self._catch_up()
-        self.memory.is_on = True
+        self._remember()
         docs = [example.predicted for example in examples]
         self._same_text.check_update(docs)
         self._serve(docs)

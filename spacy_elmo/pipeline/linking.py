@@ -196,7 +196,7 @@ class ListenedTo(TrainablePipe):
 
     def note_training(self, docs: Sequence[Doc]) -> None:
         """A listener is trained on these Docs: remember what the biLM gives from now on."""
-        self.memory.is_on = True
+        self._remember()
         self._same_text.note_training(docs, are_read_now=False)
 
     def _take_twin(self, doc: Doc) -> bool:
@@ -236,11 +236,18 @@ class ListenedTo(TrainablePipe):
     def _encode(self, docs: list[Doc], all_layers: bool) -> list[Array]:
         """Rows of all layers, or the component's own mix of them."""
         shim = shim_of(self.model)
-        what = "rows" if all_layers else f"mix {self.mix.layers}"
-        header = {"biLM": lambda: shim.digest, "precision of the biLM": lambda: shim.precision, "content": lambda: what}
-        cache = None if self._is_learning else self.memory.open((shim.version, what), header)
+        header = {"biLM": lambda: shim.digest, "precision of the biLM": lambda: shim.precision}
+        content = self._content(all_layers)
+        cache = None if self._is_learning else self.memory.open(content, shim.version, header)
         reduce: Reduce = to_rows if all_layers else self.mix
         return encode_docs(self.model, docs, reduce, cache)
+
+    def _content(self, all_layers: bool) -> str:
+        return "rows" if all_layers else f"mix {self.mix.layers}"
+
+    def _remember(self) -> None:
+        """From now on remember what a training with the listeners of now asks for."""
+        self.memory.turn_on(self._content(self._gives_rows))
 
     @property
     def _has_elmo_listeners(self) -> bool:

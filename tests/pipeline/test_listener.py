@@ -1,6 +1,7 @@
 """Task components that listen to `elmo`: they get its layers, learn their own mix, and are never served nothing."""
 
 import copy
+import gc
 import warnings
 
 import numpy as np
@@ -625,6 +626,19 @@ def test_two_trainings_in_a_row_share_a_file(tiny, tmp_path):
     train(second, 2)
     assert second.get_pipe("elmo").memory.cache.misses == 0
     first("We sat here.")
+
+
+@pytest.mark.parametrize("end", ["replaced", "removed"])
+def test_elmo_runs_on_after_a_training_with_a_file_when_its_listeners_are_gone(tiny, tmp_path, end):
+    nlp = pipeline(tiny, elmo={"cache_path": str(tmp_path / "rows")})
+    train(nlp, 2)
+    expected = nlp("We sat here.")._.elmo
+    if end == "replaced":
+        nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
+    else:
+        nlp.remove_pipe("tagger")
+        gc.collect()
+    np.testing.assert_allclose(nlp("We sat here.")._.elmo, expected, atol=1e-5)
 
 
 def test_says_at_the_start_how_much_fits(tiny, capsys):
