@@ -99,7 +99,7 @@ class ListenedTo(TrainablePipe):
         if link is not None:
             self._links.add(link)
         elif isinstance(listener, Tok2VecListener):
-            watch(listener)
+            watch(listener, self)
             self._tensor_listeners.add(listener)
         listeners = self.listener_map.setdefault(component_name, [])
         if listener not in listeners:

@@ -38,10 +38,10 @@ def listener(**settings):
     return {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH, **settings}
 
 
-def pipeline(tiny, *, tok2vec=None, elmo=None, **settings):
+def pipeline(tiny, *, tok2vec=None, elmo=None, order=("sentencizer", "elmo"), **settings):
     nlp = spacy.blank("en")
-    nlp.add_pipe("sentencizer")
-    nlp.add_pipe("elmo", config={"model": {"weights": tiny}, **(elmo or {})})
+    for name in order:
+        nlp.add_pipe(name, config={"model": {"weights": tiny}, **(elmo or {})} if name == "elmo" else {})
     nlp.add_pipe("tagger", config={"model": {"tok2vec": tok2vec or listener(**settings)}})
     return nlp
 
@@ -540,16 +540,49 @@ def test_frozen_sentences_are_run_once(tiny, seen):
     assert memory.cache.misses == 4
 
 
-def sentencizer_behind(tiny):
-    nlp = pipeline(tiny)
-    nlp.remove_pipe("sentencizer")
-    nlp.add_pipe("sentencizer", after="elmo")
-    return nlp
+@pytest.fixture
+def frozen_component(tiny):
+    """Make a pipeline whose `elmo` is among the frozen_components, so that spaCy neither initializes nor updates it,
+    and its update; keyword arguments as of `pipeline`."""
+
+    def make(**settings):
+        nlp = pipeline(tiny, **settings)
+        with nlp.select_pipes(disable=["elmo"]):
+            optimizer = nlp.initialize(lambda: examples(nlp))
+        optimizer.learn_rate = 0.02
+
+        def update(annotates=("sentencizer", "elmo")):
+            nlp.update(examples(nlp), sgd=optimizer, exclude=["elmo"], annotates=list(annotates))
+
+        return nlp, update
+
+    return make
+
+
+def test_listener_of_spacys_to_a_frozen_component_has_each_sentence_run_once(frozen_component, seen):
+    nlp, update = frozen_component(tok2vec=tensor_listener())
+    update()  # only in this it shows that there is a training
+    seen.clear()
+    for _ in range(4):
+        update()
+        nlp.evaluate(examples(nlp))
+    assert sorted(seen) == sorted(set(seen))
+    assert len(seen) == 4
+
+
+def test_listener_of_spacys_to_a_frozen_component_takes_an_empty_doc(frozen_component):
+    nlp, update = frozen_component(tok2vec=tensor_listener())
+    assert not all(len(example.x) for example in examples(nlp))
+    for _ in range(400):
+        update()
+    assert tags(nlp) == [right for _, right in TAGGED]
+    with pytest.raises(ValueError, match="E203"):
+        update(annotates=["sentencizer"])
 
 
 def test_reads_in_training_what_it_reads_later_where_sentences_are_set_behind_it(tiny, seen, caplog):
     spacy.util.logger.propagate = True
-    nlp = sentencizer_behind(tiny)
+    nlp = pipeline(tiny, order=["elmo", "sentencizer"])
     data = examples(nlp)
     optimizer = nlp.initialize(lambda: data)
     read = []
@@ -563,16 +596,13 @@ def test_reads_in_training_what_it_reads_later_where_sentences_are_set_behind_it
 
 
 @pytest.mark.parametrize("annotates", [["sentencizer"], ["elmo", "sentencizer"]])
-def test_frozen_component_warns_when_it_first_reads_no_sentences(tiny, caplog, annotates):
+def test_frozen_component_warns_when_it_first_reads_no_sentences(frozen_component, caplog, annotates):
     spacy.util.logger.propagate = True
-    nlp = sentencizer_behind(tiny)
-    data = examples(nlp)
-    with nlp.select_pipes(disable=["elmo"]):
-        optimizer = nlp.initialize(lambda: data)
-    nlp.update(data, sgd=optimizer, exclude=["elmo"], annotates=annotates)
+    nlp, update = frozen_component(order=["elmo", "sentencizer"])
+    update(annotates)
     assert "annotating_components" not in caplog.text
     for _ in range(2):
-        nlp.evaluate(data)
+        nlp.evaluate(examples(nlp))
     assert caplog.text.count("list elmo in [training] annotating_components") == ("elmo" not in annotates)
 
 
@@ -852,20 +882,17 @@ def test_training_docs_without_sentences_are_warned_about_once(tiny, caplog):
     assert "annotating_components" not in caplog.text
 
 
-def test_frozen_component_warns_when_it_first_reads_sentences(tiny, caplog):
+@pytest.mark.parametrize("spacys", [False, True])
+@pytest.mark.parametrize("annotates", [["sentencizer", "elmo"], ["elmo"]])
+def test_frozen_component_warns_when_it_first_reads_sentences(frozen_component, caplog, annotates, spacys):
     """spaCy neither initializes nor updates it; then it shows at the first evaluation."""
     spacy.util.logger.propagate = True
-    for annotates, warns in ((["sentencizer"], False), ([], True)):
-        nlp = pipeline(tiny)
-        data = examples(nlp)
-        with nlp.select_pipes(disable=["elmo"]):
-            optimizer = nlp.initialize(lambda data=data: data)
-        nlp.update(data, sgd=optimizer, exclude=["elmo"], annotates=annotates)
-        assert "annotating_components" not in caplog.text
-        for _ in range(2):
-            nlp.evaluate(data)
-        assert caplog.text.count("[training] annotating_components") == warns
-        caplog.clear()
+    nlp, update = frozen_component(tok2vec=tensor_listener() if spacys else None)
+    update(annotates if spacys else annotates[:-1])
+    assert "annotating_components" not in caplog.text
+    for _ in range(2):
+        nlp.evaluate(examples(nlp))
+    assert caplog.text.count("[training] annotating_components") == ("sentencizer" not in annotates)
 
 
 def test_sentences_are_nothing_to_one_that_reads_whole_docs(tiny, caplog):
