@@ -138,7 +138,7 @@ class ElmoComponent(ListenedTo):
         super().__init__()
         self._deferred: Optimizer | None = None
         self._loss = 0.0
-        make_replaceable(model, frozen, lr_scale, layers)
+        make_replaceable(model, name, frozen, lr_scale, layers)
 
     # Annotating
 

@@ -421,6 +421,24 @@ def test_replacing_the_listener_within_a_concatenation(tiny, tmp_path):
         np.testing.assert_allclose(one, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("upstream", ["tok2vec", "*"])
+def test_replacing_a_listener_behind_that_of_another_component(tiny, tmp_path, upstream):
+    other = {**tensor_listener(), "upstream": upstream}
+    concat = {"@architectures": "spacy-elmo.ConcatTok2Vec.v1", "embed": other, "elmo": listener(), "width": 24}
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec", config={"model": HASHED})
+    nlp.add_pipe("elmo", config={"model": {"weights": tiny}})
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": concat}})
+    train(nlp, 2, annotates=())
+    expected = scores(nlp)
+    nlp.replace_listeners("elmo", "tagger", ["model.tok2vec.elmo"])
+    assert nlp.config["components"]["tagger"]["model"]["tok2vec"]["embed"] == other
+    nlp.remove_pipe("elmo")
+    nlp.to_disk(tmp_path / "replaced")
+    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
+        np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
 PARTS = {
     "@architectures": "spacy-elmo.ConcatTok2Vec.v1",
     "elmo": listener(initial_gamma=2.0),
