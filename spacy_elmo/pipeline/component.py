@@ -209,13 +209,7 @@ class ElmoComponent(ListenedTo):
         shim = shim_of(self.model)
         if shim.has_learned and shim.is_of_source:
             self._leave_weights()
-            shim.reload()
-        elif shim.has_learned:
-            util.logger.warning(
-                "%s: its biLM was fine-tuned after it was loaded with the pipeline, and goes on from there; to begin "
-                "with the weights as they were, load the pipeline anew",
-                self.name,
-            )
+        shim.begin_anew(self.name)
         self._drop_recordings()
         self._is_learning, self._loss = False, 0.0
 
