@@ -31,32 +31,42 @@ _RECORD = struct.Struct("<16sQII")  # key, first row, rows, CRC-32 of their byte
 
 
 class Memory:
-    """A cache that is there when it is of use: from the first update on, and only for the weights that are there now.
+    """A cache that is there when it is of use: from the first update on, only for what was made of the layers then, and
+    only for the weights that are there now.
 
     max_mb: budget, 0 for none; path, precision: as of `Cache`.
+    is_on: whether new rows are remembered.
     """
 
     def __init__(self, max_mb: float, path: str | None = None, precision: Precision = "float32") -> None:
         self.max_mb, self.path, self.precision = max_mb, path, precision
         self.is_on = False
         self.cache: Cache | None = None
-        self._version: Any = None
+        self._content = ""
+        self._made_of: Any = None
         self._lock = ForkSafeLock()
 
-    def open(self, version: Any, header: dict[str, Callable[[], str]]) -> "Cache | None":
-        """The cache for this version of what makes the rows; None where nothing is to be remembered.
+    def turn_on(self, content: str) -> None:
+        """Remember from now on; content: what is made of the layers in this training."""
+        self.is_on, self._content = True, content
 
-        header: what a file says about its rows.
+    def open(self, content: str, version: Any, header: dict[str, Callable[[], str]]) -> "Cache | None":
+        """The cache for this content and version of what makes the rows; None where nothing is to be remembered.
+
+        header: what else a file says about its rows.
         """
         with self._lock:
-            if self.cache is not None and version == self._version:
+            if content != self._content:  # the listeners were replaced or removed: the training is over
+                self._close()
+                return None
+            if self.cache is not None and self._made_of == (content, version):
                 self.cache.is_on = self.is_on
                 return self.cache
             self._close()
             if self.is_on and (self.max_mb or self.path):
                 facts = {name: fact() for name, fact in header.items()} if self.path else {}
-                self.cache = Cache(int(self.max_mb * 2**20), self.precision, self.path, facts)
-                self._version = version
+                self.cache = Cache(int(self.max_mb * 2**20), self.precision, self.path, {**facts, "content": content})
+                self._made_of = (content, version)
             return self.cache
 
     def clear(self) -> None:

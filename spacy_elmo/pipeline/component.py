@@ -19,12 +19,11 @@ from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.pipeline.annotations import annotate, stored_vectors
 from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import batch_by_tokens
-from spacy_elmo.pipeline.linking import ListenedTo, Pending, Vectors, has_sentences, refuse_second
+from spacy_elmo.pipeline.linking import ListenedTo, Pending, Vectors, refuse_second
 from spacy_elmo.pipeline.mix import FixedMix, Layers
 from spacy_elmo.pipeline.replacing import make_replaceable
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
-from spacy_elmo.pipeline.spans import reads_whole_docs
 
 # Docs that are worked on together, counted in batches of the biLM: enough to sort sentences by length.
 _WINDOW_BATCHES = 8
@@ -139,9 +138,7 @@ class ElmoComponent(ListenedTo):
         super().__init__()
         self._deferred: Optimizer | None = None
         self._loss = 0.0
-        self._sentences_from: str | None = None
-        self._is_warned_of_sentences = False
-        make_replaceable(model, frozen, lr_scale, layers)
+        make_replaceable(model, name, frozen, lr_scale, layers)
 
     # Annotating
 
@@ -156,8 +153,7 @@ class ElmoComponent(ListenedTo):
         hooks = self.vectors in ("auto", "hooks")
         width, gives_rows = shim_of(self.model).bilm.options.width, self._gives_rows
         docs = list(docs)
-        if self._read_whole and any(len(doc) > 1 for doc in docs) and has_sentences(docs):
-            self._warn_of_sentences("some component")  # it was not initialized: frozen, or from another pipeline
+        self._same_text.check_prediction(docs)
         if gives_rows:
             self._keep_predicted(docs, scores)
         for doc, score in zip(docs, scores, strict=True):
@@ -204,8 +200,7 @@ class ElmoComponent(ListenedTo):
         validate_get_examples(get_examples, "ElmoComponent.initialize")
         self._forget_training()
         self.predict([example.x for example in islice(get_examples(), 1)])
-        self._sentences_from = None if nlp is None else _sets_sentences(nlp, self.name)
-        self._read_whole = self._is_warned_of_sentences = False
+        self._same_text.begin(None if nlp is None else _sets_sentences(nlp, self.name))
         if self._is_listened_to and not shim_of(self.model).trainable:
             self._tell_of_memory(get_examples)
 
@@ -214,13 +209,7 @@ class ElmoComponent(ListenedTo):
         shim = shim_of(self.model)
         if shim.has_learned and shim.is_of_source:
             self._leave_weights()
-            shim.reload()
-        elif shim.has_learned:
-            util.logger.warning(
-                "%s: its biLM was fine-tuned after it was loaded with the pipeline, and goes on from there; to begin "
-                "with the weights as they were, load the pipeline anew",
-                self.name,
-            )
+        shim.begin_anew(self.name)
         self._drop_recordings()
         self._is_learning, self._loss = False, 0.0
 
@@ -256,28 +245,11 @@ class ElmoComponent(ListenedTo):
         examples = list(examples)
         validate_examples(examples, "ElmoComponent.update")
         losses[self.name] = losses.get(self.name, 0.0) + self._catch_up()
-        self.memory.is_on = True
+        self._remember()
         docs = [example.predicted for example in examples]
-        self._check_sentences(docs)
+        self._same_text.check_update(docs)
         self._serve(docs)
         return losses
-
-    def _check_sentences(self, docs: list[Doc]) -> None:
-        """Warn, once, where the biLM is to read whole Docs in training, but sentences later."""
-        if self._sentences_from is not None and not has_sentences(docs):
-            self._warn_of_sentences(repr(self._sentences_from))
-
-    def _warn_of_sentences(self, setter: str) -> None:
-        if self._is_warned_of_sentences or reads_whole_docs(self.model.attrs["get_spans"]):
-            return
-        self._is_warned_of_sentences = True
-        util.logger.warning(
-            "%s: the training docs have no sentence boundaries, so that the biLM reads each as one sentence; in the "
-            "trained pipeline %s sets some before it. List %s in [training] annotating_components (from Python: "
-            "nlp.update(..., annotates=[%s]))",
-            self.name,
-            *[setter] * 3,
-        )
 
     def _catch_up(self) -> float:
         """Take the step that `finish_update` put off; return the loss of what has been learned from."""

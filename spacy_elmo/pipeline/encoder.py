@@ -54,6 +54,7 @@ def build_bilm(
     return Model(
         "elmo_bilm",
         _forward,
+        init=_init,
         dims={"nO": None},
         attrs={
             "get_spans": get_spans,
@@ -78,6 +79,11 @@ def _parse_device(device: str) -> str:
         seen = f"only {n_gpus}" if n_gpus else "no"
         raise ElmoError(f'elmo: device is {device!r}, but torch sees {seen} GPU here; use "auto" or "cpu"')
     return device
+
+
+def _init(model: Encoder, X: Any = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
+    """Called where the biLM is a part of another component's model; `elmo` begins anew by itself."""
+    shim_of(model).begin_anew("spacy-elmo.Tok2Vec.v1")
 
 
 def _forward(model: Encoder, docs: list[Doc], is_train: bool) -> tuple[list[Array], Callable[[Any], list[Doc]]]:

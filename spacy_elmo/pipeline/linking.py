@@ -18,6 +18,7 @@ from spacy_elmo.pipeline.encoder import Recording, Reduce, encode_docs
 from spacy_elmo.pipeline.listener import Link, connect, link_of, watch
 from spacy_elmo.pipeline.mix import FixedMix, mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array, to_rows
+from spacy_elmo.pipeline.same_text import SameText
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class ListenedTo(TrainablePipe):
         self._recordings = Pending()
         self._is_learning = False
         self._is_warned_of_gradients = False
-        self._read_whole = False  # whether listeners were trained on Docs without sentences
+        self._same_text = SameText(self.name, self.model.attrs["get_spans"])
 
     # Linking
 
@@ -98,7 +99,7 @@ class ListenedTo(TrainablePipe):
         if link is not None:
             self._links.add(link)
         elif isinstance(listener, Tok2VecListener):
-            watch(listener)
+            watch(listener, self)
             self._tensor_listeners.add(listener)
         listeners = self.listener_map.setdefault(component_name, [])
         if listener not in listeners:
@@ -185,13 +186,18 @@ class ListenedTo(TrainablePipe):
 
     def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
         """All layers of Docs, a row a token (see `rows.py`), computed where they are not there yet."""
-        if is_train:
-            self.memory.is_on = True
-            self._read_whole = self._read_whole or not has_sentences(docs)
         missing = [doc for doc in self.missing(docs) if not (is_train and self._take_twin(doc))]
+        if is_train:
+            self.note_training(docs)
+            self._same_text.note_training(missing, are_read_now=True)
         if missing:
             self._keep(missing, self._encode(missing, all_layers=True))
         return [ROWS[doc].rows for doc in docs]
+
+    def note_training(self, docs: Sequence[Doc]) -> None:
+        """A listener is trained on these Docs: remember what the biLM gives from now on."""
+        self._remember()
+        self._same_text.note_training(docs, are_read_now=False)
 
     def _take_twin(self, doc: Doc) -> bool:
         """Take what was recorded of a Doc with the same text, if there is one: some components train on copies."""
@@ -230,11 +236,18 @@ class ListenedTo(TrainablePipe):
     def _encode(self, docs: list[Doc], all_layers: bool) -> list[Array]:
         """Rows of all layers, or the component's own mix of them."""
         shim = shim_of(self.model)
-        what = "rows" if all_layers else f"mix {self.mix.layers}"
-        header = {"biLM": lambda: shim.digest, "precision of the biLM": lambda: shim.precision, "content": lambda: what}
-        cache = None if self._is_learning else self.memory.open((shim.version, what), header)
+        header = {"biLM": lambda: shim.digest, "precision of the biLM": lambda: shim.precision}
+        content = self._content(all_layers)
+        cache = None if self._is_learning else self.memory.open(content, shim.version, header)
         reduce: Reduce = to_rows if all_layers else self.mix
         return encode_docs(self.model, docs, reduce, cache)
+
+    def _content(self, all_layers: bool) -> str:
+        return "rows" if all_layers else f"mix {self.mix.layers}"
+
+    def _remember(self) -> None:
+        """From now on remember what a training with the listeners of now asks for."""
+        self.memory.turn_on(self._content(self._gives_rows))
 
     @property
     def _has_elmo_listeners(self) -> bool:
@@ -256,6 +269,9 @@ class ListenedTo(TrainablePipe):
                 self._record(docs)
             else:
                 self._is_learning = False
+                if self._has_elmo_listeners:
+                    # Now, as in prediction: a component between it and a listener may set other sentences.
+                    self.rows(docs, is_train=True)
             self._serve_tensor_listeners(docs)
 
     def _keep_predicted(self, docs: Sequence[Doc], rows: Sequence[Array]) -> None:
@@ -305,12 +321,6 @@ class ListenedTo(TrainablePipe):
     @property
     def _mixed_width(self) -> int:
         return mixed_width(self.mix.layers, shim_of(self.model).bilm.options)
-
-
-def has_sentences(docs: Iterable[Doc]) -> bool:
-    """Whether sentence boundaries are set in any of the Docs; True where all are too short to have some."""
-    told = [doc.has_annotation("SENT_START") for doc in docs if len(doc) > 1]  # of shorter ones it is always said
-    return not told or any(told)
 
 
 def refuse_second(one: str, other: str) -> None:

@@ -7,6 +7,7 @@
 Rows go from `elmo` to its listeners by Doc, not by batch: components leave Docs out of a batch, or change their order.
 """
 
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -334,21 +335,25 @@ def _forward(
     return [ops.asarray(one) for one in rows], backprop
 
 
-# Listeners of spaCy's give zeros where nobody has run before them, and say nothing
+# Listeners of spaCy's give zeros where nobody has run before them, and tell nobody what they train on
 
 
-def watch(listener: Tok2VecListener) -> None:
-    """Let a listener of spaCy's warn before it gives zeros."""
-    listener.replace_callbacks(_watched_forward, init=_watched_init)
+def watch(listener: Tok2VecListener, upstream: "ListenedTo") -> None:
+    """Let a listener of spaCy's warn before it gives zeros, and tell the component upstream what it is trained on."""
+    listener.replace_callbacks(functools.partial(_watched_forward, upstream), init=_watched_init)
 
 
 def _watched_init(model: Any, X: list[Doc] | None = None, Y: Any = None) -> None:  # noqa: N803
     _SAMPLES.update(X or [])
 
 
-def _watched_forward(model: Any, docs: list[Doc], is_train: bool) -> Any:
-    missing = [] if is_train else [doc for doc in docs if len(doc) and doc.tensor.size == 0]
-    if missing:
+def _watched_forward(upstream: "ListenedTo", model: Any, docs: list[Doc], is_train: bool) -> Any:
+    missing = [doc for doc in docs if len(doc) and doc.tensor.size == 0]
+    if is_train:
+        upstream.note_training(docs)
+        if model._batch_id is None and not missing:
+            is_train = False  # in training, too, it reads doc.tensor, but refuses that of an empty Doc
+    elif missing:
         _warn_of_absence(
             missing, model.upstream_name, "a listener", "it gets zeros, and what it predicts means nothing"
         )

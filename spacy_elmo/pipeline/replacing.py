@@ -37,20 +37,20 @@ class Replacement:
     listener. The scalar mix behind an ElmoListener stays; for a listener of spaCy's, the component's own mix comes
     along.
 
-    frozen, lr_scale, layers: settings of the component.
+    name: of the component; frozen, lr_scale, layers: its settings.
     """
 
-    def __init__(self, frozen: bool, lr_scale: float, layers: Layers) -> None:
-        self.frozen, self.lr_scale, self.layers = frozen, lr_scale, layers
+    def __init__(self, name: str, frozen: bool, lr_scale: float, layers: Layers) -> None:
+        self.name, self.frozen, self.lr_scale, self.layers = name, frozen, lr_scale, layers
         self._assumed: list[_Assumed] = []
 
     def config(self, bilm: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
         """Called, once for each path given, with the config of the upstream model and that of the whole tok2vec that
         has the listener: but not with the path."""
-        path = next(_find_listeners(tok2vec), [])
+        path = next(self._find_listeners(tok2vec), [])
         listener = functools.reduce(operator.getitem, path, tok2vec)
         settings = {key: value for key, value in listener.items() if key not in ("@architectures", "upstream")}
-        if not str(listener.get("@architectures", "")).startswith("spacy-elmo."):
+        if not _is_ours(listener):
             settings["mix"] = self.layers
         own = {"bilm": bilm, "frozen": self.frozen, "lr_scale": self.lr_scale}
         replaced = {"@architectures": "spacy-elmo.Tok2Vec.v1", **own, **settings}
@@ -78,19 +78,25 @@ class Replacement:
             return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
         return copied
 
+    def _find_listeners(self, config: Any) -> Iterator[list[str]]:
+        """The paths to the component's listeners in a model's config; `[]` where it is one itself."""
+        if not isinstance(config, dict):
+            return
+        if "Listener" in str(config.get("@architectures", "")):
+            # of spaCy's, "*" is that of another component: see `ListenedTo.find_listeners`
+            upstream = config.get("upstream", self.name)
+            if upstream == self.name or (upstream == "*" and _is_ours(config)):
+                yield []
+        for key, value in config.items():
+            yield from ([key, *path] for path in self._find_listeners(value))
 
-def _find_listeners(config: Any) -> Iterator[list[str]]:
-    """The paths to the listeners in a model's config; `[]` where it is one itself."""
-    if not isinstance(config, dict):
-        return
-    if "Listener" in str(config.get("@architectures", "")):
-        yield []
-    for key, value in config.items():
-        yield from ([key, *path] for path in _find_listeners(value))
+
+def _is_ours(listener: dict[str, Any]) -> bool:
+    return str(listener.get("@architectures", "")).startswith("spacy-elmo.")
 
 
-def make_replaceable(model: Encoder, frozen: bool, lr_scale: float, layers: Layers) -> None:
-    """Tell spaCy how to replace listeners of a component with this model and these settings."""
-    replacement = Replacement(frozen, lr_scale, layers)
+def make_replaceable(model: Encoder, name: str, frozen: bool, lr_scale: float, layers: Layers) -> None:
+    """Tell spaCy how to replace listeners of the component of this name with this model and these settings."""
+    replacement = Replacement(name, frozen, lr_scale, layers)
     model.attrs["replace_listener"] = replacement.model
     model.attrs["replace_listener_cfg"] = replacement.config

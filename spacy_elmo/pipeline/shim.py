@@ -10,6 +10,7 @@ from typing import Any
 
 import srsly
 import torch
+from spacy import util
 from spacy.tokens import Doc
 from thinc.api import Model
 from thinc.shims import Shim
@@ -87,10 +88,20 @@ class BiLMShim(Shim):
             self._has_begun, self.identity_before = False, None
             self.is_of_source = self.has_learned = False
 
-    def reload(self) -> None:
-        """Read the weights from the source again when they are needed next."""
-        with self._lock:
-            self._model = None
+    def begin_anew(self, name: str) -> None:
+        """Go back to the weights as the source has them; where these were loaded with a pipeline, keep what was learned
+        since, and warn. name: of what is told to begin."""
+        if not self.has_learned:
+            return
+        if self.is_of_source:
+            with self._lock:
+                self._model = None  # read again when needed next
+        else:
+            util.logger.warning(
+                "%s: its biLM was fine-tuned after it was loaded with the pipeline, and goes on from there; to begin "
+                "with the weights as they were, load the pipeline anew",
+                name,
+            )
 
     @property
     def trainable(self) -> bool:

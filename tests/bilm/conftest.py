@@ -1,19 +1,14 @@
-"""The biLM a second time, in float64 numpy and as slowly as it reads: every token at full width, one time
-step after the other, arrays named and laid out as in bilm-tf's weights file."""
+"""The biLM a second time, in float64 with torch's plain operators and as slowly as it reads: every token at full width,
+one time step after the other, weights named and laid out as in bilm-tf's weights file. Gradients are autograd's."""
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.formats import arrays
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def character_ids(token, max_characters):
@@ -34,17 +29,17 @@ def embed(weights, options, token):
     for i, (size, number) in enumerate(cnn.filters):
         kernel, bias = weights[f"CNN/W_cnn_{i}"][0], weights[f"CNN/b_cnn_{i}"]
         windows = [
-            np.einsum("wd,wdn->n", characters[start : start + size], kernel) + bias
+            torch.einsum("wd,wdn->n", characters[start : start + size], kernel) + bias
             for start in range(cnn.max_characters_per_token - size + 1)
         ]
         assert windows[0].shape == (number,)
-        pooled.append(np.max(windows, axis=0))
-    x = np.concatenate(pooled)
-    x = np.maximum(x, 0) if cnn.activation == "relu" else np.tanh(x)
+        pooled.append(torch.stack(windows).amax(dim=0))
+    x = torch.cat(pooled)
+    x = torch.relu(x) if cnn.activation == "relu" else torch.tanh(x)
     for i in range(cnn.n_highway):
         high = {name: weights[f"CNN_high_{i}/{name}"] for name in ("W_carry", "b_carry", "W_transform", "b_transform")}
-        carry = sigmoid(x @ high["W_carry"] + high["b_carry"])
-        transform = np.maximum(x @ high["W_transform"] + high["b_transform"], 0)
+        carry = torch.sigmoid(x @ high["W_carry"] + high["b_carry"])
+        transform = torch.relu(x @ high["W_transform"] + high["b_transform"])
         x = carry * transform + (1 - carry) * x
     if cnn.n_filters != options.lstm.projection_dim:
         x = x @ weights["CNN_proj/W_proj"] + weights["CNN_proj/b_proj"]
@@ -55,44 +50,52 @@ def lstm(weights, options, direction, layer, x, clipped):
     """One layer in one direction over `x` in reading order; `clipped` counts what the clips cut off."""
     cell = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"
     w, b, projection = weights[cell + "W_0"], weights[cell + "B"], weights.get(cell + "W_P_0")
-    h, c = np.zeros(options.lstm.projection_dim), np.zeros(options.lstm.dim)
+    h, c = (torch.zeros(size, dtype=torch.float64) for size in (options.lstm.projection_dim, options.lstm.dim))
     outputs = []
     for step in x:
-        i, j, f, o = np.split(np.concatenate([step, h]) @ w + b, 4)
-        c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(j)
+        i, j, f, o = (torch.cat([step, h]) @ w + b).chunk(4)
+        c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(j)
         if (limit := options.lstm.cell_clip) is not None:
             clipped["cell"] += int((abs(c) > limit).sum())
-            c = np.clip(c, -limit, limit)
-        h = sigmoid(o) * np.tanh(c)
+            c = c.clamp(-limit, limit)
+        h = torch.sigmoid(o) * torch.tanh(c)
         if projection is not None:
             h = h @ projection
             if (limit := options.lstm.proj_clip) is not None:
                 clipped["projection"] += int((abs(h) > limit).sum())
-                h = np.clip(h, -limit, limit)
+                h = h.clamp(-limit, limit)
         outputs.append(h)
-    return np.array(outputs)
+    return torch.stack(outputs)
 
 
-def encode(bilm, sentence, clipped=None):
-    """All layers of one sentence with its boundaries, `[n_layers + 1, n_tokens + 2, 2 * projection_dim]`."""
+def weights_of(bilm):
+    """Its weights as they lie in the file, in float64."""
+    return {name: torch.from_numpy(array).double() for name, array in arrays(bilm)}
+
+
+def encode(bilm, sentence, weights=None, clipped=None):
+    """All layers of one sentence with its boundaries, `[n_layers + 1, n_tokens + 2, 2 * projection_dim]`.
+
+    weights: the biLM's, if they are at hand; clipped: counts what the clips cut off.
+    """
+    weights = weights_of(bilm) if weights is None else weights
     clipped = {"cell": 0, "projection": 0} if clipped is None else clipped
-    weights = {name: array.astype(np.float64) for name, array in arrays(bilm)}
-    embedded = np.array([embed(weights, bilm.options, token) for token in ("<S>", *sentence, "</S>")])
-    inputs = [embedded, embedded[::-1]]
-    layers = [np.concatenate([embedded, embedded], axis=1)]
+    embedded = torch.stack([embed(weights, bilm.options, token) for token in ("<S>", *sentence, "</S>")])
+    inputs = [embedded, embedded.flip(0)]
+    layers = [torch.cat([embedded, embedded], dim=1)]
     for layer in range(bilm.options.lstm.n_layers):
         outputs = [lstm(weights, bilm.options, direction, layer, inputs[direction], clipped) for direction in (0, 1)]
         if layer and bilm.options.lstm.use_skip_connections:
             outputs = [new + old for new, old in zip(outputs, inputs, strict=True)]
         inputs = outputs
-        layers.append(np.concatenate([outputs[0], outputs[1][::-1]], axis=1))
-    return np.array(layers)
+        layers.append(torch.cat([outputs[0], outputs[1].flip(0)], dim=1))
+    return torch.stack(layers)
 
 
 @pytest.fixture(scope="session")
 def slowly():
-    """The second implementation: `encode(bilm, sentence)` and `embed(weights, options, token)`."""
-    return SimpleNamespace(encode=encode, embed=embed)
+    """The second implementation: `encode`, `embed`, and `weights_of`."""
+    return SimpleNamespace(encode=encode, embed=embed, weights_of=weights_of)
 
 
 def make(

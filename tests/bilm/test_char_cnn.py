@@ -7,17 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacy_elmo.bilm import char_cnn
-from spacy_elmo.formats import arrays
-
-
-def weights_of(bilm):
-    return {name: array.astype(np.float64) for name, array in arrays(bilm)}
 
 
 def close(bilm, words, slowly):
     with torch.no_grad():
         ours = bilm.embedder(words).numpy()
-    weights = weights_of(bilm)
+    weights = slowly.weights_of(bilm)
     expected = [slowly.embed(weights, bilm.options, word) for word in words]
     np.testing.assert_allclose(ours, np.reshape(expected, ours.shape), rtol=0, atol=1e-5)
 

@@ -55,7 +55,7 @@ def test_clips_that_trigger(make_bilm, slowly, projection_dim, cell_clip, proj_c
     bilm = make_bilm(dim=6, projection_dim=projection_dim, cell_clip=cell_clip, proj_clip=proj_clip)
     clipped = {"cell": 0, "projection": 0}
     sentence = ["some", "words", "of", "a", "sentence"]
-    close(bilm.encode([sentence], keep_boundaries=True), [slowly.encode(bilm, sentence, clipped)])
+    close(bilm.encode([sentence], keep_boundaries=True), [slowly.encode(bilm, sentence, clipped=clipped)])
     assert bool(clipped["cell"]) == bool(cell_clip)
     assert bool(clipped["projection"]) == bool(
         proj_clip and projection_dim == 3

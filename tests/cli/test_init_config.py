@@ -91,10 +91,13 @@ def test_only_what_is_trained_counts_as_score():
         assert sum(filter(None, weights.values())) == pytest.approx(1, abs=0.02)
 
 
-def test_the_language_is_that_of_the_pipeline(init_config):
-    status, printed, said = init_config("-", "--pipeline", "ner", "--lang", "deu")
+@pytest.mark.parametrize(("lang", "code"), [("deu", "de"), ("xx", "xx")])
+def test_the_language_is_that_of_the_pipeline(init_config, lang, code):
+    status, printed, said = init_config("-", "--pipeline", "ner", "--lang", lang)
     assert status == 0
-    assert load_config_from_str(printed)["nlp"]["lang"] == "de"
+    config = load_config_from_str(printed)
+    assert config["nlp"]["lang"] == code
+    assert load_model_from_config(config).pipe_names == ["sentencizer", "elmo", "ner"]
     assert len(said.strip().splitlines()) == 1
     assert "English" in said
 

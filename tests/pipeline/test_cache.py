@@ -267,20 +267,20 @@ def test_forked_process_reads_the_file_but_does_not_write_it(path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_forked_process_does_not_wait_for_a_thread_it_has_not(path):
     memory, is_inside, may_end = Memory(1, path=str(path)), threading.Event(), threading.Event()
-    memory.is_on = True
+    memory.turn_on("rows")
 
     def fact():
         is_inside.set()
         may_end.wait(30)
         return "rows"
 
-    thread = threading.Thread(target=memory.open, args=(1, {"content": fact}))
+    thread = threading.Thread(target=memory.open, args=("rows", 1, {"of": fact}))
     thread.start()
     is_inside.wait(30)
     child = os.fork()
     if child == 0:
         threading.Timer(10, os._exit, [1]).start()  # a lock that stays held must not hang the tests
-        memory.open(1, {"content": lambda: "rows"})
+        memory.open("rows", 1, {"of": lambda: "rows"})
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     may_end.set()
@@ -293,26 +293,37 @@ def test_forked_process_does_not_wait_for_a_thread_it_has_not(path):
 
 def test_memory_is_there_from_the_first_update_on_and_for_the_weights_of_now():
     memory = Memory(1)
-    assert memory.open(1, {}) is None
-    memory.is_on = True
-    cache = memory.open(1, {})
-    assert memory.open(1, {}) is cache
+    assert memory.open("rows", 1, {}) is None
+    memory.turn_on("rows")
+    cache = memory.open("rows", 1, {})
+    assert memory.open("rows", 1, {}) is cache
     memory.is_on = False
-    assert memory.open(1, {}) is cache
+    assert memory.open("rows", 1, {}) is cache
     assert not cache.is_on
-    memory.is_on = True
-    assert memory.open(2, {}) is not cache
+    memory.turn_on("rows")
+    assert memory.open("rows", 2, {}) is not cache
     memory.clear()
     assert memory.cache is None
     nothing = Memory(0)
-    nothing.is_on = True
-    assert nothing.open(1, {}) is None
+    nothing.turn_on("rows")
+    assert nothing.open("rows", 1, {}) is None
+
+
+def test_memory_is_of_what_was_trained_with(path):
+    memory = Memory(1, str(path))
+    memory.turn_on("rows")
+    fill(memory.open("rows", 1, {}), [1])
+    assert memory.open("mix mean", 1, {}) is None
+    assert found(memory.open("rows", 1, {}), [1]) == [1]
+    memory.turn_on("mix mean")
+    with pytest.raises(ElmoError, match=r"another content \(rows, not mix mean\)"):
+        memory.open("mix mean", 1, {})
 
 
 def test_memory_takes_nothing_along_into_copies_and_other_processes():
     memory = Memory(1, precision="float16")
-    memory.is_on = True
-    memory.open(1, {})
+    memory.turn_on("rows")
+    memory.open("rows", 1, {})
     for other in (pickle.loads(pickle.dumps(memory)), copy.deepcopy(memory)):
         assert (other.max_mb, other.precision, other.is_on, other.cache) == (1, "float16", False, None)
 

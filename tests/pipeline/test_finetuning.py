@@ -429,6 +429,37 @@ def test_initialized_anew_it_starts_from_the_weights_as_they_were(make, tmp_path
     assert "fine-tuned after it was loaded" in caplog.text
 
 
+def test_bilm_of_a_components_own_initialized_anew_starts_from_the_weights_as_they_were(tiny, tmp_path, caplog):
+    spacy.util.logger.propagate = True
+    bilm = {"@architectures": "spacy-elmo.BiLM.v1", "weights": tiny}
+    bilm["get_spans"] = {"@misc": "spacy-elmo.sentence_spans.v1"}
+    tok2vec = {"@architectures": "spacy-elmo.Tok2Vec.v1", "bilm": bilm, "width": WIDTH, "frozen": False}
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": tok2vec}})
+    data = examples(nlp)
+
+    def digest(nlp):
+        return shim_of(next(node for node in nlp.get_pipe("tagger").model.walk() if node.name == "elmo_bilm")).digest
+
+    def learn(nlp):
+        """Digests of the weights before and after."""
+        optimizer = nlp.initialize(lambda: data)
+        before = digest(nlp)
+        for _ in range(3):
+            nlp.update(data, sgd=optimizer)
+        return before, digest(nlp)
+
+    first, second = learn(nlp), learn(nlp)
+    assert first[0] == second[0] != first[1]
+    nlp.to_disk(tmp_path / "saved")
+    assert "fine-tuned after it was loaded" not in caplog.text
+    loaded = spacy.load(tmp_path / "saved")
+    assert learn(loaded)[0] == second[1]
+    assert "fine-tuned after it was loaded" not in caplog.text
+    learn(loaded)
+    assert "spacy-elmo.Tok2Vec.v1: its biLM was fine-tuned after it was loaded" in caplog.text
+
+
 @pytest.mark.parametrize("excluded", [False, True])
 def test_evaluation_before_a_loaded_listener_had_anything_to_read(make, tmp_path, excluded):
     """spaCy evaluates after the first batch; one that is not trained must not go on beside other weights."""

@@ -1,6 +1,7 @@
 """Task components that listen to `elmo`: they get its layers, learn their own mix, and are never served nothing."""
 
 import copy
+import gc
 import warnings
 
 import numpy as np
@@ -9,9 +10,10 @@ import spacy
 import torch
 from spacy.tokens import Doc
 from spacy.training import Example
-from thinc.api import chain, concatenate
+from thinc.api import Maxout, chain, concatenate, with_array
 
 from spacy_elmo import ElmoError, WeightsError
+from spacy_elmo.bilm import BiLM
 from spacy_elmo.pipeline.doc_rows import ROWS
 from spacy_elmo.pipeline.listener import build_listener, link_of
 from spacy_elmo.pipeline.mix import mix_weights
@@ -36,10 +38,10 @@ def listener(**settings):
     return {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH, **settings}
 
 
-def pipeline(tiny, *, tok2vec=None, elmo=None, **settings):
+def pipeline(tiny, *, tok2vec=None, elmo=None, order=("sentencizer", "elmo"), **settings):
     nlp = spacy.blank("en")
-    nlp.add_pipe("sentencizer")
-    nlp.add_pipe("elmo", config={"model": {"weights": tiny}, **(elmo or {})})
+    for name in order:
+        nlp.add_pipe(name, config={"model": {"weights": tiny}, **(elmo or {})} if name == "elmo" else {})
     nlp.add_pipe("tagger", config={"model": {"tok2vec": tok2vec or listener(**settings)}})
     return nlp
 
@@ -147,18 +149,22 @@ def test_saved_pipeline_restores_the_mix_exactly_and_scores_the_same(tiny, tmp_p
             np.testing.assert_allclose(one, theirs, rtol=0, atol=1e-5)  # other company, other rounding
 
 
-def two_listeners():
-    return concatenate(build_listener(WIDTH), build_listener(WIDTH, mix="top"))
+def input_and_output():
+    encoder = with_array(Maxout(nO=24, nI=WIDTH, nP=2, dropout=0.0, normalize=True))
+    return concatenate(chain(build_listener(WIDTH), encoder), build_listener(WIDTH, initial_gamma=2.0))
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_two_listeners_in_one_component_work(tiny, frozen):
     """As in the paper's SQuAD model: ELMo at the input and at the output."""
-    spacy.registry.architectures("test.TwoListeners.v1", func=two_listeners)
-    nlp = pipeline(tiny, tok2vec={"@architectures": "test.TwoListeners.v1"}, elmo={"frozen": frozen})
+    spacy.registry.architectures("test.InputAndOutput.v1", func=input_and_output)
+    nlp = pipeline(tiny, tok2vec={"@architectures": "test.InputAndOutput.v1"}, elmo={"frozen": frozen})
     assert len(nlp.get_pipe("elmo").listeners) == 2
     train(nlp, 150)
     assert tags(nlp) == [right for _, right in TAGGED]
+    mixes = [mix_weights(node) for node in nlp.get_pipe("tagger").model.walk() if node.name == "elmo_scalar_mix"]
+    assert len(mixes) == 2
+    assert all(max(weights) - min(weights) > 0.01 for weights, _ in mixes)  # gradients reach both
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -419,6 +425,24 @@ def test_replacing_the_listener_within_a_concatenation(tiny, tmp_path):
         np.testing.assert_allclose(one, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("upstream", ["tok2vec", "*"])
+def test_replacing_a_listener_behind_that_of_another_component(tiny, tmp_path, upstream):
+    other = {**tensor_listener(), "upstream": upstream}
+    concat = {"@architectures": "spacy-elmo.ConcatTok2Vec.v1", "embed": other, "elmo": listener(), "width": 24}
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec", config={"model": HASHED})
+    nlp.add_pipe("elmo", config={"model": {"weights": tiny}})
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": concat}})
+    train(nlp, 2, annotates=())
+    expected = scores(nlp)
+    nlp.replace_listeners("elmo", "tagger", ["model.tok2vec.elmo"])
+    assert nlp.config["components"]["tagger"]["model"]["tok2vec"]["embed"] == other
+    nlp.remove_pipe("elmo")
+    nlp.to_disk(tmp_path / "replaced")
+    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
+        np.testing.assert_allclose(one, theirs, atol=1e-5)
+
+
 PARTS = {
     "@architectures": "spacy-elmo.ConcatTok2Vec.v1",
     "elmo": listener(initial_gamma=2.0),
@@ -509,19 +533,25 @@ def test_frozen_component_is_the_same_as_frozen_weights(tiny, annotates):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_frozen_sentences_are_run_once(tiny, monkeypatch):
+@pytest.fixture
+def seen(monkeypatch):
+    """What the biLM has read, sentence by sentence."""
+    sentences = []
+    original = BiLM.stream
+
+    def stream(self, given, *rest):
+        sentences.extend(tuple(sentence) for sentence in given)
+        return original(self, given, *rest)
+
+    monkeypatch.setattr(BiLM, "stream", stream)
+    return sentences
+
+
+def test_frozen_sentences_are_run_once(tiny, seen):
     nlp = pipeline(tiny)
-    bilm = shim_of(nlp.get_pipe("elmo").model).bilm
-    seen = []
-    original = type(bilm).stream
-
-    def stream(self, sentences, *rest):
-        seen.extend(tuple(sentence) for sentence in sentences)
-        return original(self, sentences, *rest)
-
     data = examples(nlp)
     nlp.initialize(lambda: data)
-    monkeypatch.setattr(type(bilm), "stream", stream)
+    seen.clear()
     for _ in range(4):
         nlp.update(data, annotates=["sentencizer"])
         nlp.evaluate(data)
@@ -530,6 +560,72 @@ def test_frozen_sentences_are_run_once(tiny, monkeypatch):
     memory = nlp.get_pipe("elmo").memory
     assert memory.cache is not None
     assert memory.cache.misses == 4
+
+
+@pytest.fixture
+def frozen_component(tiny):
+    """Make a pipeline whose `elmo` is among the frozen_components, so that spaCy neither initializes nor updates it,
+    and its update; keyword arguments as of `pipeline`."""
+
+    def make(**settings):
+        nlp = pipeline(tiny, **settings)
+        with nlp.select_pipes(disable=["elmo"]):
+            optimizer = nlp.initialize(lambda: examples(nlp))
+        optimizer.learn_rate = 0.02
+
+        def update(annotates=("sentencizer", "elmo")):
+            nlp.update(examples(nlp), sgd=optimizer, exclude=["elmo"], annotates=list(annotates))
+
+        return nlp, update
+
+    return make
+
+
+def test_listener_of_spacys_to_a_frozen_component_has_each_sentence_run_once(frozen_component, seen):
+    nlp, update = frozen_component(tok2vec=tensor_listener())
+    update()  # only in this it shows that there is a training
+    seen.clear()
+    for _ in range(4):
+        update()
+        nlp.evaluate(examples(nlp))
+    assert sorted(seen) == sorted(set(seen))
+    assert len(seen) == 4
+
+
+def test_listener_of_spacys_to_a_frozen_component_takes_an_empty_doc(frozen_component):
+    nlp, update = frozen_component(tok2vec=tensor_listener())
+    assert not all(len(example.x) for example in examples(nlp))
+    for _ in range(400):
+        update()
+    assert tags(nlp) == [right for _, right in TAGGED]
+    with pytest.raises(ValueError, match="E203"):
+        update(annotates=["sentencizer"])
+
+
+def test_reads_in_training_what_it_reads_later_where_sentences_are_set_behind_it(tiny, seen, caplog):
+    spacy.util.logger.propagate = True
+    nlp = pipeline(tiny, order=["elmo", "sentencizer"])
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    read = []
+    for run in (lambda: nlp.update(data, sgd=optimizer, annotates=["sentencizer"]), lambda: nlp.evaluate(data)):
+        seen.clear()
+        nlp.get_pipe("elmo").memory.clear()
+        run()
+        read.append(sorted(seen))
+    assert read[0] == read[1]
+    assert "annotating_components" not in caplog.text
+
+
+@pytest.mark.parametrize("annotates", [["sentencizer"], ["elmo", "sentencizer"]])
+def test_frozen_component_warns_when_it_first_reads_no_sentences(frozen_component, caplog, annotates):
+    spacy.util.logger.propagate = True
+    nlp, update = frozen_component(order=["elmo", "sentencizer"])
+    update(annotates)
+    assert "annotating_components" not in caplog.text
+    for _ in range(2):
+        nlp.evaluate(examples(nlp))
+    assert caplog.text.count("list elmo in [training] annotating_components") == ("elmo" not in annotates)
 
 
 @pytest.mark.parametrize("elmo", [{"cache_mb": 0}, {"cache_precision": "float16"}], ids=str)
@@ -582,6 +678,19 @@ def test_two_trainings_in_a_row_share_a_file(tiny, tmp_path):
     train(second, 2)
     assert second.get_pipe("elmo").memory.cache.misses == 0
     first("We sat here.")
+
+
+@pytest.mark.parametrize("end", ["replaced", "removed"])
+def test_elmo_runs_on_after_a_training_with_a_file_when_its_listeners_are_gone(tiny, tmp_path, end):
+    nlp = pipeline(tiny, elmo={"cache_path": str(tmp_path / "rows")})
+    train(nlp, 2)
+    expected = nlp("We sat here.")._.elmo
+    if end == "replaced":
+        nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
+    else:
+        nlp.remove_pipe("tagger")
+        gc.collect()
+    np.testing.assert_allclose(nlp("We sat here.")._.elmo, expected, atol=1e-5)
 
 
 def test_says_at_the_start_how_much_fits(tiny, capsys):
@@ -795,20 +904,17 @@ def test_training_docs_without_sentences_are_warned_about_once(tiny, caplog):
     assert "annotating_components" not in caplog.text
 
 
-def test_frozen_component_warns_when_it_first_reads_sentences(tiny, caplog):
+@pytest.mark.parametrize("spacys", [False, True])
+@pytest.mark.parametrize("annotates", [["sentencizer", "elmo"], ["elmo"]])
+def test_frozen_component_warns_when_it_first_reads_sentences(frozen_component, caplog, annotates, spacys):
     """spaCy neither initializes nor updates it; then it shows at the first evaluation."""
     spacy.util.logger.propagate = True
-    for annotates, warns in ((["sentencizer"], False), ([], True)):
-        nlp = pipeline(tiny)
-        data = examples(nlp)
-        with nlp.select_pipes(disable=["elmo"]):
-            optimizer = nlp.initialize(lambda data=data: data)
-        nlp.update(data, sgd=optimizer, exclude=["elmo"], annotates=annotates)
-        assert "annotating_components" not in caplog.text
-        for _ in range(2):
-            nlp.evaluate(data)
-        assert caplog.text.count("[training] annotating_components") == warns
-        caplog.clear()
+    nlp, update = frozen_component(tok2vec=tensor_listener() if spacys else None)
+    update(annotates if spacys else annotates[:-1])
+    assert "annotating_components" not in caplog.text
+    for _ in range(2):
+        nlp.evaluate(examples(nlp))
+    assert caplog.text.count("[training] annotating_components") == ("sentencizer" not in annotates)
 
 
 def test_sentences_are_nothing_to_one_that_reads_whole_docs(tiny, caplog):
@@ -863,13 +969,12 @@ def test_bilstm_encoder_over_elmo_and_static_vectors_learns(tiny):
     for text, _ in TAGGED:
         for word in text.split():
             nlp.vocab.set_vector(word, np.random.default_rng(len(word)).normal(size=8).astype("f"))
-    data = [example for example in examples(nlp) if len(example.x)]  # spaCy's BiLSTM takes no Doc without words
+    data = examples(nlp)
     optimizer = nlp.initialize(lambda: data)
     optimizer.learn_rate = 0.02
     for _ in range(60):
         nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
-    found = [[token.tag_ for token in nlp(Doc(nlp.vocab, words=text.split()))] for text, _ in TAGGED if text]
-    assert found == [right for _, right in TAGGED if right]
+    assert tags(nlp) == [right for _, right in TAGGED]
     assert learned(nlp)[1] != 1.0
 
 
