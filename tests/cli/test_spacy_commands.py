@@ -1,8 +1,10 @@
 """spaCy's own commands with ELMo in the config: train, evaluate, debug, fill-config, assemble, package."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,9 +149,42 @@ def test_ner_learns_and_the_saved_pipeline_has_the_same_score(trained, corpora):
     assert gamma != 1
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A directory that holds the package as its wheel installs it."""
+    root, source = tmp_path_factory.mktemp("wheel"), Path(__file__).parents[2]
+    (root / "source").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(source / name, root / "source")
+    skipped = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(source / "spacy_elmo", root / "source" / "spacy_elmo", ignore=skipped)
+    run = [sys.executable, "-m", "build", "--wheel", "--outdir", root, root / "source"]
+    subprocess.run(run, check=True, capture_output=True)
+    (wheel,) = root.glob("*.whl")
+    run = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        root / "site",
+        wheel,
+    ]
+    subprocess.run(run, check=True, capture_output=True)
+    return root / "site"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("config", sorted(CONFIGS.iterdir()), ids=lambda path: path.stem)
-def test_bundled_configs_train_as_they_are(config, corpora, tmp_path):
+@pytest.mark.parametrize("config", [path.name for path in sorted(CONFIGS.iterdir())])
+def test_bundled_configs_train_as_they_are_from_the_wheel(config, installed, corpora, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    monkeypatch.chdir(tmp_path)
+    where = subprocess.check_output([sys.executable, "-c", "import spacy_elmo; print(spacy_elmo.__file__)"], text=True)
+    assert Path(where.strip()).parent == installed / "spacy_elmo"
+    config = installed / "spacy_elmo" / "configs" / config
     said = spacy_cli("train", config, "--output", tmp_path, *settings({**corpora, **STEPS}))
     assert "Warning" not in said
     scores = assert_same_scores(tmp_path / "model-last", corpora)
