@@ -1,5 +1,8 @@
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # The models here are tiny: a second thread would bring nothing, and on a busy machine cost much. Set before torch
@@ -42,6 +45,17 @@ def bundled_width() -> int:
     """Width of the bundled model's vectors, by its options file."""
     options = TESTS.parent / "spacy_elmo" / "models" / "en_elmo_sm" / "options.json"
     return 2 * json.loads(options.read_text())["lstm"]["projection_dim"]
+
+
+@pytest.fixture(scope="session")
+def install() -> Callable[[Path, Path], None]:
+    """Install a wheel, without what it depends on, into a directory."""
+
+    def install(wheel: Path, site: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
+        subprocess.run(pip, check=True, capture_output=True)
+
+    return install
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,6 @@ class BiLM(nn.Module):
             for _ in range(lstm.n_layers)
         )
         self._table = WordTable()
-        self._precision: Precision = "float32"
         if seed is not None:
             self.initialize(torch.Generator().manual_seed(seed))
 
@@ -217,8 +216,7 @@ class BiLM(nn.Module):
             return
         lengths = [len(sentence) + 2 for sentence in sentences]
         if state is None:
-            max_rows = cast("BidirectionalLSTMLayer", self.layers[0]).max_rows
-            bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, max_rows)
+            bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, self._first_layer.max_rows)
         else:
             bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
         for numbers in batches:
@@ -263,7 +261,6 @@ class BiLM(nn.Module):
         check_precision(precision, self.device)
         if precision != "float32" and any(parameter.requires_grad for parameter in self.parameters()):
             raise ElmoError(f"precision = {precision!r} is for frozen weights; train them in float32")
-        self._precision = precision
         with torch.inference_mode(False):
             for module in self._packed_modules():
                 module.set_precision(precision)
@@ -281,7 +278,11 @@ class BiLM(nn.Module):
     def embedder_version(self) -> object:
         """What tells one state of the embedder from another; None where nothing would tell, or nothing is gained."""
         version = None if isinstance(self.embedder, WordEmbedding) else version_of(self.embedder.parameters())
-        return version and (self._precision, version)
+        return version and (self._first_layer.precision, version)
+
+    @property
+    def _first_layer(self) -> BidirectionalLSTMLayer:
+        return cast("BidirectionalLSTMLayer", self.layers[0])
 
     @property
     def device(self) -> torch.device:

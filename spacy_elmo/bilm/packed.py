@@ -191,17 +191,15 @@ class PackedModule(nn.Module, Generic[T]):
 
     def packed(self, x: Tensor) -> T | None:
         """Return the products for `x` (`[..., rows, n_in]`), or None where plain ones are to be used."""
-        return self._get(can_pack(x, self.precision))
+        make, is_lean = _PRODUCTS[self.precision], self._is_lean and self.precision == "float32"
+        is_wanted = not is_lean and can_pack(x, self.precision)
+        return self._packed.get(self.parameters(), lambda: self.pack(make), is_wanted)
 
     def prepare(self) -> None:
         """Pack now what would be packed when first needed."""
         device = next(self.parameters()).device
         with torch.no_grad():
-            self._get(can_pack(torch.empty(0, dtype=torch.float32, device=device), self.precision))
-
-    def _get(self, is_wanted: bool) -> T | None:
-        make, is_wanted = _PRODUCTS[self.precision], is_wanted and not (self._is_lean and self.precision == "float32")
-        return self._packed.get(self.parameters(), lambda: self.pack(make), is_wanted)
+            self.packed(torch.empty(0, dtype=torch.float32, device=device))
 
     def forget(self) -> None:
         """Forget what is packed."""

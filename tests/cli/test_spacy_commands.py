@@ -150,7 +150,7 @@ def test_ner_learns_and_the_saved_pipeline_has_the_same_score(trained, corpora):
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
+def installed(install, tmp_path_factory):
     """A directory that holds the package as its wheel installs it."""
     root, source = tmp_path_factory.mktemp("wheel"), Path(__file__).parents[2]
     (root / "source").mkdir()
@@ -161,19 +161,7 @@ def installed(tmp_path_factory):
     run = [sys.executable, "-m", "build", "--wheel", "--outdir", root, root / "source"]
     subprocess.run(run, check=True, capture_output=True)
     (wheel,) = root.glob("*.whl")
-    run = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--target",
-        root / "site",
-        wheel,
-    ]
-    subprocess.run(run, check=True, capture_output=True)
+    install(wheel, root / "site")
     return root / "site"
 
 

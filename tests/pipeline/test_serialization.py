@@ -184,14 +184,13 @@ def test_model_copy_is_independent_and_has_a_number_of_its_own(nlp):
 
 
 @pytest.mark.slow
-def test_packaged_pipeline_loads_offline_with_the_same_vectors(saved, tmp_path):
+def test_packaged_pipeline_loads_offline_with_the_same_vectors(saved, install, tmp_path):
     path, vectors = saved
     command = [sys.executable, "-m", "spacy", "package", path, tmp_path, "--name", "demo", "--build", "wheel"]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("**/*.whl")
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
-    subprocess.run(install, check=True, capture_output=True)
+    install(wheel, site)
     shutil.rmtree(path)
     code = f"import numpy, spacy; numpy.save('vectors.npy', spacy.load('en_demo')({TEXT!r})._.elmo)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)})
