@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=names_of(SIZES), default=",".join(SIZES), help="models, comma-separated")
     parser.add_argument("--processes", type=numbers_of(positive), default="1,4", help="numbers, comma-separated")
     parser.add_argument("--methods", type=names_of(METHODS), default=",".join(METHODS), help="to start them")
-    parser.add_argument("--sentences", type=positive, default=500, help="first N sentences of the file")
+    parser.add_argument("--sentences", type=positive, default=2_000, help="first N sentences of the file")
     parser.add_argument("--stream", type=not_negative, default=1_000_000, help="texts of it; 0 leaves it out")
     parser.set_defaults(threads=1)
     carry_out(parser.parse_args(), run, render)
