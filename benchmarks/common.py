@@ -25,13 +25,22 @@ def read_sentences(count: int | None = None) -> list[list[str]]:
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser that shows defaults, with the arguments that every benchmark has."""
-    parser = argparse.ArgumentParser(
-        description=description.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    """A parser that shows the description as it is, and defaults, with the arguments that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Formatter)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results here")
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="also write the results here")
     return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+def file_to_write(text: str) -> Path:
+    """Parse the name of a file in a directory that is there."""
+    if not (file := Path(text)).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"no such directory: {file.parent}")
+    return file
 
 
 def positive(text: str) -> int:
@@ -54,7 +63,11 @@ def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 def numbers_of(kind: Callable[[str], int]) -> Callable[[str], list[int]]:
     """Make a parser of comma-separated whole numbers out of that of one."""
-    return lambda text: [kind(part) for part in text.split(",")]
+
+    def numbers(text: str) -> list[int]:
+        return [kind(part) for part in text.split(",")]
+
+    return numbers
 
 
 # Measuring

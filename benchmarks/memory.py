@@ -65,7 +65,9 @@ def main() -> None:
 
 def not_negative(text: str) -> int:
     """Parse a whole number of at least 0."""
-    return 0 if text == "0" else positive(text)
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, got {text}")
+    return number
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

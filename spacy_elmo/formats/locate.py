@@ -117,12 +117,18 @@ def locate(path: PathLike, options: PathLike | None = None) -> ModelFiles:
             archive holds several weights files.
         OptionsError: no options file is found beside the weights.
     """
+    bundled = sorted(model.parent.name for model in MODELS.glob("*/weights.hdf5"))
+    expected = (
+        f"expected a bundled name ({', '.join(bundled)}), a downloaded one (python -m spacy elmo download --list), a "
+        "directory with options.json and weights.hdf5, a zip archive of it, or a .hdf5 file"
+    )
+    if not os.fspath(path):
+        raise WeightsError(f"the name or path of the weights is empty; {expected}")
     known = KNOWN.get(path) if isinstance(path, str) else None
     if known and not known.is_downloaded:
         raise WeightsError(
             f"{path} is not downloaded: python -m spacy elmo download {path} (a directory of that name: ./{path})"
         )
-    bundled = sorted(model.parent.name for model in MODELS.glob("*/weights.hdf5"))
     root = known.path if known else MODELS / path if path in bundled else Path(path)
     kind = "bilm-tf HDF5"
     if _exists(root.is_dir):
@@ -132,11 +138,7 @@ def locate(path: PathLike, options: PathLike | None = None) -> ModelFiles:
             _refuse_foreign([f"{root.name}.index"], root)
         if re.match(r"\w{2,}:/", str(path)):
             raise WeightsError(f"{path}: weights are read from files; download it and its options, and name the file")
-        raise WeightsError(
-            f"{path}: no such weights; expected a bundled name ({', '.join(bundled)}), a downloaded one (python -m "
-            "spacy elmo download --list), a directory with options.json and weights.hdf5, a zip archive of it, or a "
-            ".hdf5 file"
-        )
+        raise WeightsError(f"{path}: no such weights; {expected}")
     elif is_archive(root):
         weights, kind = _weights_among(_members(root), root), "bilm-tf HDF5 in a zip archive"
     else:

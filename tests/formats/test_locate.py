@@ -105,6 +105,13 @@ def test_an_address_is_refused_as_one(address):
         load(address)
 
 
+def test_an_empty_name_is_not_the_current_directory(model_dir, monkeypatch):
+    monkeypatch.chdir(model_dir)
+    load(".")
+    with pytest.raises(WeightsError, match="is empty; expected a bundled name"):
+        load("")
+
+
 def test_a_name_too_long_for_a_file_is_not_there_either():
     with pytest.raises(WeightsError, match="no such weights"):
         load("x" * 5000)
