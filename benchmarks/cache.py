@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import carry_out, cpu_name, make_parser, names_of, note, positive, sgemm_rate
+from common import carry_out, cpu_name, make_parser, names_of, note, positive, render_rates, sgemm_rate
 from corpora import TASKS, Corpus
 from pipelines import BASELINE, ENCODERS, FINE_TUNED, VARIANTS, Training, components, make_examples, make_pipeline
 from tasks import DATA, versions
@@ -177,8 +177,7 @@ def render(report: dict[str, Any]) -> str:
     rates, epochs = report["sgemm_gflops"], len(report["rows"][0]["seconds"])
     lines = [
         ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
-        f"{report['cpu']}, {report['threads']} threads; SGEMM {statistics.median(rates):.0f} GFLOP/s "
-        f"({min(rates):.0f} to {max(rates):.0f})",
+        f"{report['cpu']}, {report['threads']} threads; SGEMM {render_rates(rates)}",
         f"{report['task']}: {report['train_sentences']} sentences, {report['train_words']} words, batches of "
         f"{report['batch_words']}; weights {report['weights']} ({report['digest'][:12]}); encoder width "
         f"{report['width']}, depth {report['depth']}",

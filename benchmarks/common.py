@@ -6,7 +6,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,17 @@ def file_to_write(text: str) -> Path:
 
 def positive(text: str) -> int:
     """Parse a whole number of at least 1."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return _whole_number(text, 1)
+
+
+def not_negative(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
+    if (number := int(text)) < least:
+        raise argparse.ArgumentTypeError(f"expected at least {least}, got {text}")
     return number
 
 
@@ -97,6 +106,11 @@ def cpu_name() -> str:
 
 
 # Output
+
+
+def render_rates(gflops: Sequence[float]) -> str:
+    """Lay out the speed of the machine's matrix product over a run: median, lowest and highest."""
+    return f"{statistics.median(gflops):.0f} GFLOP/s ({min(gflops):.0f} to {max(gflops):.0f})"
 
 
 def note(text: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from common import render_rates
 from engines import OURS
 from targets import render_targets
 from workloads import Work
@@ -99,10 +100,7 @@ def render_machine(report: dict[str, Any]) -> Iterator[str]:
     yield f"Python {report['python']}"
     for name, versions in report["versions"].items():
         yield f"{name}: {', '.join(f'{package} {version}' for package, version in versions.items())}"
-    yield (
-        f"{report['cpu']}, {report['threads']} threads; SGEMM {statistics.median(rates):.0f} GFLOP/s "
-        f"({min(rates):.0f} to {max(rates):.0f})"
-    )
+    yield f"{report['cpu']}, {report['threads']} threads; SGEMM {render_rates(rates)}"
     for reason in report["left_out"]:
         yield f"left out: {reason}"
 

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common import SENTENCES, carry_out, cpu_name, make_parser, names_of, note, numbers_of, positive
+from common import SENTENCES, carry_out, cpu_name, make_parser, names_of, not_negative, note, numbers_of, positive
 from worker import Worker
 from workloads import SIZES, load
 
@@ -61,13 +61,6 @@ def main() -> None:
     parser.add_argument("--stream", type=not_negative, default=1_000_000, help="texts of it; 0 leaves it out")
     parser.set_defaults(threads=1)
     carry_out(parser.parse_args(), run, render)
-
-
-def not_negative(text: str) -> int:
-    """Parse a whole number of at least 0."""
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, got {text}")
-    return number
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

@@ -40,7 +40,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import SENTENCES, cpu_name, make_parser, names_of, note, positive, publish, seconds, sgemm_rate
+from common import (
+    SENTENCES,
+    cpu_name,
+    make_parser,
+    names_of,
+    note,
+    positive,
+    publish,
+    render_rates,
+    seconds,
+    sgemm_rate,
+)
 from plain_step import PlainModel, PlainStep
 from torch import Tensor, nn
 
@@ -350,7 +361,7 @@ def render(report: dict[str, Any]) -> str:
     rates = report["sgemm_gflops"]
     lines = [
         f"{versions}; {report['device']}, {report['threads']} threads; {report['precision']}; matrix product "
-        f"{statistics.median(rates):.0f} GFLOP/s ({min(rates):.0f} to {max(rates):.0f})",
+        + render_rates(rates),
         "medians of "
         + ", ".join(f"{row['size']} {len(row['seconds'])}" for row in report["rows"] if row["implementation"] == OURS)
         + " repetitions",

@@ -18,7 +18,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import SGEMM_SIZE, carry_out, cpu_name, make_parser, note, numbers_of, positive, seconds, sgemm_rate
+from common import (
+    SGEMM_SIZE,
+    carry_out,
+    cpu_name,
+    make_parser,
+    note,
+    numbers_of,
+    positive,
+    render_rates,
+    seconds,
+    sgemm_rate,
+)
 from torch.nn.functional import linear
 
 from spacy_elmo.bilm.packed import Float16Product, Float32Product
@@ -109,8 +120,7 @@ def render(report: dict[str, Any]) -> str:
     rates, names = report["sgemm_gflops"], list(report["rows"][0]["of_sgemm"])
     return "\n".join(
         [
-            f"{report['cpu']}, {report['threads']} threads; SGEMM {statistics.median(rates):.0f} GFLOP/s "
-            f"({min(rates):.0f} to {max(rates):.0f})",
+            f"{report['cpu']}, {report['threads']} threads; SGEMM {render_rates(rates)}",
             "",
             f"{'rows':<6}" + "".join(f"{name:>10}" for name in names),
             *(

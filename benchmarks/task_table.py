@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from common import render_rates
 from corpora import TASKS
 from pipelines import BASELINE, VARIANTS
 
@@ -101,8 +102,7 @@ def render(report: dict[str, Any]) -> str:
     rates = report["sgemm_gflops"]
     lines = [
         *(", ".join(f"{name} {version}" for name, version in one.items()) for one in report["versions"]),
-        f"{'; '.join(report['cpu'])}; threads {', '.join(map(str, report['threads']))}; SGEMM "
-        f"{statistics.median(rates):.0f} GFLOP/s ({min(rates):.0f} to {max(rates):.0f})",
+        f"{'; '.join(report['cpu'])}; threads {', '.join(map(str, report['threads']))}; SGEMM " + render_rates(rates),
         f"weights {report['weights']} ({report['digest'][:12]}); width and depth of the encoder: "
         + ", ".join(f"{component} {width}, {depth}" for component, (width, depth) in report["encoders"].items()),
         "",

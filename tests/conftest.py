@@ -1,9 +1,11 @@
+import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 # The models here are tiny: a second thread would bring nothing, and on a busy machine cost much. Set before torch
 # is imported, and inherited by the processes that tests start.
@@ -56,6 +58,13 @@ def install() -> Callable[[Path, Path], None]:
         subprocess.run(pip, check=True, capture_output=True)
 
     return install
+
+
+@pytest.fixture
+def import_benchmark(monkeypatch) -> Callable[[str], ModuleType]:
+    """A function that imports a module of the benchmarks."""
+    monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,16 @@
 """The benchmark of a GPU: on a CPU, where all ways come to the same layers, it tells them apart by their names."""
 
-import importlib
 from argparse import Namespace
-from pathlib import Path
 
 import pytest
 import torch
 
 from spacy_elmo import formats
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("gpu")
+def gpu(import_benchmark):
+    return import_benchmark("gpu")
 
 
 def test_a_row_for_each_way(gpu, monkeypatch, data):

@@ -1,7 +1,6 @@
 """The inference benchmark compares only what gives the same layers, counts right, and does without a missing peer."""
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 
@@ -16,11 +15,10 @@ SENTENCES = [["one", "and", "one"], ["two"], ["one", "more", "of", "them"]]
 
 
 @pytest.fixture
-def modules(monkeypatch):
-    """A function that imports a benchmark."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def modules(import_benchmark, monkeypatch):
+    """A function that imports a benchmark, in which the machine's speed is quickly measured."""
     monkeypatch.setattr("common.SGEMM_SIZE", 64)
-    return importlib.import_module
+    return import_benchmark
 
 
 @pytest.fixture

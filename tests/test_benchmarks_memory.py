@@ -1,6 +1,5 @@
 """The benchmark of memory sees what processes have for themselves, and what they share only once."""
 
-import importlib
 import mmap
 import os
 import time
@@ -10,7 +9,6 @@ import pytest
 
 from spacy_elmo import formats
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 MIB = 2**20
 
 pytestmark = pytest.mark.skipif(
@@ -18,15 +16,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def modules(monkeypatch):
-    """A function that imports a benchmark."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
-
-
-def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(modules):
-    memory = modules("memory")
+def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(import_benchmark):
+    memory = import_benchmark("memory")
     shared = mmap.mmap(-1, 40 * MIB)
     shared.write(b"x" * 40 * MIB)
     before = memory.Seen()
@@ -52,15 +43,15 @@ def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(modules):
 
 
 @pytest.mark.parametrize(("method", "processes"), [("", 1), ("fork", 2)])
-def test_a_row_is_measured_while_the_pipeline_runs(modules, data, method, processes):
-    memory = modules("memory")
+def test_a_row_is_measured_while_the_pipeline_runs(import_benchmark, data, method, processes):
+    memory = import_benchmark("memory")
     row = memory.measure("bundled", str(data / "tiny_2l_skip"), method, processes, ["We sat here ."] * 4_000, 1)
     assert row.words_per_second > 0
     assert row.in_all > row.of_one > 10 * MIB
 
 
-def test_the_stream_is_looked_at_ten_times(modules, data, monkeypatch):
-    memory = modules("memory")
+def test_the_stream_is_looked_at_ten_times(import_benchmark, data, monkeypatch):
+    memory = import_benchmark("memory")
     monkeypatch.setattr(formats, "BUNDLED", str(data / "tiny_2l_skip"))
     looks = memory.stream(2_000, threads=1)
     assert [texts for texts, _ in looks] == list(range(200, 2_001, 200))

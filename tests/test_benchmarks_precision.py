@@ -1,20 +1,14 @@
 """The benchmark of precisions tells them apart by what they are compared in."""
 
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from spacy_elmo import formats
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def precision(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("precision")
+def precision(import_benchmark):
+    return import_benchmark("precision")
 
 
 def test_cosine_is_that_of_each_token_mean_and_lowest(precision):

@@ -1,8 +1,6 @@
 """The plain step of the pretraining benchmark is the same computation as ours, or nothing is timed."""
 
 import argparse
-import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,16 +8,14 @@ import torch
 from spacy_elmo.bilm import lstm
 from spacy_elmo.pretraining.config import Config, ModelConfig, TrainingConfig
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 N_WORDS = 500
 CELL_CLIP, PROJ_CLIP = 0.2, 0.1
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def benchmark(import_benchmark, monkeypatch):
     """The module, its size `sm` replaced by a very small one with tight clips."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("pretraining")
+    module = import_benchmark("pretraining")
     model = ModelConfig(24, 8, cell_clip=CELL_CLIP, proj_clip=PROJ_CLIP, filters=((1, 4), (2, 8)), embedding_dim=4)
     training = TrainingConfig(batch_size=4, unroll_steps=5, n_negative_samples_batch=50)
     monkeypatch.setattr(Config, "of_size", classmethod(lambda cls, size: cls(model, training=training)))

@@ -1,22 +1,16 @@
 """The benchmark of products lets each way do the same product, and gives each its share."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 
 from spacy_elmo.bilm.packed import _HAS, Float16Product, Float32Product
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
 pytestmark = pytest.mark.skipif(not all(_HAS.values()), reason="torch has no packed products on this processor")
 
 
 @pytest.fixture
-def products(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("products")
+def products(import_benchmark):
+    return import_benchmark("products")
 
 
 def test_all_ways_do_the_same(products, monkeypatch):

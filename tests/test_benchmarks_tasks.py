@@ -1,14 +1,10 @@
 """The task benchmarks read their corpora right, run what is missing and nothing twice, and count what they say."""
 
 import argparse
-import importlib
 import json
 import lzma
-from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 WNUT = "#photography\tO\nin\tO\nNew\tB-location\nYork\tI-location\n\t\nok\tO\n\n\n"
 UNER = (
@@ -36,11 +32,10 @@ FILES = {
 
 
 @pytest.fixture
-def modules(monkeypatch):
-    """A function that imports a benchmark."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def modules(import_benchmark, monkeypatch):
+    """A function that imports a benchmark, in which the machine's speed is quickly measured."""
     monkeypatch.setattr("common.SGEMM_SIZE", 64)
-    return importlib.import_module
+    return import_benchmark
 
 
 @pytest.fixture

@@ -23,9 +23,8 @@ Activation = Literal["none", "relu", "sigmoid"]
 # oneDNN makes and keeps a kernel for each number of rows it meets, which takes longer than most products: so it meets
 # few, at most sixteen between a number and twice that. From two rows on, a row has the same bits whatever their number.
 _ROW_UNIT, _MIN_ROWS = 8, 2
-_MAX_SHARED = (
-    2**25
-)  # bytes of a module's weights; highways of the published 2,048 filters are larger, small's LSTMs not
+# Bytes of a module's weights. The highways of the published 2,048 filters have more, the LSTMs of small less.
+_MAX_SHARED = 2**25
 
 T = TypeVar("T")
 
