@@ -24,7 +24,12 @@
 /* One version for each width of vectors, chosen when the module is loaded. With the narrowest, which is what other
  * compilers make, torch's operators are faster: compiled.py asks IS_FASTER. */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "arch=haswell", "default")))
+#if __GNUC__ >= 12
+#define AVX2 "arch=x86-64-v3" /* what a processor has; GCC's resolver takes a processor's name for what it is */
+#else
+#define AVX2 "arch=haswell" /* GCC 9 to 11 do not know the other name */
+#endif
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", AVX2, "default")))
 #else
 #error "made for GCC on x86-64 Linux"
 #endif
@@ -256,13 +261,20 @@ static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "_compiled", "Compiled part of compiled.py.", 0, methods, NULL, NULL, NULL, NULL,
 };
 
+/* What the AVX2 version needs; without it the narrow one runs. */
+static int has_wide_vectors(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi")
+           && __builtin_cpu_supports("bmi2");
+}
+
 PyMODINIT_FUNC PyInit__compiled(void)
 {
     find_threads();
     PyObject *created = PyModule_Create(&module);
     if (created != NULL && (PyModule_AddIntConstant(created, "TILE", TILE) < 0
                             || PyModule_AddIntConstant(created, "HAS_THREADS", has_threads()) < 0
-                            || PyModule_AddIntConstant(created, "IS_FASTER", __builtin_cpu_supports("avx2")) < 0)) {
+                            || PyModule_AddIntConstant(created, "IS_FASTER", has_wide_vectors()) < 0)) {
         Py_DECREF(created);
         return NULL;
     }
