@@ -19,7 +19,7 @@ from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
 from spacy_elmo.bilm.memory import return_freed_memory
 from spacy_elmo.bilm.options import BiLMOptions
 from spacy_elmo.bilm.packed import PackedModule, Precision, check_precision, version_of
-from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
+from spacy_elmo.bilm.threads import Threads, check_threads, count_threads, keep_to_one_thread_after_fork
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.bilm.transfer import floats_on_cpu, to_device
 from spacy_elmo.errors import ElmoError
@@ -90,6 +90,8 @@ class BiLM(nn.Module):
     A new BiLM has random weights, drawn from `seed`, and is ready to be trained; `spacy_elmo.formats.load` reads
     trained ones and freezes them (`bilm.requires_grad_()` undoes that).
     """
+
+    _threads: Threads = "auto"
 
     def __init__(
         self,
@@ -264,6 +266,25 @@ class BiLM(nn.Module):
         with torch.inference_mode(False):
             for module in self._packed_modules():
                 module.set_precision(precision)
+
+    @property
+    def threads(self) -> Threads:
+        """How many threads it may use on a CPU, as `set_threads` was told."""
+        return self._threads
+
+    def set_threads(self, threads: Threads) -> None:
+        """Use at most this many threads on a CPU; "auto": as many as torch does. Never more are used than there are
+        CPUs that the process may run on, or than its container's quota of CPU time pays for. Changes no weight, and is
+        not saved with them.
+
+        Raises:
+            ElmoError: it is neither "auto" nor a whole number of at least 1.
+        """
+        check_threads(threads)
+        self._threads = threads
+
+    def _thread_count(self) -> int:
+        return count_threads(self._threads)
 
     def prepare(self) -> None:
         """Make now what speed needs on a CPU, which is otherwise made when needed; processes forked later share it."""

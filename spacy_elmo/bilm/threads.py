@@ -1,11 +1,69 @@
-"""What a forked process has to heed: the threads of torch's pool do not survive a fork, and waiting for them
-would last for ever."""
+"""How many threads a computation uses: a setting in, torch's number of threads changed for one call and put back.
 
+A forked process stays at one thread: the threads of torch's pool do not survive a fork, and waiting for them would
+last for ever.
+"""
+
+import ctypes
+import functools
 import os
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
 
 import torch
+
+from spacy_elmo.bilm.cpus import usable_cpus
+from spacy_elmo.errors import ElmoError
+
+Threads = int | Literal["auto"]
+
+
+def check_threads(threads: object) -> None:
+    """Raise an ElmoError where this is no number of threads."""
+    is_number = isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1
+    if not (is_number or (isinstance(threads, str) and threads == "auto")):
+        raise ElmoError(f'threads is {threads!r}, expected "auto" or a whole number of at least 1')
+
+
+def count_threads(threads: Threads) -> int:
+    """How many threads a computation may use now: the number asked for, or torch's own for "auto"; never more than
+    `usable_cpus`, and 1 in a forked process."""
+    if _is_forked:
+        return 1
+    return min(torch.get_num_threads() if threads == "auto" else threads, usable_cpus())
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch use `n` threads for what this Python thread computes inside, and as many as before afterwards.
+
+    Only the calling thread is affected: each of several that are inside at once has the number that it asked for. Of
+    several calls of one thread, the innermost counts. Once the last of them is over, the thread has the number that
+    the first one found, in whatever order they end. In a forked process the number is always 1.
+
+    Do not keep it open across a `yield`: between two steps of a generator the number is the caller's.
+    """
+    keep_to_one_thread_after_fork()
+    if not _open.numbers:
+        _open.found = torch.get_num_threads()
+    scope = _scope()
+    scope.begin(1 if _is_forked else n)
+    _open.numbers[call := object()] = n
+    try:
+        yield
+    finally:
+        _open.numbers.pop(call, None)
+        number = next(reversed(_open.numbers.values()), _open.found)
+        scope.end(1 if _is_forked else number)
+
+
+def keep_to_one_thread_after_fork() -> None:
+    """Call before any work with torch; does nothing in a process that was not forked."""
+    if _is_forked and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 class ForkSafeLock:
@@ -22,13 +80,101 @@ class ForkSafeLock:
         self._lock.release()
 
 
-def keep_to_one_thread_after_fork() -> None:
-    """Call before any work with torch; does nothing in a process that was not forked."""
-    if _is_forked and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
+class _OpenCalls(threading.local):
+    """The numbers that the calls of `torch_threads` in this thread asked for, the latest last; found: the number before
+    them all."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[object, int] = {}
+        self.found = 1
+
+
+class _Scope(Protocol):
+    """How torch's number of threads is changed at the beginning of a call and at its end."""
+
+    def begin(self, n: int) -> None:
+        """Change it to what the call asked for."""
+
+    def end(self, n: int) -> None:
+        """Change it back."""
+
+
+class _OneThread:
+    """Changes the number of the calling thread, and nothing else.
+
+    `torch.set_num_threads` does more (aten/src/ATen/ParallelOpenMP.cpp). It changes OpenMP's number and MKL's, which
+    each thread has for itself; but it also writes down the number for all threads that have not used torch yet, and
+    each of these takes it for good when it first does. So a thread that begins its work while another is inside a call
+    would be left with that call's number. Here OpenMP and MKL are told directly.
+    """
+
+    def __init__(self) -> None:
+        library = ctypes.PyDLL(torch._C.__file__)  # finds what torch itself is linked to
+        self._set_openmp: Any = library.omp_set_num_threads
+        self._set_openmp.restype = None
+        self._set_mkl: Any = library.MKL_Set_Num_Threads_Local if torch.backends.mkl.is_available() else None
+        found = torch.get_num_threads()
+        self.begin(probe := 2 if found == 1 else 1)
+        works = torch.get_num_threads() == probe
+        self.end(found)
+        if not works:
+            raise OSError("another OpenMP than torch's own")
+
+    def begin(self, n: int) -> None:
+        if torch.get_num_threads() == n:
+            return
+        self._set_openmp(n)
+        if self._set_mkl is not None and self._set_mkl(n) == 0:
+            self._set_mkl(0)  # it had no number of its own, and follows OpenMP's
+
+    end = begin
+
+
+class _WholeProcess:
+    """Changes the number by `torch.set_num_threads`, where there is no other way (Windows).
+
+    Threads that have used torch keep their own numbers. The one for all others is found by the first call in, and put
+    back by the last one out. A thread that first uses torch in between keeps the number that it meets.
+    """
+
+    def __init__(self) -> None:
+        self._lock = ForkSafeLock()
+        self._n_calls = 0
+        self._found = 1
+
+    def begin(self, n: int) -> None:
+        with self._lock:
+            if self._n_calls == 0:
+                self._found = torch.get_num_threads()
+            self._n_calls += 1
+            self._set(n)
+
+    def end(self, n: int) -> None:
+        with self._lock:
+            self._set(n)
+            self._n_calls -= 1
+            if self._n_calls == 0 and n != self._found and not _is_forked:
+                # This thread's own number is another: a thread that ends at once writes down the one for the others.
+                thread = threading.Thread(target=torch.set_num_threads, args=[self._found])
+                thread.start()
+                thread.join()
+
+    def _set(self, n: int) -> None:
+        if torch.get_num_threads() != n:
+            torch.set_num_threads(n)
+
+
+@functools.cache
+def _scope() -> _Scope:
+    try:
+        return _OneThread()
+    except (OSError, AttributeError):  # no such function there
+        return _whole_process
 
 
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
+_whole_process = _WholeProcess()
+_open = _OpenCalls()
 _is_forked = False
 
 

@@ -35,6 +35,7 @@ DEFAULT_MODEL = {
     "max_sequence_length": 1000,
     "device": "auto",
     "precision": "float32",
+    "threads": "auto",
     "get_spans": {"@misc": "spacy-elmo.sentence_spans.v1"},
 }
 

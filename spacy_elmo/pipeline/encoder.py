@@ -12,6 +12,7 @@ from spacy.tokens import Doc
 from thinc.api import Model
 
 from spacy_elmo.bilm.packed import Precision, check_precision
+from spacy_elmo.bilm.threads import check_threads
 from spacy_elmo.bilm.transfer import floats_on_cpu
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.cache import Cache
@@ -29,6 +30,7 @@ def build_bilm(
     max_sequence_length: int = 1000,
     device: str = "auto",
     precision: Precision = "float32",
+    threads: Any = "auto",  # `Threads`; but spaCy's own check would say "'two' is not <class 'int'>"
 ) -> Encoder:
     """Registered as `spacy-elmo.BiLM.v1`: from Docs to all layers, one row a token, `[n_tokens, row_width]` each: the
     token embedding (projection_dim) and behind it each LSTM layer (2 x projection_dim).
@@ -42,6 +44,8 @@ def build_bilm(
     device: "auto" (a GPU where torch sees one), "cpu", "cuda" or "cuda:1".
     precision: of the weights in memory and of the products with them: "float32", or for prediction "float16" (also on
         a GPU) or "int8" (x86 processors).
+    threads: most threads to use on a CPU, or "auto": as many as torch does, where they pay. Never more than the CPUs
+        that the process may run on, or than its container's quota of CPU time pays for.
 
     Raises:
         ElmoError: a setting is out of range, or there are no means for the precision here.
@@ -51,6 +55,7 @@ def build_bilm(
             raise ElmoError(f"elmo: {name} is {value}, expected at least 1")
     device = _parse_device(device)
     check_precision(precision, torch.device(device))
+    check_threads(threads)
     return Model(
         "elmo_bilm",
         _forward,
@@ -61,7 +66,7 @@ def build_bilm(
             "max_batch_tokens": max_batch_tokens,
             "max_sequence_length": max_sequence_length,
         },
-        shims=[BiLMShim(weights, device, precision)],
+        shims=[BiLMShim(weights, device, precision, threads)],
     )
 
 

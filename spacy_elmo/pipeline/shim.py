@@ -18,7 +18,7 @@ from thinc.shims import Shim
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.packed import Precision
-from spacy_elmo.bilm.threads import ForkSafeLock
+from spacy_elmo.bilm.threads import ForkSafeLock, Threads
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import bilm_hdf5
 from spacy_elmo.pipeline.rows import Array
@@ -46,14 +46,16 @@ class BiLMShim(Shim):
     """Holds the biLM of a thinc model: reads it when first needed, serializes it whole, trains it where asked to.
 
     source: where the weights come from until they are loaded; None for random ones.
-    device, precision: as of `build_bilm`.
+    device, precision, threads: as of `build_bilm`.
     is_of_source: whether the weights are from there; has_learned: whether they were changed since they were loaded.
     trainable: whether the weights are trained; lr_scale: times which the training's learning rate holds for them.
     """
 
-    def __init__(self, source: str | None, device: str, precision: Precision = "float32") -> None:
+    def __init__(
+        self, source: str | None, device: str, precision: Precision = "float32", threads: Threads = "auto"
+    ) -> None:
         super().__init__(None)
-        self.source, self.device, self.precision = source, device, precision
+        self.source, self.device, self.precision, self.threads = source, device, precision, threads
         self.lr_scale = 1.0
         self._trainable = self._has_begun = False
         self._unfrozen: int | None = None
@@ -83,6 +85,7 @@ class BiLMShim(Shim):
         with self._lock, torch.inference_mode(False):
             self._model = bilm.to(self.device).eval().requires_grad_(False)
             self._model.set_precision(self.precision)
+            self._model.set_threads(self.threads)
             self._digests.clear()
             self._n_loaded += 1
             self._has_begun, self.identity_before = False, None
@@ -197,7 +200,7 @@ class BiLMShim(Shim):
 
     def copy(self) -> "BiLMShim":
         """A copy with a number of its own, so that an optimizer keeps both apart."""
-        copied = BiLMShim(self.source, self.device, self.precision)
+        copied = BiLMShim(self.source, self.device, self.precision, self.threads)
         copied._trainable, copied._unfrozen, copied.lr_scale = self._trainable, self._unfrozen, self.lr_scale
         if self._model is not None:
             copied.set(copy.deepcopy(self._model))

@@ -1,13 +1,255 @@
-"""What a forked process finds."""
+"""How many threads a biLM uses, torch's number of threads in a call and after it, and what a forked process finds."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 import threading
 
 import pytest
+import torch
 
+from spacy_elmo.bilm import BiLM, threads
 from spacy_elmo.bilm.threads import ForkSafeLock
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.formats import digest, load
+
+
+@pytest.fixture
+def bilm(data) -> BiLM:
+    return load(data / "tiny_2l_skip")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, True, 2.0, "2", "all", "", None, [1]])
+def test_a_wrong_number_of_threads_is_one_clear_error(wrong, bilm):
+    with pytest.raises(ElmoError, match=r'^threads is .*, expected "auto" or a whole number of at least 1$'):
+        bilm.set_threads(wrong)
+    assert bilm.threads == "auto"
+
+
+def test_a_number_of_threads_survives_copies_and_is_no_part_of_the_weights(bilm):
+    state, before = bilm.state_dict(), digest(bilm)
+    bilm.set_threads(3)
+    assert copy.deepcopy(bilm).threads == pickle.loads(pickle.dumps(bilm)).threads == 3
+    assert list(bilm.state_dict()) == list(state)
+    assert digest(bilm) == before
+    assert "threads" not in bilm.options.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("setting", "of_torch", "usable", "expected"),
+    [("auto", 4, 8, 4), ("auto", 8, 2, 2), (3, 1, 8, 3), (3, 8, 8, 3), (3, 8, 2, 2), (1, 8, 8, 1)],
+)
+def test_threads_are_as_many_as_asked_for_and_no_more_than_the_process_may_use(
+    setting, of_torch, usable, expected, bilm, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: of_torch)
+    monkeypatch.setattr(threads, "usable_cpus", lambda: usable)
+    bilm.set_threads(setting)
+    assert bilm._thread_count() == expected
+
+
+# torch's own number is tested in a process of its own, where nobody has set it: OMP_NUM_THREADS is 1 here
+
+SCOPES = """
+import sys, threading
+import torch
+from spacy_elmo.bilm import threads
+from spacy_elmo.bilm.threads import torch_threads
+
+if sys.argv[1] == "whole process":
+    threads._scope = lambda: threads._whole_process
+
+def numbers():  # torch's, OpenMP's and MKL's
+    lines = torch.__config__.parallel_info().splitlines()
+    found = [int(line.split(":")[-1]) for line in lines if "get_num_threads() :" in line or "_max_threads() :" in line]
+    assert len(set(found)) == 1, lines
+    return found[0]
+
+def in_thread(function, *args):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function(*args)))
+    thread.start()
+    thread.join(30)
+    return found[0]
+"""
+
+NESTED = """
+for before in (2, 3):
+    with torch_threads(before):
+        pass
+    torch.set_num_threads(before)
+    with torch_threads(5):
+        assert numbers() == 5
+        with torch_threads(1), torch_threads(1):
+            assert numbers() == 1
+        assert numbers() == 5
+        with torch_threads(5):
+            pass
+        assert numbers() == 5
+        try:
+            with torch_threads(1):
+                raise KeyError
+        except KeyError:
+            assert numbers() == 5
+    assert numbers() == before
+    one, other = torch_threads(1), torch_threads(4)
+    one.__enter__(), other.__enter__()
+    assert numbers() == 4
+    one.__exit__(None, None, None)
+    assert numbers() == 4
+    other.__exit__(None, None, None)
+    assert numbers() == in_thread(numbers) == before
+"""
+
+OVERLAPPING = """
+class Call(threading.Thread):
+    def __init__(self, n, own):  # own: the thread's number outside the call; None: that of a new thread
+        super().__init__()
+        self.n, self.own, self.inside, self.after = n, own, [], None
+        self.is_in, self.may_end = threading.Event(), threading.Event()
+        self.start()
+        self.is_in.wait(30)
+
+    def run(self):
+        if self.own:
+            torch.set_num_threads(self.own)
+        self.own = numbers()
+        with torch_threads(self.n):
+            self.inside.append(numbers())
+            self.is_in.set()
+            self.may_end.wait(30)
+            self.inside.append(numbers())
+        self.after = numbers()
+
+    def end(self):
+        self.may_end.set()
+        self.join(30)
+        assert self.inside == [self.n, self.n], self.inside
+        assert self.after == self.own, (self.after, self.own)
+
+for own in (None, 6):
+    for first_out in (0, 1):
+        torch.set_num_threads(3)
+        assert numbers() == 3
+        calls = [Call(1, None), Call(2, own)]
+        assert numbers() == 3  # of a thread that has no call open
+        assert sys.argv[1] == "whole process" or calls[1].own == (own or 3)
+        if own:
+            torch.set_num_threads(3)  # for threads to come
+        calls[first_out].end()
+        calls[1 - first_out].end()
+        assert numbers() == in_thread(numbers) == 3
+"""
+
+# A thread that first uses torch while another is inside a call, which torch.set_num_threads would leave at that number
+NEWCOMER = """
+torch.set_num_threads(3)
+with torch_threads(1):
+    found, is_over, thread = [], threading.Event(), threading.Thread(
+        target=lambda: (found.append(numbers()), is_over.wait(30), found.append(numbers())))
+    thread.start()
+    while not found:
+        pass
+is_over.set()
+thread.join(30)
+assert found == [3, 3], found
+"""
+
+MANY = """
+import random
+sys.setswitchinterval(1e-5)
+torch.set_num_threads(3)
+errors = []
+def work(seed):
+    draw = random.Random(seed)
+    try:
+        for _ in range(300):
+            with torch_threads(n := draw.randint(1, 4)):
+                assert torch.get_num_threads() == n
+                with torch_threads(m := draw.randint(1, 4)):
+                    assert torch.get_num_threads() == m
+            assert sys.argv[1] != "one thread" or torch.get_num_threads() == 3
+    except BaseException as error:
+        errors.append(repr(error))
+workers = [threading.Thread(target=work, args=[seed]) for seed in range(6)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join(60)
+assert not errors, errors
+assert numbers() == in_thread(numbers) == 3
+"""
+
+# The number of threads that a team really has, in a second Python thread
+TEAM = """
+from pathlib import Path
+
+def team(n):
+    def running():
+        return {path.name for path in Path("/proc/self/task").iterdir()}
+    with torch_threads(n):
+        before = running()
+        torch.ones(2**20).mul_(2.0)
+        a = torch.ones(512, 512)
+        a @ a
+        return len(running() - before)
+
+if Path("/proc/self/task").exists():
+    torch.set_num_threads(2)
+    assert in_thread(team, 1) == 0
+    assert in_thread(team, 4) == 3
+    torch.set_num_threads(4)
+    assert in_thread(team, 1) == 0
+"""
+
+FORKED_INSIDE = """
+import os, signal
+torch.set_num_threads(2)
+torch.ones(2**18).mul_(2.0)
+with torch_threads(3):
+    torch.ones(2**18).mul_(2.0)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        with torch_threads(2):
+            torch.ones(2**18).mul_(2.0)  # would wait for threads that there are no more
+            assert torch.get_num_threads() == 1
+if child == 0:
+    torch.ones(2**18).mul_(2.0)
+    assert threads.count_threads(2) == threads.count_threads("auto") == 1
+    os._exit(torch.get_num_threads() != 1)
+assert torch.get_num_threads() == 2
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+UNTOUCHED = """
+before = numbers()
+assert threads.count_threads("auto") <= before
+assert numbers() == before
+with torch_threads(before):
+    assert numbers() == before
+assert numbers() == in_thread(numbers) == before
+"""
+
+
+@pytest.mark.parametrize("scope", ["one thread", "whole process"])
+def test_torch_has_the_number_inside_a_call_and_its_own_afterwards(scope, tmp_path):
+    if scope == "one thread" and not isinstance(threads._scope(), threads._OneThread):
+        pytest.skip("torch's number can be changed for all threads only")
+    parts = [SCOPES, UNTOUCHED, NESTED, OVERLAPPING, MANY, TEAM, *([NEWCOMER] if scope == "one thread" else [])]
+    if hasattr(os, "fork"):
+        parts.append(FORKED_INSIDE)
+    script = tmp_path / "script.py"  # so that a traceback shows the lines
+    script.write_text("".join(parts), encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    subprocess.run([sys.executable, script, scope], env=environment, check=True, timeout=120)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="known of torch's builds for Linux only")
+def test_on_linux_a_call_changes_the_number_of_its_own_thread_only():
+    assert isinstance(threads._scope(), threads._OneThread)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
