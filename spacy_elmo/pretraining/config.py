@@ -88,7 +88,9 @@ class TrainingConfig:
     reset_probability: float = setting(0.1, "and how often; without it the model is good for carried state only")
     seed: int = setting(0, "of everything that is random")
     device: str = setting("auto", '"cpu", "cuda", "cuda:1"')
-    precision: Literal["float32", "bfloat16", "float16"] = setting("float32", "of matrix products while training")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "float32", 'of matrix products while training; "auto": the one that the hardware is fastest in'
+    )
 
 
 @dataclass(frozen=True)
