@@ -188,7 +188,7 @@ class Config:
             "original": ModelConfig(4096, 512, filters=_FILTERS, n_highway=2),
         }
         samples = {"xs": 1024, "sm": 4096, "md": 8192, "original": 8192}
-        return cls(models[size], training=TrainingConfig(n_negative_samples_batch=samples[size]))
+        return cls(models[size], training=TrainingConfig(n_negative_samples_batch=samples[size], precision="auto"))
 
     def text(self) -> str:
         """Content of a config file: every setting, each with a comment."""
