@@ -272,7 +272,7 @@ def measure(size: str, directory: Path, args: argparse.Namespace) -> tuple[Runs,
     config, vocabulary, device = make_config(size, args), make_vocabulary(WORDS[size]), args.device
     batches = make_batches(config, vocabulary, directory / "corpus")
     model = make_model(config, len(vocabulary), device)
-    ours = OurStep(model, batches, config, Group(device), directory, show_progress=False)
+    ours = OurStep(model, batches, config, args.precision, Group(device), directory, show_progress=False)
     plain = None
     if device.type == "cpu" or size != "original":
         plain = PlainStep(model, batches, config)

@@ -88,7 +88,9 @@ class TrainingConfig:
     reset_probability: float = setting(0.1, "and how often; without it the model is good for carried state only")
     seed: int = setting(0, "of everything that is random")
     device: str = setting("auto", '"cpu", "cuda", "cuda:1"')
-    precision: Literal["float32", "bfloat16", "float16"] = setting("float32", "of matrix products while training")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "float32", 'of matrix products while training; "auto": the one that the hardware is fastest in'
+    )
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Config:
             "original": ModelConfig(4096, 512, filters=_FILTERS, n_highway=2),
         }
         samples = {"xs": 1024, "sm": 4096, "md": 8192, "original": 8192}
-        return cls(models[size], training=TrainingConfig(n_negative_samples_batch=samples[size]))
+        return cls(models[size], training=TrainingConfig(n_negative_samples_batch=samples[size], precision="auto"))
 
     def text(self) -> str:
         """Content of a config file: every setting, each with a comment."""

@@ -26,6 +26,7 @@ from spacy_elmo.pretraining.corpus import Corpus, encode
 from spacy_elmo.pretraining.distributed import Group, is_elastic, join_group
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
+from spacy_elmo.pretraining.precision import Precision, explain_emulation, fastest_precision
 from spacy_elmo.pretraining.text import PathLike, find_files, read_sentences
 from spacy_elmo.pretraining.trainer import METRICS, StoppedError, Trainer, append_line, cut_log
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
@@ -88,6 +89,7 @@ def pretrain(
     with join_group(config.training.device) as group:
         run = _Run(Path(out), config, group, show_progress)
         run.look_around(CorpusFiles.find(corpus, config), resume, init_from is not None)
+        run.choose_precision()
         run.prepare(init_from)
         run.train()
 
@@ -138,6 +140,22 @@ class _Run:
 
     def _write_config(self) -> None:
         write_text(self.out / CONFIG, self.config.text())
+
+    def choose_precision(self) -> None:
+        """Take the precision that the config names; for "auto" that of the checkpoint, or else the fastest here.
+
+        So a run goes on with the numbers it would have had, also on a machine that is faster in another precision.
+        """
+        asked = self.config.training.precision
+        saved: Precision | None = self.saved.get("precision") if self.saved else None  # older checkpoints have none
+        automatic = saved or fastest_precision(self.group)
+        self.precision = automatic if asked == "auto" else asked
+        source = ", as in the checkpoint" if asked == "auto" and saved else ""
+        if asked == "auto" and self.show_progress and self.group.is_main:
+            print(f'ℹ [training] precision = "auto": {self.precision}{source}', file=sys.stderr)
+        if reason := explain_emulation(self.precision, self.group):
+            advice = 'set it to "float32"' if automatic == self.precision else 'set it to "auto" or "float32"'
+            self._say(f'[training] precision is "{self.precision}"{source}, but {reason}; {advice}')
 
     def prepare(self, init_from: PathLike | None) -> None:
         """Encode the corpus and make the model."""
@@ -213,7 +231,9 @@ class _Run:
         batches = Batches(
             self.corpus, rows, training.unroll_steps, resets, self.config.corpus.shuffle, training.seed, own
         )
-        self.trainer = Trainer(self.model, batches, self.config, group, self.out, self.show_progress, self.origin)
+        self.trainer = Trainer(
+            self.model, batches, self.config, self.precision, group, self.out, self.show_progress, self.origin
+        )
         if self.saved:
             note = self.trainer.restore(self.saved)
             if note:
@@ -299,7 +319,7 @@ class _Run:
             "description": "A biLM trained with spacy-elmo.",
             "training_text": f"{self.corpus.n_tokens:,} tokens in {', '.join(path.name for path in self.files.train)}",
             "training": f"spacy-elmo {spacy_elmo.__version__}, {trainer.step:,} of {trainer.n_steps:,} steps, "
-            f"{progress['epoch']} epochs; settings in {CONFIG}",
+            f"{progress['epoch']} epochs in {trainer.precision}; settings in {CONFIG}",
             "tokens_seen": progress["tokens"],
         }
         card.update(trainer.origin or {})

@@ -22,6 +22,7 @@ from spacy_elmo.pretraining.config import Config
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.optimizer import learning_rate, make_optimizer
+from spacy_elmo.pretraining.precision import Precision
 from spacy_elmo.pretraining.process import StopRequest, stop_on_signals
 from spacy_elmo.pretraining.progress import progress_bar
 
@@ -40,6 +41,7 @@ class StoppedError(PretrainingError):
 class Trainer:
     """One process' part of a pretraining run; `run` starts it, or goes on with it after `restore`.
 
+    precision: of the products, where the config leaves it to the hardware; kept in the checkpoint.
     out: directory of the run, for its log and checkpoints.
     origin: what the model card is to say of the model that the weights come from, if any; kept in the checkpoint.
     """
@@ -49,15 +51,16 @@ class Trainer:
         model: LanguageModel,
         batches: Batches,
         config: Config,
+        precision: Precision,
         group: Group,
         out: Path,
         show_progress: bool,
         origin: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.batches, self.config, self.group, self.out = model, batches, config, group, out
-        self.show_progress, self.origin = show_progress, origin
+        self.precision, self.show_progress, self.origin = precision, show_progress, origin
         self.optimizer = make_optimizer(model.parameters(), config.optimizer)
-        self.scaler = torch.amp.GradScaler(group.device.type, enabled=config.training.precision == "float16")
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=precision == "float16")
         self.step = 0
         self.states: list[State] | None = None
         self._since_log = torch.zeros(2, dtype=torch.float64, device=group.device)  # sum of losses, and of steps
@@ -138,7 +141,7 @@ class Trainer:
         """Take one step of the optimizer; return its loss, and 1 for the step."""
         training, device = self.config.training, self.group.device
         seed = int(self._random(_DROPOUT, self.group.rank).integers(2**62))
-        dtype = getattr(torch, training.precision)
+        dtype = getattr(torch, self.precision)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             table = self.batches.corpus.characters
             loss, self.states = network(batch, table, self.states, self._candidates(), seed)
@@ -257,6 +260,7 @@ class Trainer:
                 "n_positions": self.batches.corpus.n_positions,
                 "origin": self.origin,
                 "optimizer_name": self.config.optimizer.name,
+                "precision": self.precision,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),

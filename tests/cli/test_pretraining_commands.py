@@ -70,6 +70,7 @@ def test_a_written_config_reads_the_same_by_thinc_and_by_configparser(config):
     plain = {name: {key: json.loads(value) for key, value in parser[name].items()} for name in parser.sections()}
     assert Config().from_disk(config) == plain
     assert plain["model"]["dim"] == 256
+    assert plain["training"]["precision"] == "auto"
 
 
 def test_a_trained_model_works_in_a_pipeline_at_once(model):

@@ -115,6 +115,18 @@ def test_settings_not_named_have_their_defaults(read):
     assert read("[training]\nbatch_size = 7\n") == Config(training=TrainingConfig(batch_size=7))
 
 
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
+def test_precision_is_one_that_is_named_or_chosen_by_the_hardware(read, precision):
+    assert read(f'[training]\nprecision = "{precision}"\n').training.precision == precision
+    assert read("", "--training.precision", precision).training.precision == precision
+
+
+@pytest.mark.parametrize("size", ["xs", "sm", "md", "original"])
+def test_written_config_leaves_the_precision_to_the_hardware_and_one_that_names_none_is_float32(read, size):
+    assert read(Config.of_size(size).text()).training.precision == "auto"
+    assert read("").training.precision == "float32"
+
+
 def test_overrides_win_over_the_file(read):
     config = read(
         "[training]\nbatch_size = 7\nseed = 3\n",
@@ -164,6 +176,7 @@ def test_wrong_override_is_named(read, arguments, words):
         ("[training]\nbatch_size =\n", "batch_size is , which is not JSON"),
         ("[training]\nreset = batch\n", 'reset is batch, which is not JSON .*"so"'),
         ('[training]\nreset = "never"\n', 'reset is "never", expected "batch" or "sentence"'),
+        ('[training]\nprecision = "int8"\n', 'precision is "int8", expected "auto" or "float32" or "bfloat16" or'),
         ("[training]\nreset = [1]\n", "reset is .*expected"),
         ("[training]\nreset_probability = 1.5\n", "reset_probability is 1.5"),
         ("[training]\nreset_probability = -0.5\n", "reset_probability is -0.5"),
