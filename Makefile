@@ -34,7 +34,7 @@ clean:
 	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache spacy_elmo/bilm/*.so
 
 # torch comes first and alone: left to the resolver, it may take a build of several gigabytes.
-$(VENV)/.installed: pyproject.toml setup.py spacy_elmo/bilm/_compiled.c
+$(VENV)/.installed: pyproject.toml setup.py spacy_elmo/bilm/_kernels.c spacy_elmo/bilm/_kernels_level.h
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install "$(TORCH)"
 	$(PIP) install --editable .

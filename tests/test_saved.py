@@ -64,8 +64,8 @@ def unpacked(saved, tmp_path_factory):
     return path
 
 
-def assert_close(now, then):
-    np.testing.assert_allclose(now, then, rtol=0, atol=1e-5)
+def assert_close(now, then, tolerance=1e-5):
+    np.testing.assert_allclose(now, then, rtol=0, atol=tolerance)
 
 
 def shapes_of(module):
@@ -199,8 +199,8 @@ def assert_same(given, expected):
     for key in expected.files:
         if key == "ents":
             assert given[key].tolist() == expected[key].tolist()
-        else:
-            assert_close(given[key], expected[key])
+        else:  # a task's own network may enlarge the rounding of the vectors that it reads
+            assert_close(given[key], expected[key], 1e-4 if "/" in key else 1e-5)
 
 
 @pytest.mark.parametrize("read", [from_disk, from_bytes])

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.options import CharCNNOptions
-from spacy_elmo.bilm.packed import PackedModule, Product
+from spacy_elmo.bilm.packed import PackedModule
 from spacy_elmo.bilm.parameters import empty_parameter
+from spacy_elmo.bilm.products import Product
 from spacy_elmo.bilm.transfer import to_device
 from spacy_elmo.errors import ElmoError
 

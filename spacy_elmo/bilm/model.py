@@ -18,7 +18,8 @@ from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
 from spacy_elmo.bilm.memory import return_freed_memory
 from spacy_elmo.bilm.options import BiLMOptions
-from spacy_elmo.bilm.packed import PackedModule, Precision, check_precision, version_of
+from spacy_elmo.bilm.packed import PackedModule, version_of
+from spacy_elmo.bilm.products import Precision, check_precision
 from spacy_elmo.bilm.threads import Threads, check_threads, count_threads, keep_to_one_thread_after_fork
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.bilm.transfer import floats_on_cpu, to_device

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spacy_elmo.bilm.packed import PackedModule, Product
+from spacy_elmo.bilm.packed import PackedModule
 from spacy_elmo.bilm.parameters import empty_parameter
+from spacy_elmo.bilm.products import Product
 
 # Logits at once: in cache on a CPU, since all of a batch would fill gigabytes; but so many targets at least, or each
 # few of them would read the rows of a large vocabulary from memory again.

@@ -11,7 +11,7 @@ import torch
 from spacy.tokens import Doc
 from thinc.api import Model
 
-from spacy_elmo.bilm.packed import Precision, check_precision
+from spacy_elmo.bilm.products import Precision, check_precision
 from spacy_elmo.bilm.threads import check_threads
 from spacy_elmo.bilm.transfer import floats_on_cpu
 from spacy_elmo.errors import ElmoError

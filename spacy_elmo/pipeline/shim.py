@@ -17,7 +17,7 @@ from thinc.shims import Shim
 
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.bilm.packed import Precision
+from spacy_elmo.bilm.products import Precision
 from spacy_elmo.bilm.threads import ForkSafeLock, Threads
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import bilm_hdf5

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spacy_elmo.bilm.engines.engine import Call, Engine, Layer, reasons_against_a_copy
+from spacy_elmo.bilm.gates import with_forget_bias
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.bilm.time_steps import State, TimeStep
 from spacy_elmo.bilm.transfer import to_device
@@ -26,6 +28,41 @@ _MAX_STEPS = 16
 
 
 _capturing = ForkSafeLock()  # a process can do one at a time
+
+
+class CudaGraphs(Engine):
+    """Frozen weights on a GPU; each layer keeps its graphs."""
+
+    name = "cuda_graphs"
+
+    def reasons_against(self, layer: Layer, call: Call) -> list[str]:
+        """As `Engine`."""
+        if not call.x.is_cuda:
+            return [f"it is for a GPU, and the weights are on {call.x.device}"]
+        reasons = [] if layer.is_frozen else reasons_against_a_copy(layer)
+        if torch.is_grad_enabled():
+            reasons.append("it makes no gradients, and these are on (torch.inference_mode() turns them off)")
+        if call.starts is not None:
+            reasons.append("rows start afresh inside the sequences")
+        if call.rows > (most := max_rows(layer.dim, layer.weight.dtype)):
+            reasons.append(f"with {call.rows} rows a time step, more than {most}, a launch of each kernel costs nothing")
+        if layer.weight.dtype == torch.float64:
+            reasons.append("float64 is for a call or two")
+        if torch.cuda.is_current_stream_capturing():
+            reasons.append("another CUDA graph is being captured")
+        return reasons
+
+    def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
+        """As `Engine`."""
+
+        def make() -> GraphedSteps:
+            bias = with_forget_bias(layer.bias).to(layer.weight.dtype)
+            clips = layer.cell_clip, layer.proj_clip
+            return GraphedSteps(layer.weight, bias, layer.projection, layer.n_in, *clips)
+
+        graphed = layer.keep(self.name, make)
+        assert graphed is not None  # or there was a reason against it
+        return graphed(call.x, call.state, call.steps())
 
 
 @dataclass(frozen=True)
@@ -93,7 +130,7 @@ class GraphedSteps:
             self._is_taken = weight.new_zeros(self._block_rows, dtype=torch.bool)
 
     def __call__(self, x: Tensor, state: State, steps: Sequence[TimeStep]) -> tuple[Tensor, State]:
-        """Arguments and results as of `BidirectionalLSTMLayer.forward`; at most `max_rows` rows, none of which starts
+        """Arguments and results as of `Engine.run`; at most `max_rows` rows, none of which starts
         afresh."""
         given, rows = x.dtype, steps[0].rows
         blocks = list(self._plan(steps))
@@ -155,10 +192,10 @@ class GraphedSteps:
         outputs = []
         for one, is_now in zip(inputs.unbind(1), is_taken, strict=True):
             gates = torch.baddbmm(one, hidden, self._weight)
-            enter, forget, leave, candidate = gates.chunk(4, dim=-1)
+            input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=-1)
             gates[..., : 3 * self._dim].sigmoid_()
-            new = torch.mul(cell, forget).addcmul_(enter, candidate.tanh_()).clamp_(-cell_limit, cell_limit)
-            output = torch.tanh(new).mul_(leave)
+            new = torch.mul(cell, forget_gate).addcmul_(input_gate, candidate.tanh_()).clamp_(-cell_limit, cell_limit)
+            output = torch.tanh(new).mul_(output_gate)
             if self._projection is not None:
                 output = torch.bmm(output, self._projection).clamp_(-limit, limit)
             outputs.append(output)

@@ -1,0 +1,497 @@
+/* The recurrence of an LSTM layer in float32, both directions, all time steps in one call (`run`); and by itself what
+ * lies between the products of a step (`update_gates`).
+ *
+ * Sequences are independent of each other, and so are the directions. So a thread takes some rows of one direction
+ * through all of their steps, and waits for nobody. A step is one pass over the weights: they lie in tiles of 64 columns,
+ * the four gates of 16 cells, each tile row after row, so that they are read from front to back, and a tile's sums become
+ * cells while they are at hand.
+ *
+ * There is a version for each instruction set (_kernels_level.h); `choose` takes one of those that the processor has.
+ * Optional: without this file the same numbers come from torch's operators.
+ */
+
+#if defined(__linux__)
+#define _GNU_SOURCE
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#if defined(__FAST_MATH__)
+#error "the exponential function needs additions in the order in which they stand"
+#endif
+
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define NO_ALIASES _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define UNROLL _Pragma("GCC unroll 16")
+#define NO_ALIASES _Pragma("GCC ivdep")
+#else
+#error "made for GCC and Clang"
+#endif
+
+#define STRIP 16          /* cells, or columns, that lie together */
+#define STRIPS_OF_TILE 4  /* one for each gate */
+#define TILE (STRIP * STRIPS_OF_TILE)
+#define MAX_ROWS 6        /* of a product: with more, the sums would not fit into registers */
+#define BLOCK 1024        /* rows of a projection that are read for all rows of a step in turn: what a cache holds */
+#define TALL 48           /* rows of a step from which on it reads its inputs itself; below, those of several steps are
+                           * read together, since reading the weights would take longer than the product */
+#define BLOCK_TOKENS 128  /* of such steps */
+#define SHARED 8192       /* cells that threads share: 20 microseconds' work for one, many times what calling them takes */
+#define ROWS_OF_TASK 24   /* that a thread gets at least, where there are more threads than directions */
+
+/* Of 2. Read when it runs: GCC makes one instruction of a comparison with a variable, and five of one with a constant. */
+static volatile const float largest_exponent = 60.0f;
+
+typedef struct {
+    Py_ssize_t n_in, width, dim;                            /* width: of the hidden state */
+    Py_ssize_t n_tiles, n_strips, padded_dim, padded_width; /* tiles: of gates; strips: of the projection */
+    float cell_clip, proj_clip;
+} Layer;
+
+typedef struct {
+    const float *input_weight;  /* [n_tiles, 4, n_in, STRIP]: input, forget, output gate and candidate of 16 cells each */
+    const float *hidden_weight; /* [n_tiles, 4, width, STRIP] */
+    const float *bias;          /* [n_tiles, TILE] */
+    const float *projection;    /* [n_strips, dim, STRIP], or none, where width is dim */
+    const float *x;             /* [n_tokens, n_in], time step by time step */
+    float *hidden;              /* [n_rows, width], brought up to date */
+    float *cell;                /* [n_rows, dim], brought up to date */
+    float *outputs;             /* [n_tokens, width], filled in */
+} Direction;
+
+/* What a task works in. */
+typedef struct {
+    float *memory, *hidden_data, *squashed_data;
+    float *cell;      /* [rows, padded_dim] */
+    float *projected; /* [rows, padded_width] */
+    float *sums;      /* [n_tiles, tokens of a block, TILE] */
+    const float **hidden, **x; /* where each row, and each token of a block, stands */
+} Work;
+
+/* Rows that are multiplied at once: as many in each product as can be, or one less. */
+static inline Py_ssize_t rows_of_block(Py_ssize_t row, Py_ssize_t rows)
+{
+    Py_ssize_t left = rows - row, blocks = (left + MAX_ROWS - 1) / MAX_ROWS;
+    return (left + blocks - 1) / blocks;
+}
+
+#define JOIN(name, level) name##_##level
+
+#if defined(__x86_64__)
+#define LEVEL(name) JOIN(name, avx512)
+#define TARGET __attribute__((target("avx512f,avx2,fma")))
+#define LANES 16
+#define STRIPS(rows) 4
+#include "_kernels_level.h"
+
+#define LEVEL(name) JOIN(name, avx2)
+#define TARGET __attribute__((target("avx2,fma")))
+#define LANES 8
+#define STRIPS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
+#include "_kernels_level.h"
+#endif
+
+#if defined(__aarch64__)
+#define GENERIC "neon" /* which every such processor has */
+#define STRIPS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
+#else
+#define GENERIC "generic"
+#define STRIPS(rows) 1
+#endif
+#define LEVEL(name) JOIN(name, generic)
+#define TARGET
+#define LANES 4
+#include "_kernels_level.h"
+
+typedef struct {
+    const char *name;
+    void (*read_inputs)(const Layer *, const Direction *, Py_ssize_t, const float *const *, float *);
+    void (*update_cells)(const Layer *, const Direction *, Work *, Py_ssize_t, const float *const *, const float *,
+                         Py_ssize_t);
+    void (*project)(const Layer *, const Direction *, Work *, Py_ssize_t);
+    void (*update_row)(Py_ssize_t, const float *, const float *, float, float *, float *);
+} Level;
+
+#define VERSION(name, level) {name, read_inputs_##level, update_cells_##level, project_##level, update_row_##level}
+
+static const Level levels[] = { /* the best first */
+#if defined(__x86_64__)
+    VERSION("avx512", avx512),
+    VERSION("avx2", avx2),
+#endif
+    VERSION(GENERIC, generic),
+};
+#define N_LEVELS ((int)(sizeof levels / sizeof levels[0]))
+
+static const Level *level;
+
+static int is_there(int number)
+{
+#if defined(__x86_64__)
+    int has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return number == 0 ? has_avx2 && __builtin_cpu_supports("avx512f") : number == 1 ? has_avx2 : 1;
+#else
+    return 1;
+#endif
+}
+
+/* The threads in which torch computes: those of the OpenMP that it has loaded, where that has GNU's entry point. They
+ * have just worked on the products before and are awake, so others would only stand in their way. All of them are
+ * called, also where there is work for fewer: GNU's ends those that a smaller team leaves out, and makes new ones for the
+ * next. */
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
+typedef int (*ThreadNumber)(void);
+static Parallel parallel;
+static ThreadNumber thread_number;
+
+static void find_threads(void)
+{
+    void *library = RTLD_DEFAULT;
+    if (dlsym(library, "GOMP_parallel") == NULL) { /* torch for ARM has it loaded where others do not see it */
+        void *loaded = dlopen("libgomp.so.1", RTLD_LAZY | RTLD_NOLOAD);
+        library = loaded != NULL ? loaded : RTLD_DEFAULT;
+    }
+    parallel = (Parallel)dlsym(library, "GOMP_parallel");
+    thread_number = (ThreadNumber)dlsym(library, "omp_get_thread_num");
+}
+
+static int has_threads(void) { return parallel && thread_number; }
+
+/* Tasks that threads take one after the other. */
+typedef struct {
+    void (*carry_out)(void *, Py_ssize_t);
+    void *data;
+    Py_ssize_t n_tasks, next;
+    int n_threads;
+} Tasks;
+
+static void take_tasks(void *given)
+{
+    Tasks *tasks = given;
+    if (tasks->n_threads > 1 && thread_number() >= tasks->n_threads)
+        return;
+    Py_ssize_t number;
+    while ((number = __atomic_fetch_add(&tasks->next, 1, __ATOMIC_RELAXED)) < tasks->n_tasks)
+        tasks->carry_out(tasks->data, number);
+}
+
+static void carry_out_all(Tasks *tasks)
+{
+    if (!has_threads() || tasks->n_tasks == 1)
+        tasks->n_threads = 1;
+    if (tasks->n_threads > 1)
+        parallel(take_tasks, tasks, 0, 0);
+    else
+        take_tasks(tasks);
+}
+
+/* update_gates */
+
+typedef struct {
+    Py_ssize_t n_rows, dim, n_shares;
+    float cell_clip;
+    const float *gates;  /* [n_rows, 4 * dim] */
+    const float *inputs; /* [n_rows, 4 * dim], with the biases */
+    float *cell;         /* [n_rows, dim], brought up to date */
+    float *outputs;      /* [n_rows, dim], filled in */
+} Rows;
+
+static void update_share(void *rows, Py_ssize_t share)
+{
+    const Rows *all = rows;
+    Py_ssize_t dim = all->dim, end = all->n_rows * (share + 1) / all->n_shares;
+    for (Py_ssize_t row = all->n_rows * share / all->n_shares; row < end; row++)
+        level->update_row(dim, all->gates + row * 4 * dim, all->inputs + row * 4 * dim, all->cell_clip,
+                          all->cell + row * dim, all->outputs + row * dim);
+}
+
+static PyObject *update_gates(PyObject *self, PyObject *arguments)
+{
+    int n_threads;
+    Py_ssize_t addresses[4];
+    Rows all;
+    if (!PyArg_ParseTuple(arguments, "innfnnnn", &n_threads, &all.n_rows, &all.dim, &all.cell_clip, &addresses[0],
+                          &addresses[1], &addresses[2], &addresses[3]))
+        return NULL;
+    all.gates = (const float *)addresses[0];
+    all.inputs = (const float *)addresses[1];
+    all.cell = (float *)addresses[2];
+    all.outputs = (float *)addresses[3];
+    all.n_shares = all.n_rows * all.dim >= SHARED ? n_threads : 1;
+
+    Py_BEGIN_ALLOW_THREADS
+    Tasks tasks = {update_share, &all, all.n_shares, 0, n_threads};
+    carry_out_all(&tasks);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* run */
+
+typedef struct {
+    Layer layer;
+    Direction directions[2];
+    Py_ssize_t n_steps, n_rows, n_parts; /* parts: of the rows, for each direction */
+    const int64_t *batch_sizes;          /* rows of each step, falling */
+    const uint8_t *starts;               /* for each token whether its row forgets its state before it; or none */
+    int is_out_of_memory;
+} Run;
+
+static int make_work(Work *work, const Layer *layer, Py_ssize_t rows)
+{
+    Py_ssize_t tokens = rows > BLOCK_TOKENS ? rows : BLOCK_TOKENS;
+    Py_ssize_t cells = rows * layer->padded_dim, hidden = rows * layer->padded_width;
+    Py_ssize_t sums = layer->n_tiles * BLOCK_TOKENS * TILE;
+    void *memory = NULL;
+    size_t pointers = (size_t)(rows + tokens) * sizeof(float *);
+    if (posix_memalign(&memory, 64, (size_t)(2 * cells + 2 * hidden + sums) * sizeof(float) + pointers) != 0)
+        return 0;
+    work->memory = memory;
+    work->cell = work->memory;
+    work->squashed_data = work->cell + cells;
+    work->hidden_data = work->squashed_data + cells;
+    work->projected = work->hidden_data + hidden;
+    work->sums = work->projected + hidden;
+    work->hidden = (const float **)(work->sums + sums);
+    work->x = work->hidden + rows;
+    memset(work->memory, 0, (size_t)(2 * cells + hidden) * sizeof(float));
+    for (Py_ssize_t row = 0; row < rows; row++)
+        work->hidden[row] = work->hidden_data + row * layer->padded_width;
+    return 1;
+}
+
+static inline Py_ssize_t least(Py_ssize_t one, Py_ssize_t other) { return one < other ? one : other; }
+
+static inline float clip(float x, float limit)
+{
+    x = x > limit ? limit : x;
+    return x < -limit ? -limit : x;
+}
+
+/* The rows that start afresh at a step forget their states. */
+static void forget(const Run *run, Work *work, Py_ssize_t token, Py_ssize_t rows)
+{
+    const Layer *layer = &run->layer;
+    for (Py_ssize_t row = 0; run->starts != NULL && row < rows; row++)
+        if (run->starts[token + row]) {
+            memset(work->hidden_data + row * layer->padded_width, 0, (size_t)layer->width * sizeof(float));
+            memset(work->cell + row * layer->padded_dim, 0, (size_t)layer->dim * sizeof(float));
+        }
+}
+
+/* The hidden states of a step, from what its cells let out, into the outputs of its tokens. */
+static void finish_step(const Layer *layer, const Direction *one, Work *work, Py_ssize_t rows, float *outputs)
+{
+    const float *found = work->squashed_data;
+    Py_ssize_t stride = layer->padded_dim;
+    if (one->projection != NULL) {
+        level->project(layer, one, work, rows);
+        found = work->projected;
+        stride = layer->padded_width;
+    }
+    for (Py_ssize_t row = 0; row < rows; row++) {
+        float *hidden = work->hidden_data + row * layer->padded_width;
+        if (one->projection != NULL)
+            for (Py_ssize_t i = 0; i < layer->width; i++)
+                hidden[i] = clip(found[row * stride + i], layer->proj_clip);
+        else
+            memcpy(hidden, found + row * stride, (size_t)layer->width * sizeof(float));
+        memcpy(outputs + row * layer->width, hidden, (size_t)layer->width * sizeof(float));
+    }
+}
+
+/* Some rows of a direction, from `first` up to `end`, through all of their time steps. */
+static void run_rows(const Run *run, const Direction *one, Work *work, Py_ssize_t first, Py_ssize_t end)
+{
+    const Layer *layer = &run->layer;
+    Py_ssize_t token = first; /* of the first of these rows in a step */
+    for (Py_ssize_t step = 0, next; step < run->n_steps && run->batch_sizes[step] > first; step = next) {
+        Py_ssize_t n_tokens = 0, start = token;
+        for (next = step; next < run->n_steps && run->batch_sizes[next] > first; next++) {
+            Py_ssize_t rows = least(run->batch_sizes[next], end) - first;
+            if (next > step && (rows >= TALL || n_tokens + rows > BLOCK_TOKENS))
+                break;
+            for (Py_ssize_t row = 0; row < rows; row++)
+                work->x[n_tokens + row] = one->x + (start + row) * layer->n_in;
+            n_tokens += rows;
+            start += run->batch_sizes[next];
+            if (rows >= TALL) {
+                next++;
+                break;
+            }
+        }
+        int is_tall = least(run->batch_sizes[step], end) - first >= TALL;
+        if (!is_tall)
+            level->read_inputs(layer, one, n_tokens, work->x, work->sums);
+        for (Py_ssize_t place = 0; step < next; token += run->batch_sizes[step++]) {
+            Py_ssize_t rows = least(run->batch_sizes[step], end) - first;
+            forget(run, work, token, rows);
+            level->update_cells(layer, one, work, rows, is_tall ? work->x : NULL, work->sums + place * TILE, n_tokens);
+            finish_step(layer, one, work, rows, one->outputs + token * layer->width);
+            place += rows;
+        }
+    }
+}
+
+static void run_task(void *given, Py_ssize_t task)
+{
+    Run *run = given;
+    const Layer *layer = &run->layer;
+    const Direction *one = &run->directions[task % 2];
+    Py_ssize_t first = run->n_rows * (task / 2) / run->n_parts, end = run->n_rows * (task / 2 + 1) / run->n_parts;
+    Work work;
+    if (!make_work(&work, layer, end - first)) {
+        __atomic_store_n(&run->is_out_of_memory, 1, __ATOMIC_RELAXED);
+        return;
+    }
+    for (Py_ssize_t row = first; row < end; row++) {
+        memcpy(work.hidden_data + (row - first) * layer->padded_width, one->hidden + row * layer->width,
+               (size_t)layer->width * sizeof(float));
+        memcpy(work.cell + (row - first) * layer->padded_dim, one->cell + row * layer->dim,
+               (size_t)layer->dim * sizeof(float));
+    }
+    run_rows(run, one, &work, first, end);
+    for (Py_ssize_t row = first; row < end; row++) {
+        memcpy(one->hidden + row * layer->width, work.hidden_data + (row - first) * layer->padded_width,
+               (size_t)layer->width * sizeof(float));
+        memcpy(one->cell + row * layer->dim, work.cell + (row - first) * layer->padded_dim,
+               (size_t)layer->dim * sizeof(float));
+    }
+    free(work.memory);
+}
+
+/* In how many parts rows are cut: as many as occupy all threads, if there are rows enough. */
+static Py_ssize_t parts_of(Py_ssize_t rows, int n_threads)
+{
+    Py_ssize_t parts = n_threads % 2 == 0 ? n_threads / 2 : n_threads;
+    return parts <= 1 || rows < 2 * ROWS_OF_TASK ? 1 : least(parts, rows / ROWS_OF_TASK);
+}
+
+static int parse_direction(PyObject *arguments, Direction *one)
+{
+    Py_ssize_t addresses[8];
+    if (!PyArg_ParseTuple(arguments, "nnnnnnnn", &addresses[0], &addresses[1], &addresses[2], &addresses[3],
+                          &addresses[4], &addresses[5], &addresses[6], &addresses[7]))
+        return 0;
+    one->input_weight = (const float *)addresses[0];
+    one->hidden_weight = (const float *)addresses[1];
+    one->bias = (const float *)addresses[2];
+    one->projection = (const float *)addresses[3];
+    one->x = (const float *)addresses[4];
+    one->hidden = (float *)addresses[5];
+    one->cell = (float *)addresses[6];
+    one->outputs = (float *)addresses[7];
+    return 1;
+}
+
+static PyObject *run_layer(PyObject *self, PyObject *arguments)
+{
+    int n_threads;
+    Py_ssize_t batch_sizes, starts;
+    PyObject *parts[2];
+    Run run = {0};
+    Layer *layer = &run.layer;
+    if (!PyArg_ParseTuple(arguments, "innnffnnnO!O!", &n_threads, &layer->n_in, &layer->dim, &layer->width,
+                          &layer->cell_clip, &layer->proj_clip, &run.n_steps, &batch_sizes, &starts, &PyTuple_Type,
+                          &parts[0], &PyTuple_Type, &parts[1]))
+        return NULL;
+    if (!parse_direction(parts[0], &run.directions[0]) || !parse_direction(parts[1], &run.directions[1]))
+        return NULL;
+    run.batch_sizes = (const int64_t *)batch_sizes;
+    run.starts = (const uint8_t *)starts;
+    run.n_rows = run.n_steps ? run.batch_sizes[0] : 0;
+    layer->n_tiles = (layer->dim + STRIP - 1) / STRIP;
+    layer->n_strips = (layer->width + STRIP - 1) / STRIP;
+    layer->padded_dim = layer->n_tiles * STRIP;
+    layer->padded_width = layer->n_strips * STRIP;
+    run.n_parts = parts_of(run.n_rows, n_threads);
+
+    Py_BEGIN_ALLOW_THREADS
+    Tasks tasks = {run_task, &run, 2 * run.n_parts, 0, n_threads};
+    carry_out_all(&tasks);
+    Py_END_ALLOW_THREADS
+    if (run.is_out_of_memory)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+/* The other functions of the module. */
+
+/* Names of the versions that this processor can run, the best first. */
+static PyObject *names_of_levels(PyObject *self, PyObject *nothing)
+{
+    PyObject *names = PyList_New(0);
+    for (int number = 0; names != NULL && number < N_LEVELS; number++) {
+        PyObject *name = is_there(number) ? PyUnicode_FromString(levels[number].name) : NULL;
+        if (name == NULL && !PyErr_Occurred())
+            continue;
+        if (name == NULL || PyList_Append(names, name) < 0)
+            Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    return names;
+}
+
+static PyObject *choose(PyObject *self, PyObject *arguments)
+{
+    const char *name;
+    if (!PyArg_ParseTuple(arguments, "s", &name))
+        return NULL;
+    for (int number = 0; number < N_LEVELS; number++)
+        if (is_there(number) && strcmp(levels[number].name, name) == 0) {
+            level = &levels[number];
+            Py_RETURN_NONE;
+        }
+    return PyErr_Format(PyExc_ValueError, "no such version here: %s", name);
+}
+
+/* Ask for large pages for an array that is not filled yet: weights that no cache holds are read faster from them. */
+static PyObject *use_large_pages(PyObject *self, PyObject *arguments)
+{
+    Py_ssize_t address, size;
+    if (!PyArg_ParseTuple(arguments, "nn", &address, &size))
+        return NULL;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    uintptr_t page = 2 * 1024 * 1024, start = ((uintptr_t)address + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)address + (uintptr_t)size) / page * page;
+    if (start < end)
+        madvise((void *)start, end - start, MADV_HUGEPAGE); /* a wish: what comes of it changes no number */
+#endif
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"levels", names_of_levels, METH_NOARGS, "See _kernels.pyi."},
+    {"choose", choose, METH_VARARGS, "See _kernels.pyi."},
+    {"update_gates", update_gates, METH_VARARGS, "See _kernels.pyi."},
+    {"run_layer", run_layer, METH_VARARGS, "See _kernels.pyi."},
+    {"use_large_pages", use_large_pages, METH_VARARGS, "See _kernels.pyi."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_kernels", "Compiled part of kernels.py.", 0, methods, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__kernels(void)
+{
+    find_threads();
+    level = &levels[N_LEVELS - 1];
+    PyObject *created = PyModule_Create(&module);
+    if (created != NULL && (PyModule_AddIntConstant(created, "STRIP", STRIP) < 0
+                            || PyModule_AddIntConstant(created, "TILE", TILE) < 0
+                            || PyModule_AddIntConstant(created, "HAS_THREADS", has_threads()) < 0)) {
+        Py_DECREF(created);
+        return NULL;
+    }
+    return created;
+}

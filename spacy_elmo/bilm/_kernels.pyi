@@ -1,0 +1,27 @@
+STRIP: int
+TILE: int
+HAS_THREADS: int
+
+# Addresses of input weight, hidden weight, bias, projection or 0, inputs, hidden, cell, outputs
+Direction = tuple[int, int, int, int, int, int, int, int]
+
+def levels() -> list[str]: ...
+def choose(level: str, /) -> None: ...
+def update_gates(
+    n_threads: int, n_rows: int, dim: int, cell_clip: float, gates: int, inputs: int, cell: int, outputs: int, /
+) -> None: ...
+def run_layer(
+    n_threads: int,
+    n_in: int,
+    dim: int,
+    width: int,
+    cell_clip: float,
+    proj_clip: float,
+    n_steps: int,
+    batch_sizes: int,
+    starts: int,
+    forward: Direction,
+    backward: Direction,
+    /,
+) -> None: ...
+def use_large_pages(address: int, size: int, /) -> None: ...

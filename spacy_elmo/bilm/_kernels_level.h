@@ -1,0 +1,205 @@
+/* The recurrence of an LSTM layer in float32, for one instruction set. `_kernels.c` includes this file once for each and
+ * defines for it:
+ *
+ * LEVEL(name)   the name of a function at this level
+ * TARGET        the attribute that lets a function use the instruction set
+ * LANES         numbers in a vector
+ * STRIPS(rows)  how many strips of 16 columns a product of so many rows makes at once: as many sums as registers hold
+ *
+ * Every sum is made in one order, whatever the number of rows: start value, then row after row of the matrix. So a
+ * sequence comes to the same bits alone and beside others.
+ */
+
+#define VECTORS (STRIP / LANES) /* in a strip */
+
+typedef float LEVEL(vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* sums [rows, SUMS] += x [rows, n] times a matrix of `n_strips` strips: rows and strips are constants where it is called,
+ * so that the compiler keeps the sums in registers. */
+TARGET static inline __attribute__((always_inline)) void LEVEL(multiply_few)(
+    const int rows, const int n_strips, Py_ssize_t n, const float *const *x, const float *matrix, Py_ssize_t apart,
+    float *sums, Py_ssize_t width)
+{
+    LEVEL(vector) total[MAX_ROWS][STRIPS_OF_TILE * VECTORS];
+UNROLL
+    for (int row = 0; row < rows; row++)
+UNROLL
+        for (int part = 0; part < n_strips * VECTORS; part++)
+            total[row][part] = *(const LEVEL(vector) *)(sums + row * width + part * LANES);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        LEVEL(vector) weight[STRIPS_OF_TILE * VECTORS];
+UNROLL
+        for (int part = 0; part < n_strips * VECTORS; part++)
+            weight[part] = *(const LEVEL(vector) *)(matrix + part / VECTORS * apart + i * STRIP + part % VECTORS * LANES);
+UNROLL
+        for (int row = 0; row < rows; row++)
+UNROLL
+            for (int part = 0; part < n_strips * VECTORS; part++)
+                total[row][part] += weight[part] * x[row][i];
+    }
+UNROLL
+    for (int row = 0; row < rows; row++)
+UNROLL
+        for (int part = 0; part < n_strips * VECTORS; part++)
+            *(LEVEL(vector) *)(sums + row * width + part * LANES) = total[row][part];
+}
+
+#define MULTIPLY(rows)                                                                                                 \
+    case rows:                                                                                                         \
+        for (; strip + STRIPS(rows) <= n_strips; strip += STRIPS(rows))                                                \
+            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart, sums + strip * STRIP, width);     \
+        for (; strip < n_strips; strip++)                                                                              \
+            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart, sums + strip * STRIP, width);                \
+        break;
+
+/* The same for up to MAX_ROWS rows and one tile of up to four strips, [n, TILE]. */
+TARGET static void LEVEL(multiply)(int rows, int n_strips, Py_ssize_t n, const float *const *x, const float *matrix,
+                                   Py_ssize_t apart, float *sums, Py_ssize_t width)
+{
+    int strip = 0;
+    switch (rows) {
+        MULTIPLY(1)
+        MULTIPLY(2)
+        MULTIPLY(3)
+        MULTIPLY(4)
+        MULTIPLY(5)
+        MULTIPLY(6)
+    }
+}
+#undef MULTIPLY
+
+/* 2^x to float32's last bit, free of branches: 2^n for the nearest integer n times a polynomial on [-1/2, 1/2] (minimax,
+ * 2e-9). Up to ±largest,
+ * where a sigmoid has reached 0 or 1 to 1e-18 and the product of two results is still a float. NaN stays NaN. */
+TARGET static inline __attribute__((always_inline)) float LEVEL(power_of_two)(float x, float largest)
+{
+    /* Added and taken away, 1.5 * 2^23 rounds to an integer; with 127 more, its lowest bits are the exponent of 2^n. */
+    const float shift = 12582912.0f + 127.0f;
+    x = x < -largest ? -largest : x;
+    x = x > largest ? largest : x;
+    union { float value; uint32_t bits; } shifted = {x + shift}, power;
+    float rest = x - (shifted.value - shift), sum = 1.5345812e-4f;
+    sum = sum * rest + 1.3399931e-3f;
+    sum = sum * rest + 9.618489e-3f;
+    sum = sum * rest + 5.5503286e-2f;
+    sum = sum * rest + 0.24022646f;
+    sum = sum * rest + 0.6931472f;
+    sum = sum * rest + 1.0f;
+    power.bits = shifted.bits << 23;
+    return sum * power.value;
+}
+
+#define LOG2_E 1.44269504f
+#define EXP_MINUS(x) LEVEL(power_of_two)((x) * -LOG2_E, largest)
+#define EXP_MINUS_2(x) LEVEL(power_of_two)((x) * (-2.0f * LOG2_E), largest)
+
+/* One cell from the sums of its gates. sigmoid(x) is 1 / (1 + exp(-x)) and tanh(x) is (1 - exp(-2x)) / (1 + exp(-2x)):
+ * a product of the two needs one division. */
+#define UPDATE_CELL(input, forget, output, candidate, cell, hidden)                                                    \
+    do {                                                                                                               \
+        float e_candidate = EXP_MINUS_2(candidate);                                                                    \
+        float state = (cell) / (1.0f + EXP_MINUS(forget))                                                              \
+                      + (1.0f - e_candidate) / ((1.0f + EXP_MINUS(input)) * (1.0f + e_candidate));                     \
+        state = state > cell_clip ? cell_clip : state;                                                                 \
+        state = state < -cell_clip ? -cell_clip : state;                                                               \
+        float e_state = EXP_MINUS_2(state);                                                                            \
+        (cell) = state;                                                                                                \
+        (hidden) = (1.0f - e_state) / ((1.0f + EXP_MINUS(output)) * (1.0f + e_state));                                 \
+    } while (0)
+
+/* gates: input, forget, output and candidate, [4, dim], before their nonlinearities: the part that comes from the hidden
+ * state, and the rest. */
+TARGET static void LEVEL(update_row)(Py_ssize_t dim, const float *restrict gates, const float *restrict inputs,
+                                     float cell_clip, float *restrict cell, float *restrict hidden)
+{
+    const float largest = largest_exponent;
+    for (Py_ssize_t i = 0; i < dim; i++)
+        UPDATE_CELL(gates[i] + inputs[i], gates[dim + i] + inputs[dim + i], gates[2 * dim + i] + inputs[2 * dim + i],
+                    gates[3 * dim + i] + inputs[3 * dim + i], cell[i], hidden[i]);
+}
+
+/* The same for the 16 cells whose gates are the four strips of a tile. */
+TARGET static inline void LEVEL(update_strip)(const float *restrict gates, float cell_clip, float *restrict cell,
+                                              float *restrict hidden)
+{
+const float largest = largest_exponent;
+NO_ALIASES
+    for (int i = 0; i < STRIP; i++)
+        UPDATE_CELL(gates[i], gates[STRIP + i], gates[2 * STRIP + i], gates[3 * STRIP + i], cell[i], hidden[i]);
+}
+
+/* The gates that the inputs of a block of tokens give: sums [n_tiles, n_tokens, TILE]. */
+TARGET static void LEVEL(read_inputs)(const Layer *layer, const Direction *one, Py_ssize_t n_tokens,
+                                      const float *const *x, float *sums)
+{
+    for (Py_ssize_t tile = 0; tile < layer->n_tiles; tile++) {
+        const float *bias = one->bias + tile * TILE, *weights = one->input_weight + tile * layer->n_in * TILE;
+        for (Py_ssize_t token = 0, count; token < n_tokens; token += count, sums += count * TILE) {
+            count = rows_of_block(token, n_tokens);
+            for (Py_ssize_t i = 0; i < count; i++)
+                memcpy(sums + i * TILE, bias, TILE * sizeof(float));
+            LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->n_in, x + token, weights, layer->n_in * STRIP, sums, TILE);
+        }
+    }
+}
+
+/* One time step of some rows: their cells brought up to date, and what these let out.
+ * x: their inputs, or none, where sums [n_tiles, stride, TILE] holds what these give. */
+TARGET static void LEVEL(update_cells)(const Layer *layer, const Direction *one, Work *work, Py_ssize_t rows,
+                                       const float *const *x, const float *sums, Py_ssize_t stride)
+{
+    for (Py_ssize_t tile = 0; tile < layer->n_tiles; tile++) {
+        const float *bias = one->bias + tile * TILE;
+        const float *input_weight = one->input_weight + tile * layer->n_in * TILE;
+        const float *hidden_weight = one->hidden_weight + tile * layer->width * TILE;
+        for (Py_ssize_t row = 0, count; row < rows; row += count) {
+            float gates[MAX_ROWS * TILE] __attribute__((aligned(64)));
+            count = rows_of_block(row, rows);
+            if (x == NULL) {
+                memcpy(gates, sums + (tile * stride + row) * TILE, (size_t)count * TILE * sizeof(float));
+            } else {
+                for (Py_ssize_t i = 0; i < count; i++)
+                    memcpy(gates + i * TILE, bias, TILE * sizeof(float));
+                LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->n_in, x + row, input_weight, layer->n_in * STRIP,
+                                gates, TILE);
+            }
+            LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->width, work->hidden + row, hidden_weight,
+                            layer->width * STRIP, gates, TILE);
+            for (Py_ssize_t i = 0; i < count; i++) {
+                Py_ssize_t place = (row + i) * layer->padded_dim + tile * STRIP;
+                LEVEL(update_strip)(gates + i * TILE, layer->cell_clip, work->cell + place, work->squashed_data + place);
+            }
+        }
+    }
+}
+
+/* The hidden states of some rows from what their cells let out: projected [rows, padded_width], before the clip. */
+TARGET static void LEVEL(project)(const Layer *layer, const Direction *one, Work *work, Py_ssize_t rows)
+{
+    memset(work->projected, 0, (size_t)(rows * layer->padded_width) * sizeof(float));
+    for (Py_ssize_t start = 0; start < layer->dim; start += BLOCK) {
+        Py_ssize_t n = layer->dim - start < BLOCK ? layer->dim - start : BLOCK;
+        for (Py_ssize_t strip = 0; strip < layer->n_strips; strip += STRIPS_OF_TILE) {
+            int n_strips = (int)(layer->n_strips - strip < STRIPS_OF_TILE ? layer->n_strips - strip : STRIPS_OF_TILE);
+            const float *matrix = one->projection + (strip * layer->dim + start) * STRIP;
+            for (Py_ssize_t row = 0, count; row < rows; row += count) {
+                const float *squashed[MAX_ROWS];
+                count = rows_of_block(row, rows);
+                for (Py_ssize_t i = 0; i < count; i++)
+                    squashed[i] = work->squashed_data + (row + i) * layer->padded_dim + start;
+                LEVEL(multiply)((int)count, n_strips, n, squashed, matrix, layer->dim * STRIP,
+                                work->projected + row * layer->padded_width + strip * STRIP, layer->padded_width);
+            }
+        }
+    }
+}
+
+#undef UPDATE_CELL
+#undef EXP_MINUS
+#undef EXP_MINUS_2
+#undef LOG2_E
+#undef VECTORS
+#undef LEVEL
+#undef TARGET
+#undef LANES
+#undef STRIPS

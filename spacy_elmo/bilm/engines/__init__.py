@@ -1,0 +1,31 @@
+"""A layer and what it is to read in, the fastest way to run its recurrence out.
+
+Each file here runs the recurrence that `bilm/lstm.py` defines in a way that is faster for some cases. All have one call
+(engine.py). `ENGINES` lists them, the fastest first; the first that has no reason against a case runs it. Where all
+have one, the plain recurrence of `bilm/lstm.py` does.
+
+| file | runs |
+|---|---|
+| cuda_graphs.py | frozen weights on a GPU: single sentences and streams |
+| compiled.py | frozen weights on a CPU in float32: single sentences and streams |
+| packed_products.py | frozen weights on a CPU in float16 and int8, and in float32 where there is no compiler |
+| gradients_by_hand.py | training, on CPU and GPU |
+| in_place.py | everything else without gradients |
+"""
+
+from spacy_elmo.bilm.engines.compiled import Compiled
+from spacy_elmo.bilm.engines.cuda_graphs import CudaGraphs
+from spacy_elmo.bilm.engines.engine import Call, Engine, Layer
+from spacy_elmo.bilm.engines.gradients_by_hand import GradientsByHand
+from spacy_elmo.bilm.engines.in_place import InPlace
+from spacy_elmo.bilm.engines.packed_products import PackedProducts
+
+ENGINES: tuple[Engine, ...] = (CudaGraphs(), Compiled(), PackedProducts(), GradientsByHand(), InPlace())
+
+
+def choose(layer: Layer, call: Call) -> Engine | None:
+    """The first engine that has no reason against this call; None where all have one."""
+    return next((engine for engine in ENGINES if not engine.reasons_against(layer, call)), None)
+
+
+__all__ = ["ENGINES", "Call", "Engine", "Layer", "choose"]

@@ -1,0 +1,145 @@
+"""Gradients written out by hand: training, on CPU and GPU, in float32 and under autocast."""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spacy_elmo.bilm.engines.engine import Call, Engine, Layer
+from spacy_elmo.bilm.gates import activate_, clip_, tanh_, with_forget_bias
+from spacy_elmo.bilm.time_steps import State, TimeStep
+
+
+class GradientsByHand(Engine):
+    """Under autocast, products and gates have its type, while cells and results keep that of `x`."""
+
+    name = "gradients_by_hand"
+
+    def reasons_against(self, layer: Layer, call: Call) -> list[str]:
+        """As `Engine`."""
+        return [] if torch.is_grad_enabled() else ["it keeps what gradients need, and these are off"]
+
+    def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
+        """As `Engine`."""
+        x, (hidden, cell) = call.x, call.state
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        parts = (x, hidden, layer.weight, layer.bias, layer.projection)
+        x_, hidden_, *parameters = (None if part is None else part.to(dtype) for part in parts)
+        clips = (layer.cell_clip, layer.proj_clip)
+        y, last_hidden, last_cell = _Recurrence.apply(x_, hidden_, cell, *parameters, call.steps(), clips)  # type: ignore[no-untyped-call]
+        return y.to(x.dtype), (last_hidden.to(x.dtype), last_cell)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The same numbers with gradients, the backward pass written out by hand.
+
+    Left to itself, torch keeps and revisits some twenty tensors a time step and adds to the gradient of the
+    weights at each. Here each step's part of the gates' gradient goes into one array, and the gradients of the
+    weights and of `x` follow from it in a few large products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        hidden: Tensor,
+        cell: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        projection: Tensor | None,
+        steps: list[TimeStep],
+        clips: tuple[float | None, float | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute outputs and last states as the plain recurrence does, and keep gates, cells and outputs of every step."""
+        (_, n_tokens, n_in), dim = x.shape, cell.shape[2]
+        gates = x.new_empty(2, n_tokens, 4 * dim)
+        cells, squashed = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
+        outputs = x.new_empty(2, n_tokens, hidden.shape[2])
+        ctx.initial, last_hidden, last_cell = (hidden, cell), hidden.clone(), cell.clone()
+        torch.baddbmm(with_forget_bias(bias), x, weight[:, :n_in], out=gates)
+        for step in steps:
+            now = step.tokens
+            hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
+            input_gate, forget_gate, output_gate, candidate = activate_(gates[:, now].baddbmm_(hidden, weight[:, n_in:]))
+            cell = torch.mul(cell, forget_gate, out=cells[:, now]).addcmul_(input_gate, candidate)
+            hidden = tanh_(squashed[:, now].copy_(clip_(cell, clips[0]))) * output_gate
+            if projection is not None:
+                hidden = clip_(torch.bmm(hidden, projection), clips[1])
+            outputs[:, now] = hidden
+            last_hidden[:, : step.rows], last_cell[:, : step.rows] = hidden, cell
+        ctx.save_for_backward(x, weight, projection, gates, cells, squashed, outputs)
+        ctx.steps, ctx.clips = steps, clips
+        return outputs, last_hidden, last_cell
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Walk the time steps backwards; a `d_` is the gradient of what it is named after."""
+        x, weight, projection, gates, cells, squashed, outputs = ctx.saved_tensors
+        (d_outputs, d_hidden, d_cell), n_in = (grad.clone() for grad in grads), x.shape[2]
+        initial_hidden, initial_cell = ctx.initial
+        d_gates = torch.empty_like(gates)
+        recurrent = weight[:, n_in:].transpose(1, 2).contiguous()  # or torch lays it out anew at each time step
+        for number in reversed(range(len(ctx.steps))):
+            step = ctx.steps[number]
+            now, rows = step.tokens, step.rows
+            found = cells[:, ctx.steps[number - 1].tokens][:, :rows] if number else initial_cell[:, :rows]
+            d_now = d_outputs[:, now].add_(d_hidden[:, :rows])
+            if projection is not None:
+                d_now = torch.bmm(_through_clip(d_now, outputs[:, now], ctx.clips[1]), projection.transpose(1, 2))
+            d_carried = _step_back(
+                gates[:, now], cells[:, now], squashed[:, now], step.keep(found), d_now, d_cell[:, :rows],
+                ctx.clips[0], d_gates[:, now],
+            )  # fmt: skip
+            d_cell[:, :rows] = step.keep(d_carried)
+            d_hidden[:, :rows] = step.keep(torch.bmm(d_gates[:, now], recurrent))
+        read = torch.cat([x, _found_hidden(ctx.steps, initial_hidden, outputs)], dim=2)
+        d_weight = torch.bmm(read.transpose(1, 2), d_gates)
+        d_projection = None
+        if projection is not None:
+            dim = cells.shape[2]
+            d_projection = torch.bmm((squashed * gates[..., 2 * dim : 3 * dim]).transpose(1, 2), d_outputs)
+        d_bias = torch.bmm(x.new_ones(2, 1, x.shape[1]), d_gates).squeeze(1)
+        d_x = torch.bmm(d_gates, weight[:, :n_in].transpose(1, 2)) if ctx.needs_input_grad[0] else None
+        return d_x, d_hidden, d_cell, d_weight, d_bias, d_projection, None, None
+
+
+def _step_back(
+    gates: Tensor,
+    cell: Tensor,
+    squashed: Tensor,
+    found: Tensor,
+    d_output: Tensor,
+    d_cell: Tensor,
+    clip: float | None,
+    d_gates: Tensor,
+) -> Tensor:
+    """Fill in `d_gates` of one time step, before the nonlinearities; return the gradient of the cell it found.
+
+    gates: activated; cell: after the clip, and squashed: its tanh; found: cell of the step before.
+    """
+    ops = torch.ops.aten
+    input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=-1)
+    d_input, d_forget, d_output_gate, d_candidate = d_gates.chunk(4, dim=-1)
+    ops.sigmoid_backward.grad_input(d_output * squashed, output_gate, grad_input=d_output_gate)
+    d_cell = _through_clip(d_cell + ops.tanh_backward(d_output.mul_(output_gate), squashed), cell, clip)
+    ops.sigmoid_backward.grad_input(d_cell * candidate, input_gate, grad_input=d_input)
+    ops.sigmoid_backward.grad_input(d_cell * found, forget_gate, grad_input=d_forget)
+    ops.tanh_backward.grad_input(d_cell * input_gate, candidate, grad_input=d_candidate)
+    return d_cell.mul_(forget_gate)
+
+
+def _found_hidden(steps: list[TimeStep], initial: Tensor, outputs: Tensor) -> Tensor:
+    """The hidden state that each step found, `[2, n_tokens, projection_dim]`."""
+    found = [steps[0].keep(initial)]
+    for before, step in itertools.pairwise(steps):
+        found.append(step.keep(outputs[:, before.tokens][:, : step.rows]))
+    return torch.cat(found, dim=1)
+
+
+def _through_clip(grad: Tensor, clipped: Tensor, limit: float | None) -> Tensor:
+    """Set the gradient to zero where the clip has cut, in place."""
+    if limit is None:
+        return grad
+    return torch.ops.aten.hardtanh_backward.grad_input(grad, clipped, -limit, limit, grad_input=grad)  # type: ignore[no-any-return]

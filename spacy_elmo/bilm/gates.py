@@ -1,0 +1,41 @@
+"""What torch's operators do between the products of a time step: nonlinearities and clips, in place."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FORGET_BIAS = 1.0  # TensorFlow's LSTMCell adds it in the cell; it is not in the weights file
+
+
+def with_forget_bias(bias: Tensor) -> Tensor:
+    """`[2, 1, 4 * dim]` of `[2, 4 * dim]`, with what TensorFlow adds to the forget gate."""
+    dim = bias.shape[1] // 4
+    bias = bias.detach().clone()
+    bias[:, dim : 2 * dim] += FORGET_BIAS
+    return bias.unsqueeze(1)
+
+
+def activate_(gates: Tensor) -> Sequence[Tensor]:
+    """Apply the nonlinearities; return input, forget and output gate and the candidate."""
+    input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=-1)
+    gates[..., : 3 * candidate.shape[-1]].sigmoid_()
+    tanh_(candidate)
+    return input_gate, forget_gate, output_gate, candidate
+
+
+def update_gates(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float | None) -> Tensor:
+    """As `kernels.update_gates`, by torch's operators; `gates` is overwritten."""
+    input_gate, forget_gate, output_gate, candidate = activate_(gates.add_(inputs))
+    clip_(cell.mul_(forget_gate).addcmul_(input_gate, candidate), cell_clip)
+    return tanh_(cell.clone()).mul_(output_gate)
+
+
+def tanh_(x: Tensor) -> Tensor:
+    """Hyperbolic tangent by way of torch's sigmoid, which is several times faster on a CPU."""
+    return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
+
+
+def clip_(x: Tensor, limit: float | None) -> Tensor:
+    """Clip to ±limit."""
+    return x if limit is None else x.clamp_(-limit, limit)

@@ -1,0 +1,196 @@
+"""Tensors in, calls of the compiled part out: the recurrence of a layer, and the update of its gates by itself.
+
+`_kernels.c` is compiled when the package is installed, with GCC or Clang on Linux and macOS. It has a version for each
+instruction set. The best one that the processor has is used, or the one that the environment variable SPACY_ELMO_ISA
+names. Without it, torch's operators come to the same numbers.
+"""
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spacy_elmo.bilm.products import reasons_against_prediction
+from spacy_elmo.errors import ElmoError
+
+try:
+    from spacy_elmo.bilm import _kernels
+except ImportError as error:
+    _kernels = None  # type: ignore[assignment]
+    _MISSING = f"the compiled part is missing ({error}): install spacy-elmo again where a C compiler is found"
+else:
+    _MISSING = ""
+
+VARIABLE = "SPACY_ELMO_ISA"
+
+
+def instruction_sets() -> list[str]:
+    """Names of the versions that this processor can run, the best first; none where the compiled part is missing."""
+    return [] if _kernels is None else _kernels.levels()
+
+
+def instruction_set() -> str | None:
+    """Name of the version in use: "avx512", "avx2", "neon" or "generic"; None where the compiled part is missing."""
+    return _chosen
+
+
+def is_missing() -> bool:
+    """Whether the compiled part was not built."""
+    return _kernels is None
+
+
+def reasons_against_kernels(x: Tensor) -> list[str]:
+    """Why the compiled part is not used for `x`; empty where it is."""
+    reasons = reasons_against_prediction(x)
+    if _kernels is None:
+        reasons.append(_MISSING)
+    elif _chosen == "generic":
+        reasons.append("torch's operators are faster than its generic version (AVX2 and FMA, AVX-512 or NEON is needed)")
+    return reasons
+
+
+def warn_if_missing() -> None:
+    """Warn, once in a process, where the compiled part was not built."""
+    global _is_warned
+    if _kernels is None and not _is_warned:
+        _is_warned = True
+        warnings.warn(f"spacy-elmo runs more slowly than it could: {_MISSING}", stacklevel=2)
+
+
+def update_gates(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float | None) -> Tensor:
+    """Bring cells up to date in place; return what they let out, `[rows, dim]`.
+
+    gates, inputs: `[rows, 4 * dim]`: input, forget, output, candidate, before their nonlinearities: the part that comes
+        from the hidden state, and the rest.
+    cell: `[rows, dim]`.
+    """
+    (rows, dim), outputs = cell.shape, torch.empty_like(cell)
+    shapes = [(rows, 4 * dim), (rows, 4 * dim), (rows, dim), (rows, dim)]
+    addresses = _addresses([gates, inputs, cell, outputs], shapes)
+    _kernels.update_gates(torch.get_num_threads(), rows, dim, _limit(cell_clip), *addresses)
+    return outputs
+
+
+@dataclass(frozen=True)
+class DirectionWeights:
+    """Weights of one direction of a layer, laid out for `run_layer`, float32.
+
+    Columns lie in strips of 16, each from front to back; the strips of 16 cells' input, forget, output gates and
+    candidates lie behind each other. Numbers of cells and columns are filled up with zeros to whole strips.
+
+    n_in, dim, width: of the inputs, the cells and the hidden state.
+    """
+
+    n_in: int
+    dim: int
+    width: int
+    input_weight: Tensor
+    hidden_weight: Tensor
+    bias: Tensor
+    projection: Tensor | None
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor, projection: Tensor | None) -> "DirectionWeights":
+        """weight: `[n_in + width, 4 * dim]`; bias: `[4 * dim]`, with the forget gate's; projection: `[dim, width]`."""
+        dim = len(bias) // 4
+        width = dim if projection is None else projection.shape[1]
+        n_in = len(weight) - width
+        return cls(
+            n_in,
+            dim,
+            width,
+            _gate_strips(weight[:n_in]),
+            _gate_strips(weight[n_in:]),
+            _gate_strips(bias[None]),
+            None if projection is None else _strips(projection),
+        )
+
+
+def run_layer(
+    weights: Sequence[DirectionWeights],
+    clips: tuple[float | None, float | None],
+    x: Tensor,
+    batch_sizes: Sequence[int],
+    state: tuple[Tensor, Tensor],
+    starts: Tensor | None,
+) -> Tensor:
+    """Run both directions over packed sequences, in as many threads as torch uses; bring the state up to date in place.
+
+    clips: of the cells and of the projection.
+    x: `[2, n_tokens, n_in]`; batch_sizes: rows of each time step, falling.
+    state: hidden `[2, rows, width]` and cell `[2, rows, dim]`.
+    starts: `[n_tokens]` bool, where a row forgets its state before it reads on.
+
+    Returns the outputs, `[2, n_tokens, width]`. A row's are the same bits in any company.
+    """
+    (_, n_tokens, n_in), one, rows = x.shape, weights[0], batch_sizes[0]
+    if n_tokens != sum(batch_sizes) or list(batch_sizes) != sorted(batch_sizes, reverse=True) or batch_sizes[-1] < 0:
+        raise ValueError(f"expected falling batch sizes of {n_tokens} tokens together, not {list(batch_sizes)}")
+    if starts is not None and (starts.shape != (n_tokens,) or starts.dtype != torch.bool):
+        raise ValueError(f"expected starts of {n_tokens} tokens as bool, not {starts.dtype} of {tuple(starts.shape)}")
+    outputs, sizes = x.new_empty(2, n_tokens, one.width), torch.tensor(batch_sizes, dtype=torch.int64, device="cpu")
+    shapes = [(n_tokens, n_in), (rows, one.width), (rows, one.dim), (n_tokens, one.width)]
+    directions = []
+    for own, *arrays in zip(weights, x, *state, outputs, strict=True):
+        assert own.n_in == n_in
+        fixed = (own.input_weight, own.hidden_weight, own.bias, own.projection)
+        addresses = [0 if array is None else array.data_ptr() for array in fixed]
+        directions.append((*addresses, *_addresses(arrays, shapes)))
+    starts = None if starts is None else starts.contiguous()
+    _kernels.run_layer(
+        torch.get_num_threads(), n_in, one.dim, one.width, *map(_limit, clips), len(batch_sizes), sizes.data_ptr(),
+        0 if starts is None else starts.data_ptr(), *directions,
+    )  # fmt: skip
+    return outputs
+
+
+def _addresses(arrays: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:
+    """Addresses of tensors, which must have these shapes: the compiled part reads and writes what is there."""
+    for array, shape in zip(arrays, shapes, strict=True):
+        if array.shape != shape or array.dtype != torch.float32 or not array.is_contiguous():
+            raise ValueError(f"expected contiguous float32 of shape {shape}, not {array.dtype} of {tuple(array.shape)}")
+    return [array.data_ptr() for array in arrays]
+
+
+def _limit(clip: float | None) -> float:
+    return math.inf if clip is None else clip
+
+
+def _gate_strips(matrix: Tensor) -> Tensor:
+    """`[cells / 16, 4 gates, rows, 16]` of `[rows, 4 * dim]`."""
+    gates = matrix.view(len(matrix), 4, -1)
+    filled = functional.pad(gates, (0, -gates.shape[2] % _kernels.STRIP))
+    return _laid_out(filled.view(len(matrix), 4, -1, _kernels.STRIP).permute(2, 1, 0, 3))
+
+
+def _strips(matrix: Tensor) -> Tensor:
+    """`[columns / 16, rows, 16]` of `[rows, columns]`."""
+    filled = functional.pad(matrix, (0, -matrix.shape[1] % _kernels.STRIP))
+    return _laid_out(filled.view(len(matrix), -1, _kernels.STRIP).transpose(0, 1))
+
+
+def _laid_out(view: Tensor) -> Tensor:
+    array = torch.empty(view.shape, dtype=torch.float32, device="cpu")
+    _kernels.use_large_pages(array.data_ptr(), array.nbytes)
+    return array.copy_(view)
+
+
+def _choose() -> str | None:
+    """The version to use: the one that the environment names, or the best."""
+    wanted = os.environ.get(VARIABLE, "")
+    if _kernels is None:
+        return None
+    known = _kernels.levels()
+    if wanted and wanted not in known:
+        raise ElmoError(f"{VARIABLE} is {wanted!r}, expected one of those that this processor has: {', '.join(known)}")
+    _kernels.choose(wanted or known[0])
+    return wanted or known[0]
+
+
+_chosen = _choose()
+_is_warned = False
