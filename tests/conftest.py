@@ -82,3 +82,17 @@ def bits_tolerance() -> float:
     """
     info = Path("/proc/cpuinfo")
     return 0.0 if info.exists() and "AuthenticAMD" in info.read_text(encoding="utf-8") else 1e-5
+
+
+@pytest.fixture
+def without_compiled_part(monkeypatch) -> Callable[[], None]:
+    """A function after which everything is as where the compiled part was not built."""
+    from spacy_elmo.bilm import kernels
+
+    def take_away() -> None:
+        monkeypatch.setattr(kernels, "_kernels", None)
+        monkeypatch.setattr(kernels, "_chosen", None)
+        monkeypatch.setattr(kernels, "_failure", ModuleNotFoundError("No module named 'spacy_elmo.bilm._kernels'"))
+        monkeypatch.setattr(kernels, "_is_warned", False)
+
+    return take_away

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -7,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from spacy_elmo import __version__
+from spacy_elmo.bilm import kernels
 from spacy_elmo.formats import digest, load
 from spacy_elmo.tools.describe import human_size
 
 
-def run(*args):
-    return subprocess.run([sys.executable, "-m", "spacy", "elmo", *map(str, args)], capture_output=True, text=True)
+def run(*args, **variables):
+    command = [sys.executable, "-m", "spacy", "elmo", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables})
 
 
 def test_info_of_the_bundled_model_is_one_json_object(bundled_width):
@@ -40,9 +43,47 @@ def test_info_as_a_table(data):
     assert re.search(r"name +tiny_2l_clip", done.stdout)
 
 
+def test_machine_is_one_json_object():
+    done = run("info", "--machine", "--json", ONEDNN_MAX_CPU_ISA="AVX2")
+    assert done.returncode == 0
+    facts = json.loads(done.stdout)
+    assert facts["model"] == "en_elmo_sm"
+    assert facts["variables"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    in_float32 = [case["case"] for case in facts["engines"] if (case["device"], case["setting"]) == ("cpu", "float32")]
+    assert in_float32 == ["one sentence", "stream", "training"]
+
+
+def test_machine_as_a_table(data):
+    done = run("info", data / "tiny_2l_clip", "--machine")
+    assert done.returncode == 0
+    for name in ("processor", "compiled part", "torch", "threads", "GPUs", "pretraining"):
+        assert re.search(rf"^{name} +\S", done.stdout, re.MULTILINE), name
+    assert "What runs the LSTM layers of tiny_2l_clip" in done.stdout
+    assert re.search(r"^training, cpu, .*\n +gradients_by_hand +in float32 ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.skipif(kernels.is_missing(), reason="built without a C compiler")
+def test_machine_tells_the_instruction_set_that_was_asked_for():
+    done = run("info", "--machine", "--json", SPACY_ELMO_ISA="generic")
+    facts = json.loads(done.stdout)
+    assert facts["compiled_part"]["instruction_set"] == facts["variables"]["SPACY_ELMO_ISA"] == "generic"
+    assert "compiled" not in [case["engine"] for case in facts["engines"]]
+
+
+def test_machine_with_an_unknown_instruction_set_is_one_line_and_status_1():
+    done = run("info", "--machine", SPACY_ELMO_ISA="avx1024")
+    if kernels.is_missing():
+        assert done.returncode == 0
+        return
+    assert done.returncode == 1
+    assert "avx1024" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", [[], ["--machine"]])
 @pytest.mark.parametrize("model", ["/no/such/model", "no_such_name"])
-def test_info_of_no_model_is_one_line_and_status_1(model):
-    done = run("info", model)
+def test_info_of_no_model_is_one_line_and_status_1(model, option):
+    done = run("info", model, *option)
     assert done.returncode == 1
     assert model in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
