@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import note
+from harness import note
 
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = Path(__file__).with_name(".envs")
