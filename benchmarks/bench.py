@@ -16,7 +16,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import numpy as np
 import processes
 import torch
 from cases import CASES, SIZES, Work
-from environments import find_pythons
+from environments import note
 from harness import (
     Formatter,
     Row,
@@ -38,7 +38,6 @@ from harness import (
     file_to_write,
     find_levels,
     names_of,
-    note,
     numbers_of,
     ratio,
     run_levels,
@@ -101,46 +100,54 @@ def encode(section: Section, args: Namespace) -> None:
     sentences = cases.read_sentences(args.sentences)
     for size in args.sizes:
         with cases.model_directory(size) as (directory, options), ExitStack() as stack:
-            sides = start_sides(section, size, directory, args, stack)
-            differences = compare_sides(section, size, sides, sentences[:COMPARED_SENTENCES], directory, args)
-            for name, side in sides.items():
-                side.works = {
-                    case: Work.make(size, case, name.startswith(OURS), sentences, options) for case in args.cases
-                }
-            rows: list[Row] = []
-            for case in args.cases:
-                rows += race(section, size, case, sides, args)
+
+            def works_of(engine: str) -> dict[str, Work]:
+                return {case: Work.make(size, case, engine == OURS, sentences, options) for case in args.cases}  # noqa: B023
+
+            sides = start_sides(section, size, directory, works_of, args, stack)
+            apart = compare_sides(section, size, sides, sentences[:COMPARED_SENTENCES], directory, args)
+            rows = [row for case in args.cases for row in race(section, size, case, sides, args)]
             for row in rows:
-                side = sides[row["engine"]]
-                row |= {"resident MiB": side.worker.ask("reset_peak") / MIB, **differences[row["engine"]]}
+                name = row["engine"]
+                row |= {"resident MiB": sides[name].worker.ask("reset_peak") / MIB, **apart[name]}
             section.tables.setdefault("encode", []).extend(rows)
 
 
 @dataclass
 class EncodeSide:
-    """An engine with a model loaded, and its work by case."""
+    """An engine with a model loaded, its work by case, and memory in bytes: with the model loaded, and at the peak of
+    the first case, which was the first work of the process."""
 
     worker: Worker
-    works: dict[str, Work] = field(default_factory=dict)
+    works: dict[str, Work]
+    memory: tuple[int, int] = (0, 0)
 
     def time(self, case: str, cold: bool = True) -> float:
         """Do the work of a case; return seconds."""
         taken: list[float] = self.worker.ask("time", calls=self.works[case].calls, cold=cold)
         return sum(taken)
 
+    def measure_memory(self, case: str) -> None:
+        """Do the work of the first case."""
+        loaded = self.worker.ask("reset_peak")
+        self.time(case)
+        self.memory = loaded, self.worker.ask("peak")
 
-def start_sides(section: Section, size: str, directory: str, args: Namespace, stack: ExitStack) -> dict[str, EncodeSide]:
-    """Start the engines; a peer that fails is left out."""
-    pythons, left_out = find_pythons([name for name in PEERS if name in args.engines])
-    section.left_out += [reason for reason in left_out if reason not in section.left_out]
-    sides = {}
+
+def start_sides(
+    section: Section, size: str, directory: str, works: Callable[[str], Any], args: Namespace, stack: ExitStack
+) -> dict[str, EncodeSide]:
+    """Start the engines and measure their memory; a peer that fails is left out."""
+    pythons, sides = section.pythons(name for name in PEERS if name in args.engines), {}
     for name, engine, settings in sides_of(args):
         if engine in PEERS and engine not in pythons:
             continue
+        note(f"{size}: memory of {name}")
+        settings |= {"directory": directory, "threads": args.threads, "python": pythons.get(engine)}
         try:
-            worker = section.start(stack, "encode", engine, python=pythons.get(engine), threads=args.threads)
-            section.versions[name] = worker.ask("load", directory=directory, threads=args.threads, **settings)
-            sides[name] = EncodeSide(worker)
+            side = EncodeSide(section.load(stack, name, "encode", engine, **settings), works(engine))
+            side.measure_memory(args.cases[0])
+            sides[name] = side
         except WorkerError as error:
             if name == OURS:
                 raise
@@ -168,31 +175,22 @@ def sides_of(args: Namespace) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def compare_sides(
     section: Section, size: str, sides: dict[str, EncodeSide], sentences: Sequence[Any], directory: str, args: Namespace
 ) -> dict[str, Row]:
-    """How far each side is from ours in float32 on the CPU; stop where that is too far. A peer that fails is left out.
+    """How far each side is from ours in float32 on the CPU; stop where that is too far.
 
     Raises:
         SystemExit: one that should give the same layers does not.
     """
     note(f"{size}: comparing {len(sentences)} sentences")
+    found = {}
     with tempfile.TemporaryDirectory() as files, ExitStack() as stack:
-        if args.device == "cpu":
-            reference = sides[OURS].worker
-        else:
-            reference = section.start(stack, "encode", OURS)
-            reference.ask("load", directory=directory)
+        reference = sides[OURS].worker
+        if args.device != "cpu":
+            reference = section.load(stack, OURS, "encode", OURS, directory=directory)
         expected = encoded(reference, sentences, Path(files))
-        found = {}
-        for name, side in list(sides.items()):
-            try:
-                layers = encoded(side.worker, sentences, Path(files))
-            except WorkerError as error:
-                section.leave_out(f"{name}, {size}: {error}")
-                del sides[name]
-                continue
-            found[name] = difference(expected, layers)
+        for name, side in sides.items():
             is_exact = not any(precision in name for precision in PRECISIONS)
-            if is_exact and not found[name]["off by"] <= TOLERANCE:
-                worst = found[name]["off by"]
+            found[name] = difference(expected, encoded(side.worker, sentences, Path(files)), is_exact)
+            if is_exact and not (worst := found[name]["off by"]) <= TOLERANCE:
                 sys.exit(f"{size}: {OURS} and {name} differ by {worst:.1e}, more than {TOLERANCE}; nothing timed")
     return found
 
@@ -205,16 +203,16 @@ def encoded(worker: Any, sentences: Sequence[Any], directory: Path) -> list[Any]
         return [arrays[str(number)] for number in range(len(sentences))]
 
 
-def difference(expected: Sequence[Any], found: Sequence[Any]) -> Row:
-    """Largest difference of layers of sentences, infinite where shapes differ; mean and lowest cosine of each layer,
-    where there is a difference at all."""
+def difference(expected: Sequence[Any], found: Sequence[Any], is_exact: bool) -> Row:
+    """Largest difference of layers of sentences, infinite where shapes differ; mean and lowest cosine of each layer, as
+    text where they should not be the same."""
     if [one.shape for one in expected] != [one.shape for one in found]:
         return {"off by": float("inf")}
     one, other = (np.concatenate(layers, axis=1) for layers in (expected, found))
     worst = float(np.abs(one - other).max())
     cosines = [cosine(*pair) for pair in zip(one, other, strict=True)]
     as_text = {f"layer {n}": f"{mean:.6f} / {lowest:.4f}" for n, (mean, lowest) in enumerate(cosines)}
-    return {"off by": worst, "cosines": cosines, **(as_text if worst > TOLERANCE else {})}
+    return {"off by": worst, "cosines": cosines, **({} if is_exact else as_text)}
 
 
 def cosine(one: Any, other: Any) -> tuple[float, float]:
@@ -225,42 +223,31 @@ def cosine(one: Any, other: Any) -> tuple[float, float]:
 
 
 def race(section: Section, size: str, case: str, sides: Mapping[str, EncodeSide], args: Namespace) -> Iterator[Row]:
-    """Run the engines in turn; yield a row for each. In the first case, the round that does not count is the process'
-    first work, and its memory is looked at."""
-    memory = {}
-    for name, side in sides.items():
-        note(f"{size}, {case}: {name}")
-        loaded = side.worker.ask("reset_peak")
-        side.time(case)
-        memory[name] = loaded, side.worker.ask("peak")
+    """Run the engines in turn; yield a row for each."""
+    is_first, is_single = case == args.cases[0], case == "single"
     turns = {name: partial(side.time, case) for name, side in sides.items()}
-    if case == "single":
-        turns |= {f"{name}, warm": partial(s.time, case, cold=False) for name, s in sides.items() if OURS in name.split()}
-    seconds, fastest = timed(section, turns, f"{size}, {case}", args)
-    for name, side in sides.items():
-        work, taken = side.works[case], seconds[name]
-        speeds = [work.tokens / one for one in taken]
-        ours = [sides[OURS].works[case].tokens / one for one in seconds[OURS]]
-        row: Row = {"size": size, "case": case, "engine": name, "tokens": work.tokens, "seconds": taken}
-        row["tokens/s"] = float(statistics.median(speeds))
-        row["ms"] = 1e3 * statistics.median(taken) / len(work.calls) if case == "single" else None
-        warm = seconds.get(f"{name}, warm")
-        row["warm ms"] = 1e3 * statistics.median(warm) / len(work.calls) if warm else None
-        row["times"] = None if name == OURS else ratio(ours, speeds)
-        row["of product"] = ratio([work.operations / one for one in taken], fastest) if args.device == "cpu" else None
-        is_first = case == args.cases[0]
-        row["peak MiB"] = memory[name][1] / MIB if is_first else None
-        row["over model MiB"] = (memory[name][1] - memory[name][0]) / MIB if is_first else None
-        yield row
-
-
-def timed(
-    section: Section, turns: Mapping[str, Callable[[], float]], about: str, args: Namespace
-) -> tuple[dict[str, list[float]], list[float]]:
-    """Take turns behind measurements of the machine's large product; return seconds, and the faster product's rates."""
+    warm = {name: partial(s.time, case, cold=False) for name, s in sides.items() if is_single and name.startswith(OURS)}
+    turns |= {f"{name}, warm": turn for name, turn in warm.items()}
     first = len(section.products)
-    seconds = take_turns(turns, args.repeats, section.measure_products, about)
-    return seconds, [max(rates.values()) for rates in section.products[first:]]
+    seconds = take_turns(f"{size}, {case}", turns, args.repeats, section.measure_products, warm_up=not is_first)
+    fastest = [max(rates.values()) for rates in section.products[first:]]
+    speeds = {name: [side.works[case].tokens / one for one in seconds[name]] for name, side in sides.items()}
+    for name, side in sides.items():
+        work, taken, (loaded, peak) = side.works[case], seconds[name], side.memory
+        yield {
+            "size": size,
+            "case": case,
+            "engine": name,
+            "tokens": work.tokens,
+            "seconds": taken,
+            "tokens/s": float(statistics.median(speeds[name])),
+            "ms": 1e3 * statistics.median(taken) / len(work.calls) if is_single else None,
+            "warm ms": 1e3 * statistics.median(seconds[f"{name}, warm"]) / len(work.calls) if name in warm else None,
+            "times": None if name == OURS else ratio(speeds[OURS], speeds[name]),
+            "of product": None if args.device != "cpu" else ratio([work.operations / one for one in taken], fastest),
+            "peak MiB": peak / MIB if is_first else None,
+            "over model MiB": (peak - loaded) / MIB if is_first else None,
+        }
 
 
 # Pipelines
@@ -274,8 +261,7 @@ def pipeline(section: Section, args: Namespace) -> None:
 
     times: words/s of ELMo over those of the pipeline."""
     texts = cases.read_texts(args.sentences)
-    pythons, left_out = find_pythons([name for name in args.pipelines if name == SLOW])
-    section.left_out += left_out
+    pythons = section.pythons(name for name in args.pipelines if name == SLOW)
     chosen = [name for name in PIPELINES if name == "elmo" or (name in args.pipelines and (name != SLOW or pythons))]
     works = {name: cases.evenly_spaced(texts, args.sample) if name == SLOW else texts for name in chosen}
     words: dict[str, int] = {}
@@ -289,11 +275,9 @@ def pipeline(section: Section, args: Namespace) -> None:
         turns = {}
         for name in chosen:
             note(f"{name}: loading")
-            worker = section.start(stack, "pipeline", name, python=pythons.get(name), threads=args.threads)
-            section.versions[f"{name} + ner"] = worker.ask("load", threads=args.threads)
-            turns[name] = partial(run, name, worker)
-            turns[name]()
-        seconds, _ = timed(section, turns, "pipelines", args)
+            settings = {"python": pythons.get(name), "threads": args.threads}
+            turns[name] = partial(run, name, section.load(stack, f"{name} + ner", "pipeline", name, **settings))
+        seconds = take_turns("pipelines", turns, args.repeats, section.measure_products)
     speeds = {name: [words[name] / taken for taken in seconds[name]] for name in chosen}
     section.tables["pipeline"] = [
         {
@@ -316,12 +300,11 @@ def threads(section: Section, args: Namespace) -> None:
     every processor. default over it: time."""
     sentences = cases.read_sentences(args.sentences)
     for size in args.sizes:
-        calls = cases.single_calls(size, True, sentences)
+        calls = cases.calls_of(size, "single", True, sentences)
         with cases.model_directory(size) as (directory, _), ExitStack() as stack:
             sides = {}
             for setting in ("auto", 1, 2):
-                worker = section.start(stack, "encode", OURS)
-                worker.ask("load", directory=directory, own_threads=setting)
+                worker = section.load(stack, OURS, "encode", OURS, directory=directory, own_threads=setting)
                 sides["default" if setting == "auto" else f"threads = {setting}"] = worker
             for machine in ("idle", "busy"):
                 with busy_loops() if machine == "busy" else ExitStack():
@@ -335,10 +318,7 @@ def race_threads(about: str, sides: Mapping[str, Worker], calls: list[Any], repe
     def run(worker: Worker) -> float:
         return float(sum(worker.ask("time", calls=calls, cold=True)))
 
-    turns = {name: partial(run, worker) for name, worker in sides.items()}
-    for turn in turns.values():
-        turn()
-    seconds = take_turns(turns, repeats, about=about)
+    seconds = take_turns(about, {name: partial(run, worker) for name, worker in sides.items()}, repeats)
     for name, taken in seconds.items():
         over = None if name == "default" else ratio(seconds["default"], taken)
         ms = 1e3 * statistics.median(taken) / len(calls)
@@ -386,14 +366,11 @@ def train(section: Section, args: Namespace) -> None:
         with ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             note(f"{model}: making text and model, comparing a step")
-            worker = section.start(stack, "train", threads=args.threads)
             settings |= {"directory": directory, "threads": args.threads, "device": args.device}
-            section.versions["pretraining"] = worker.ask("load", **settings)
+            worker = section.load(stack, "pretraining", "train", **settings)
             about = worker.ask("about")
             turns = {side: partial(worker.ask, "time", side=side, steps=steps) for side in about["sides"]}
-            for turn in turns.values():
-                turn()
-            seconds = take_turns(turns, args.repeats, about=model)
+            seconds = take_turns(model, turns, args.repeats)
         for side, taken in seconds.items():
             others = seconds.get("plain step") if side == OURS else None
             row = {"model": model, "step": side, "precision": args.precision, "rows": rows}
@@ -413,7 +390,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "precisions": {"type": names_of(PRECISIONS), "default": ["float32"], "help": "of spacy-elmo, comma-separated"},
     "device": {"default": "cpu", "help": "cpu or cuda"},
     "batch-tokens": {"type": POSITIVE, "default": 4096, "help": "that spacy-elmo works on at once"},
-    "step-by-step": {"action": "store_true", "help": "on a GPU, also without captured blocks of time steps"},
+    "step-by-step": {
+        "action": "store_true",
+        "default": False,
+        "help": "on a GPU, also without captured blocks of time steps",
+    },
     "pipelines": {"type": names_of(PIPELINES), "default": list(PIPELINES), "help": "comma-separated"},
     "sample": {"type": POSITIVE, "default": 400, "help": f"texts for {SLOW}"},
     "sentences": {"type": POSITIVE, "default": 2_000, "help": "first N sentences of sentences.txt"},
@@ -450,15 +431,11 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
     for name, (function, options, defaults) in COMMANDS.items():
         about = function.__doc__ or ""
         sub = commands.add_parser(name, help=about.split(":")[0], description=about, formatter_class=Formatter)
-        sub.set_defaults(**{_dest(one): OPTIONS[one].get("default", False) for one in OPTIONS if "default" in OPTIONS[one]})
+        sub.set_defaults(**{one.replace("-", "_"): settings.get("default") for one, settings in OPTIONS.items()})
         for option in (*options, *OF_ALL):
             sub.add_argument(f"--{option}", **OPTIONS[option])
         sub.set_defaults(**defaults)
     return parser.parse_args(arguments)
-
-
-def _dest(option: str) -> str:
-    return option.replace("-", "_")
 
 
 if __name__ == "__main__":

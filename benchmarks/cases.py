@@ -73,42 +73,29 @@ class Work:
     @classmethod
     def make(cls, size: str, case: str, is_ours: bool, sentences: Sentences, options: BiLMOptions) -> "Work":
         """The work of an engine with a model of these options."""
-        calls = CALLS[case](size, is_ours, sentences)
+        calls = calls_of(size, case, is_ours, sentences)
         # A single sentence stands for itself; in what is one text, a word that comes twice is needed once.
         tasks = calls if case == "single" else [[sentence for call in calls for sentence in call]]
         operations = sum(needed_operations(options, task) for task in tasks)
         return cls(calls, sum(n_tokens(task) for task in tasks), operations)
 
 
-def stream_calls(size: str, is_ours: bool, sentences: Sentences) -> list[Sentences]:
-    """All at once, or an evenly spaced sample of batches."""
-    if is_ours:
+def calls_of(size: str, case: str, is_ours: bool, sentences: Sentences) -> list[Sentences]:
+    """Sentences of each call: for ours all at once, for the others an evenly spaced sample of batches, or the beginning
+    of a document or of its pieces."""
+    if case == "single":
+        return [[sentence] for sentence in evenly_spaced(sentences, SINGLE_SENTENCES[size])]
+    if case == "stream" and is_ours:
         return [evenly_spaced(sentences, STREAM_SENTENCES.get(size, len(sentences)))]
-    batches = list(batches_of(sentences))
-    share = STREAM_TOKENS[size] / n_tokens(sentences)
-    return evenly_spaced(batches, max(1, round(share * len(batches))))
-
-
-def single_calls(size: str, is_ours: bool, sentences: Sentences) -> list[Sentences]:
-    """An evenly spaced sample of sentences, the same for all engines."""
-    return [[sentence] for sentence in evenly_spaced(sentences, SINGLE_SENTENCES[size])]
-
-
-def long_calls(size: str, is_ours: bool, sentences: Sentences) -> list[Sentences]:
-    """A document cut into pieces, or the beginning of it as one piece."""
+    if case == "stream":
+        batches = list(batches_of(sentences))
+        share = STREAM_TOKENS[size] / n_tokens(sentences)
+        return evenly_spaced(batches, max(1, round(share * len(batches))))
     document = [word for sentence in sentences for word in sentence][:DOCUMENT_TOKENS]
-    if not is_ours:
+    if case == "long" and not is_ours:
         return [[document[: LONG_TOKENS[size]]]]
-    return [[document[start : start + PIECE_TOKENS] for start in range(0, len(document), PIECE_TOKENS)]]
-
-
-def pieces_calls(size: str, is_ours: bool, sentences: Sentences) -> list[Sentences]:
-    """The document in the same pieces for all engines as a batch, or the beginning of each piece."""
-    (pieces,) = long_calls(size, True, sentences)
+    pieces = [document[start : start + PIECE_TOKENS] for start in range(0, len(document), PIECE_TOKENS)]
     return [pieces if is_ours else [piece[: LONG_TOKENS[size] // 10] for piece in pieces]]
-
-
-CALLS = {"stream": stream_calls, "single": single_calls, "long": long_calls, "pieces": pieces_calls}
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:

@@ -19,15 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from environments import MissingPeerError, note, python_of
+
 RUNNER = Path(__file__).with_name("runner.py")
 LOG_LINES = 5
 
 Row = dict[str, Any]  # a line of a table by column; lists go to the report only
-
-
-def note(text: str) -> None:
-    """Tell on the error stream what is going on."""
-    print(text, file=sys.stderr, flush=True)
 
 
 # Levels of instruction sets
@@ -91,7 +88,9 @@ def find_levels(name: str) -> list[Level]:
     here = levels_here()
     names = (here or ["native"]) if name == "all" else [name]
     if unknown := [one for one in names if one not in (*here, "native")]:
-        raise argparse.ArgumentTypeError(f"no level {unknown[0]!r} on this processor; expected {', '.join(here)}, native")
+        raise argparse.ArgumentTypeError(
+            f"no level {unknown[0]!r} on this processor; expected {', '.join(here)}, native"
+        )
     return [Level(one, here[0] if here else None) for one in names]
 
 
@@ -182,12 +181,18 @@ def busy_loops() -> Iterator[None]:
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[], float]], repeats: int, before: Callable[[], object] = lambda: None, about: str = ""
+    about: str,
+    sides: Mapping[str, Callable[[], float]],
+    repeats: int,
+    before: Callable[[], object] = lambda: None,
+    warm_up: bool = True,
 ) -> dict[str, list[float]]:
-    """Run all sides in turn, repetition by repetition; return what each gave, the seconds it took.
+    """Run all sides once, then in turn, repetition by repetition; return what each gave then, the seconds it took.
 
     before: called at the beginning of each repetition.
     """
+    for side in sides.values() if warm_up else ():
+        side()
     found: dict[str, list[float]] = {name: [] for name in sides}
     for repetition in range(repeats):
         note(f"{about}: repetition {repetition + 1} of {repeats}")
@@ -223,15 +228,36 @@ class Section:
     targets: list[Row] = field(default_factory=list)
     minutes: float = 0.0
 
-    def start(self, stack: ExitStack, *arguments: str, python: Path | None = None, threads: int | None = None) -> Worker:
+    def start(
+        self, stack: ExitStack, *arguments: str, python: Path | None = None, threads: int | None = None
+    ) -> Worker:
         """Start a process of runner.py that ends with the stack. threads: of OpenMP; None: as many as it takes."""
         environment = {**self.level.environment, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         return stack.enter_context(Worker(python or Path(sys.executable), *arguments, environment=environment))
 
+    def load(
+        self, stack: ExitStack, label: str, *arguments: str, python: Path | None = None, **settings: Any
+    ) -> Worker:
+        """Start a process, have it load what the settings say, and remember its versions."""
+        worker = self.start(stack, *arguments, python=python, threads=settings.get("threads"))
+        self.versions[label] = worker.ask("load", **settings)
+        return worker
+
+    def pythons(self, peers: Iterable[str]) -> dict[str, Path]:
+        """Interpreters of the environments of peers, as far as they can be made."""
+        found = {}
+        for name in peers:
+            try:
+                found[name] = python_of(name)
+            except MissingPeerError as error:
+                self.leave_out(f"{name}: {error}")
+        return found
+
     def leave_out(self, reason: str) -> None:
         """Remember what cannot be measured."""
-        self.left_out.append(reason)
-        note(f"left out: {reason}")
+        if reason not in self.left_out:
+            self.left_out.append(reason)
+            note(f"left out: {reason}")
 
     def measure_products(self) -> None:
         """Measure the large product."""
@@ -240,12 +266,12 @@ class Section:
     def report(self) -> Row:
         """All of it for a JSON file."""
         level = {"name": self.level.name, "about": self.level.about, "environment": self.level.environment}
-        return {**vars(self), "level": level, "machine": cpu_name()}
+        found = {name: value for name, value in vars(self).items() if name not in ("about", "machine")}
+        return {**found, "level": level, "machine": self.about}
 
     def render(self) -> str:
         """Lay it out as text."""
         lines = [f"== {self.level.name} ({self.level.about}); {self.minutes:.1f} minutes"]
-        lines += [f"processor: {cpu_name()}"]
         lines += [f"{name}: {_flat(value)}" for name, value in self.about.items()]
         lines += [f"{name}: {_flat(versions)}" for name, versions in self.versions.items()]
         for way in self.products[0] if self.products else ():
@@ -296,7 +322,7 @@ def run_levels(measure: Callable[[Section, argparse.Namespace], object], args: a
         start = time.monotonic()
         machine = Worker(Path(sys.executable), "machine", environment=level.environment)
         with machine:
-            section = Section(level, machine, machine.ask("describe"))
+            section = Section(level, machine, {"processor": cpu_name(), **machine.ask("describe")})
             machine.ask("set_threads", threads=args.threads)
             measure(section, args)
         section.minutes = (time.monotonic() - start) / 60

@@ -4,15 +4,16 @@ Commands of runner.py's role `machine`; the process has the instruction sets of 
 """
 
 import statistics
-import time
+import timeit
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
-from ours import Float16Product, Float32Product, describe_machine, update_compiled
+from ours import Float16Product, Float32Product, describe, update_compiled
 from torch import Tensor
 from torch.nn.functional import linear
+
+__all__ = ["describe", "gates", "products", "rates", "set_threads"]  # the commands
 
 SIZE = 2048  # of the large product
 N_IN, N_OUT, N_DIRECTIONS, N_LAYERS = 512, 16_384, 2, 2  # of a time step at the original size
@@ -20,11 +21,6 @@ ENOUGH = 0.02  # seconds of a measurement, at least
 CELL_CLIP = 3.0
 
 Way = Callable[[], object]
-
-
-def describe() -> dict[str, Any]:
-    """Processor, instruction sets in use, versions and threads."""
-    return describe_machine()
 
 
 def set_threads(threads: int) -> None:
@@ -125,21 +121,9 @@ def _tanh(x: Tensor) -> Tensor:
 
 def compare(ways: Mapping[str, Way], repeats: int, enough: float = ENOUGH) -> dict[str, float]:
     """Run the ways in turn; return the median of the seconds of one call. enough: seconds of a repetition, at least."""
-    counts = {name: 1 + int(enough / min(seconds(way), seconds(way))) for name, way in ways.items()}
+    counts = {name: 1 + int(enough / min(timeit.repeat(way, number=1, repeat=2))) for name, way in ways.items()}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            taken[name].append(seconds(partial(_often, way, counts[name])) / counts[name])
+            taken[name].append(timeit.timeit(way, number=counts[name]) / counts[name])
     return {name: statistics.median(each) for name, each in taken.items()}
-
-
-def seconds(action: Way) -> float:
-    """Time one call."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
-
-
-def _often(action: Way, count: int) -> None:
-    for _ in range(count):
-        action()

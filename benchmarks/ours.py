@@ -3,10 +3,9 @@
 The engine and the pipelines are adapters like those in peers/; below them are the parts of a step, and pretraining.
 """
 
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ CHECKED_CELL = 4.0  # standard deviation of the cells that the check of a traini
 
 
 class Engine:
-    """See `Engine` in runner.py: `BiLM.encode`; of many sentences `BiLM.stream`, whose arrays are made as `encode`
+    """See peers/__init__.py: `BiLM.encode`; of many sentences `BiLM.stream`, whose arrays are made as `encode`
     makes them and dropped batch by batch, as those of the others are.
 
     threads: of torch in this process; None leaves them alone.
@@ -129,32 +128,26 @@ def forget_words(nlp: Any) -> None:
 # The machine, and the parts of a step
 
 
-def describe_machine() -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """Processor, instruction sets in use, versions and threads, as `spacy elmo info --machine` tells them."""
     try:
-        from spacy_elmo.tools.machine import describe_machine as describe
+        describe_machine = import_module("spacy_elmo.tools.machine").describe_machine
     except ImportError:  # an earlier version of the package
-        return {
-            "instruction sets": {"torch": torch.backends.cpu.get_cpu_capability()},
-            "versions": {"torch": torch.__version__, "spacy-elmo": spacy_elmo.__version__},
-            "python": platform.python_version(),
-            "threads": torch.get_num_threads(),
-            "processors": os.cpu_count(),
-        }
-    return describe()
+        torch_, threads = f"{torch.__version__} ({torch.backends.cpu.get_cpu_capability()})", torch.get_num_threads()
+        return {"spacy-elmo": spacy_elmo.__version__, "torch": torch_, "threads": threads}
+    found: dict[str, Any] = describe_machine()
+    return found
 
 
 def update_compiled(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float) -> Tensor | None:
     """Bring cells `[rows, dim]` up to date in place by the compiled part; None where it is not there."""
     try:
-        from spacy_elmo.bilm.kernels import update_gates as update
+        update = import_module("spacy_elmo.bilm.kernels").update_gates
     except ImportError:  # an earlier version of the package
-        from spacy_elmo.bilm.compiled import can_compile
-        from spacy_elmo.bilm.compiled import update_rows as update
-
-        if not can_compile(gates):
-            return None
-    return update(gates, inputs, cell, cell_clip)
+        compiled = import_module("spacy_elmo.bilm.compiled")
+        update = compiled.update_rows if compiled.can_compile(gates) else lambda *_: None
+    result: Tensor | None = update(gates, inputs, cell, cell_clip)
+    return result
 
 
 def character_ids(words: Sequence[str], width: int) -> Tensor:

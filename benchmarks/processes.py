@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import cases
-from harness import Row, Section, at_least, names_of, note, numbers_of
+from environments import note
+from harness import Row, Section, at_least, names_of, numbers_of
 
 from spacy_elmo import formats
 
@@ -55,8 +56,8 @@ def processes(section: Section, args: Namespace) -> None:
 def measure(section: Section, directory: str, method: str, count: int, texts: list[str], threads: int) -> Row:
     """Run the pipeline in a process of its own and watch it."""
     with ExitStack() as stack:
-        worker = section.start(stack, "pipeline", "elmo", threads=threads)
-        section.versions["elmo"] = worker.ask("load", weights=directory, threads=threads, method=method or None)
+        settings: Any = {"weights": directory, "threads": threads, "method": method or None}
+        worker = section.load(stack, "elmo", "pipeline", "elmo", **settings)
         with watch(worker.ask("pid")) as seen:
             took = worker.ask("time", texts=texts, n_process=count)
     of_one = seen.of_itself if count == 1 else seen.of_child
@@ -68,8 +69,7 @@ def stream(section: Section, count: int, threads: int) -> list[Row]:
     """Texts that have come through the bundled model, and memory then."""
     note(f"stream of {count} texts")
     with ExitStack() as stack:
-        worker = section.start(stack, "pipeline", "elmo", threads=threads)
-        worker.ask("load", weights=formats.BUNDLED, threads=threads)
+        worker = section.load(stack, "elmo", "pipeline", "elmo", weights=formats.BUNDLED, threads=threads)
         looks = worker.ask("stream", count=count, looks=LOOKS)
     return [{"texts": texts, "MiB": size / MIB} for texts, size in looks]
 
@@ -102,7 +102,6 @@ def watch(pid: int) -> Iterator[Seen]:
         seen.look(pid)
         while not ended.wait(PAUSE):
             seen.look(pid)
-        seen.look(pid)
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -111,6 +110,7 @@ def watch(pid: int) -> Iterator[Seen]:
     finally:
         ended.set()
         thread.join()
+        seen.look(pid)
 
 
 def children(pid: int) -> list[int]:

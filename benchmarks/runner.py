@@ -14,16 +14,14 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 Sentences = Sequence[Sequence[str]]
-Array = npt.NDArray[np.float32]
 
 ENGINES = {
     "spacy-elmo": "ours",
@@ -88,42 +86,22 @@ def versions_of(packages: Sequence[str]) -> dict[str, str]:
     return {package: metadata.version(package) for package in packages}
 
 
-class Engine(Protocol):
-    """An implementation of ELMo with a model loaded: what a module of `ENGINES` has as `Engine(directory, threads)`."""
-
-    packages: tuple[str, ...]
-
-    def run(self, sentences: Sentences) -> object:
-        """Encode sentences in one call; what comes of it is dropped."""
-
-    def encode(self, sentences: Sentences) -> Iterator[Array]:
-        """Yield the layers of each sentence from zero state, `[layers, tokens, width]` without BOS and EOS."""
-
-    def forget(self) -> None:
-        """Remember no word."""
-
-    def remember(self, sentences: Sentences) -> None:
-        """Remember all words, where the implementation does that."""
-
-
 class Encode(Side):
     """Sentences in, layers and seconds out."""
 
     def __init__(self, name: str) -> None:
-        self.module, self.engine = ENGINES[name], None
-
-    engine: Engine | None
+        self.module = ENGINES[name]
+        self.engine: Any = None
 
     def load(self, directory: str, threads: int | None = None, **settings: Any) -> dict[str, str]:
         """Load the model in a directory, as `spacy_elmo.formats.write` writes it; return versions of packages."""
-        engine: Engine = import_module(self.module).Engine(Path(directory), threads, **settings)
-        self.engine = engine
-        return versions_of(engine.packages)
+        self.engine = import_module(self.module).Engine(Path(directory), threads, **settings)
+        return versions_of(self.engine.packages)
 
     def encode(self, sentences: Sentences, to: str) -> None:
         """Write the layers of each sentence to a file `.npz` under its number."""
         encoded = enumerate(self._loaded().encode(sentences))
-        np.savez(to, **{str(number): layers for number, layers in encoded})  # type: ignore[arg-type] # names are numbers
+        np.savez(to, **{str(number): layers for number, layers in encoded})
 
     def time(self, calls: Sequence[Sentences], cold: bool) -> list[float]:
         """Return the seconds of each call. cold: with no word remembered in any of them; else with all."""
@@ -138,7 +116,7 @@ class Encode(Side):
             taken.append(time.perf_counter() - start)
         return taken
 
-    def _loaded(self) -> Engine:
+    def _loaded(self) -> Any:
         if self.engine is None:
             raise RuntimeError("no model is loaded")
         return self.engine
@@ -223,7 +201,7 @@ class Train(Side):
         return {"tokens": step.tokens, "distinct words": step.distinct_words(), "sides": list(self.sides)}
 
     def time(self, side: str, steps: int) -> float:
-        """Seconds of so many steps; the gradients, which the next one would drop, are not left to the other's memory."""
+        """Seconds of so many steps; gradients, which the next would drop, are not left to the other's memory."""
         one = self.sides[side]
         start = time.perf_counter()
         for _ in range(steps):

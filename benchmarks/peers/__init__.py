@@ -1,7 +1,14 @@
 """Other projects in, the two calls that the benchmarks time out: an adapter for each, and what its environment holds.
 
-Engines (see `Engine` in runner.py) get batches of 32 sentences in the given order. Pipelines are what spaCy's own
-`init config` makes for `ner`.
+A module of an engine has `Engine(directory, threads)`, which loads a model, with
+
+    packages            whose versions matter
+    run(sentences)      encodes sentences in one call; what comes of it is dropped
+    encode(sentences)   yields the layers of each sentence from zero state, `[layers, tokens, width]`, borders left out
+    forget(), remember(sentences)   for one that remembers words from call to call
+
+Engines get batches of 32 sentences in the given order. A module of a pipeline has `ner_config(batch_size)`, what
+spaCy's own `init config` makes for `ner`, and PIPELINE_PACKAGES.
 """
 
 from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from peers import simple_elmo_pytorch
 
 
 class Engine(simple_elmo_pytorch.Engine):
-    """See `Engine` in runner.py."""
+    """See peers/__init__.py."""
 
     packages = ("allennlp", "torch")
 

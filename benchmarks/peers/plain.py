@@ -28,7 +28,7 @@ GRADIENT_TOLERANCE = 1e-4  # likewise. torch's conv1d rounds so in its gradients
 
 
 class Engine(Forgetful):
-    """See `Engine` in runner.py."""
+    """See peers/__init__.py."""
 
     packages = ("torch",)
 

@@ -12,7 +12,7 @@ from peers import BATCH, Forgetful, Sentences, batches_of
 
 
 class Engine(Forgetful):
-    """See `Engine` in runner.py."""
+    """See peers/__init__.py."""
 
     packages = ("simple-elmo", "tensorflow")
 

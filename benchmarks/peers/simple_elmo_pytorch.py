@@ -10,7 +10,7 @@ from peers import Forgetful, Sentences, batches_of
 
 
 class Engine(Forgetful):
-    """See `Engine` in runner.py."""
+    """See peers/__init__.py."""
 
     packages: tuple[str, ...] = ("simple-elmo-pytorch", "torch")
 
