@@ -127,7 +127,7 @@ class Worker:
             stderr=self._log,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **environment},
+            env={**inherited(), **environment},
         )
 
     def ask(self, command: str, **arguments: Any) -> Any:
@@ -162,6 +162,12 @@ class Worker:
         self._process.kill()
         self._process.communicate()
         self._log.close()
+
+
+def inherited() -> dict[str, str]:
+    """The variables of this process, but for those that choose instruction sets or threads: the benchmark sets them."""
+    chosen = ("OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_", "ONEDNN_", "DNNL_", "SPACY_ELMO_ISA")
+    return {name: value for name, value in os.environ.items() if not name.startswith(chosen)}
 
 
 @contextmanager
@@ -322,8 +328,8 @@ def run_levels(measure: Callable[[Section, argparse.Namespace], object], args: a
         start = time.monotonic()
         machine = Worker(Path(sys.executable), "machine", environment=level.environment)
         with machine:
-            section = Section(level, machine, {"processor": cpu_name(), **machine.ask("describe")})
             machine.ask("set_threads", threads=args.threads)
+            section = Section(level, machine, {"processor": cpu_name(), **machine.ask("describe")})
             measure(section, args)
         section.minutes = (time.monotonic() - start) / 60
         print(section.render(), end="\n\n", flush=True)

@@ -59,18 +59,20 @@ def test_processor_of_another_kind_has_no_level_but_its_own(harness, processor):
     assert [(level.name, level.column) for level in harness.find_levels("all")] == [("native", None)]
 
 
-def test_every_process_has_the_variables_of_the_level(harness, tmp_path):
+def test_every_process_has_the_variables_of_the_level_and_no_others_of_that_kind(harness, monkeypatch, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(harness.RUNNER.parent)!r})\nfrom runner import serve, Side\n"
         "class Look(Side):\n    def look(self): return dict(os.environ)\nserve(Look())\n"
     )
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     wanted = harness.Level("avx2", "avx512").environment
     with harness.Worker(harness.Path(sys.executable), environment=wanted, script=script) as worker:
         found = worker.ask("look")
     assert wanted.items() <= found.items()
     assert found["ATEN_CPU_CAPABILITY"] == "avx2"
     assert found["HOME"] == os.environ["HOME"]
+    assert "OMP_WAIT_POLICY" not in found
 
 
 # Refusals

@@ -142,10 +142,10 @@ def test_slow_engines_get_a_sample_and_ours_everything(modules):
     calls_of = modules("cases").calls_of
     sentences = [[f"{number}.{word}" for word in range(20)] for number in range(2_000)]
     assert calls_of("small", "stream", True, sentences) == [sentences]
-    assert len(calls_of("original", "stream", True, sentences)[0]) == 1_000
+    assert len(calls_of("original", "stream", True, sentences)[0]) == 640
     batches = calls_of("small", "stream", False, sentences)
-    assert [len(batch) for batch in batches] == [32] * 5
-    assert [batch[0][0].partition(".")[0] for batch in batches] == ["192", "576", "992", "1408", "1792"]
+    assert [len(batch) for batch in batches] == [32] * 4
+    assert [batch[0][0].partition(".")[0] for batch in batches] == ["224", "736", "1248", "1760"]
     (pieces,) = calls_of("small", "long", True, sentences)
     assert [len(piece) for piece in pieces] == [1_000] * 20
     assert calls_of("small", "long", False, sentences) == [[[*pieces[0], *pieces[1]]]]
