@@ -5,11 +5,15 @@ instruction set. The best one that the processor has is used, or the one that th
 names. Without it, torch's operators come to the same numbers.
 """
 
+import importlib
 import math
 import os
+import platform
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,20 +22,20 @@ from torch.nn import functional
 from spacy_elmo.bilm.products import reasons_against_prediction
 from spacy_elmo.errors import ElmoError
 
+_kernels: Any  # with the functions of _kernels.pyi, or None
+_failure: ImportError | None
 try:
-    from spacy_elmo.bilm import _kernels
+    # Not by `from spacy_elmo.bilm import _kernels`, which blames a circular import where it was not built.
+    _kernels, _failure = importlib.import_module("spacy_elmo.bilm._kernels"), None
 except ImportError as error:
-    _kernels = None  # type: ignore[assignment]
-    _MISSING = f"the compiled part is missing ({error}): install spacy-elmo again where a C compiler is found"
-else:
-    _MISSING = ""
+    _kernels, _failure = None, error
 
 VARIABLE = "SPACY_ELMO_ISA"
 
 
 def instruction_sets() -> list[str]:
     """Names of the versions that this processor can run, the best first; none where the compiled part is missing."""
-    return [] if _kernels is None else _kernels.levels()
+    return [] if _kernels is None else cast("list[str]", _kernels.levels())
 
 
 def instruction_set() -> str | None:
@@ -40,26 +44,46 @@ def instruction_set() -> str | None:
 
 
 def is_missing() -> bool:
-    """Whether the compiled part was not built."""
+    """Whether there is no compiled part."""
     return _kernels is None
+
+
+def why_missing() -> str | None:
+    """Why there is no compiled part; None where there is one."""
+    if _kernels is not None:
+        return None
+    if not is_for_this_platform():
+        return f"there is no compiled part for {platform.system()} on {platform.machine()}"
+    if type(_failure) is ImportError:  # the file is there
+        return f"the compiled part does not load ({_failure}): install spacy-elmo again on this machine"
+    return (
+        "the compiled part was not built: install spacy-elmo again where GCC or Clang is found (pip install -v shows "
+        "what went wrong)"
+    )
+
+
+def is_for_this_platform() -> bool:
+    """Whether `setup.py` builds the compiled part on this system and processor, given a compiler."""
+    return sys.platform in ("linux", "darwin") and platform.machine() in ("x86_64", "aarch64", "arm64")
 
 
 def reasons_against_kernels(x: Tensor) -> list[str]:
     """Why the compiled part is not used for `x`; empty where it is."""
     reasons = reasons_against_prediction(x)
-    if _kernels is None:
-        reasons.append(_MISSING)
+    if missing := why_missing():
+        reasons.append(missing)
     elif _chosen == "generic":
-        reasons.append("torch's operators are faster than its generic version (AVX2 and FMA, AVX-512 or NEON is needed)")
+        reasons.append("torch's operators are faster than its generic version (it needs AVX2 and FMA, AVX-512 or NEON)")
     return reasons
 
 
 def warn_if_missing() -> None:
-    """Warn, once in a process, where the compiled part was not built."""
+    """Warn, once in a process, where the compiled part could have been built and was not."""
     global _is_warned
     if _kernels is None and not _is_warned:
         _is_warned = True
-        warnings.warn(f"spacy-elmo runs more slowly than it could: {_MISSING}", stacklevel=2)
+        if is_for_this_platform():
+            warnings.warn(f"spacy-elmo runs more slowly than it could: {why_missing()}", stacklevel=2)
 
 
 def update_gates(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float | None) -> Tensor:

@@ -60,6 +60,8 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
         """
         call = self.call(x, batch_sizes, state, starts)
         engine = engines.choose(self, call)
+        if x.is_cpu and not torch.is_grad_enabled():
+            warn_if_missing()
         return engine.run(self, call) if engine else plain_recurrence(self, call)
 
     def call(

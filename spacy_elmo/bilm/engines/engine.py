@@ -12,15 +12,15 @@ from spacy_elmo.bilm.products import Precision
 from spacy_elmo.bilm.time_steps import State, TimeStep, time_steps
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by measurement:
-# the buffer they fill should stay in cache until the recurrence reads it, but a product should also have rows enough for
-# the weights it streams through.
+# the buffer they fill should stay in cache until the recurrence reads it, but a product should also have rows enough
+# for the weights it streams through.
 _GATE_BUFFER_BYTES, _GATE_ROWS = 2 * 2**20, 128
 
 V = TypeVar("V")
 
 
 class Layer(Protocol):
-    """A layer of the biLM as engines know it: `bilm.lstm.BidirectionalLSTMLayer`, where its attributes are explained."""
+    """A layer of the biLM as engines know it: `bilm.lstm.BidirectionalLSTMLayer`, which explains its attributes."""
 
     n_in: int
     dim: int
@@ -89,9 +89,18 @@ class Engine(ABC):
     def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
         """Return the outputs `[2, n_tokens, projection_dim]`, packed as `x`, and the state each row ended in."""
 
+    def precision(self, layer: Layer, call: Call) -> str:
+        """What the products of a call that it runs are computed in: "float32", "int8", "bfloat16", ..."""
+        return name_of(layer.weight.dtype)
+
     def prepare(self, layer: Layer) -> None:
         """Make now what it keeps from call to call."""
         return
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Name of a type of torch's, as in a config."""
+    return str(dtype).removeprefix("torch.")
 
 
 def block_rows(dim: int, dtype: torch.dtype) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spacy_elmo.bilm.engines.engine import Call, Engine, Layer
+from spacy_elmo.bilm.engines.engine import Call, Engine, Layer, name_of
 from spacy_elmo.bilm.gates import activate_, clip_, tanh_, with_forget_bias
 from spacy_elmo.bilm.time_steps import State, TimeStep
 
@@ -22,14 +22,21 @@ class GradientsByHand(Engine):
 
     def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
         """As `Engine`."""
-        x, (hidden, cell) = call.x, call.state
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        x, (hidden, cell), dtype = call.x, call.state, _dtype(call)
         parts = (x, hidden, layer.weight, layer.bias, layer.projection)
         x_, hidden_, *parameters = (None if part is None else part.to(dtype) for part in parts)
         clips = (layer.cell_clip, layer.proj_clip)
         y, last_hidden, last_cell = _Recurrence.apply(x_, hidden_, cell, *parameters, call.steps(), clips)  # type: ignore[no-untyped-call]
         return y.to(x.dtype), (last_hidden.to(x.dtype), last_cell)
+
+    def precision(self, layer: Layer, call: Call) -> str:
+        """As `Engine`."""
+        return name_of(_dtype(call))
+
+
+def _dtype(call: Call) -> torch.dtype:
+    kind = call.x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else call.x.dtype
 
 
 class _Recurrence(torch.autograd.Function):
@@ -52,7 +59,7 @@ class _Recurrence(torch.autograd.Function):
         steps: list[TimeStep],
         clips: tuple[float | None, float | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute outputs and last states as the plain recurrence does, and keep gates, cells and outputs of every step."""
+        """Compute outputs and last states as the plain recurrence does; keep gates, cells and outputs of every step."""
         (_, n_tokens, n_in), dim = x.shape, cell.shape[2]
         gates = x.new_empty(2, n_tokens, 4 * dim)
         cells, squashed = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
@@ -62,7 +69,9 @@ class _Recurrence(torch.autograd.Function):
         for step in steps:
             now = step.tokens
             hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
-            input_gate, forget_gate, output_gate, candidate = activate_(gates[:, now].baddbmm_(hidden, weight[:, n_in:]))
+            input_gate, forget_gate, output_gate, candidate = activate_(
+                gates[:, now].baddbmm_(hidden, weight[:, n_in:])
+            )
             cell = torch.mul(cell, forget_gate, out=cells[:, now]).addcmul_(input_gate, candidate)
             hidden = tanh_(squashed[:, now].copy_(clip_(cell, clips[0]))) * output_gate
             if projection is not None:

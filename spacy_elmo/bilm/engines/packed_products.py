@@ -32,6 +32,10 @@ class PackedProducts(Engine):
                 _run_steps(products, layer.cell_clip, x[direction, tokens], state, some, outputs[direction, tokens])
         return outputs, (hidden, cell)
 
+    def precision(self, layer: Layer, call: Call) -> str:
+        """As `Engine`."""
+        return layer.precision
+
     def prepare(self, layer: Layer) -> None:
         """Pack the weights."""
         with torch.no_grad():
