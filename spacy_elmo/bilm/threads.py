@@ -21,8 +21,8 @@ from spacy_elmo.errors import ElmoError
 
 Threads = int | Literal["auto"]
 
-# Of its time that a thread has a CPU where it need not wait for one; how long after a wait short calls use one thread.
-_LEAST_SHARE, _ALONE_SECONDS = 0.85, 1.0
+_LEAST_SHARE = 0.85  # of its time that a thread has a CPU where it need not wait for one
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds for which short calls use one thread after a wait
 
 
 def check_threads(threads: object) -> None:
@@ -45,11 +45,12 @@ class ShortCalls:
 
     Its steps are so short that on a busy machine most of the time would go by in waiting for the other threads, which
     wait for a CPU themselves. So a call measures how much of its time this thread had a CPU. After one that had to wait,
-    calls use one thread for a second; then the next one tries again.
+    calls use one thread for a moment; then the next one tries again. Each try that fails doubles the moment.
     """
 
     def __init__(self) -> None:
         self._alone_until = 0.0
+        self._pause = _FIRST_PAUSE
 
     def count(self, n: int) -> int:
         """How many threads the next call uses, where a long one would use `n`."""
@@ -64,7 +65,10 @@ class ShortCalls:
         finally:
             wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
             if n > 1 and cpu < _LEAST_SHARE * wall:
-                self._alone_until = time.monotonic() + _ALONE_SECONDS
+                self._alone_until = time.monotonic() + self._pause
+                self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            elif n > 1:
+                self._pause = _FIRST_PAUSE
 
 
 @contextmanager
