@@ -27,8 +27,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/inference.py
-	$(BIN)/python benchmarks/pipeline_speed.py
+	$(BIN)/python benchmarks/bench.py targets
 
 clean:
 	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache spacy_elmo/bilm/*.so

@@ -14,8 +14,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import note
-
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = Path(__file__).with_name(".envs")
 NO_DEPS = "# --no-deps"
@@ -25,16 +23,9 @@ class MissingPeerError(RuntimeError):
     """The environment of a peer cannot be made here."""
 
 
-def find_pythons(names: list[str]) -> tuple[dict[str, Path], list[str]]:
-    """Pythons of these peers, and why some of them are left out."""
-    pythons, left_out = {}, []
-    for name in names:
-        try:
-            pythons[name] = python_of(name)
-        except MissingPeerError as error:
-            left_out.append(f"{name}: {error}")
-            note(f"left out: {left_out[-1]}")
-    return pythons, left_out
+def note(text: str) -> None:
+    """Tell on the error stream what is going on."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def python_of(name: str) -> Path:
@@ -48,7 +39,7 @@ def python_of(name: str) -> Path:
     directory = ENVIRONMENTS / name
     python, stamped = directory / "bin" / "python", directory / "requirements.txt"
     try:
-        if not (python.exists() and stamped.exists() and stamped.read_text(encoding="utf-8") == stamp):
+        if not (python.exists() and stamped.exists() and same(stamped.read_text(encoding="utf-8"), stamp)):
             note(f"{name}: making its environment in {directory}")
             make(directory, requirements)
             stamped.write_text(stamp, encoding="utf-8")
@@ -60,6 +51,11 @@ def python_of(name: str) -> Path:
     return python
 
 
+def same(stamp: str, other: str) -> bool:
+    """Whether two stamps are of the same Python and packages; comments do not matter."""
+    return stamp.split("\n")[0] == other.split("\n")[0] and [*pip_arguments(stamp)] == [*pip_arguments(other)]
+
+
 def make(directory: Path, requirements: str) -> None:
     """Make an environment out of blocks of requirements, in place of one that is there.
 
@@ -68,10 +64,11 @@ def make(directory: Path, requirements: str) -> None:
     """
     if directory.exists():
         shutil.rmtree(directory)
-    _call(sys.executable, "-m", "venv", str(directory))
-    pip = (str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check")
-    for arguments in pip_arguments(requirements):
-        _call(*pip, "install", "--no-compile", *arguments)
+    install = [str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--no-compile"]
+    commands = [[sys.executable, "-m", "venv", str(directory)]]
+    commands += [[*install, *arguments] for arguments in pip_arguments(requirements)]
+    for command in commands:
+        subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def pip_arguments(requirements: str) -> Iterator[list[str]]:
@@ -81,7 +78,3 @@ def pip_arguments(requirements: str) -> Iterator[list[str]]:
         packages = [line for line in lines if line and not line.startswith("#")]
         if packages:
             yield [*(["--no-deps"] if any(line.startswith(NO_DEPS) for line in lines) else []), *packages]
-
-
-def _call(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)

@@ -62,8 +62,9 @@ def install() -> Callable[[Path, Path], None]:
 
 @pytest.fixture
 def import_benchmark(monkeypatch) -> Callable[[str], ModuleType]:
-    """A function that imports a module of the benchmarks."""
-    monkeypatch.syspath_prepend(str(TESTS.parent / "benchmarks"))
+    """A function that imports a module of the benchmarks or of the experiments."""
+    for directory in ("experiments", "benchmarks"):
+        monkeypatch.syspath_prepend(str(TESTS.parent / directory))
     return importlib.import_module
 
 

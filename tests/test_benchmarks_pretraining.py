@@ -1,7 +1,5 @@
 """The plain step of the pretraining benchmark is the same computation as ours, or nothing is timed."""
 
-import argparse
-
 import pytest
 import torch
 
@@ -13,39 +11,27 @@ CELL_CLIP, PROJ_CLIP = 0.2, 0.1
 
 
 @pytest.fixture
-def benchmark(import_benchmark, monkeypatch):
-    """The module, its size `sm` replaced by a very small one with tight clips."""
-    module = import_benchmark("pretraining")
+def step(import_benchmark, monkeypatch, tmp_path):
+    """Ours, with a very small model of tight clips."""
     model = ModelConfig(24, 8, cell_clip=CELL_CLIP, proj_clip=PROJ_CLIP, filters=((1, 4), (2, 8)), embedding_dim=4)
-    training = TrainingConfig(batch_size=4, unroll_steps=5, n_negative_samples_batch=50)
+    training = TrainingConfig(unroll_steps=5, n_negative_samples_batch=50)
     monkeypatch.setattr(Config, "of_size", classmethod(lambda cls, size: cls(model, training=training)))
-    monkeypatch.setitem(module.WORDS, "sm", N_WORDS)
-    return module
-
-
-@pytest.fixture
-def args():
-    return argparse.Namespace(
-        sizes=["sm"], repeats=2, steps=1, rows=3, precision="float32", device=torch.device("cpu"), threads=1
-    )
-
-
-@pytest.fixture
-def check(benchmark, args, tmp_path):
-    """A function that compares ours and the plain step, given what to do to our weights after they were copied."""
-    config, device = benchmark.make_config("sm", args), args.device
-    vocabulary = benchmark.make_vocabulary(N_WORDS)
-    batches = benchmark.make_batches(config, vocabulary, tmp_path / "corpus")
-    model = benchmark.make_model(config, N_WORDS, device)
+    step = import_benchmark("ours").Step(tmp_path, "sm", N_WORDS, rows=3, precision="float32", device="cpu")
     with torch.no_grad():
-        for layer in model.bilm.layers:
+        for layer in step.model.bilm.layers:
             layer.projection.mul_(3.0)
+    return step
+
+
+@pytest.fixture
+def check(import_benchmark, step):
+    """A function that compares ours and the plain step, given what to do to our weights after they were copied."""
 
     def run(change=lambda model: None):
-        plain = benchmark.PlainStep(model, batches, config)
+        plain = import_benchmark("peers.plain").PlainStep(step)
         with torch.no_grad():
-            change(model)
-        benchmark.check("sm", model, plain.model, benchmark.Question.make(config, batches, N_WORDS, device))
+            change(step.model)
+        plain.check()
 
     return run
 
@@ -74,13 +60,29 @@ def test_gradient_that_passes_a_clip_is_not_timed(check, monkeypatch, limit):
         check()
 
 
-def test_report_names_both_and_their_ratio(benchmark, args, monkeypatch):
-    monkeypatch.setattr("common.SGEMM_SIZE", 64)
-    report = benchmark.run(args)
-    ours, plain = report["rows"]
-    assert ours["tokens"] == plain["tokens"] == 15
-    assert ours["ratio"] > 0
-    assert plain["ratio"] is None
-    assert len(ours["seconds"]) == len(report["sgemm_gflops"]) == 2
-    table = benchmark.render(report).splitlines()
-    assert [line.split()[0] for line in table[-2:]] == ["sm", "sm"]
+def test_weights_are_still_there_when_gradients_were_written(step, tmp_path):
+    before = {name: parameter.detach().clone() for name, parameter in step.model.named_parameters()}
+    step.answer(step.question())
+    step.write(tmp_path / "gradients", gradients=True)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in step.model.named_parameters())
+
+
+def test_both_take_steps_that_lower_the_loss(import_benchmark, step):
+    plain = import_benchmark("peers.plain").PlainStep(step)
+    question = step.question()
+
+    def losses():
+        with torch.no_grad():
+            step.model.eval()
+            plain.model.eval()
+            table = step.batches.corpus.characters
+            ours = step.model(question.batch, table, question.states, question.candidates)[0]
+            both = ours.item(), plain.model(question)[0].item()
+            plain.model.train()
+        return both
+
+    before = losses()
+    for side in (step, plain):
+        for _ in range(4):
+            side.advance()
+    assert all(after < earlier for earlier, after in zip(before, losses(), strict=True))

@@ -53,7 +53,9 @@ static volatile const float largest_exponent = 60.0f;
 
 typedef struct {
     Py_ssize_t n_in, width, dim;                            /* width: of the hidden state */
-    Py_ssize_t n_tiles, n_strips, padded_dim, padded_width; /* tiles: of gates; strips: of the projection */
+    Py_ssize_t n_tiles, n_strips;                           /* tiles: of gates; strips: of the projection */
+    Py_ssize_t padded_dim, padded_width; /* of rows of cells and of the width: an odd number of strips, since rows that lie
+                                          * a power of two apart would share a few places of the cache */
     float cell_clip, proj_clip;
 } Layer;
 
@@ -82,6 +84,14 @@ static inline Py_ssize_t rows_of_block(Py_ssize_t row, Py_ssize_t rows)
 {
     Py_ssize_t left = rows - row, blocks = (left + MAX_ROWS - 1) / MAX_ROWS;
     return (left + blocks - 1) / blocks;
+}
+
+/* The strip of the next tile that is fetched while some rows are multiplied by this one, so that it is in a cache when
+ * its turn comes: the first rows fetch the first strip, the next ones the next. */
+static inline const float *strip_ahead(const float *matrix, Py_ssize_t apart, Py_ssize_t row, int has_next)
+{
+    Py_ssize_t block = (row + MAX_ROWS - 1) / MAX_ROWS;
+    return has_next && block < STRIPS_OF_TILE ? matrix + (STRIPS_OF_TILE + block) * apart : matrix;
 }
 
 #define JOIN(name, level) name##_##level
@@ -411,8 +421,8 @@ static PyObject *run_layer(PyObject *self, PyObject *arguments)
     run.n_rows = run.n_steps ? run.batch_sizes[0] : 0;
     layer->n_tiles = (layer->dim + STRIP - 1) / STRIP;
     layer->n_strips = (layer->width + STRIP - 1) / STRIP;
-    layer->padded_dim = layer->n_tiles * STRIP;
-    layer->padded_width = layer->n_strips * STRIP;
+    layer->padded_dim = (layer->n_tiles | 1) * STRIP;
+    layer->padded_width = (layer->n_strips | 1) * STRIP;
     run.n_parts = parts_of(run.n_rows, n_threads);
 
     Py_BEGIN_ALLOW_THREADS

@@ -18,7 +18,7 @@ typedef float LEVEL(vector) __attribute__((vector_size(4 * LANES), aligned(4), m
  * so that the compiler keeps the sums in registers. */
 TARGET static inline __attribute__((always_inline)) void LEVEL(multiply_few)(
     const int rows, const int n_strips, Py_ssize_t n, const float *const *x, const float *matrix, Py_ssize_t apart,
-    float *sums, Py_ssize_t width)
+    const float *ahead, float *sums, Py_ssize_t width)
 {
     LEVEL(vector) total[MAX_ROWS][STRIPS_OF_TILE * VECTORS];
 UNROLL
@@ -27,6 +27,7 @@ UNROLL
         for (int part = 0; part < n_strips * VECTORS; part++)
             total[row][part] = *(const LEVEL(vector) *)(sums + row * width + part * LANES);
     for (Py_ssize_t i = 0; i < n; i++) {
+        __builtin_prefetch(ahead + i * (n_strips * STRIP / STRIPS_OF_TILE), 0, 2);
         LEVEL(vector) weight[STRIPS_OF_TILE * VECTORS];
 UNROLL
         for (int part = 0; part < n_strips * VECTORS; part++)
@@ -47,14 +48,16 @@ UNROLL
 #define MULTIPLY(rows)                                                                                                 \
     case rows:                                                                                                         \
         for (; strip + STRIPS(rows) <= n_strips; strip += STRIPS(rows))                                                \
-            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart, sums + strip * STRIP, width);     \
+            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart,                 \
+                                ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         for (; strip < n_strips; strip++)                                                                              \
-            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart, sums + strip * STRIP, width);                \
+            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart,                            \
+                                ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         break;
 
 /* The same for up to MAX_ROWS rows and one tile of up to four strips, [n, TILE]. */
 TARGET static void LEVEL(multiply)(int rows, int n_strips, Py_ssize_t n, const float *const *x, const float *matrix,
-                                   Py_ssize_t apart, float *sums, Py_ssize_t width)
+                                   Py_ssize_t apart, const float *ahead, float *sums, Py_ssize_t width)
 {
     int strip = 0;
     switch (rows) {
@@ -138,7 +141,8 @@ TARGET static void LEVEL(read_inputs)(const Layer *layer, const Direction *one, 
             count = rows_of_block(token, n_tokens);
             for (Py_ssize_t i = 0; i < count; i++)
                 memcpy(sums + i * TILE, bias, TILE * sizeof(float));
-            LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->n_in, x + token, weights, layer->n_in * STRIP, sums, TILE);
+            LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->n_in, x + token, weights, layer->n_in * STRIP,
+                            strip_ahead(weights, layer->n_in * STRIP, token, tile + 1 < layer->n_tiles), sums, TILE);
         }
     }
 }
@@ -161,12 +165,16 @@ TARGET static void LEVEL(update_cells)(const Layer *layer, const Direction *one,
                 for (Py_ssize_t i = 0; i < count; i++)
                     memcpy(gates + i * TILE, bias, TILE * sizeof(float));
                 LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->n_in, x + row, input_weight, layer->n_in * STRIP,
-                                gates, TILE);
+                                strip_ahead(input_weight, layer->n_in * STRIP, row, tile + 1 < layer->n_tiles), gates,
+                                TILE);
             }
             LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->width, work->hidden + row, hidden_weight,
-                            layer->width * STRIP, gates, TILE);
+                            layer->width * STRIP,
+                            strip_ahead(hidden_weight, layer->width * STRIP, row, tile + 1 < layer->n_tiles), gates, TILE);
             for (Py_ssize_t i = 0; i < count; i++) {
                 Py_ssize_t place = (row + i) * layer->padded_dim + tile * STRIP;
+                __builtin_prefetch(work->cell + place + STRIP, 1); /* for the next tile, whose turn comes after all rows */
+                __builtin_prefetch(work->squashed_data + place + STRIP, 1);
                 LEVEL(update_strip)(gates + i * TILE, layer->cell_clip, work->cell + place, work->squashed_data + place);
             }
         }
@@ -188,6 +196,7 @@ TARGET static void LEVEL(project)(const Layer *layer, const Direction *one, Work
                 for (Py_ssize_t i = 0; i < count; i++)
                     squashed[i] = work->squashed_data + (row + i) * layer->padded_dim + start;
                 LEVEL(multiply)((int)count, n_strips, n, squashed, matrix, layer->dim * STRIP,
+                                strip_ahead(matrix, layer->dim * STRIP, row, strip + 2 * STRIPS_OF_TILE <= layer->n_strips),
                                 work->projected + row * layer->padded_width + strip * STRIP, layer->padded_width);
             }
         }

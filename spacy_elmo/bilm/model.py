@@ -20,13 +20,21 @@ from spacy_elmo.bilm.memory import return_freed_memory
 from spacy_elmo.bilm.options import BiLMOptions
 from spacy_elmo.bilm.packed import PackedModule, version_of
 from spacy_elmo.bilm.products import Precision, check_precision
-from spacy_elmo.bilm.threads import Threads, check_threads, count_threads, keep_to_one_thread_after_fork
+from spacy_elmo.bilm.threads import (
+    ShortCalls,
+    Threads,
+    check_threads,
+    count_threads,
+    keep_to_one_thread_after_fork,
+    torch_threads,
+)
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.bilm.transfer import floats_on_cpu, to_device
 from spacy_elmo.errors import ElmoError
 
 MAX_BATCH_TOKENS = 4096
 _STRETCH = 4  # how many times that a batch of few long sequences may take where no gradients are kept
+_SHORT_TOKENS = 256  # of a call that takes some milliseconds
 _LARGE_BYTES = 16 * 2**20  # of a batch's layers: it took so long that tidying up after it is no matter
 
 
@@ -93,6 +101,7 @@ class BiLM(nn.Module):
     """
 
     _threads: Threads = "auto"
+    _short_calls = ShortCalls()  # of all biLMs: the machine is one
 
     def __init__(
         self,
@@ -225,7 +234,8 @@ class BiLM(nn.Module):
         for numbers in batches:
             batch_lengths = [lengths[number] for number in numbers]
             words = [word for number in numbers for word in (BOS, *sentences[number], EOS)]
-            with mode(), torch.autocast(bilm.device.type, enabled=False):  # the caller's would round or fail
+            # The caller's autocast would round or fail.
+            with mode(), torch.autocast(bilm.device.type, enabled=False), self._with_threads(len(words)):
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
             yield EncodedBatch(numbers, batch_lengths, layers)
             is_large = layers.is_cpu and layers.nbytes >= _LARGE_BYTES
@@ -284,8 +294,17 @@ class BiLM(nn.Module):
         check_threads(threads)
         self._threads = threads
 
-    def _thread_count(self) -> int:
-        return count_threads(self._threads)
+    @contextmanager
+    def _with_threads(self, n_tokens: int) -> Iterator[None]:
+        """Compute a batch of so many tokens with the threads that are to be used, and leave torch's own number alone."""
+        n = count_threads(self._threads)
+        if n_tokens > _SHORT_TOKENS or self._threads != "auto":
+            with torch_threads(n):
+                yield
+        else:
+            n = self._short_calls.count(n)
+            with torch_threads(n), self._short_calls.measured(n):
+                yield
 
     def prepare(self) -> None:
         """Make now what speed needs on a CPU, which is otherwise made when needed; processes forked later share it."""

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from spacy_elmo.bilm.cpus import usable_cpus
 from spacy_elmo.errors import ElmoError
 
 Threads = int | Literal["auto"]
+
+_LEAST_SHARE = 0.85  # of its time that a thread has a CPU where it need not wait for one
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds for which short calls use one thread after a wait
 
 
 def check_threads(threads: object) -> None:
@@ -34,6 +38,37 @@ def count_threads(threads: Threads) -> int:
     if _is_forked:
         return 1
     return min(torch.get_num_threads() if threads == "auto" else threads, usable_cpus())
+
+
+class ShortCalls:
+    """How many threads a call uses that takes some milliseconds, as that of a single sentence does.
+
+    Its steps are so short that on a busy machine most of the time would go by in waiting for the other threads, which
+    wait for a CPU themselves. So a call measures how much of its time this thread had a CPU. After one that had to wait,
+    calls use one thread for a moment; then the next one tries again. Each try that fails doubles the moment.
+    """
+
+    def __init__(self) -> None:
+        self._alone_until = 0.0
+        self._pause = _FIRST_PAUSE
+
+    def count(self, n: int) -> int:
+        """How many threads the next call uses, where a long one would use `n`."""
+        return 1 if time.monotonic() < self._alone_until else n
+
+    @contextmanager
+    def measured(self, n: int) -> Iterator[None]:
+        """Measure a call that uses `n` threads."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+            if n > 1 and cpu < _LEAST_SHARE * wall:
+                self._alone_until = time.monotonic() + self._pause
+                self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            elif n > 1:
+                self._pause = _FIRST_PAUSE
 
 
 @contextmanager

@@ -47,7 +47,50 @@ def test_threads_are_as_many_as_asked_for_and_no_more_than_the_process_may_use(
     monkeypatch.setattr(torch, "get_num_threads", lambda: of_torch)
     monkeypatch.setattr(threads, "usable_cpus", lambda: usable)
     bilm.set_threads(setting)
-    assert bilm._thread_count() == expected
+    assert threads.count_threads(bilm.threads) == expected
+
+
+class Clocks:
+    """Clocks of `threads` that stand still unless told."""
+
+    def __init__(self, monkeypatch):
+        self.wall = self.cpu = 0.0
+        monkeypatch.setattr(threads.time, "monotonic", lambda: self.wall)
+        monkeypatch.setattr(threads.time, "perf_counter", lambda: self.wall)
+        monkeypatch.setattr(threads.time, "thread_time", lambda: self.cpu)
+
+    def call(self, short_calls, had_cpu, seconds=0.01):
+        """A short call, in which the thread had a CPU for this share of the time; how many threads of two it used."""
+        n = short_calls.count(2)
+        with short_calls.measured(n):
+            self.wall += seconds
+            self.cpu += had_cpu * seconds
+        return n
+
+
+def test_short_calls_use_one_thread_while_they_have_to_wait_for_a_cpu(monkeypatch):
+    clocks, short_calls = Clocks(monkeypatch), threads.ShortCalls()
+    assert [clocks.call(short_calls, 1.0) for _ in range(3)] == [2, 2, 2]
+    assert [clocks.call(short_calls, 0.5) for _ in range(4)] == [2, 1, 1, 1]
+    tries = [clocks.call(short_calls, 0.5) for _ in range(2000)]
+    assert 0 < tries.count(2) < 40  # now and then it tries again, more and more seldom
+    clocks.wall += 2.0
+    assert [clocks.call(short_calls, 1.0) for _ in range(3)] == [2, 2, 2]
+    assert [clocks.call(short_calls, share) for share in (0.5, *[1.0] * 9)].count(1) < 9  # a wait in passing is soon over
+
+
+def test_a_number_that_was_asked_for_is_used_whatever_else_runs(monkeypatch, bilm):
+    found = []
+    monkeypatch.setattr(BiLM._short_calls, "count", lambda n: 1)
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 4)
+    embed = bilm.embed
+    monkeypatch.setattr(bilm, "embed", lambda words: found.append(torch.get_num_threads()) or embed(words))
+    before = torch.get_num_threads()
+    for setting in ("auto", 3):
+        bilm.set_threads(setting)
+        bilm.encode([["a"]])
+    assert found == [1, 3]
+    assert torch.get_num_threads() == before
 
 
 # torch's own number is tested in a process of its own, where nobody has set it: OMP_NUM_THREADS is 1 here

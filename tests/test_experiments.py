@@ -1,8 +1,9 @@
-"""The task benchmarks read their corpora right, run what is missing and nothing twice, and count what they say."""
+"""The experiments read their corpora right, run what is missing and nothing twice, and count what they say."""
 
 import argparse
 import json
 import lzma
+from pathlib import Path
 
 import pytest
 
@@ -32,9 +33,8 @@ FILES = {
 
 
 @pytest.fixture
-def modules(import_benchmark, monkeypatch):
-    """A function that imports a benchmark, in which the machine's speed is quickly measured."""
-    monkeypatch.setattr("common.SGEMM_SIZE", 64)
+def modules(import_benchmark):
+    """A function that imports a module of the experiments."""
     return import_benchmark
 
 
@@ -180,7 +180,6 @@ def make_record(variant, seed, score):
         "task": "banking77", "size": 10, "variant": variant, "seed": seed, "score": score, "mix": mix,
         "updates": 8, "best_update": 4, "train_items": 900, "training_words_per_second": 10.0 + seed,
         "inference_words_per_second": 20.0, "versions": {"spacy": "3"}, "cpu": "a cpu", "threads": 1,
-        "sgemm_gflops": 5.0,
     }  # fmt: skip
 
 
@@ -194,7 +193,7 @@ def test_table_has_means_deviations_and_the_gain_seed_by_seed(modules):
     assert (elmo["score"], elmo["sd"], elmo["over_tok2vec"]) == pytest.approx((80, 14.142, 25), abs=1e-3)
     assert (elmo["gamma"], elmo["training_words_per_second"], elmo["seeds"]) == (1.5, 10.5, [0, 1])
     last = " ".join(table.render(report).splitlines()[-1].split())
-    assert last == "banking77 10% accuracy elmo 80.00 ± 14.14 +25.00 2 4/8 10 20 0.50 0.25 0.25 1.50"
+    assert last == "banking77 10% accuracy elmo 80.00 ± 14.14 +25.00 2 4/8 10.5 20.0 0.50 0.25 0.25 1.50"
 
 
 def test_no_runs_make_no_table(modules):
@@ -207,12 +206,21 @@ def test_cache_benchmark_counts_what_was_remembered(modules, corpora, data):
         task="wnut17", sentences=6, epochs=2, variants=["elmo"], batch_words=8, width=None, depth=1, seed=0,
         weights=str(data / "tiny_2l_skip"), data=corpora, threads=1,
     )  # fmt: skip
-    report = cache.run(args)
-    _, memory, off, file, _, warm = report["rows"]
-    counts = [(row["hits"], row["misses"], row["sentences"]) for row in (memory, off, file, warm)]
+    rows = cache.run(args)["rows"]
+    assert [row["memory"] for row in rows] == ["", "cache", "no cache", "file", "", "file, warm"]
+    _, memory, off, file, _, warm = rows
+    counts = [tuple(row.get(name) for name in ("hits", "misses", "sentences")) for row in (memory, off, file, warm)]
     assert counts[0] == counts[2] != counts[1] == (None, None, None)
     assert counts[0][1:] == (2, 2)  # two distinct sentences, read once each
     assert counts[3][1:] == (0, 2)
-    assert memory["dev_f1"] == off["dev_f1"] == warm["dev_f1"]
-    assert all(len(row["seconds"]) == 2 for row in report["rows"])
-    assert len(cache.render(report).splitlines()) == 5 + 6
+    assert memory["dev F1"] == off["dev F1"] == warm["dev F1"]
+    assert all(row["epoch 2"] > 0 for row in rows)
+
+
+def test_stored_runs_of_the_table_are_those_that_the_command_finds(modules, monkeypatch, capsys):
+    tasks = modules("tasks")
+    results = Path(tasks.__file__).parent / "results"
+    monkeypatch.setattr("sys.argv", ["tasks.py", f"--results={results}", "--tasks=wnut17", "--threads=1"])
+    monkeypatch.setattr(tasks, "measure", None)
+    tasks.main()
+    assert "14.89 ± 3.01" in capsys.readouterr().out

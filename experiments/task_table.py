@@ -3,8 +3,8 @@
 import statistics
 from typing import Any
 
-from common import render_rates
 from corpora import TASKS
+from harness import render_table
 from pipelines import BASELINE, VARIANTS
 
 Record = dict[str, Any]
@@ -18,7 +18,6 @@ def tabulate(records: list[Record]) -> dict[str, Any]:
         "versions": distinct(records, "versions"),
         "cpu": distinct(records, "cpu"),
         "threads": distinct(records, "threads"),
-        "sgemm_gflops": [record["sgemm_gflops"] for record in records],
         "rows": [row for row in rows if row is not None],
         "runs": records,
     }
@@ -99,30 +98,32 @@ def render(report: dict[str, Any]) -> str:
     """Lay the report out as text."""
     if not report["rows"]:
         return "no runs"
-    rates = report["sgemm_gflops"]
-    lines = [
-        *(", ".join(f"{name} {version}" for name, version in one.items()) for one in report["versions"]),
-        f"{'; '.join(report['cpu'])}; threads {', '.join(map(str, report['threads']))}; SGEMM " + render_rates(rates),
-        f"weights {report['weights']} ({report['digest'][:12]}); width and depth of the encoder: "
-        + ", ".join(f"{component} {width}, {depth}" for component, (width, depth) in report["encoders"].items()),
-        "",
-        f"{'over':>64}{'best at':>17}{'words/s':>20}",
-        "task       size  metric    variant             score   tok2vec  seeds     update  training  inference"
-        "  layer weights     gamma",
-        *(render_row(row) for row in report["rows"]),
-    ]
-    return "\n".join(lines)
+    encoders = (f"{component} {width}, {depth}" for component, (width, depth) in report["encoders"].items())
+    return "\n".join(
+        [
+            *(", ".join(f"{name} {version}" for name, version in one.items()) for one in report["versions"]),
+            f"{'; '.join(report['cpu'])}; threads {', '.join(map(str, report['threads']))}",
+            f"weights {report['weights']} ({report['digest'][:12]}); width and depth of the encoder: "
+            + ", ".join(encoders),
+            "",
+            *render_table([shown_row(row) for row in report["rows"]]),
+        ]
+    )
 
 
-def render_row(row: dict[str, Any]) -> str:
-    """Lay one row out as text."""
-    score = f"{row['score']:.2f}" + (f" ± {row['sd']:.2f}" if row["sd"] is not None else "")
-    over = "" if row["over_tok2vec"] is None else f"{row['over_tok2vec']:+.2f}"
-    layers = " ".join(f"{weight:.2f}" for weight in row["layer_weights"] or [])
-    gamma = "" if row["gamma"] is None else f"{row['gamma']:.2f}"
-    return (
-        f"{row['task']:<10} {row['size']:>3}%  {row['metric']:<9} {row['variant']:<15}{score:>14}{over:>10}"
-        f"{len(row['seeds']):>7}{row['best_update']:>6.0f}/{row['updates']:<5}"
-        f"{row['training_words_per_second']:>9.0f}{row['inference_words_per_second']:>11.0f}"
-        f"  {layers:<16}{gamma:>7}"
-    ).rstrip()
+def shown_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as the table shows it."""
+    return {
+        "task": row["task"],
+        "data": f"{row['size']}%",
+        "metric": row["metric"],
+        "variant": row["variant"],
+        "score": f"{row['score']:.2f}" + (f" ± {row['sd']:.2f}" if row["sd"] is not None else ""),
+        "over tok2vec": "" if row["over_tok2vec"] is None else f"{row['over_tok2vec']:+.2f}",
+        "seeds": len(row["seeds"]),
+        "best at": f"{row['best_update']:.0f}/{row['updates']}",
+        "words/s, training": row["training_words_per_second"],
+        "inference": row["inference_words_per_second"],
+        "layer weights": " ".join(f"{weight:.2f}" for weight in row["layer_weights"] or []),
+        "gamma": "" if row["gamma"] is None else f"{row['gamma']:.2f}",
+    }

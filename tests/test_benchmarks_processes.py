@@ -17,10 +17,10 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(import_benchmark):
-    memory = import_benchmark("memory")
+    processes = import_benchmark("processes")
     shared = mmap.mmap(-1, 40 * MIB)
     shared.write(b"x" * 40 * MIB)
-    before = memory.Seen()
+    before = processes.Seen()
     before.look(os.getpid())
     ready, told = os.pipe()
     child = os.fork()
@@ -31,9 +31,9 @@ def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(import_ben
         os._exit(0)
     try:
         os.read(ready, 1)
-        seen = memory.Seen()
+        seen = processes.Seen()
         seen.look(os.getpid())
-        assert child in memory.children(os.getpid())
+        assert child in processes.children(os.getpid())
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
@@ -42,19 +42,22 @@ def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(import_ben
     assert before.of_child == 0
 
 
-@pytest.mark.parametrize(("method", "processes"), [("", 1), ("fork", 2)])
-def test_a_row_is_measured_while_the_pipeline_runs(import_benchmark, data, method, processes):
-    memory = import_benchmark("memory")
-    row = memory.measure("bundled", str(data / "tiny_2l_skip"), method, processes, ["We sat here ."] * 4_000, 1)
-    assert row.words_per_second > 0
-    assert row.in_all > row.of_one > 10 * MIB
+@pytest.fixture
+def section(import_benchmark):
+    harness = import_benchmark("harness")
+    return harness.Section(harness.Level("native", None), None)
 
 
-def test_the_stream_is_looked_at_ten_times(import_benchmark, data, monkeypatch):
-    memory = import_benchmark("memory")
+@pytest.mark.parametrize(("method", "count"), [("", 1), ("fork", 2)])
+def test_a_row_is_measured_while_the_pipeline_runs(import_benchmark, section, data, method, count):
+    processes = import_benchmark("processes")
+    row = processes.measure(section, str(data / "tiny_2l_skip"), method, count, ["We sat here ."] * 4_000, 1)
+    assert row["words/s"] > 0
+    assert row["MiB in all"] > row["MiB of one"] > 10
+
+
+def test_the_stream_is_looked_at_ten_times(import_benchmark, section, data, monkeypatch):
     monkeypatch.setattr(formats, "BUNDLED", str(data / "tiny_2l_skip"))
-    looks = memory.stream(2_000, threads=1)
-    assert [texts for texts, _ in looks] == list(range(200, 2_001, 200))
-    assert all(size > 100 * MIB for _, size in looks)
-    report = {"cpu": "", "threads": 1, "sentences": 0, "rows": [], "stream": looks}
-    assert len(memory.render(report).splitlines()) == 3 + 2 + 10
+    looks = import_benchmark("processes").stream(section, 2_000, threads=1)
+    assert [row["texts"] for row in looks] == list(range(200, 2_001, 200))
+    assert all(row["MiB"] > 100 for row in looks)

@@ -1,6 +1,6 @@
 """Corpora in, a table of scores out: ELMo in spaCy pipelines beside plain tok2vec, on five tasks.
 
-    python benchmarks/tasks.py --results DIR [--tasks wnut17,ud_ewt] [--variants tok2vec,elmo] [--sizes 100,10]
+    python experiments/tasks.py --results DIR [--tasks wnut17,ud_ewt] [--variants tok2vec,elmo] [--sizes 100,10]
                                [--seeds 0,1,2] [--updates N] [--weights MODEL] [--data DIR] [--json FILE]
 
 Every variant ends in the same network and is trained with the same settings (pipelines.py), the same number of
@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,10 +31,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # the harness
+
 import thinc
 import torch
-from common import cpu_name, make_parser, names_of, note, numbers_of, positive, publish, sgemm_rate
 from corpora import TASKS, Corpus, Item, Task, n_words
+from environments import note
+from harness import Formatter, at_least, cpu_name, file_to_write, names_of, numbers_of
 from pipelines import (
     BASELINE,
     ENCODERS,
@@ -72,20 +76,35 @@ def main() -> None:
     publish(report, render(report), args.json)
 
 
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the arguments that every experiment has."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=Formatter)
+    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="threads of torch")
+    parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
+    parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="also write the results here")
+    return parser
+
+
+def publish(report: dict[str, Any], text: str, file: Path | None) -> None:
+    """Print a report's text, and write the whole of it to a file where one is asked for."""
+    print(text)
+    if file:
+        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__ or "")
     some = partial(parser.add_argument, metavar="A,B")
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what the runs leave and find")
     some("--tasks", type=names_of(TASKS), default=",".join(TASKS), help="to run")
     some("--variants", type=names_of(VARIANTS), default=",".join(VARIANTS), help="to run")
     some("--sizes", type=numbers_of(int), default=",".join(map(str, SIZES)), help="percent of the training data")
     some("--seeds", type=numbers_of(int), default="0,1,2", help="a run for each")
-    parser.add_argument("--updates", type=positive, help="of each run; None is a number for each task")
-    parser.add_argument("--evaluations", type=positive, default=EVALUATIONS, help="on dev, in a run")
-    parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
+    parser.add_argument("--updates", type=at_least(1), help="of each run; None is a number for each task")
+    parser.add_argument("--evaluations", type=at_least(1), default=EVALUATIONS, help="on dev, in a run")
     parser.add_argument("--cache-mb", type=float, default=1024.0, help="cache_mb of the component elmo")
-    parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
     return parser.parse_args()
 
 
@@ -186,7 +205,7 @@ class Best:
 def measure(run: Run, corpus: Corpus, weights: str, cache_mb: float) -> Record:
     """Train, choose on dev, score on test."""
     start = time.perf_counter()
-    task, sgemm = TASKS[run.task], sgemm_rate()
+    task = TASKS[run.task]
     nlp = make_pipeline(run.components, weights, cache_mb=cache_mb)
     sample = corpus.train_sample(run.size, run.seed)
     training = Training(nlp, make_examples(nlp.vocab, sample, task, corpus.labels), run.seed)
@@ -208,7 +227,6 @@ def measure(run: Run, corpus: Corpus, weights: str, cache_mb: float) -> Record:
         "versions": versions(),
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
-        "sgemm_gflops": sgemm / 1e9,
     }
     note(f"{run.path.stem}: {100 * score:.2f} in {record['seconds']:.0f} s, training {words / seconds:.0f} words/s")
     return record
