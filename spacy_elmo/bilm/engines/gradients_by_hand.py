@@ -62,7 +62,9 @@ class _Recurrence(torch.autograd.Function):
         for step in steps:
             now = step.tokens
             hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
-            input_gate, forget_gate, output_gate, candidate = activate_(gates[:, now].baddbmm_(hidden, weight[:, n_in:]))
+            input_gate, forget_gate, output_gate, candidate = activate_(
+                gates[:, now].baddbmm_(hidden, weight[:, n_in:])
+            )
             cell = torch.mul(cell, forget_gate, out=cells[:, now]).addcmul_(input_gate, candidate)
             hidden = tanh_(squashed[:, now].copy_(clip_(cell, clips[0]))) * output_gate
             if projection is not None:
