@@ -50,9 +50,7 @@ def reasons_against_kernels(x: Tensor) -> list[str]:
     if _kernels is None:
         reasons.append(_MISSING)
     elif _chosen == "generic":
-        reasons.append(
-            "torch's operators are faster than its generic version (AVX2 and FMA, AVX-512 or NEON is needed)"
-        )
+        reasons.append("torch's operators are faster than its generic version (it needs AVX2 and FMA, AVX-512 or NEON)")
     return reasons
 
 

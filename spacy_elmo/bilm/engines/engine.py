@@ -12,15 +12,15 @@ from spacy_elmo.bilm.products import Precision
 from spacy_elmo.bilm.time_steps import State, TimeStep, time_steps
 
 # The input half of the gates is computed for several time steps at once. How many is a balance, found by measurement:
-# the buffer they fill should stay in cache until the recurrence reads it, but a product should also have rows enough for
-# the weights it streams through.
+# the buffer they fill should stay in cache until the recurrence reads it, but a product should also have rows enough
+# for the weights it streams through.
 _GATE_BUFFER_BYTES, _GATE_ROWS = 2 * 2**20, 128
 
 V = TypeVar("V")
 
 
 class Layer(Protocol):
-    """A layer of the biLM as engines know it: `bilm.lstm.BidirectionalLSTMLayer`, where its attributes are explained."""
+    """A layer of the biLM as engines know it: `lstm.BidirectionalLSTMLayer`, where its attributes are explained."""
 
     n_in: int
     dim: int

@@ -52,7 +52,7 @@ class _Recurrence(torch.autograd.Function):
         steps: list[TimeStep],
         clips: tuple[float | None, float | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute outputs and last states as the plain recurrence does, and keep gates, cells and outputs of every step."""
+        """Compute what the plain recurrence does, and keep gates, cells and outputs of every step."""
         (_, n_tokens, n_in), dim = x.shape, cell.shape[2]
         gates = x.new_empty(2, n_tokens, 4 * dim)
         cells, squashed = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
@@ -62,9 +62,8 @@ class _Recurrence(torch.autograd.Function):
         for step in steps:
             now = step.tokens
             hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
-            input_gate, forget_gate, output_gate, candidate = activate_(
-                gates[:, now].baddbmm_(hidden, weight[:, n_in:])
-            )
+            gates[:, now].baddbmm_(hidden, weight[:, n_in:])
+            input_gate, forget_gate, output_gate, candidate = activate_(gates[:, now])
             cell = torch.mul(cell, forget_gate, out=cells[:, now]).addcmul_(input_gate, candidate)
             hidden = tanh_(squashed[:, now].copy_(clip_(cell, clips[0]))) * output_gate
             if projection is not None:
