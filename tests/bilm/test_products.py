@@ -71,12 +71,11 @@ def test_a_product_does_not_follow_its_weight(precision):
     torch.testing.assert_close(product(x), torch.full((4, 2), 4.0))
 
 
-def test_int8_is_right_on_processors_without_vnni():
+def test_int8_is_right_without_vnni():
     """There, two products are added in 16 bits: of large weights and inputs of one sign, these would overflow."""
     code = """
 import torch
 from spacy_elmo.bilm.products import Int8Product
-Int8Product._LARGEST = 63
 generator = torch.Generator().manual_seed(0)
 weight, x = torch.rand(512, 64, generator=generator), torch.rand(20, 512, generator=generator)
 error = (Int8Product(weight)(x) - x @ weight).norm() / (x @ weight).norm()
