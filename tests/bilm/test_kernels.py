@@ -28,9 +28,9 @@ HEADER = Path(sysconfig.get_path("include")) / "Python.h"
 @pytest.fixture(scope="module", params=kernels.instruction_sets() or [pytest.param(None, marks=needs_compiled)])
 def version(request):
     """Each version that this processor can run, in use."""
+    before = kernels.instruction_set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_chosen", request.param)
-        before = kernels.instruction_sets()[0] if kernels.VARIABLE not in os.environ else os.environ[kernels.VARIABLE]
         kernels._kernels.choose(request.param)
         yield request.param
     kernels._kernels.choose(before)
