@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow test-levels lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -16,6 +16,10 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# The network at every level of instructions that the processor has, and without the compiled part.
+test-levels: $(VENV)/.test
+	$(BIN)/python tests/levels.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ class Engine:
         precision: Any = "float32",
         device: str = "cpu",
         batch_tokens: int = 4096,
-        own_threads: int | str = "auto",
+        own_threads: Any = "auto",
         graphs: bool = True,
     ) -> None:
         if threads is not None:
@@ -67,7 +67,7 @@ class Engine:
         self.bilm.set_precision(precision)
         self.bilm.set_threads(own_threads)
         if not graphs:
-            next(one for one in ENGINES if one.name == "cuda_graphs").reasons_against = _is_left_out  # type: ignore[method-assign]
+            next(one for one in ENGINES if one.name == "cuda_graphs").reasons_against = _is_left_out  # type: ignore[method-assign, assignment]
 
     def run(self, sentences: Sentences) -> object:
         """Encode."""

@@ -152,22 +152,22 @@ def run_layer(
 
     Returns the outputs, `[2, n_tokens, width]`. A row's are the same bits in any company.
     """
-    (_, n_tokens, n_in), one, rows = x.shape, weights[0], batch_sizes[0]
-    if n_tokens != sum(batch_sizes) or list(batch_sizes) != sorted(batch_sizes, reverse=True) or batch_sizes[-1] < 0:
+    n_tokens, one, falling = x.shape[1], weights[0], sorted(batch_sizes, reverse=True)
+    if not falling or n_tokens != sum(falling) or list(batch_sizes) != falling or falling[-1] < 0:
         raise ValueError(f"expected falling batch sizes of {n_tokens} tokens together, not {list(batch_sizes)}")
     if starts is not None and (starts.shape != (n_tokens,) or starts.dtype != torch.bool):
         raise ValueError(f"expected starts of {n_tokens} tokens as bool, not {starts.dtype} of {tuple(starts.shape)}")
     outputs, sizes = x.new_empty(2, n_tokens, one.width), torch.tensor(batch_sizes, dtype=torch.int64, device="cpu")
-    shapes = [(n_tokens, n_in), (rows, one.width), (rows, one.dim), (n_tokens, one.width)]
+    rows = batch_sizes[0]
+    shapes = [(n_tokens, one.n_in), (rows, one.width), (rows, one.dim), (n_tokens, one.width)]
     directions = []
     for own, *arrays in zip(weights, x, *state, outputs, strict=True):
-        assert own.n_in == n_in
         fixed = (own.input_weight, own.hidden_weight, own.bias, own.projection)
         addresses = [0 if array is None else array.data_ptr() for array in fixed]
         directions.append((*addresses, *_addresses(arrays, shapes)))
     starts = None if starts is None else starts.contiguous()
     _kernels.run_layer(
-        torch.get_num_threads(), n_in, one.dim, one.width, *map(_limit, clips), len(batch_sizes), sizes.data_ptr(),
+        torch.get_num_threads(), one.n_in, one.dim, one.width, *map(_limit, clips), len(batch_sizes), sizes.data_ptr(),
         0 if starts is None else starts.data_ptr(), *directions,
     )  # fmt: skip
     return outputs

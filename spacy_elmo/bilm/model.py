@@ -296,7 +296,7 @@ class BiLM(nn.Module):
 
     @contextmanager
     def _with_threads(self, n_tokens: int) -> Iterator[None]:
-        """Compute a batch of so many tokens with the threads that are to be used, and leave torch's own number alone."""
+        """Compute a batch of so many tokens with the threads that are to be used; torch's own number comes back."""
         n = count_threads(self._threads)
         if n_tokens > _SHORT_TOKENS or self._threads != "auto":
             with torch_threads(n):

@@ -40,8 +40,8 @@ class Packed:
             return content
 
     def follow(self, parameters: Iterable[Tensor]) -> bool:
-        """Forget all contents where the parameters are others than they were; return whether a change of theirs would be
-        seen, so that something may be kept."""
+        """Forget all contents where the parameters are others than they were; return whether a change of theirs would
+        be seen, so that something may be kept."""
         version = version_of(parameters)
         with self._lock:
             if version != self._version:
@@ -86,8 +86,8 @@ class PackedModule(nn.Module, Generic[T]):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether a change of the weights would be seen, so that something may be made of them and kept. Weights that are
-        trained meanwhile are noticed here, also where an optimizer leaves no trace: what was kept is forgotten."""
+        """Whether a change of the weights would be seen, so that something may be made of them and kept. Weights that
+        are trained meanwhile are noticed here, also where an optimizer leaves no trace: what was kept is forgotten."""
         return self._packed.follow(self.parameters())
 
     @property

@@ -5,6 +5,7 @@ A general product of a few dozen rows spends its time reading the matrix in the 
 large product at 32 rows, a packed one 75 to 120%).
 """
 
+import os
 import platform
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -79,6 +80,12 @@ class Float16Product(Product):
         return self._activate(product if self._bias is None else product.add_(self._bias))
 
 
+def _has_vnni() -> bool:
+    """Whether oneDNN adds products of 8 bits in 32 bits. Its own variable can keep it from what the processor has."""
+    is_limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+    return not is_limited and bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
+
+
 class Int8Product(Product):
     """Weights in 8 bits with a scale for each column, inputs with a scale for each row, sums in 32 bits (oneDNN).
 
@@ -86,7 +93,7 @@ class Int8Product(Product):
     """
 
     # The largest weight in integers. Processors without VNNI add products of 8 bits in pairs, in 16 bits, and cut off.
-    _LARGEST = 127 if getattr(torch.cpu, "_is_vnni_supported", bool)() else 63
+    _LARGEST = 127 if _has_vnni() else 63
     # To unsigned integers, for which alone oneDNN is fast, and rounded.
     _HALF_UP = torch.tensor(128.5, dtype=torch.float32, device="cpu")
 

@@ -44,8 +44,8 @@ class ShortCalls:
     """How many threads a call uses that takes some milliseconds, as that of a single sentence does.
 
     Its steps are so short that on a busy machine most of the time would go by in waiting for the other threads, which
-    wait for a CPU themselves. So a call measures how much of its time this thread had a CPU. After one that had to wait,
-    calls use one thread for a moment; then the next one tries again. Each try that fails doubles the moment.
+    wait for a CPU themselves. So a call measures how much of its time this thread had a CPU. After one that had to
+    wait, calls use one thread for a moment; then the next one tries again. Each try that fails doubles the moment.
     """
 
     def __init__(self) -> None:

@@ -1,83 +1,394 @@
+"""The compiled part: what it computes at every level, what it refuses, and how it is chosen or missed."""
+
+import os
 import platform
-import runpy
+import re
+import shutil
 import subprocess
 import sys
-import warnings
+import sysconfig
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
-import setuptools
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from spacy_elmo.bilm import kernels
-from spacy_elmo.formats import load
+from spacy_elmo.bilm import gates, kernels
+from spacy_elmo.bilm.engines import ENGINES, choose
+from spacy_elmo.bilm.kernels import DirectionWeights
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, plain_recurrence
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def predict(data, times=2):
-    bilm = load(data / "tiny_2l_clip")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(times):
-            bilm.encode([["We", "sat", "here"]])
-    return [str(warning.message) for warning in caught]
+needs_compiled = pytest.mark.skipif(kernels.is_missing(), reason="built without a C compiler")
+(COMPILED,) = (one for one in ENGINES if one.name == "compiled")
+HEADER = Path(sysconfig.get_path("include")) / "Python.h"
 
 
-def test_first_prediction_warns_once_of_a_missing_compiled_part(data, monkeypatch, without_compiled_part):
-    without_compiled_part()
-    monkeypatch.setattr(kernels, "is_for_this_platform", lambda: True)
-    (message,) = predict(data)
-    assert "was not built" in message
-    assert predict(data) == []
+@pytest.fixture(scope="module", params=kernels.instruction_sets() or [pytest.param(None, marks=needs_compiled)])
+def version(request):
+    """Each version that this processor can run, in use."""
+    before = kernels.instruction_set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_chosen", request.param)
+        kernels._kernels.choose(request.param)
+        yield request.param
+    kernels._kernels.choose(before)
 
 
-def test_training_does_not_warn(data, without_compiled_part):
-    without_compiled_part()
-    bilm = load(data / "tiny_2l_clip").requires_grad_()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for batch in bilm.stream_with_gradients([["We", "sat", "here"]]):
-            batch.layers.sum().backward()
+@pytest.fixture
+def threads():
+    """A function that sets torch's number of threads, which is put back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
-def test_no_warning_where_there_is_no_compiled_part_to_build(data, monkeypatch, without_compiled_part):
-    without_compiled_part()
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert predict(data) == []
-    assert kernels.why_missing().startswith("there is no compiled part for ")
+def make_layer(dim, width, cell_clip=3.0, proj_clip=3.0, scale=1.0, seed=0):
+    layer = BidirectionalLSTMLayer(width, dim, width, cell_clip, proj_clip).requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in layer.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale / width**0.5)
+    return layer
 
 
-@pytest.mark.skipif(kernels.is_missing(), reason="built without a C compiler")
-def test_no_warning_where_it_was_built(data):
-    assert predict(data) == []
-    assert kernels.why_missing() is None
+def compiled(layer, x, sizes=None, state=None, starts=None):
+    """Outputs, hidden and cell through the compiled part, whether or not it would be chosen."""
+    with torch.inference_mode():
+        y, (hidden, cell) = COMPILED.run(layer, layer.call(x, sizes or [1] * x.shape[1], state, starts))
+    return y, hidden, cell
 
 
-def test_part_that_does_not_load_is_told_from_one_that_was_not_built(monkeypatch, without_compiled_part):
-    without_compiled_part()
-    monkeypatch.setattr(kernels, "is_for_this_platform", lambda: True)
-    monkeypatch.setattr(kernels, "_failure", ImportError("libc.so.6: version `GLIBC_2.99' not found"))
-    assert "does not load (libc.so.6: version `GLIBC_2.99' not found)" in kernels.why_missing()
+def plain(layer, x, sizes=None, state=None, starts=None):
+    """The same by the plain recurrence."""
+    with torch.inference_mode():
+        y, (hidden, cell) = plain_recurrence(layer, layer.call(x, sizes or [1] * x.shape[1], state, starts))
+    return y, hidden, cell
 
 
-def test_package_without_the_file_says_so_itself(data):
-    code = (
-        "import sys; sys.modules['spacy_elmo.bilm._kernels'] = None\n"
-        "from spacy_elmo.formats import load\n"
-        f"bilm = load({str(data / 'tiny_2l_clip')!r})\n"
-        "bilm.encode([['We']]), bilm.encode([['We']])\n"
+def assert_close(ours, expected, tolerance=1e-5):
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=tolerance, rtol=tolerance)
+
+
+def assert_same_bits(ours, expected):
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+
+
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="for x86-64 Linux only")
+@pytest.mark.skipif(shutil.which("gcc") is None or not HEADER.exists(), reason="no GCC, or no Python.h")
+def test_it_is_built_where_there_is_a_compiler(request):
+    if request.config.getoption("--without-kernels"):
+        pytest.skip("left out by --without-kernels")
+    assert not kernels.is_missing(), f"not built for {sys.version}: see what pip install -v says"
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(1, 40),
+    dim=st.integers(1, 150),
+    clip=st.none() | st.floats(0.05, 3.0),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+    seed=st.integers(0, 99),
+)
+def test_gates_are_updated_as_by_torchs_operators(version, rows, dim, clip, scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values, inputs = (torch.randn(rows, 4 * dim, generator=generator) * scale for _ in range(2))
+    cell = torch.randn(rows, dim, generator=generator)
+    cells = cell.clone(), cell.clone()
+    ours = kernels.update_gates(values.clone(), inputs, cells[0], clip)
+    expected = gates.update_gates(values.clone(), inputs, cells[1], clip)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(cells[0], cells[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [50.0, 1e6, 1e30])
+def test_saturated_gates_stay_exact(version, scale):
+    layer, x = make_layer(40, 8, scale=scale), torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(1))
+    assert_close(compiled(layer, x), plain(layer, x), tolerance=1e-4)
+
+
+def test_nan_is_not_hidden(version):
+    layer, x = make_layer(40, 8), torch.randn(2, 5, 8)
+    x[0, 2, 3] = float("nan")
+    ours, expected = compiled(layer, x)[0], plain(layer, x)[0]
+    assert torch.equal(ours.isnan(), expected.isnan())
+    assert ours[0, 2:].isnan().all()
+    assert not ours[1].isnan().any()
+
+
+def test_nan_stays_in_its_row(version):
+    layer, x = make_layer(40, 8), torch.randn(2, 3 * 20, 8)
+    x[:, 7] = float("nan")
+    y, hidden, _ = compiled(layer, x, [20] * 3)
+    assert y[:, [7, 27, 47]].isnan().all()
+    assert hidden.isnan().any(dim=2).sum() == 2
+
+
+def test_the_given_state_is_left_as_it_was(version):
+    layer = make_layer(40, 8)
+    state = (torch.rand(2, 1, 8), torch.rand(2, 1, 40))
+    before = [part.clone() for part in state]
+    compiled(layer, torch.randn(2, 5, 8), state=state)
+    assert_same_bits(state, before)
+
+
+def test_states_and_inputs_of_another_layout_and_type_are_read_as_they_are(version):
+    layer = make_layer(40, 8)
+    state = (torch.rand(1, 8, 2).permute(2, 0, 1), torch.rand(40, 1, 2, dtype=torch.float64).permute(2, 1, 0))
+    x, starts = torch.randn(8, 5, 2).permute(2, 1, 0), torch.tensor([False, True] * 5)[::2].clone().roll(2)
+    assert_close(
+        compiled(layer, x, state=state, starts=starts), plain(layer, x, None, [part.float() for part in state], starts)
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("the compiled part was not built") == kernels.is_for_this_platform()
 
 
-@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
-@pytest.mark.parametrize("processor", ["x86_64", "aarch64", "arm64", "AMD64", "riscv64"])
-def test_platforms_are_those_of_setup(system, processor, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(setuptools, "setup", lambda **settings: asked.update(settings))
-    monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(platform, "machine", lambda: processor)
-    runpy.run_path(str(ROOT / "setup.py"))
-    assert bool(asked["ext_modules"]) == kernels.is_for_this_platform()
+def weights_of(layer):
+    parts = zip(layer.weight, gates.with_forget_bias(layer.bias)[:, 0], layer.projection, strict=True)
+    return [DirectionWeights.of(*direction) for direction in parts]
+
+
+@needs_compiled
+def test_tensors_that_do_not_fit_are_refused_before_they_are_read():
+    weights = weights_of(make_layer(40, 8))
+    good = {
+        "x": torch.zeros(2, 5, 8),
+        "batch_sizes": [3, 2],
+        "state": (torch.zeros(2, 3, 8), torch.zeros(2, 3, 40)),
+        "starts": torch.zeros(5, dtype=torch.bool),
+    }
+
+    def run(**changes):
+        return kernels.run_layer(weights, (None, None), **{**good, **changes})
+
+    assert run().shape == (2, 5, 8)
+    hidden, cell = good["state"]
+    for bad in (torch.zeros(2, 5, 9), torch.zeros(2, 5, 8).double(), torch.zeros(2, 8, 5).mT, torch.zeros(1, 5, 8)):
+        with pytest.raises(ValueError, match=r"expected|zip"):
+            run(x=bad)
+    few, no_row, other = (hidden[:, :2], cell), (hidden, cell[:, :2]), (hidden.double(), cell)
+    for bad in (few, no_row, other, (cell, hidden), (hidden, cell[:1])):
+        with pytest.raises(ValueError, match=r"contiguous float32|zip"):
+            run(state=bad)
+    for sizes in ([3, 3], [2, 3], [3, 2, 1], [6, -1], [4, 1], []):
+        with pytest.raises(ValueError, match=r"batch sizes|contiguous float32"):
+            run(batch_sizes=sizes)
+    for starts in (torch.zeros(4, dtype=torch.bool), torch.zeros(5), torch.zeros(1, 5, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="starts"):
+            run(starts=starts)
+
+
+@needs_compiled
+def test_gates_that_do_not_fit_are_refused_before_they_are_read():
+    good = [torch.zeros(3, 160), torch.zeros(3, 160), torch.zeros(3, 40)]
+    kernels.update_gates(*good, None)
+    for bad in (torch.zeros(3, 159), torch.zeros(160, 3).T, torch.zeros(3, 160).double(), torch.zeros(2, 160)):
+        for place in (0, 1):
+            with pytest.raises(ValueError, match="contiguous float32"):
+                kernels.update_gates(*good[:place], bad, *good[place + 1 :], None)
+    with pytest.raises(ValueError, match="contiguous float32"):
+        kernels.update_gates(*good[:2], torch.zeros(40, 3).T, None)
+
+
+@pytest.mark.parametrize("rows", [3, 47, 75, 200])
+def test_any_number_of_threads_comes_to_the_same_bits(version, threads, rows):
+    layer, state = make_layer(100, 24), (torch.rand(2, rows, 24), torch.rand(2, rows, 100))
+    sizes = [rows] * 4 + [max(1, rows // 2)] * 5 + [1]
+    x, starts = torch.randn(2, sum(sizes), 24), torch.rand(sum(sizes)) < 0.1
+    found = []
+    for number in (1, 2, 3, 4):
+        threads(number)
+        found.append(compiled(layer, x, sizes, state, starts))
+    for other in found[1:]:
+        assert_same_bits(other, found[0])
+
+
+def test_threads_share_the_rows_of_an_update(version, threads):
+    values, inputs, cell = torch.randn(37, 4 * 512), torch.randn(37, 4 * 512), torch.randn(37, 512)
+    found = []
+    for number in (1, 2, 3):
+        threads(number)
+        cells = cell.clone()
+        found.append((kernels.update_gates(values.clone(), inputs, cells, 3.0), cells))
+    for other in found[1:]:
+        assert_same_bits(other, found[0])
+
+
+@pytest.mark.parametrize(("dim", "width"), [(70, 11), (40, 40), (1030, 40)])
+def test_a_sequence_has_the_same_bits_alone_and_in_any_company(version, dim, width):
+    """Also hundreds of steps, and beside so many rows that a step reads its inputs another way."""
+    layer, steps = make_layer(dim, width, 3.0, 1.0, scale=2.0), 300 if dim < 100 else 20
+    x = torch.randn(2, steps, 60, width)
+    alone = compiled(layer, x[:, :, 0])
+    for rows in (2, 7, 60):
+        company = compiled(layer, x[:, :, :rows].flatten(1, 2), [rows] * steps)
+        assert_same_bits((company[0].unflatten(1, (steps, rows))[:, :, 0], company[1][:, :1], company[2][:, :1]), alone)
+
+
+THREADS = """
+import sys
+from pathlib import Path
+import torch
+from spacy_elmo.bilm import kernels
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
+
+maps = Path("/proc/self/maps")
+if not (maps.exists() and "libgomp" in maps.read_text(encoding="utf-8")):
+    sys.exit()  # torch does not come with GNU's OpenMP here
+assert kernels._kernels.HAS_THREADS
+torch.set_num_threads(4)
+layer, x = BidirectionalLSTMLayer(64, 256, 64).requires_grad_(False), torch.zeros(2, 40 * 50, 64)
+for parameter in layer.parameters():
+    parameter.zero_()
+with torch.inference_mode():
+    layer(x, [50] * 40)
+    threads = sorted(Path("/proc/self/task").iterdir())
+    for _ in range(3):
+        layer(x, [50] * 40)
+        layer(x[:, :40], [1] * 40)
+        torch.randn(2**20).mul_(2.0)
+    found = sorted(Path("/proc/self/task").iterdir())
+assert found == threads, "threads were ended and begun"
+"""
+
+
+@needs_compiled
+def test_its_threads_are_torchs_own():
+    subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=120)
+
+
+def test_changed_weights_are_seen(version):
+    layer, x = make_layer(40, 8), torch.randn(2, 5, 8)
+    compiled(layer, x)
+    layer.weight.mul_(1.5)
+    assert_close(compiled(layer, x), plain(layer, x))
+
+
+@torch.no_grad()
+def test_the_generic_version_gives_way_to_torchs_operators(version):
+    layer = make_layer(40, 8)
+    reasons = COMPILED.reasons_against(layer, layer.call(torch.zeros(2, 1, 8), [1]))
+    assert any("faster than its generic version" in reason for reason in reasons) == (version == "generic")
+    assert (choose(layer, layer.call(torch.zeros(2, 1, 8), [1])) is COMPILED) == (version != "generic")
+
+
+CHOSEN = "from spacy_elmo.bilm import kernels; print(kernels.instruction_set())"
+
+
+def import_with(variable, code=CHOSEN):
+    environment = {**os.environ, kernels.VARIABLE: variable}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_a_version_that_the_environment_names_is_used(version):
+    assert import_with(version).stdout.split() == [version]
+
+
+@needs_compiled
+def test_the_best_version_is_used_where_the_environment_names_none():
+    assert import_with("").stdout.split() == kernels.instruction_sets()[:1]
+
+
+@needs_compiled
+def test_a_version_that_the_processor_has_not_is_one_clear_error():
+    found = import_with("avx1024")
+    assert found.returncode == 1
+    known = ", ".join(kernels.instruction_sets())
+    message = f"SPACY_ELMO_ISA is 'avx1024', expected one of those that this processor has: {known}"
+    assert found.stderr.splitlines()[-1] == f"spacy_elmo.errors.ElmoError: {message}"
+
+
+WITHOUT = """
+import sys, warnings
+sys.modules["spacy_elmo.bilm._kernels"] = None  # as if it had not been built
+import torch
+from spacy_elmo.bilm import engines, kernels
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
+
+layer, x = BidirectionalLSTMLayer(8, 40, 8).requires_grad_(False), torch.zeros(2, 3, 8)
+layer.initialize(torch.Generator().manual_seed(0))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    layer.prepare()
+    layer.prepare()
+with torch.no_grad():
+    layer(x, [2, 1])
+    reasons = kernels.reasons_against_kernels(x)
+assert kernels.is_missing() and kernels.instruction_set() is None and kernels.instruction_sets() == []
+for message in ([str(one.message) for one in caught], reasons):
+    assert len(message) == 1, message
+    assert "the compiled part is missing" in message[0] and "C compiler" in message[0], message
+"""
+
+
+def test_without_the_compiled_part_there_is_one_warning_and_a_reason():
+    subprocess.run([sys.executable, "-c", WITHOUT], check=True, timeout=120)
+
+
+# How the versions were compiled.
+
+LINE = re.compile(r"\s*([0-9a-f]+):\s+(\S+)\s*(.*)")
+
+
+@pytest.fixture(scope="module")
+def functions():
+    """Instructions of each function of the compiled part, (address, name, operands), by the function's name."""
+    if kernels.is_missing():
+        pytest.skip("built without a C compiler")
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("for x86-64 only")
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump (it is in binutils)")
+    command = ["objdump", "--disassemble", "--no-show-raw-insn", kernels._kernels.__file__]
+    listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found, name = defaultdict(list), ""
+    for line in listing.splitlines():
+        if head := re.fullmatch(r"[0-9a-f]+ <(.+)>:", line):
+            name = head[1]
+        elif match := LINE.fullmatch(line):
+            found[name].append((int(match[1], 16), match[2], match[3]))
+    if not any("multiply" in name or "update_cells" in name for name in found):
+        pytest.skip("the compiled part is stripped of its names")
+    return found
+
+
+def of_level(functions, start, level):
+    """Instructions of the function and of what the compiler split off it."""
+    return [one for name, body in functions.items() if re.match(rf"{start}_{level}(\.|$)", name) for one in [body]]
+
+
+def loops(body):
+    """The instructions between each jump back and where it leads."""
+    for address, name, operands in body:
+        target = re.match(r"([0-9a-f]+) <", operands)
+        if name.startswith("j") and target and body[0][0] <= (start := int(target[1], 16)) <= address:
+            yield [one for one in body if start <= one[0] <= address]
+
+
+def fused(instructions, register="[xyz]mm"):
+    """Multiplications and additions in one, of vectors in such registers."""
+    return [one for one in instructions if re.match(r"vfn?m(add|sub)\d+ps", one[1]) and re.search(register, one[2])]
+
+
+@pytest.mark.parametrize(("level", "register"), [("avx512", "zmm"), ("avx2", "ymm")])
+def test_sums_of_products_use_the_whole_vectors_of_the_instruction_set(functions, level, register):
+    """In the innermost loops, with no other vectors beside them."""
+    bodies = of_level(functions, "multiply", level)
+    assert bodies
+    tight = [loop for body in bodies for loop in loops(body) if not any(len(one) < len(loop) for one in loops(loop))]
+    counts = [(len(fused(loop, register)), len(fused(loop))) for loop in tight if fused(loop)]
+    assert max(count for count, _ in counts) >= 6
+    assert all(count == total for count, total in counts)
+
+
+@pytest.mark.parametrize(("level", "register"), [("avx512", "zmm"), ("avx2", "ymm")])
+def test_cells_are_updated_in_the_whole_vectors_of_the_instruction_set(functions, level, register):
+    bodies = [body for start in ("update_cells", "update_strip") for body in of_level(functions, start, level)]
+    assert fused([one for body in bodies for one in body], register)
+
+
+def test_each_version_keeps_to_its_instruction_set(functions):
+    for name, body in functions.items():
+        if re.search(r"_avx2(\.|$)", name):
+            assert not [one for one in body if "zmm" in one[2] or "{%k" in one[2]], name
+        elif re.search(r"_generic(\.|$)", name):
+            assert not [one for one in body if one[1].startswith("v")], name

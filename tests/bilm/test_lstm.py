@@ -6,9 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spacy_elmo.bilm import lstm
 from spacy_elmo.bilm.batching import Packing
-from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, plain_recurrence
 
 
 def make_layer(n_in=3, dim=5, projection_dim=3, cell_clip=None, proj_clip=None, seed=0):
@@ -43,10 +42,11 @@ def step_by_step(layer, direction, x, h, c):
 
 
 def run_and_compare(layer, lengths, with_state, how, seed):
-    """how: "gradients", "plain" (float64, without), or "frozen" (float32, so that products may be packed)."""
+    """how: "gradients", "in place" (float64, without), "frozen" (float32, so that the compiled part or packed products
+    may run), or "plain" (the plain recurrence, with gradients)."""
     if how == "frozen":
         layer = layer.float().requires_grad_(False)
-    gradients, tolerance = how == "gradients", 5e-5 if how == "frozen" else 1e-10
+    gradients, tolerance = how in ("gradients", "plain"), 5e-5 if how == "frozen" else 1e-10
     rng = np.random.default_rng(seed)
     sequences = [rng.normal(size=(length, layer.n_in)) for length in lengths]
     packing = Packing.of(lengths)
@@ -57,7 +57,9 @@ def run_and_compare(layer, lengths, with_state, how, seed):
     given_state = tuple(torch.from_numpy(part.copy()).to(layer.weight) for part in (hidden, cell))
     before = [part.clone() for part in given_state]
     with torch.set_grad_enabled(gradients):
-        outputs, (last_hidden, last_cell) = layer(x, packing.batch_sizes, given_state if with_state else None)
+        call = layer.call(x, packing.batch_sizes, given_state if with_state else None)
+        found = plain_recurrence(layer, call) if how == "plain" else layer(x, call.batch_sizes, call.state)
+        outputs, (last_hidden, last_cell) = found
     assert outputs.requires_grad == gradients
     assert all(map(torch.equal, given_state, before))  # what is handed in stays as it is
     starts = np.cumsum([0, *lengths])
@@ -78,7 +80,7 @@ def run_and_compare(layer, lengths, with_state, how, seed):
     cell_clip=st.sampled_from([None, 0.3]),
     proj_clip=st.sampled_from([None, 0.2]),
     with_state=st.booleans(),
-    how=st.sampled_from(["gradients", "plain", "frozen"]),
+    how=st.sampled_from(["gradients", "in place", "frozen", "plain"]),
     seed=st.integers(0, 1000),
 )
 def test_any_lengths_give_outputs_and_states_of_single_steps(
@@ -86,13 +88,6 @@ def test_any_lengths_give_outputs_and_states_of_single_steps(
 ):
     layer = make_layer(4, 5, projection_dim, cell_clip, proj_clip, seed)
     run_and_compare(layer, lengths, with_state, how, seed)
-
-
-@pytest.mark.parametrize("buffer", [1, 500, 2000])
-def test_the_size_of_the_gate_buffer_changes_no_number(monkeypatch, buffer):
-    monkeypatch.setattr(lstm, "_GATE_BUFFER_BYTES", buffer)
-    run_and_compare(make_layer(), [7, 1, 4, 4, 2], with_state=True, how="plain", seed=0)
-    run_and_compare(make_layer(), [9, 2], with_state=True, how="frozen", seed=0)
 
 
 @pytest.mark.parametrize("gradients", [True, False])

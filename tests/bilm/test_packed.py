@@ -1,78 +1,18 @@
-"""Products with packed weights against plain ones, and when they are used."""
+"""What is made of frozen weights: kept while they stay as they are, and when packed products are used."""
 
 import copy
-import os
 import pickle
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from spacy_elmo.bilm.char_cnn import Highway
-from spacy_elmo.bilm.packed import _HAS, Packed, Precision, _fill_up
-from spacy_elmo.bilm.packed import _PRODUCTS as PRODUCTS
+from spacy_elmo.bilm.packed import Packed
+from spacy_elmo.bilm.products import _HAS
 
-pytestmark = pytest.mark.skipif(not all(_HAS.values()), reason="torch has no packed products on this processor")
-
-
-TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "int8": 0.25}  # of sums of up to 40 products of normal numbers
-
-
-@given(
-    precision=st.sampled_from(get_args(Precision)),
-    rows=st.integers(1, 70),
-    n_in=st.integers(1, 40),
-    n_out=st.integers(1, 40),
-    has_bias=st.booleans(),
-    how=st.sampled_from([{}, {"activation": "relu"}, {"activation": "sigmoid"}, {"limit": 0.5}]),
-    seed=st.integers(0, 1000),
-)
-def test_a_product_is_that_of_float64(precision, rows, n_in, n_out, has_bias, how, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
-    x[0] = 0
-    kept = x.clone()
-    ours = PRODUCTS[precision](weight, bias if has_bias else None, **how)(x)
-    expected = x.double() @ weight.double() + (bias.double() if has_bias else 0)
-    if limit := how.get("limit"):
-        expected = expected.clamp(-limit, limit)
-    elif activation := how.get("activation"):
-        expected = getattr(torch, activation)(expected)
-    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=TOLERANCES[precision])
-    assert torch.equal(x, kept)
-
-
-@pytest.mark.parametrize("precision", get_args(Precision))
-@pytest.mark.parametrize("n_in", [7, 256])
-def test_a_row_is_the_same_in_any_company(precision, n_in):
-    """Also beside rows a thousand times as large."""
-    generator = torch.Generator().manual_seed(0)
-    product = PRODUCTS[precision](torch.randn(n_in, 300, generator=generator) / n_in**0.5)
-    x = torch.randn(50, n_in, generator=generator) * torch.logspace(0, 3, 50)[:, None]
-    for rows in (1, 3, 20):
-        torch.testing.assert_close(product(x[:rows]), product(x)[:rows], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("n_in", [7, 128, 512, 1024, 4096])
-@pytest.mark.parametrize("n_out", [13, 512])
-def test_a_row_has_the_same_bits_in_any_company(bits_tolerance, n_in, n_out):
-    generator = torch.Generator().manual_seed(0)
-    product = PRODUCTS["float32"](torch.randn(n_in, n_out, generator=generator) / n_in**0.5, limit=3.0)
-    x = torch.randn(100, n_in, generator=generator)
-    for rows in (1, 2, 3, 7, 8, 9, 33):
-        torch.testing.assert_close(product(x[:rows]), product(x)[:rows], rtol=0, atol=bits_tolerance)
-
-
-@pytest.mark.parametrize("precision", get_args(Precision))
-def test_a_product_does_not_follow_its_weight(precision):
-    weight, bias, x = torch.ones(3, 2), torch.ones(2), torch.ones(4, 3)
-    product = PRODUCTS[precision](weight, bias)
-    weight.zero_(), bias.zero_()
-    torch.testing.assert_close(product(x), torch.full((4, 2), 4.0))
+needs_products = pytest.mark.skipif(not all(_HAS.values()), reason="torch has no packed products on this processor")
 
 
 @pytest.fixture
@@ -116,6 +56,7 @@ def test_copies_start_empty(get, duplicate):
     assert get(which=copied) == 4
 
 
+@needs_products
 @torch.no_grad()
 def test_other_types_gradients_and_training_use_plain_products():
     highway = Highway(4).requires_grad_(False)
@@ -127,6 +68,7 @@ def test_other_types_gradients_and_training_use_plain_products():
     assert not highway.requires_grad_().packed(x)
 
 
+@needs_products
 @torch.no_grad()
 def test_reduced_precision_is_packed():
     highway = Highway(4).requires_grad_(False)
@@ -136,34 +78,12 @@ def test_reduced_precision_is_packed():
     assert highway.packed(torch.zeros(1, 4))
 
 
-def test_int8_is_right_on_processors_without_vnni():
-    """There, two products are added in 16 bits: of large weights and inputs of one sign, these would overflow."""
-    code = """
-import torch
-from spacy_elmo.bilm.packed import Int8Product
-Int8Product._LARGEST = 63
-generator = torch.Generator().manual_seed(0)
-weight, x = torch.rand(512, 64, generator=generator), torch.rand(20, 512, generator=generator)
-error = (Int8Product(weight)(x) - x @ weight).norm() / (x @ weight).norm()
-assert error < 0.005, error
-"""
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
-
-
-def test_onednn_meets_few_numbers_of_rows():
-    """At most sixteen between a number and twice that: it makes a kernel for each."""
-    for start in (32, 64, 128, 1024):
-        met = {len(_fill_up(torch.zeros(rows, 1))) for rows in range(start, 2 * start)}
-        assert len(met) <= 17
-    assert all(len(_fill_up(torch.zeros(rows, 1))) >= rows for rows in range(1, 300))
-
-
 SPAWNED = """
 import torch
 import torch.multiprocessing
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
-from spacy_elmo.bilm.packed import can_pack
+from spacy_elmo.bilm.kernels import reasons_against_kernels
+from spacy_elmo.bilm.products import reasons_against_packing
 
 
 @torch.inference_mode()
@@ -187,7 +107,7 @@ if __name__ == "__main__":
     child.join()
     ours = run(layers, x)
     with torch.no_grad():
-        packs = can_pack(x, "float32")
+        packs = not (reasons_against_kernels(x) and reasons_against_packing(x, "float32"))
     assert [is_packed for _, is_packed in ours] == [packs, packs]
     assert [is_packed for _, is_packed in theirs] == [packs, False]  # the large one would be there once more
     for (one, _), (other, _) in zip(ours, theirs):

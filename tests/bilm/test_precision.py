@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from spacy_elmo.bilm import CarriedState, Elmo, batch_to_ids, packed
-from spacy_elmo.bilm.packed import Precision
+from spacy_elmo.bilm import CarriedState, Elmo, batch_to_ids, products
+from spacy_elmo.bilm.products import Precision
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import BUNDLED, load
 
 REDUCED = [precision for precision in get_args(Precision) if precision != "float32"]
 LEAST_COSINE = {"float16": 0.99999, "int8": 0.99}  # of any token and layer of the bundled model
 
-needs_int8 = pytest.mark.skipif(not packed._HAS["int8"], reason="no int8 products on this processor")
+needs_int8 = pytest.mark.skipif(not products._HAS["int8"], reason="no int8 products on this processor")
 any_reduced = pytest.mark.parametrize(
     "precision", [pytest.param(one, marks=needs_int8 if one == "int8" else ()) for one in REDUCED]
 )
@@ -78,7 +78,7 @@ def test_carried_state_is_still_computed_in_float64(precision, data):
 @pytest.mark.parametrize("name", ["tiny_2l_skip", "tiny_2l_clip"])
 def test_without_packed_products_float16_runs_in_plain_ones(name, data, monkeypatch):
     """As on a GPU, where this is the way."""
-    monkeypatch.setattr(packed, "_HAS", dict.fromkeys(get_args(Precision), False))
+    monkeypatch.setattr(products, "_HAS", dict.fromkeys(get_args(Precision), False))
     expected = load(data / name).encode(TEXT)
     bilm = at("float16", data / name)
     for ours, theirs in zip([*bilm.encode(TEXT), *bilm.encode(TEXT[:1])], [*expected, expected[0]], strict=True):
@@ -98,7 +98,7 @@ def test_weights_that_are_trained_stay_float32(data):
 
 
 def test_int8_without_means_is_a_clear_error(data, monkeypatch):
-    monkeypatch.setattr(packed, "_HAS", dict.fromkeys(get_args(Precision), False))
+    monkeypatch.setattr(products, "_HAS", dict.fromkeys(get_args(Precision), False))
     with pytest.raises(ElmoError, match='precision = "int8" needs an x86 processor'):
         at("int8", data / "tiny_2l_skip")
 

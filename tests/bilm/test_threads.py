@@ -76,7 +76,8 @@ def test_short_calls_use_one_thread_while_they_have_to_wait_for_a_cpu(monkeypatc
     assert 0 < tries.count(2) < 40  # now and then it tries again, more and more seldom
     clocks.wall += 2.0
     assert [clocks.call(short_calls, 1.0) for _ in range(3)] == [2, 2, 2]
-    assert [clocks.call(short_calls, share) for share in (0.5, *[1.0] * 9)].count(1) < 9  # a wait in passing is soon over
+    after_a_wait = [clocks.call(short_calls, had_cpu) for had_cpu in (0.5, *[1.0] * 9)]
+    assert after_a_wait.count(1) < 9  # a wait in passing is soon over
 
 
 def test_a_number_that_was_asked_for_is_used_whatever_else_runs(monkeypatch, bilm):

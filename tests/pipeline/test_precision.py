@@ -6,7 +6,7 @@ import spacy
 from spacy.tokens import Doc
 from spacy.training import Example
 
-from spacy_elmo.bilm.packed import _HAS
+from spacy_elmo.bilm.products import _HAS
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.shim import shim_of
 

@@ -11,8 +11,8 @@ from spacy_elmo.bilm.time_steps import State
 
 
 class Compiled(Engine):
-    """Rows are independent of each other, and so are the directions: each thread takes some rows of one direction through
-    all of their steps, and waits for no other thread."""
+    """Rows are independent of each other, and so are the directions: each thread takes some rows of one direction
+    through all of their steps, and waits for no other thread."""
 
     name = "compiled"
 

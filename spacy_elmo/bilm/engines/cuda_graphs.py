@@ -45,7 +45,7 @@ class CudaGraphs(Engine):
         if call.starts is not None:
             reasons.append("rows start afresh inside the sequences")
         if call.rows > (most := max_rows(layer.dim, layer.weight.dtype)):
-            reasons.append(f"with {call.rows} rows a time step, more than {most}, a launch of each kernel costs nothing")
+            reasons.append(f"with {call.rows} rows a time step, more than {most}, launching each kernel costs nothing")
         if layer.weight.dtype == torch.float64:
             reasons.append("float64 is for a call or two")
         if torch.cuda.is_current_stream_capturing():

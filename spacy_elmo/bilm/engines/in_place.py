@@ -1,4 +1,4 @@
-"""Torch's operators in place, nothing kept but the outputs: whatever needs no gradients, on any device and in any type."""
+"""Torch's operators in place, only the outputs kept: whatever needs no gradients, on any device and in any type."""
 
 import torch
 from torch import Tensor

@@ -5,10 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacy_elmo.bilm import graphed
 from spacy_elmo.bilm.batching import Packing
-from spacy_elmo.bilm.graphed import GraphedSteps
-from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, _with_forget_bias
+from spacy_elmo.bilm.engines import cuda_graphs
+from spacy_elmo.bilm.engines.cuda_graphs import CudaGraphs, GraphedSteps
+from spacy_elmo.bilm.gates import with_forget_bias
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, plain_recurrence
 from spacy_elmo.bilm.time_steps import time_steps
 
 CLIPS = st.sampled_from([(None, None), (0.4, 0.2)])
@@ -24,7 +25,7 @@ def make_layer(dim, width, clips, device="cpu"):
 
 def make_graphed(layer):
     clips = layer.cell_clip, layer.proj_clip
-    return GraphedSteps(layer.weight, _with_forget_bias(layer.bias), layer.projection, layer.n_in, *clips)
+    return GraphedSteps(layer.weight, with_forget_bias(layer.bias), layer.projection, layer.n_in, *clips)
 
 
 def make_inputs(layer, lengths, seed, device="cpu"):
@@ -45,9 +46,9 @@ def assert_close(found, expected):
 def few_steps(request):
     """A block holds few time steps, and few rows."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphed, "_MAX_STEPS", request.param)
-        patch.setattr(graphed, "_BLOCK_BYTES", 2 * 4 * 5 * 4 * 40)
-        patch.setattr(graphed, "_STEP_BYTES", 2 * 4 * 5 * 4 * 40)
+        patch.setattr(cuda_graphs, "_MAX_STEPS", request.param)
+        patch.setattr(cuda_graphs, "_BLOCK_BYTES", 2 * 4 * 5 * 4 * 40)
+        patch.setattr(cuda_graphs, "_STEP_BYTES", 2 * 4 * 5 * 4 * 40)
         yield
 
 
@@ -59,7 +60,7 @@ def test_blocks_give_what_single_steps_give(few_steps, lengths, width, clips, se
     with torch.no_grad():
         for part in (lengths, lengths[:1]):
             x, sizes, state = make_inputs(layer, part, seed)
-            assert_close(steps(x, state, time_steps(sizes, None)), layer(x, sizes, state))
+            assert_close(steps(x, state, time_steps(sizes, None)), plain_recurrence(layer, layer.call(x, sizes, state)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -69,9 +70,9 @@ def test_captured_blocks_give_what_single_steps_give(width):
     with torch.inference_mode():
         for lengths in ([9, 5, 5, 1], [30] * 70, [3], [9, 5, 5, 1]):
             x, sizes, state = make_inputs(layer, lengths, len(lengths), "cuda")
-            steps = time_steps(sizes, None)
-            assert layer._graphed(x, len(lengths)) is not None
-            assert_close(layer(x, sizes, state), layer._run_in_place(x, *(part.clone() for part in state), steps))
+            call = layer.call(x, sizes, state)
+            assert not CudaGraphs().reasons_against(layer, call)
+            assert_close(CudaGraphs().run(layer, call), plain_recurrence(layer, call))
         before = layer(x, sizes, state)[0]
     with torch.no_grad():
         layer.bias.add_(1.0)

@@ -1,0 +1,83 @@
+import platform
+import runpy
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import setuptools
+
+from spacy_elmo.bilm import kernels
+from spacy_elmo.formats import load
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def predict(data, times=2):
+    bilm = load(data / "tiny_2l_clip")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(times):
+            bilm.encode([["We", "sat", "here"]])
+    return [str(warning.message) for warning in caught]
+
+
+def test_first_prediction_warns_once_of_a_missing_compiled_part(data, monkeypatch, without_compiled_part):
+    without_compiled_part()
+    monkeypatch.setattr(kernels, "is_for_this_platform", lambda: True)
+    (message,) = predict(data)
+    assert "was not built" in message
+    assert predict(data) == []
+
+
+def test_training_does_not_warn(data, without_compiled_part):
+    without_compiled_part()
+    bilm = load(data / "tiny_2l_clip").requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for batch in bilm.stream_with_gradients([["We", "sat", "here"]]):
+            batch.layers.sum().backward()
+
+
+def test_no_warning_where_there_is_no_compiled_part_to_build(data, monkeypatch, without_compiled_part):
+    without_compiled_part()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert predict(data) == []
+    assert kernels.why_missing().startswith("there is no compiled part for ")
+
+
+@pytest.mark.skipif(kernels.is_missing(), reason="built without a C compiler")
+def test_no_warning_where_it_was_built(data):
+    assert predict(data) == []
+    assert kernels.why_missing() is None
+
+
+def test_part_that_does_not_load_is_told_from_one_that_was_not_built(monkeypatch, without_compiled_part):
+    without_compiled_part()
+    monkeypatch.setattr(kernels, "is_for_this_platform", lambda: True)
+    monkeypatch.setattr(kernels, "_failure", ImportError("libc.so.6: version `GLIBC_2.99' not found"))
+    assert "does not load (libc.so.6: version `GLIBC_2.99' not found)" in kernels.why_missing()
+
+
+def test_package_without_the_file_says_so_itself(data):
+    code = (
+        "import sys; sys.modules['spacy_elmo.bilm._kernels'] = None\n"
+        "from spacy_elmo.formats import load\n"
+        f"bilm = load({str(data / 'tiny_2l_clip')!r})\n"
+        "bilm.encode([['We']]), bilm.encode([['We']])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the compiled part was not built") == kernels.is_for_this_platform()
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+@pytest.mark.parametrize("processor", ["x86_64", "aarch64", "arm64", "AMD64", "riscv64"])
+def test_platforms_are_those_of_setup(system, processor, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **settings: asked.update(settings))
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(platform, "machine", lambda: processor)
+    runpy.run_path(str(ROOT / "setup.py"))
+    assert bool(asked["ext_modules"]) == kernels.is_for_this_platform()

@@ -1,0 +1,93 @@
+"""Products with packed weights against plain ones."""
+
+import os
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spacy_elmo.bilm.products import _HAS, PRODUCTS, Precision, _fill_up
+
+pytestmark = pytest.mark.skipif(not all(_HAS.values()), reason="torch has no packed products on this processor")
+
+
+TOLERANCES = {"float32": 1e-5, "float16": 2e-2, "int8": 0.25}  # of sums of up to 40 products of normal numbers
+
+
+@given(
+    precision=st.sampled_from(get_args(Precision)),
+    rows=st.integers(1, 70),
+    n_in=st.integers(1, 40),
+    n_out=st.integers(1, 40),
+    has_bias=st.booleans(),
+    how=st.sampled_from([{}, {"activation": "relu"}, {"activation": "sigmoid"}, {"limit": 0.5}]),
+    seed=st.integers(0, 1000),
+)
+def test_a_product_is_that_of_float64(precision, rows, n_in, n_out, has_bias, how, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
+    x[0] = 0
+    kept = x.clone()
+    ours = PRODUCTS[precision](weight, bias if has_bias else None, **how)(x)
+    expected = x.double() @ weight.double() + (bias.double() if has_bias else 0)
+    if limit := how.get("limit"):
+        expected = expected.clamp(-limit, limit)
+    elif activation := how.get("activation"):
+        expected = getattr(torch, activation)(expected)
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=TOLERANCES[precision])
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("n_in", [7, 256])
+def test_a_row_is_the_same_in_any_company(precision, n_in):
+    """Also beside rows a thousand times as large."""
+    generator = torch.Generator().manual_seed(0)
+    product = PRODUCTS[precision](torch.randn(n_in, 300, generator=generator) / n_in**0.5)
+    x = torch.randn(50, n_in, generator=generator) * torch.logspace(0, 3, 50)[:, None]
+    for rows in (1, 3, 20):
+        torch.testing.assert_close(product(x[:rows]), product(x)[:rows], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_in", [7, 128, 512, 1024, 4096])
+@pytest.mark.parametrize("n_out", [13, 512])
+def test_a_row_of_usual_size_is_the_same_in_any_company(n_in, n_out):
+    generator = torch.Generator().manual_seed(0)
+    product = PRODUCTS["float32"](torch.randn(n_in, n_out, generator=generator) / n_in**0.5, limit=3.0)
+    x = torch.randn(100, n_in, generator=generator)
+    for rows in (1, 2, 3, 7, 8, 9, 33):
+        torch.testing.assert_close(product(x[:rows]), product(x)[:rows], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_a_product_does_not_follow_its_weight(precision):
+    weight, bias, x = torch.ones(3, 2), torch.ones(2), torch.ones(4, 3)
+    product = PRODUCTS[precision](weight, bias)
+    weight.zero_(), bias.zero_()
+    torch.testing.assert_close(product(x), torch.full((4, 2), 4.0))
+
+
+def test_int8_is_right_without_vnni():
+    """There, two products are added in 16 bits: of large weights and inputs of one sign, these would overflow."""
+    code = """
+import torch
+from spacy_elmo.bilm.products import Int8Product
+generator = torch.Generator().manual_seed(0)
+weight, x = torch.rand(512, 64, generator=generator), torch.rand(20, 512, generator=generator)
+error = (Int8Product(weight)(x) - x @ weight).norm() / (x @ weight).norm()
+assert error < 0.005, error
+"""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_onednn_meets_few_numbers_of_rows():
+    """At most sixteen between a number and twice that: it makes a kernel for each."""
+    for start in (32, 64, 128, 1024):
+        met = {len(_fill_up(torch.zeros(rows, 1))) for rows in range(start, 2 * start)}
+        assert len(met) <= 17
+    assert all(len(_fill_up(torch.zeros(rows, 1))) >= rows for rows in range(1, 300))

@@ -1,0 +1,49 @@
+"""Run the tests of the network at every level of instructions that this processor has, and without the compiled part.
+
+Each library has a variable of its own that keeps it from using more than a level: so one processor with AVX-512 stands
+for all.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TESTS = ["test_reference.py", "test_lstm.py", "test_kernels.py", "test_products.py", "engines"]
+CAPABILITY, ONEDNN, MKL = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"
+LEVELS: dict[str, dict[str, str]] = {
+    "avx512": {CAPABILITY: "avx512"},
+    "avx2": {CAPABILITY: "avx2", ONEDNN: "AVX2", MKL: "AVX2"},
+    "generic": {CAPABILITY: "default", ONEDNN: "SSE41", MKL: "SSE4_2"},
+    "neon": {},
+}
+
+
+def main() -> int:
+    """Return 1 where tests failed at any level."""
+    from spacy_elmo.bilm import kernels
+
+    failed = []
+    for level in kernels.instruction_sets():
+        if not run(level, {**LEVELS[level], kernels.VARIABLE: level}):
+            failed.append(level)
+    if not run("without the compiled part", {}, "--without-kernels"):
+        failed.append("without the compiled part")
+    print(f"levels that failed: {', '.join(failed)}" if failed else "all levels passed")
+    return int(bool(failed))
+
+
+def run(name: str, variables: dict[str, str], *options: str) -> bool:
+    """Run the tests at one level; return whether all passed."""
+    print(f"== {name}", flush=True)
+    here, start = Path(__file__).resolve().parent, time.perf_counter()
+    tests = [str(here / "bilm" / test) for test in TESTS]
+    command = [sys.executable, "-m", "pytest", "-m", "not slow", *options, *tests]
+    done = subprocess.run(command, env={**os.environ, **variables}, cwd=here.parent)
+    print(f"== {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
