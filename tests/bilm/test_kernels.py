@@ -297,33 +297,6 @@ def test_a_version_that_the_processor_has_not_is_one_clear_error():
     assert found.stderr.splitlines()[-1] == f"spacy_elmo.errors.ElmoError: {message}"
 
 
-WITHOUT = """
-import sys, warnings
-sys.modules["spacy_elmo.bilm._kernels"] = None  # as if it had not been built
-import torch
-from spacy_elmo.bilm import engines, kernels
-from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
-
-layer, x = BidirectionalLSTMLayer(8, 40, 8).requires_grad_(False), torch.zeros(2, 3, 8)
-layer.initialize(torch.Generator().manual_seed(0))
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    layer.prepare()
-    layer.prepare()
-with torch.no_grad():
-    layer(x, [2, 1])
-    reasons = kernels.reasons_against_kernels(x)
-assert kernels.is_missing() and kernels.instruction_set() is None and kernels.instruction_sets() == []
-for message in ([str(one.message) for one in caught], reasons):
-    assert len(message) == 1, message
-    assert "the compiled part is missing" in message[0] and "C compiler" in message[0], message
-"""
-
-
-def test_without_the_compiled_part_there_is_one_warning_and_a_reason():
-    subprocess.run([sys.executable, "-c", WITHOUT], check=True, timeout=120)
-
-
 # How the versions were compiled.
 
 LINE = re.compile(r"\s*([0-9a-f]+):\s+(\S+)\s*(.*)")
