@@ -206,8 +206,10 @@ import random
 sys.setswitchinterval(1e-5)
 torch.set_num_threads(3)
 errors = []
+are_there = threading.Barrier(6)
 def work(seed):
     draw = random.Random(seed)
+    torch.get_num_threads(), are_there.wait(30)  # or they keep what they meet
     try:
         for _ in range(300):
             with torch_threads(n := draw.randint(1, 4)):
