@@ -31,7 +31,7 @@ VARIABLE = "SPACY_ELMO_ISA"
 
 def instruction_sets() -> list[str]:
     """Names of the versions that this processor can run, the best first; none where the compiled part is missing."""
-    return [] if _kernels is None else _kernels.levels()
+    return [] if _MISSING else _kernels.levels()
 
 
 def instruction_set() -> str | None:
@@ -41,13 +41,13 @@ def instruction_set() -> str | None:
 
 def is_missing() -> bool:
     """Whether the compiled part was not built."""
-    return _kernels is None
+    return bool(_MISSING)
 
 
 def reasons_against_kernels(x: Tensor) -> list[str]:
     """Why the compiled part is not used for `x`; empty where it is."""
     reasons = reasons_against_prediction(x)
-    if _kernels is None:
+    if _MISSING:
         reasons.append(_MISSING)
     elif _chosen == "generic":
         reasons.append("torch's operators are faster than its generic version (it needs AVX2 and FMA, AVX-512 or NEON)")
@@ -57,7 +57,7 @@ def reasons_against_kernels(x: Tensor) -> list[str]:
 def warn_if_missing() -> None:
     """Warn, once in a process, where the compiled part was not built."""
     global _is_warned
-    if _kernels is None and not _is_warned:
+    if _MISSING and not _is_warned:
         _is_warned = True
         warnings.warn(f"spacy-elmo runs more slowly than it could: {_MISSING}", stacklevel=2)
 
@@ -142,8 +142,9 @@ def run_layer(
         addresses = [0 if array is None else array.data_ptr() for array in fixed]
         directions.append((*addresses, *_addresses(arrays, shapes)))
     starts = None if starts is None else starts.contiguous()
+    cell_clip, proj_clip = map(_limit, clips)
     _kernels.run_layer(
-        torch.get_num_threads(), one.n_in, one.dim, one.width, *map(_limit, clips), len(batch_sizes), sizes.data_ptr(),
+        torch.get_num_threads(), one.n_in, one.dim, one.width, cell_clip, proj_clip, len(batch_sizes), sizes.data_ptr(),
         0 if starts is None else starts.data_ptr(), *directions,
     )  # fmt: skip
     return outputs
@@ -183,7 +184,7 @@ def _laid_out(view: Tensor) -> Tensor:
 def _choose() -> str | None:
     """The version to use: the one that the environment names, or the best."""
     wanted = os.environ.get(VARIABLE, "")
-    if _kernels is None:
+    if _MISSING:
         return None
     known = _kernels.levels()
     if wanted and wanted not in known:
