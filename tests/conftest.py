@@ -11,6 +11,10 @@ from types import ModuleType
 # is imported, and inherited by the processes that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# As where the compiled part was not built. Set before other conftest.py import it.
+if "--without-kernels" in sys.argv:
+    sys.modules["spacy_elmo.bilm._kernels"] = None  # type: ignore[assignment] # its import fails from now on
+
 import pytest
 from hypothesis import settings
 
@@ -23,11 +27,6 @@ TESTS = Path(__file__).resolve().parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-kernels", action="store_true", help="run as where the compiled part was not built")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--without-kernels"):
-        sys.modules["spacy_elmo.bilm._kernels"] = None  # type: ignore[assignment] # its import fails from now on
 
 
 @pytest.fixture(scope="session")

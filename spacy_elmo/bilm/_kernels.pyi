@@ -2,8 +2,8 @@ STRIP: int
 TILE: int
 HAS_THREADS: int
 
-# Addresses of input weight, hidden weight, bias, projection or 0, inputs, hidden, cell, outputs
-Direction = tuple[int, int, int, int, int, int, int, int]
+# Eight addresses: of input weight, hidden weight, bias, projection or 0, inputs, hidden, cell, outputs
+Direction = tuple[int, ...]
 
 def levels() -> list[str]: ...
 def choose(level: str, /) -> None: ...

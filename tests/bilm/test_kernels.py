@@ -75,6 +75,11 @@ def assert_same_bits(ours, expected):
     assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
 
 
+def test_without_kernels_there_are_none(request):
+    if request.config.getoption("--without-kernels"):
+        assert kernels.is_missing()
+
+
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="for x86-64 Linux only")
 @pytest.mark.skipif(shutil.which("gcc") is None or not HEADER.exists(), reason="no GCC, or no Python.h")
 def test_it_is_built_where_there_is_a_compiler(request):
