@@ -46,6 +46,8 @@
                            * read together, since reading the weights would take longer than the product */
 #define BLOCK_TOKENS 128  /* of such steps */
 #define SHARED 8192       /* cells that threads share: 20 microseconds' work for one, many times what calling them takes */
+#define SHARED_PRODUCT (1 << 20) /* multiplications that threads share: 10 to 20 microseconds' work for one */
+#define ROWS_OF_CHUNK 240 /* of a product that are multiplied by all of the matrix before the next ones */
 #define ROWS_OF_TASK 24   /* that a thread gets at least, where there are more threads than directions */
 
 /* Of 2. Read when it runs: GCC makes one instruction of a comparison with a variable, and five of one with a constant. */
@@ -78,6 +80,20 @@ typedef struct {
     float *sums;      /* [n_tiles, tokens of a block, TILE] */
     const float **hidden, **x; /* where each row, and each token of a block, stands */
 } Work;
+
+static inline Py_ssize_t least(Py_ssize_t one, Py_ssize_t other) { return one < other ? one : other; }
+
+enum { NONE, RELU, SIGMOID };
+
+/* out = activation(x times weight, plus bias) */
+typedef struct {
+    Py_ssize_t n_rows, n_in, n_out, n_strips, n_parts; /* parts: of the columns */
+    int activation;
+    const float *x;      /* [n_rows, n_in] */
+    const float *weight; /* [n_strips, n_in, STRIP] */
+    const float *bias;   /* [n_strips, STRIP] */
+    float *out;          /* [n_rows, n_out] */
+} Product;
 
 /* Rows that are multiplied at once: as many in each product as can be, or one less. */
 static inline Py_ssize_t rows_of_block(Py_ssize_t row, Py_ssize_t rows)
@@ -129,9 +145,11 @@ typedef struct {
                          Py_ssize_t);
     void (*project)(const Layer *, const Direction *, Work *, Py_ssize_t);
     void (*update_row)(Py_ssize_t, const float *, const float *, float, float *, float *);
+    void (*multiply_columns)(const Product *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t);
 } Level;
 
-#define VERSION(name, level) {name, read_inputs_##level, update_cells_##level, project_##level, update_row_##level}
+#define VERSION(name, level)                                                                                           \
+    {name, read_inputs_##level, update_cells_##level, project_##level, update_row_##level, multiply_columns_##level}
 
 static const Level levels[] = { /* the best first */
 #if defined(__x86_64__)
@@ -245,6 +263,40 @@ static PyObject *update_gates(PyObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+/* multiply */
+
+static void multiply_part(void *product, Py_ssize_t part)
+{
+    const Product *all = product;
+    Py_ssize_t n_tiles = (all->n_strips + STRIPS_OF_TILE - 1) / STRIPS_OF_TILE, end;
+    for (Py_ssize_t row = 0; row < all->n_rows; row = end) {
+        end = least(row + ROWS_OF_CHUNK, all->n_rows);
+        level->multiply_columns(all, row, end, n_tiles * part / all->n_parts, n_tiles * (part + 1) / all->n_parts);
+    }
+}
+
+static PyObject *multiply(PyObject *self, PyObject *arguments)
+{
+    int n_threads;
+    Py_ssize_t addresses[4];
+    Product all;
+    if (!PyArg_ParseTuple(arguments, "innninnnn", &n_threads, &all.n_rows, &all.n_in, &all.n_out, &all.activation,
+                          &addresses[0], &addresses[1], &addresses[2], &addresses[3]))
+        return NULL;
+    all.n_strips = (all.n_out + STRIP - 1) / STRIP;
+    all.x = (const float *)addresses[0];
+    all.weight = (const float *)addresses[1];
+    all.bias = (const float *)addresses[2];
+    all.out = (float *)addresses[3];
+    all.n_parts = all.n_rows * all.n_in * all.n_out >= SHARED_PRODUCT ? n_threads : 1;
+
+    Py_BEGIN_ALLOW_THREADS
+    Tasks tasks = {multiply_part, &all, all.n_parts, 0, n_threads};
+    carry_out_all(&tasks);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 /* run */
 
 typedef struct {
@@ -278,8 +330,6 @@ static int make_work(Work *work, const Layer *layer, Py_ssize_t rows)
         work->hidden[row] = work->hidden_data + row * layer->padded_width;
     return 1;
 }
-
-static inline Py_ssize_t least(Py_ssize_t one, Py_ssize_t other) { return one < other ? one : other; }
 
 static inline float clip(float x, float limit)
 {
@@ -483,6 +533,7 @@ static PyMethodDef methods[] = {
     {"levels", names_of_levels, METH_NOARGS, "See _kernels.pyi."},
     {"choose", choose, METH_VARARGS, "See _kernels.pyi."},
     {"update_gates", update_gates, METH_VARARGS, "See _kernels.pyi."},
+    {"multiply", multiply, METH_VARARGS, "See _kernels.pyi."},
     {"run_layer", run_layer, METH_VARARGS, "See _kernels.pyi."},
     {"use_large_pages", use_large_pages, METH_VARARGS, "See _kernels.pyi."},
     {NULL, NULL, 0, NULL},

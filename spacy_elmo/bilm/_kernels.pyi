@@ -10,6 +10,9 @@ def choose(level: str, /) -> None: ...
 def update_gates(
     n_threads: int, n_rows: int, dim: int, cell_clip: float, gates: int, inputs: int, cell: int, outputs: int, /
 ) -> None: ...
+def multiply(
+    n_threads: int, n_rows: int, n_in: int, n_out: int, activation: int, x: int, weight: int, bias: int, out: int, /
+) -> None: ...
 def run_layer(
     n_threads: int,
     n_in: int,

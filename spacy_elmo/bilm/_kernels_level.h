@@ -203,6 +203,41 @@ TARGET static void LEVEL(project)(const Layer *layer, const Direction *one, Work
     }
 }
 
+/* Columns of a product, those of some tiles: rows of x times the matrix, with the bias and the activation. */
+TARGET static void LEVEL(multiply_columns)(const Product *all, Py_ssize_t row, Py_ssize_t end, Py_ssize_t first_tile,
+                                           Py_ssize_t end_tile)
+{
+    const float largest = largest_exponent;
+    for (Py_ssize_t tile = first_tile; tile < end_tile; tile++) {
+        Py_ssize_t strip = tile * STRIPS_OF_TILE, columns = all->n_out - tile * TILE;
+        int n_strips = (int)(all->n_strips - strip < STRIPS_OF_TILE ? all->n_strips - strip : STRIPS_OF_TILE);
+        int has_next = strip + 2 * STRIPS_OF_TILE <= all->n_strips && tile + 1 < end_tile;
+        const float *matrix = all->weight + strip * all->n_in * STRIP, *bias = all->bias + tile * TILE;
+        columns = columns < TILE ? columns : TILE;
+        for (Py_ssize_t now = row, count; now < end; now += count) {
+            float sums[MAX_ROWS * TILE] __attribute__((aligned(64)));
+            const float *x[MAX_ROWS];
+            count = rows_of_block(now, end);
+            for (Py_ssize_t i = 0; i < count; i++) {
+                memcpy(sums + i * TILE, bias, (size_t)n_strips * STRIP * sizeof(float));
+                x[i] = all->x + (now + i) * all->n_in;
+            }
+            LEVEL(multiply)((int)count, n_strips, all->n_in, x, matrix, all->n_in * STRIP,
+                            strip_ahead(matrix, all->n_in * STRIP, now - row, has_next), sums, TILE);
+            for (Py_ssize_t i = 0; i < count; i++) {
+                float *one = sums + i * TILE;
+                if (all->activation == RELU)
+                    for (int column = 0; column < n_strips * STRIP; column++)
+                        one[column] = one[column] < 0.0f ? 0.0f : one[column];
+                else if (all->activation == SIGMOID)
+                    for (int column = 0; column < n_strips * STRIP; column++)
+                        one[column] = 1.0f / (1.0f + EXP_MINUS(one[column]));
+                memcpy(all->out + (now + i) * all->n_out + tile * TILE, one, (size_t)columns * sizeof(float));
+            }
+        }
+    }
+}
+
 #undef UPDATE_CELL
 #undef EXP_MINUS
 #undef EXP_MINUS_2

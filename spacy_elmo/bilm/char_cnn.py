@@ -116,6 +116,7 @@ class Highway(PackedModule[tuple[Product, Product]]):
     """`carry * relu(transform(x)) + (1 - carry) * x` (Srivastava et al. 2015, signs as in bilm-tf)."""
 
     matrices = ("carry_weight", "transform_weight")
+    compiles = True
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -153,6 +154,7 @@ class Projection(PackedModule[Product]):
     """Linear map from the filters to the width of the LSTM."""
 
     matrices = ("weight",)
+    compiles = True
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()

@@ -1,10 +1,11 @@
-"""Tensors in, calls of the compiled part out: the recurrence of a layer, and the update of its gates by itself.
+"""Tensors in, calls of the compiled part out: the recurrence of a layer, the update of its gates, and products.
 
 `_kernels.c` is compiled when the package is installed, with GCC or Clang on Linux and macOS. It has a version for each
 instruction set. The best one that the processor has is used, or the one that the environment variable SPACY_ELMO_ISA
 names. Without it, torch's operators come to the same numbers.
 """
 
+import functools
 import importlib
 import math
 import os
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spacy_elmo.bilm.products import reasons_against_prediction
+from spacy_elmo.bilm.products import Product, reasons_against_prediction
 from spacy_elmo.errors import ElmoError
 
 _kernels: Any  # with the functions of _kernels.pyi, or None
@@ -31,6 +32,7 @@ except ImportError as error:
     _kernels, _failure = None, error
 
 VARIABLE = "SPACY_ELMO_ISA"
+_ACTIVATIONS = ("none", "relu", "sigmoid")  # as _kernels.c numbers them
 
 
 def instruction_sets() -> list[str]:
@@ -98,6 +100,35 @@ def update_gates(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float |
     addresses = _addresses([gates, inputs, cell, outputs], shapes)
     _kernels.update_gates(torch.get_num_threads(), rows, dim, _limit(cell_clip), *addresses)
     return outputs
+
+
+class CompiledProduct(Product):
+    """Float32, columns in strips of 16 that are read from front to back: few rows read the matrix as fast as memory
+    gives it. A row has the same bits in any company."""
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        self._n_out = len(weight)
+        return _strips(weight.t())
+
+    @functools.cached_property
+    def _filled_bias(self) -> Tensor:
+        zeros = torch.zeros(len(self._weight) * _kernels.STRIP, dtype=torch.float32, device="cpu")
+        if self._bias is not None:
+            zeros[: self._n_out] = self._bias
+        return zeros
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As `Product`."""
+        (rows, n_in), (n_out, strips) = x.shape, (self._n_out, self._weight)
+        out = x.new_empty(rows, n_out)
+        addresses = _addresses([x, strips, self._filled_bias, out], [(rows, n_in), *self._shapes(n_in), (rows, n_out)])
+        activation = _ACTIVATIONS.index(self._activation)
+        _kernels.multiply(torch.get_num_threads(), rows, n_in, n_out, activation, *addresses)
+        return out if self._limit is None else self._activate(out)
+
+    def _shapes(self, n_in: int) -> list[tuple[int, ...]]:
+        n_strips, strip = len(self._weight), _kernels.STRIP
+        return [(n_strips, n_in, strip), (n_strips * strip,)]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from spacy_elmo.bilm.kernels import CompiledProduct, reasons_against_kernels
 from spacy_elmo.bilm.products import PRODUCTS, Precision, Product, reasons_against_packing
 from spacy_elmo.bilm.threads import ForkSafeLock
 
@@ -60,9 +61,12 @@ class PackedModule(nn.Module, Generic[T]):
 
     A packed weight cannot be shared with another process. So where weights came to this process as shared memory (it
     was spawned), are large and in float32 (`is_lean`), plain products run, and there is no copy for each process.
+
+    compiles: whether the compiled part makes the products in float32, where it is used.
     """
 
     matrices: ClassVar[tuple[str, ...]]
+    compiles: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,9 +80,11 @@ class PackedModule(nn.Module, Generic[T]):
 
     def packed(self, x: Tensor) -> T | None:
         """Return the products for `x` (`[..., rows, n_in]`), or None where plain ones are to be used."""
-        make = PRODUCTS[self.precision]
-        is_wanted = not reasons_against_packing(x, self.precision) and not self.is_lean
-        return self._packed.get(self.parameters(), lambda: self.pack(make), is_wanted)
+        make, reasons = PRODUCTS[self.precision], reasons_against_packing(x, self.precision)
+        if self.compiles and self.precision == "float32" and not reasons_against_kernels(x):
+            make, reasons = CompiledProduct, []
+        is_wanted = not reasons and not self.is_lean
+        return self._packed.get(self.parameters(), lambda: self.pack(make), is_wanted, make.__name__)
 
     def keep(self, name: str, make: Callable[[], V]) -> V | None:
         """Return what `make` made of the weights as they are now; None where they may change."""

@@ -182,6 +182,57 @@ def test_tensors_that_do_not_fit_are_refused_before_they_are_read():
             run(starts=starts)
 
 
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.integers(1, 300),
+    n_in=st.integers(1, 60),
+    n_out=st.integers(1, 150),
+    has_bias=st.booleans(),
+    how=st.sampled_from([{}, {"activation": "relu"}, {"activation": "sigmoid"}, {"limit": 0.5}]),
+    seed=st.integers(0, 99),
+)
+def test_products_are_those_of_float64(version, rows, n_in, n_out, has_bias, how, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
+    product = kernels.CompiledProduct(weight, bias if has_bias else None, **how)
+    expected = x.double() @ weight.double() + (bias.double() if has_bias else 0)
+    if limit := how.get("limit"):
+        expected = expected.clamp(-limit, limit)
+    elif activation := how.get("activation"):
+        expected = getattr(torch, activation)(expected)
+    found = product(x)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)  # sums reach 30
+    assert torch.equal(product(x[-1:]), found[-1:])  # the same bits alone
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "sigmoid"])
+def test_products_do_not_hide_nan(version, activation):
+    x = torch.ones(9, 20)
+    x[4, 3] = float("nan")
+    found = kernels.CompiledProduct(torch.ones(20, 40), None, activation)(x)
+    assert found[4].isnan().all()
+    assert not found[[0, 3, 5, 8]].isnan().any()
+
+
+def test_threads_share_the_columns_of_a_product(version, threads):
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(500, 300, generator=generator), torch.randn(300, 350, generator=generator)
+    product, found = kernels.CompiledProduct(weight), []
+    for n_threads in (1, 2, 3):
+        threads(n_threads)
+        found.append(product(x))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@needs_compiled
+def test_inputs_of_a_product_that_do_not_fit_are_refused_before_they_are_read():
+    product = kernels.CompiledProduct(torch.ones(20, 40))
+    for bad in (torch.zeros(3, 19), torch.zeros(20, 3).T, torch.zeros(3, 20).double()):
+        with pytest.raises(ValueError, match="contiguous float32"):
+            product(bad)
+
+
 @needs_compiled
 def test_gates_that_do_not_fit_are_refused_before_they_are_read():
     good = [torch.zeros(3, 160), torch.zeros(3, 160), torch.zeros(3, 40)]
