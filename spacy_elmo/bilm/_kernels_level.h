@@ -14,7 +14,7 @@
 
 typedef float LEVEL(vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* sums [rows, SUMS] += x [rows, n] times a matrix of `n_strips` strips: rows and strips are constants where it is called,
+/* sums [rows, width] += x [rows, n] times a matrix of `n_strips` strips: rows and strips are constants where it is called,
  * so that the compiler keeps the sums in registers. */
 TARGET static inline __attribute__((always_inline)) void LEVEL(multiply_few)(
     const int rows, const int n_strips, Py_ssize_t n, const float *const *x, const float *matrix, Py_ssize_t apart,
@@ -55,7 +55,8 @@ UNROLL
                                 ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         break;
 
-/* The same for up to MAX_ROWS rows and one tile of up to four strips, [n, TILE]. */
+/* The same for up to MAX_ROWS rows and one tile of up to four strips, [n, STRIP] each, that lie `apart` numbers apart.
+ * ahead: a strip of the next tile, fetched meanwhile. */
 TARGET static void LEVEL(multiply)(int rows, int n_strips, Py_ssize_t n, const float *const *x, const float *matrix,
                                    Py_ssize_t apart, const float *ahead, float *sums, Py_ssize_t width)
 {
