@@ -13,13 +13,14 @@ from spacy_elmo.errors import WeightsError
 from spacy_elmo.formats import bilm_hdf5, bilm_tf, foreign
 from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.known import KNOWN
-from spacy_elmo.formats.reader import Find, Place, Reader
+from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
+from spacy_elmo.formats.tensorflow import checkpoint, hub
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
 
 # The first that finds a model of its format opens it.
-FORMATS: tuple[Find, ...] = (bilm_tf.find,)
+FORMATS: tuple[Find, ...] = (bilm_tf.find, hub.find, checkpoint.find)
 
 PathLike = str | os.PathLike[str]
 
@@ -77,6 +78,15 @@ class OpenedModel:
     def digest(self) -> str:
         """`formats.digest` of the biLM, as it is when first asked for."""
         return bilm_hdf5.digest(self.bilm())
+
+    @cached_property
+    def mixes(self) -> list[list[float]]:
+        """Weights of the layers in each mix that came with the model, as the component's setting `layers` takes them.
+
+        Raises:
+            WeightsError: they are damaged.
+        """
+        return self._reader.mixes() if isinstance(self._reader, MixReader) else []
 
     def bilm(self) -> BiLM:
         """The biLM, frozen, in evaluation mode on the CPU; the same one at each call.

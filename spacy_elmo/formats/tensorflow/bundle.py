@@ -20,7 +20,7 @@ from spacy_elmo.errors import WeightsError
 from spacy_elmo.formats.archive import File, size_of
 from spacy_elmo.formats.tensorflow import table
 from spacy_elmo.formats.tensorflow.crc32c import crc32c
-from spacy_elmo.formats.tensorflow.protobuf import Malformed, Reader, as_bytes, as_number, as_text, signed, varint
+from spacy_elmo.formats.tensorflow.protobuf import MalformedError, Reader, as_bytes, as_number, as_text, signed, varint
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +33,7 @@ _MOST_SHARDS = 10**5  # their names have five digits
 _MOST_TEXT = 2**26  # bytes of a string variable
 
 # TensorFlow's numbers of types, in core/framework/types.proto.
-_FLOATS = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2")}
+_FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2")}
 _STRING = 7
 _OTHERS = {3: "int32", _STRING: "strings", 9: "int64", 10: "bool", 14: "bfloat16"}
 
@@ -44,7 +44,7 @@ _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 class Variable:
     """What the index says of a variable: its type and shape, and where its bytes lie.
 
-    checksum: masked CRC-32C of the bytes; is_partitioned: whether they lie in pieces, at places that are not given here.
+    checksum: masked CRC-32C of the bytes; is_partitioned: whether they lie in pieces, in places that it does not say.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Bundle:
             reader, entries = Reader(_MOST_FIELDS), table.entries(content)
             key, header = next(entries, (None, content))
             if key != b"":
-                raise Malformed("its first entry is not the header")
+                raise MalformedError("its first entry is not the header")
             self._n_shards = _parse_header(reader, header)
             found = [_parse_variable(reader, as_text(memoryview(key)), value) for key, value in entries]
             _check_places(found, self._n_shards)
@@ -93,8 +93,8 @@ class Bundle:
             raise WeightsError(f"{self.index}: there is no variable {name!r}")
         if variable.is_partitioned:
             raise WeightsError(
-                f"{self.index}: {name} is partitioned (saved in pieces), which is not read; save the model again without "
-                "a partitioner"
+                f"{self.index}: {name} is partitioned (saved in pieces), which is not read; save the model again "
+                "without a partitioner"
             )
         if variable.dtype not in _FLOATS:
             found = _OTHERS.get(variable.dtype, f"TensorFlow's type {variable.dtype}")
@@ -111,8 +111,8 @@ class Bundle:
         for shard, items in itertools.groupby(wanted, key=lambda item: item[1].shard):
             with self._open_shard(shard) as file:
                 for name, variable in items:
-                    content = self._read(file, variable)
-                    yield name, content.view(_FLOATS[variable.dtype]).reshape(variable.shape)
+                    array = np.frombuffer(self._read(file, variable), _FLOATS[variable.dtype])
+                    yield name, array.reshape(variable.shape)
 
     @property
     def n_bytes(self) -> int:
@@ -134,26 +134,27 @@ class Bundle:
         return found
 
     def _read_string(self, variable: Variable) -> memoryview:
-        """One string: its length as a varint, four bytes of checksum, its bytes. The checksum of it all takes the length
-        as four bytes."""
+        """One string: its length as a varint, four bytes of checksum, its bytes.
+
+        The checksum of it all takes the length as four bytes.
+        """
         if variable.dtype != _STRING or variable.shape or variable.is_partitioned or variable.size > _MOST_TEXT:
-            raise Malformed(f"{variable.name} is not one string")
+            raise MalformedError(f"{variable.name} is not one string")
         with self._open_shard(variable.shard) as file:
-            content = memoryview(self._read(file, variable, is_checked=False)).toreadonly()
+            content = memoryview(self._read(file, variable, is_checked=False))
         length, at = varint(content, 0)
         if length != len(content) - at - 4:
-            raise Malformed(f"{variable.name} is not as long as it says")
+            raise MalformedError(f"{variable.name} is not as long as it says")
         self._check(crc32c(length.to_bytes(4, "little") + content[at:]), variable)
         return content[at + 4 :]
 
-    def _read(self, file: BinaryIO, variable: Variable, is_checked: bool = True) -> npt.NDArray[np.uint8]:
+    def _read(self, file: BinaryIO, variable: Variable, is_checked: bool = True) -> bytearray:
         """Bytes of a variable; no memory is taken for what is not there."""
         path = self._shard(variable.shard)
-        content = np.empty(0, np.uint8)
-        if variable.offset + variable.size <= size_of(path):
-            file.seek(variable.offset)
-            content = np.fromfile(file, np.uint8, variable.size)
-        if len(content) < variable.size:
+        is_there = variable.offset + variable.size <= size_of(path)
+        content = bytearray(variable.size if is_there else 0)
+        file.seek(variable.offset if is_there else 0)
+        if file.readinto(content) < variable.size:  # type: ignore[attr-defined]
             raise WeightsError(f"{path}: cut off, it ends within {variable.name}; copy the file again")
         if is_checked:
             self._check(crc32c(content), variable)
@@ -181,7 +182,7 @@ class Bundle:
     def _naming_damage(self) -> Iterator[None]:
         try:
             yield
-        except Malformed as error:
+        except MalformedError as error:
             raise WeightsError(f"{self.index}: no index of TensorFlow, or a damaged one ({error})") from None
 
 
@@ -211,24 +212,24 @@ def _parse_header(reader: Reader, message: memoryview) -> int:
     header = reader.single(message)
     n_shards = as_number(header.get(1, 0))
     if not 1 <= n_shards < _MOST_SHARDS:
-        raise Malformed(f"it speaks of {n_shards:,} shards")
+        raise MalformedError(f"it speaks of {n_shards:,} shards")
     if header.get(2, 0) != 0:
-        raise Malformed("it is of a big-endian machine, which is not read")
+        raise MalformedError("it is of a big-endian machine, which is not read")
     version = reader.single(as_bytes(header.get(3, memoryview(b""))))
     if as_number(version.get(2, 0)) > 1:
-        raise Malformed("it is of a TensorFlow newer than is read here")
+        raise MalformedError("it is of a TensorFlow newer than is read here")
     return n_shards
 
 
 def _parse_variable(reader: Reader, name: str, message: memoryview) -> Variable:
-    """BundleEntryProto: 1 dtype, 2 shape, 3 shard_id, 4 offset, 5 size, 6 crc32c, 7 slices; what is zero is left out."""
+    """BundleEntryProto: 1 dtype, 2 shape, 3 shard_id, 4 offset, 5 size, 6 crc32c, 7 slices; zeros are left out."""
     entry = reader.single(message)
     dtype, shard, offset, size = (as_number(entry.get(number, 0)) for number in (1, 3, 4, 5))
     shape = _parse_shape(reader, as_bytes(entry.get(2, memoryview(b""))))
     checksum = int.from_bytes(as_bytes(entry.get(6, memoryview(b""))), "little")
     variable = Variable(name, dtype, shape, shard, offset, size, checksum, is_partitioned=7 in entry)
     if dtype in _FLOATS and not variable.is_partitioned and math.prod(shape) * _FLOATS[dtype].itemsize != size:
-        raise Malformed(f"{name} has {size:,} bytes, which is not what shape {list(shape)} takes")
+        raise MalformedError(f"{name} has {size:,} bytes, which is not what shape {list(shape)} takes")
     return variable
 
 
@@ -239,7 +240,7 @@ def _parse_shape(reader: Reader, message: memoryview) -> tuple[int, ...]:
         if number == 2:
             shape.append(signed(as_number(reader.single(as_bytes(value)).get(1, 0))))
     if len(shape) > _MOST_DIMENSIONS or any(not 0 <= length <= _MOST_LENGTH for length in shape):
-        raise Malformed(f"a variable has the shape {shape[: _MOST_DIMENSIONS + 1]}")
+        raise MalformedError(f"a variable has the shape {shape[: _MOST_DIMENSIONS + 1]}")
     return tuple(shape)
 
 
@@ -248,7 +249,7 @@ def _check_places(variables: Collection[Variable], n_shards: int) -> None:
     ordered = sorted(variables, key=lambda variable: (variable.shard, variable.offset, variable.size))
     for variable in ordered:
         if variable.shard >= n_shards:
-            raise Malformed(f"{variable.name} lies in shard {variable.shard} of {n_shards}")
+            raise MalformedError(f"{variable.name} lies in shard {variable.shard} of {n_shards}")
     for one, other in itertools.pairwise(ordered):
         if one.shard == other.shard and one.offset + one.size > other.offset:
-            raise Malformed(f"{one.name} and {other.name} overlap")
+            raise MalformedError(f"{one.name} and {other.name} overlap")

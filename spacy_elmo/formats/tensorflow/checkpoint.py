@@ -28,10 +28,8 @@ def find(place: Place) -> TensorFlowModel | None:
     Of several in a folder the newest is taken: the one that `checkpoint` names, wherever it says that the folder is, or
     else the one of the highest step.
     """
-    if place.file is None or place.file.name == _STATE:
-        prefix = _newest(place)
-    else:
-        prefix = _ENDING.sub("", place.file.name)
+    named = place.file.name if place.file else _STATE
+    prefix = _newest(place) if named == _STATE else _ENDING.sub("", named)
     if prefix is None or hub.is_of_module(place.folder):
         return None
     if f"{prefix}{SUFFIX}" not in place.names:
@@ -75,6 +73,6 @@ def _refuse_first_format(file: File) -> None:
         with reading(file) as content:
             if table.is_table(content):
                 raise WeightsError(
-                    f"{file}: a checkpoint in TensorFlow's first format, of before version 0.12, which is not read; load it "
+                    f"{file}: a checkpoint in the first format of TensorFlow (before 0.12), which is not read; load it "
                     "with TensorFlow and save it with `tf.train.Saver()`"
                 )

@@ -1,7 +1,7 @@
 """Bytes in, their CRC-32C out (Castagnoli's polynomial, RFC 3720), in NumPy at some hundred MB a second.
 
-Byte after byte, Python does 3 MB a second. A CRC is linear over GF(2), so of much data many stretches (lanes) are worked
-on side by side, and their remainders are joined two by two.
+Byte after byte, Python does 3 MB a second. A CRC is linear over GF(2): so of much data, many stretches (lanes) are
+worked on side by side, and their remainders are joined two by two.
 """
 
 from functools import lru_cache

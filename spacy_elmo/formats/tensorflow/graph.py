@@ -14,7 +14,7 @@ import numpy as np
 
 from spacy_elmo.errors import OptionsError
 from spacy_elmo.formats.archive import File, size_of
-from spacy_elmo.formats.tensorflow.protobuf import Malformed, Reader, Value, as_bytes, as_number, as_text, varint
+from spacy_elmo.formats.tensorflow.protobuf import MalformedError, Reader, Value, as_bytes, as_text, varint
 
 _MOST_BYTES = 2**28
 _MOST_FIELDS = 2**23  # a training graph for three GPUs has about two millions
@@ -64,7 +64,7 @@ def read(file: File, scope: str) -> Facts:
     try:
         nodes = _own_nodes(reader, _graphs(reader, memoryview(file.read_bytes()), file.name), scope)
         return _facts(reader, nodes)
-    except Malformed as error:
+    except MalformedError as error:
         raise OptionsError(f"{file}: cannot be read as the graph of a biLM ({error}); name its options.json") from None
 
 
@@ -84,7 +84,7 @@ def _own_nodes(reader: Reader, graphs: Iterable[memoryview], scope: str) -> dict
                 inputs = tuple(one.removeprefix(scope).partition(":")[0] for one in node.inputs)
                 found[name.removeprefix(scope)] = replace(node, inputs=inputs)
                 if len(found) > _MOST_NODES:
-                    raise Malformed("it has more nodes than an honest one")
+                    raise MalformedError("it has more nodes than an honest one")
     return found
 
 
@@ -119,7 +119,7 @@ def _parse_node(reader: Reader, message: memoryview) -> tuple[str, _Node]:
 def _facts(reader: Reader, nodes: Mapping[str, _Node]) -> Facts:
     cells = {match[1] for name, node in nodes.items() if node.op == _MATMUL and (match := _CELL.match(name))}
     if not cells:
-        raise Malformed("its LSTMs are not in it")
+        raise MalformedError("its LSTMs are not in it")
     clips: dict[str, dict[str, set[float]]] = {"add": defaultdict(set), "MatMul": defaultdict(set)}
     residual: set[str] = set()
     activations: set[str] = set()
@@ -130,7 +130,7 @@ def _facts(reader: Reader, nodes: Mapping[str, _Node]) -> Facts:
             clipped, limit = _two_inputs(name, node)
             kind = re.sub(r".*/|_\d+$", "", clipped)  # the cell is a sum of products, its projection one product
             if kind not in clips:
-                raise Malformed(f"{clipped} is clipped")
+                raise MalformedError(f"{clipped} is clipped")
             clips[kind][cell[1]].add(_constant(reader, nodes, limit))
         elif not cell and node.op in _ADD:  # a wrapper adds what its cell has read to what the cell gives out
             wrapped = f"{name.rpartition('/')[0]}/lstm_cell"
@@ -140,9 +140,9 @@ def _facts(reader: Reader, nodes: Mapping[str, _Node]) -> Facts:
         elif convolution and node.op in _ACTIVATIONS:
             activations.add(_ACTIVATIONS[node.op])
     if residual and len(residual) != len(cells) - 2:  # the first of each direction has none
-        raise Malformed("some of its upper layers have skip connections, some have none")
+        raise MalformedError("some of its upper layers have skip connections, some have none")
     if len(activations) > 1:
-        raise Malformed("it has several activations")
+        raise MalformedError("it has several activations")
     return Facts(
         cell_clip=_common(clips["add"], len(cells)),
         proj_clip=_common(clips["MatMul"], len(cells)),
@@ -154,7 +154,7 @@ def _facts(reader: Reader, nodes: Mapping[str, _Node]) -> Facts:
 
 def _two_inputs(name: str, node: _Node) -> tuple[str, str]:
     if len(node.inputs) < 2:
-        raise Malformed(f"{name} has too few inputs")
+        raise MalformedError(f"{name} has too few inputs")
     return node.inputs[0], node.inputs[1]
 
 
@@ -162,7 +162,7 @@ def _common(clips: Mapping[str, set[float]], n_cells: int) -> float | None:
     """The clip that all cells have, at all their time steps."""
     limits = set().union(*clips.values())
     if len(limits) > 1 or len(clips) not in (0, n_cells):
-        raise Malformed("its cells are not clipped alike")
+        raise MalformedError("its cells are not clipped alike")
     return next(iter(limits), None)
 
 
@@ -173,11 +173,11 @@ def _constant(reader: Reader, nodes: Mapping[str, _Node], name: str) -> float:
     """
     node = nodes.get(name)
     if node is None or node.op != "Const":
-        raise Malformed(f"{name} is no constant")
+        raise MalformedError(f"{name} is no constant")
     tensor = reader.single(as_bytes(_attribute(reader, node, "value").get(8, memoryview(b""))))
     content = as_bytes(tensor.get(4, tensor.get(5, memoryview(b""))))
     if len(content) != 4:
-        raise Malformed(f"{name} is not one number")
+        raise MalformedError(f"{name} is not one number")
     return float(str(np.frombuffer(content, "<f4")[0]))  # 0.3, as options.json has it, where float32 has 0.30000001
 
 
@@ -196,7 +196,7 @@ def _windows(reader: Reader, node: _Node) -> int:
                 size, at = varint(as_bytes(value), at)
                 sizes.append(size)
     if len(sizes) != 4:
-        raise Malformed(f"a maximum is taken over {sizes[:5]}")
+        raise MalformedError(f"a maximum is taken over {sizes[:5]}")
     return sizes[2]
 
 
@@ -206,4 +206,4 @@ def _attribute(reader: Reader, node: _Node, key: str) -> dict[int, Value]:
         entry = reader.single(message)
         if as_text(entry.get(1, memoryview(b""))) == key:
             return reader.single(as_bytes(entry.get(2, memoryview(b""))))
-    raise Malformed(f"a {node.op} has no {key}")
+    raise MalformedError(f"a {node.op} has no {key}")

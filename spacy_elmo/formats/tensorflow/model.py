@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
@@ -17,7 +18,7 @@ from spacy_elmo.formats.bilm_hdf5 import Array
 from spacy_elmo.formats.reader import Parts
 from spacy_elmo.formats.tensorflow import architecture, graph
 from spacy_elmo.formats.tensorflow.bundle import Bundle
-from spacy_elmo.formats.tensorflow.variables import by_hdf5_name
+from spacy_elmo.formats.tensorflow.variables import by_hdf5_name, mixes
 
 _BIAS = "softmax/b"
 _EMBEDDINGS = ("char_embed", "embedding")  # an inference graph has a row of zeros in front
@@ -49,12 +50,12 @@ class TensorFlowModel:
         file = self.folder / "options.json"
         if file.is_file():
             return BiLMOptions.from_json(file.read_bytes(), str(file))
+        shapes = {name: self.bundle.variables[variable].shape for name, variable in self._names.items()}
         if not self.graph.is_file():
             raise OptionsError(
                 f"{self.index}: there is neither an options.json nor {self.graph.name} beside it, and "
                 f"{architecture.UNKNOWABLE}; put the options.json of its training there"
             )
-        shapes = {name: self.bundle.variables[variable].shape for name, variable in self._names.items()}
         return architecture.derive(shapes, graph.read(self.graph, self._named[1]), str(self.index))
 
     def card(self) -> dict[str, Any]:
@@ -79,10 +80,12 @@ class TensorFlowModel:
         return bilm_hdf5.assemble(options, vocabulary, parts.card, arrays)
 
     def why_no_softmax(self) -> str | None:
-        """Whether there is no softmax among the variables."""
-        if {self._softmax_weight, _BIAS} <= self._names.keys():
-            return None
-        return f"{self.index}: holds no softmax; a model without it can embed words, but not predict them"
+        """Whether there is no softmax among the variables, or no vocabulary: training does not copy it there."""
+        if not {self._softmax_weight, _BIAS} <= self._names.keys():
+            return f"{self.index}: holds no softmax; a model without it can embed words, but not predict them"
+        if self.vocabulary() is None:
+            return f"{self.index}: has a softmax, but of which words? Put the vocab.txt of its training beside it"
+        return None
 
     @torch.inference_mode(False)  # see `bilm_hdf5.assemble`
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
@@ -94,6 +97,20 @@ class TensorFlowModel:
             parameter = softmax.bias if found[variable] == _BIAS else softmax.weight
             parameter.copy_(torch.from_numpy(array))
         return softmax.eval()
+
+    def mixes(self) -> list[list[float]]:
+        """Read the mixes: the softmax of their weights, times their scale."""
+        found = []
+        for names in mixes(self.bundle.variables):
+            arrays = dict(self.bundle.arrays(names))
+            weights, scale = (bilm_hdf5.as_float32(arrays[name], f"{self.index}: {name}") for name in names)
+            if weights.ndim != 1 or scale.size != 1 or not weights.size:
+                raise WeightsError(
+                    f"{self.index}: {names[0]} and {names[1]} are not the weights and the scale of a mix"
+                )
+            shares = np.exp(weights - weights.max())
+            found.append([float(weight) for weight in shares / shares.sum() * scale.reshape(())])
+        return found
 
     @cached_property
     def bundle(self) -> Bundle:
@@ -116,7 +133,9 @@ class TensorFlowModel:
     def _find(self, name: str, shape: tuple[int, ...], asking: str = "the options") -> str:
         """The variable of that name in the HDF5 file. It may have a row in front for "no token", as inference needs."""
         if name not in self._names:
-            raise WeightsError(f"{self.index}: no variable for {name}, which {asking} ask for; do both belong together?")
+            raise WeightsError(
+                f"{self.index}: no variable for {name}, which {asking} ask for; do both belong together?"
+            )
         variable = self.bundle.find(self._names[name])
         if variable.shape not in (shape, (shape[0] + 1, *shape[1:]) if name in _EMBEDDINGS else shape):
             raise WeightsError(
@@ -142,8 +161,8 @@ class TensorFlowModel:
             if array.shape != shapes[name]:
                 if array[0].any():
                     raise WeightsError(
-                        f"{self.index}: {name} has {len(array)} rows, but the first is not zero, so that it is not clear "
-                        f"which of them are the {len(array) - 1} that are meant"
+                        f"{self.index}: {name} has {len(array)} rows, one too many, and the first, which would be that "
+                        "of no token, is not zero; do the options belong to it?"
                     )
                 array = array[1:]
             yield name, bilm_hdf5.as_float32(array, f"{self.index}: {name}")

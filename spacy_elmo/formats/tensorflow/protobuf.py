@@ -11,7 +11,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 
-class Malformed(ValueError):
+class MalformedError(ValueError):
     """Bytes that are not what they are said to be."""
 
 
@@ -25,13 +25,13 @@ class Reader:
         """Yield number and value of each field, in the order of the message.
 
         Raises:
-            Malformed: it is cut off, is no message, or has too many fields.
+            MalformedError: it is cut off, is no message, or has too many fields.
         """
         at = 0
         while at < len(message):
             self._left -= 1
             if self._left < 0:
-                raise Malformed("it has more fields than an honest one")
+                raise MalformedError("it has more fields than an honest one")
             tag, at = varint(message, at)
             number, kind = tag >> 3, tag & 7
             if kind == _VARINT:
@@ -43,9 +43,9 @@ class Reader:
             elif kind in _WIDTHS:
                 width = _WIDTHS[kind]
             else:
-                raise Malformed(f"a field of unknown kind {kind}")
+                raise MalformedError(f"a field of unknown kind {kind}")
             if width > len(message) - at:
-                raise Malformed("a field leads beyond its end")
+                raise MalformedError("a field leads beyond its end")
             yield number, message[at : at + width]
             at += width
 
@@ -64,12 +64,12 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
     """Read an unsigned number of up to 64 bits; return it and where it ends.
 
     Raises:
-        Malformed: it is cut off or longer.
+        MalformedError: it is cut off or longer.
     """
     number = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
-            raise Malformed("a number is cut off")
+            raise MalformedError("a number is cut off")
         byte = data[at]
         at += 1
         number |= (byte & 0x7F) << shift
@@ -77,7 +77,7 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
             if number >= 1 << 64:
                 break
             return number, at
-    raise Malformed("a number of more than 64 bits")
+    raise MalformedError("a number of more than 64 bits")
 
 
 def signed(number: int) -> int:
@@ -89,10 +89,10 @@ def as_number(value: Value) -> int:
     """The value of a field that holds a number.
 
     Raises:
-        Malformed: it holds something else.
+        MalformedError: it holds something else.
     """
     if not isinstance(value, int):
-        raise Malformed("a field holds bytes where a number belongs")
+        raise MalformedError("a field holds bytes where a number belongs")
     return value
 
 
@@ -100,10 +100,10 @@ def as_bytes(value: Value) -> memoryview:
     """The value of a field that holds bytes.
 
     Raises:
-        Malformed: it holds something else.
+        MalformedError: it holds something else.
     """
     if isinstance(value, int):
-        raise Malformed("a field holds a number where bytes belong")
+        raise MalformedError("a field holds a number where bytes belong")
     return value
 
 

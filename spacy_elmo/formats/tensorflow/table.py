@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from spacy_elmo.formats.tensorflow.crc32c import crc32c
-from spacy_elmo.formats.tensorflow.protobuf import Malformed, varint
+from spacy_elmo.formats.tensorflow.protobuf import MalformedError, varint
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER, _TRAILER = 48, 5
@@ -28,10 +28,10 @@ def entries(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Yield keys, which rise, and values.
 
     Raises:
-        Malformed: it is no table, is cut off or damaged, is compressed, or its keys do not rise.
+        MalformedError: it is no table, is cut off or damaged, is compressed, or its keys do not rise.
     """
     if len(table) < _FOOTER or table[-len(_MAGIC) :] != _MAGIC:
-        raise Malformed("its end is not that of a table")
+        raise MalformedError("its end is not that of a table")
     _, at = _handle(table, len(table) - _FOOTER)  # of the metaindex, which TensorFlow leaves empty
     index, _ = _handle(table, at)
     last = None
@@ -39,7 +39,7 @@ def entries(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         where, _ = _handle(handle, 0)
         for key, value in _block_entries(_block(table, where)):
             if last is not None and key <= last:
-                raise Malformed("its keys do not rise")
+                raise MalformedError("its keys do not rise")
             last = key
             yield key, value
 
@@ -61,13 +61,15 @@ def _block(table: memoryview, handle: tuple[int, int]) -> memoryview:
     offset, size = handle
     end = offset + size
     if end + _TRAILER > len(table) - _FOOTER:
-        raise Malformed("a block leads beyond its end")
+        raise MalformedError("a block leads beyond its end")
     if table[end] == _SNAPPY:
-        raise Malformed("it is compressed with snappy, which TensorFlow does not do since 1.2; save the model again")
+        raise MalformedError(
+            "it is compressed with snappy, which TensorFlow does not do since 1.2; save the model again"
+        )
     if table[end]:
-        raise Malformed(f"a block is compressed in an unknown way, {table[end]}")
+        raise MalformedError(f"a block is compressed in an unknown way, {table[end]}")
     if mask(crc32c(table[offset : end + 1])) != int.from_bytes(table[end + 1 : end + _TRAILER], "little"):
-        raise Malformed("the checksum of a block is wrong")
+        raise MalformedError("the checksum of a block is wrong")
     return table[offset:end]
 
 
@@ -76,16 +78,16 @@ def _block_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     n_restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * n_restarts
     if len(block) < 4 or end < 0:
-        raise Malformed("a block is too short")
+        raise MalformedError("a block is too short")
     key, at = b"", 0
     while at < end:
         shared, at = varint(block, at)
         fresh, at = varint(block, at)
         length, at = varint(block, at)
         if shared > len(key) or at + fresh + length > end:
-            raise Malformed("an entry leads beyond its block")
+            raise MalformedError("an entry leads beyond its block")
         if shared + fresh > _MOST_KEY:
-            raise Malformed(f"a name has {shared + fresh:,} bytes")
+            raise MalformedError(f"a name has {shared + fresh:,} bytes")
         key = key[:shared] + bytes(block[at : at + fresh])
         at += fresh
         yield key, block[at : at + length]

@@ -4,7 +4,7 @@ An array has the same layout in both, so that the names are all there is to tran
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from spacy_elmo.errors import WeightsError
 
@@ -45,7 +45,11 @@ _SCOPED = re.compile(r"(?P<scope>(?:[^/]+/)*?(?:lm|bilm)/)(?P<rest>.+)")
 _ONE_WAY = re.compile(r"rnn/.*lstm_cell/(kernel|bias)")
 
 
-def by_hdf5_name(variables: Iterable[str], source: str) -> tuple[dict[str, str], str]:
+# Weights and scale of a mix of the layers: in google's modules, and by bilm-tf's `weight_layers`.
+_MIXES = ((r"(.*/)?aggregation/weights", r"\1aggregation/scaling"), (r"(.*)_ELMo_W", r"\1_ELMo_gamma"))
+
+
+def by_hdf5_name(variables: Collection[str], source: str) -> tuple[dict[str, str], str]:
     """Return the biLM's variables by their names in bilm-tf's HDF5 file, and the scope that they are in.
 
     All other variables (optimizers', counters', kept states', another model's) are left out.
@@ -67,6 +71,17 @@ def by_hdf5_name(variables: Iterable[str], source: str) -> tuple[dict[str, str],
         seen = ", ".join(sorted(variables)[:5]) or "none"
         raise WeightsError(f"{source}: not an ELMo: no biLM of bilm-tf is among its variables (they are {seen}, ...)")
     return next((names, scope) for scope, names in found.items())
+
+
+def mixes(variables: Collection[str]) -> list[tuple[str, str]]:
+    """Return names of the weights and of the scale of each mix of the layers."""
+    pairs = [
+        (variable, match.expand(scale))
+        for weights, scale in _MIXES
+        for variable in variables
+        if (match := re.fullmatch(weights, variable))
+    ]
+    return [(weights, scale) for weights, scale in pairs if scale in variables]
 
 
 def _translate(variable: str) -> str | None:
