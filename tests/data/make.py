@@ -44,7 +44,8 @@ def pack(folder: Path, target: Path) -> None:
     """Write the files of a folder into an archive, the same bytes each time."""
 
     def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-        entry.uid = entry.gid = entry.mtime = 0
+        entry.uid = entry.gid = 0
+        entry.mtime = 86_400 * 3653  # of 1980, before which a zip archive knows no time
         entry.uname = entry.gname = ""
         entry.mode = 0o755 if entry.isdir() else 0o644
         return entry
