@@ -181,3 +181,9 @@ def mender():
         return mend
 
     return make
+
+
+@pytest.fixture(scope="session")
+def message():
+    """One field of a protocol buffer: `message(number, value)`."""
+    return field
