@@ -8,7 +8,6 @@ add when they load, stays out of the weights here as it does in the file.
 import hashlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from spacy_elmo.bilm.characters import N_CHARACTERS
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats.archive import File, opened
 from spacy_elmo.formats.hdf5_file import new_hdf5
+from spacy_elmo.support.files import write_text, write_whole
+from spacy_elmo.support.words import text_of
 
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
@@ -262,7 +263,7 @@ def write_texts(bilm: BiLM, directory: Path) -> None:
     """Write what `write` writes beside the weights."""
     write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
     card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
-    words = "".join(word + "\n" for word in bilm.vocabulary) if bilm.vocabulary else None
+    words = text_of(bilm.vocabulary) if bilm.vocabulary else None
     for path, text in ((directory / "model_card.json", card), (directory / "vocab.txt", words)):
         if text is None:
             path.unlink(missing_ok=True)  # another model's
@@ -295,22 +296,6 @@ def write_arrays(
 def _fits_float16(array: Array) -> bool:
     with np.errstate(over="ignore"):
         return bool((array.astype(np.float16) == array).all())
-
-
-def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
-    """Let `write_to` fill a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w+b") as file:
-            write_to(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; the file appears whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def digest(bilm: BiLM, rounded: bool = False) -> str:

@@ -17,8 +17,8 @@ from spacy_elmo.formats.bilm_hdf5 import (
     naming_damage,
     read_array,
     write_arrays,
-    write_whole,
 )
+from spacy_elmo.support.files import write_whole
 
 NAME = "softmax.hdf5"
 
