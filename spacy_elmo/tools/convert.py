@@ -7,7 +7,7 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import softmax_hdf5
-from spacy_elmo.formats.bilm_hdf5 import StoredDtype
+from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.support.files import folder_aside, write_text
 from spacy_elmo.support.words import text_of
 
