@@ -24,8 +24,8 @@ def explain(names: Collection[str]) -> str | None:
         )
     if names & {"saved_model.pb", "tfhub_module.pb"}:
         return (
-            "a part of a TF-Hub module; put all of it together, and name the folder that has saved_model.pb and the folder "
-            "variables in it"
+            "a part of a TF-Hub module; put all of it together, and name the folder that has saved_model.pb and "
+            "variables/ in it"
         )
     if "checkpoint" in names or ".index" in endings or any(".ckpt" in name for name in names):
         return (

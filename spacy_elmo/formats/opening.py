@@ -98,6 +98,10 @@ class OpenedModel:
             self._bilm = self._reader.bilm(self)
         return self._bilm
 
+    def read_options(self) -> BiLMOptions:
+        """The earlier spelling of `options`."""
+        return self.options
+
     @property
     def has_softmax(self) -> bool:
         """Whether it can predict words."""
@@ -114,7 +118,8 @@ class OpenedModel:
                 raise WeightsError(reason)
             if self.vocabulary is None:
                 raise WeightsError(
-                    f"{self.name}: it has a softmax, but of which words? Put the vocab.txt of the model beside it"
+                    f"{self.name}: it has a softmax but no vocab.txt, so of which words? "
+                    "Put the vocab.txt of the model beside it"
                 )
             self._softmax = self._reader.softmax(len(self.vocabulary), self.options.lstm.projection_dim)
         return self._softmax

@@ -14,7 +14,7 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, bilm_hdf5
 from spacy_elmo.formats.archive import File, Folder
-from spacy_elmo.formats.bilm_hdf5 import Array
+from spacy_elmo.formats.hdf5_file import Array, as_float32
 from spacy_elmo.formats.reader import Parts
 from spacy_elmo.formats.tensorflow import architecture, graph
 from spacy_elmo.formats.tensorflow.bundle import Bundle
@@ -103,7 +103,7 @@ class TensorFlowModel:
         found = []
         for names in mixes(self.bundle.variables):
             arrays = dict(self.bundle.arrays(names))
-            weights, scale = (bilm_hdf5.as_float32(arrays[name], f"{self.index}: {name}") for name in names)
+            weights, scale = (as_float32(arrays[name], f"{self.index}: {name}") for name in names)
             if weights.ndim != 1 or scale.size != 1 or not weights.size:
                 raise WeightsError(
                     f"{self.index}: {names[0]} and {names[1]} are not the weights and the scale of a mix"
@@ -165,4 +165,4 @@ class TensorFlowModel:
                         "of no token, is not zero; do the options belong to it?"
                     )
                 array = array[1:]
-            yield name, bilm_hdf5.as_float32(array, f"{self.index}: {name}")
+            yield name, as_float32(array, f"{self.index}: {name}")
