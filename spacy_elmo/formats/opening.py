@@ -132,7 +132,8 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     """Find a model. Nothing is downloaded, and no part is read yet.
 
     path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`), a directory with an options.json
-        and one weights file, a zip archive of such files, or a `.hdf5` file with its options beside it.
+        and one weights file, a checkpoint of bilm-tf (its folder, or the start of its files' names), the folder of a
+        TF-Hub module, a zip archive of one of these, or a `.hdf5` file with its options beside it.
     options: the options.json, where it lies elsewhere.
 
     Raises:

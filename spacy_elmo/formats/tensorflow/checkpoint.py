@@ -19,6 +19,7 @@ _STATE = "checkpoint"
 _MOST_STATE = 2**20  # bytes
 _NEWEST = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
 _ENDING = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
+_IN_DEEPPAVLOV = re.compile(r"saves|epochs|\d+")
 _STEP = re.compile(r"(.*)-(\d+)")
 
 
@@ -38,11 +39,19 @@ def find(place: Place) -> TensorFlowModel | None:
     step = _STEP.fullmatch(prefix)
     return TensorFlowModel(
         format=FORMAT + (f" of step {int(step[2]):,}" if step else "") + place.container,
-        folder=place.folder,
+        folder=_home(place.folder),
         index=place.folder / f"{prefix}{SUFFIX}",
         graph=place.folder / f"{prefix}.meta",
         named_options=place.options,
     )
+
+
+def _home(folder: Folder) -> Folder:
+    """Where options.json and the vocabulary lie: DeepPavlov has checkpoints in `saves/` and `saves/epochs/N/` below."""
+    home = folder
+    while _IN_DEEPPAVLOV.fullmatch(home.name):
+        home = home.parent
+    return home if (home / "options.json").is_file() else folder
 
 
 def _newest(place: Place) -> str | None:

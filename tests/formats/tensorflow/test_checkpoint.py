@@ -215,6 +215,16 @@ def test_a_checkpoint_without_step_is_read(copy_of):
         assert open_model(name).bilm().options.n_outputs == 3
 
 
+@pytest.mark.parametrize("inner", ["saves", "saves/epochs/3"])
+def test_options_and_words_lie_above_the_checkpoints_of_deeppavlov(copy_of, inner):
+    folder = copy_of("trained_words")
+    (folder / inner).mkdir(parents=True)
+    for path in folder.glob("model.ckpt-60.*"):
+        path.rename(folder / inner / path.name.replace(".ckpt-60", ""))
+    (folder / "checkpoint").unlink()
+    assert open_model(folder / inner / "model").bilm().vocabulary == open_model(folder / inner).vocabulary
+
+
 def test_an_index_of_one_step_with_the_data_of_another_is_an_error(tensorflow_models, two_steps):
     data = two_steps / "model.ckpt-9.data-00000-of-00001"
     content = np.frombuffer(data.read_bytes(), np.float32) + np.float32(1)
