@@ -120,46 +120,54 @@ def _facts(reader: Reader, nodes: Mapping[str, _Node]) -> Facts:
     cells = {match[1] for name, node in nodes.items() if node.op == _MATMUL and (match := _CELL.match(name))}
     if not cells:
         raise MalformedError("its LSTMs are not in it")
-    clips: dict[str, dict[str, set[float]]] = {"add": defaultdict(set), "MatMul": defaultdict(set)}
-    residual: set[str] = set()
-    activations: set[str] = set()
-    pooled: dict[int, int] = {}
+    cell_clip, proj_clip = (_common(clips, len(cells)) for clips in _clips(reader, nodes))
+    activation, pooled = _convolutions(reader, nodes)
+    return Facts(cell_clip, proj_clip, _has_skip_connections(nodes, len(cells)), activation, pooled)
+
+
+def _clips(reader: Reader, nodes: Mapping[str, _Node]) -> tuple[Mapping[str, set[float]], Mapping[str, set[float]]]:
+    """Limits of the cells and of their projections, by their names, at all time steps."""
+    cells: dict[str, set[float]] = defaultdict(set)
+    projections: dict[str, set[float]] = defaultdict(set)
+    of_kind = {"add": cells, "MatMul": projections}  # a cell is a sum of products, its projection one product
     for name, node in nodes.items():
-        cell, convolution = _CELL.match(name), _CONVOLUTION.fullmatch(name)
-        if cell and node.op == _MINIMUM:
-            clipped, limit = _two_inputs(name, node)
-            kind = re.sub(r".*/|_\d+$", "", clipped)  # the cell is a sum of products, its projection one product
-            if kind not in clips:
-                raise MalformedError(f"{clipped} is clipped")
-            clips[kind][cell[1]].add(_constant(reader, nodes, limit))
-        elif not cell and node.op in _ADD:  # a wrapper adds what its cell has read to what the cell gives out
-            wrapped = f"{name.rpartition('/')[0]}/lstm_cell"
-            residual |= {wrapped for one in node.inputs if one.startswith(f"{wrapped}/")}
-        elif convolution and node.op == _MAXIMUM:
-            pooled[int(convolution[1] or 0)] = _windows(reader, node)
-        elif convolution and node.op in _ACTIVATIONS:
-            activations.add(_ACTIVATIONS[node.op])
-    if residual and len(residual) != len(cells) - 2:  # the first of each direction has none
+        if node.op == _MINIMUM and (match := _CELL.match(name)):
+            clipped, limit = node.inputs if len(node.inputs) == 2 else ("", "")
+            kind = re.sub(r".*/|_\d+$", "", clipped)
+            if kind not in of_kind:
+                raise MalformedError(f"{name} clips {clipped or 'nothing'}")
+            of_kind[kind][match[1]].add(_constant(reader, nodes, limit))
+    return cells, projections
+
+
+def _has_skip_connections(nodes: Mapping[str, _Node], n_cells: int) -> bool:
+    """Whether a wrapper adds what a cell has read to what it gives out, in all layers but the first."""
+    found = set()
+    for name, node in nodes.items():
+        cell = f"{name.rpartition('/')[0]}/lstm_cell/"
+        if node.op in _ADD and any(one.startswith(cell) for one in node.inputs):
+            found.add(cell)
+    if found and len(found) != n_cells - 2:
         raise MalformedError("some of its upper layers have skip connections, some have none")
+    return bool(found)
+
+
+def _convolutions(reader: Reader, nodes: Mapping[str, _Node]) -> tuple[str | None, dict[int, int]]:
+    """Activation, and over how many windows the maximum is taken, by the number of the set of filters."""
+    activations, pooled = set(), {}
+    for name, node in nodes.items():
+        if match := _CONVOLUTION.fullmatch(name):
+            if node.op == _MAXIMUM:
+                pooled[int(match[1] or 0)] = _windows(reader, node)
+            elif node.op in _ACTIVATIONS:
+                activations.add(_ACTIVATIONS[node.op])
     if len(activations) > 1:
         raise MalformedError("it has several activations")
-    return Facts(
-        cell_clip=_common(clips["add"], len(cells)),
-        proj_clip=_common(clips["MatMul"], len(cells)),
-        use_skip_connections=bool(residual),
-        activation=next(iter(activations), None),
-        pooled=pooled,
-    )
-
-
-def _two_inputs(name: str, node: _Node) -> tuple[str, str]:
-    if len(node.inputs) < 2:
-        raise MalformedError(f"{name} has too few inputs")
-    return node.inputs[0], node.inputs[1]
+    return next(iter(activations), None), pooled
 
 
 def _common(clips: Mapping[str, set[float]], n_cells: int) -> float | None:
-    """The clip that all cells have, at all their time steps."""
+    """The one limit that all cells have; None where they have none."""
     limits = set().union(*clips.values())
     if len(limits) > 1 or len(clips) not in (0, n_cells):
         raise MalformedError("its cells are not clipped alike")
@@ -172,7 +180,7 @@ def _constant(reader: Reader, nodes: Mapping[str, _Node], name: str) -> float:
     AttrValue: 8 tensor; TensorProto: 4 tensor_content, 5 float_val.
     """
     node = nodes.get(name)
-    if node is None or node.op != "Const":
+    if node is None or node.op != _CONSTANT:
         raise MalformedError(f"{name} is no constant")
     tensor = reader.single(as_bytes(_attribute(reader, node, "value").get(8, memoryview(b""))))
     content = as_bytes(tensor.get(4, tensor.get(5, memoryview(b""))))

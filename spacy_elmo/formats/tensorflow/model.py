@@ -76,8 +76,9 @@ class TensorFlowModel:
         table = list(bilm_hdf5.entries(options, len(vocabulary or ())))
         found = {self._find(entry.name, entry.shape): entry for entry in table}
         self._refuse_surplus({entry.name for entry in table})
-        arrays = ((found[name], array) for name, array in self._arrays({n: e.shape for n, e in found.items()}))
-        return bilm_hdf5.assemble(options, vocabulary, parts.card, arrays)
+        arrays = self._arrays({variable: entry.shape for variable, entry in found.items()})
+        pairs = ((found[variable], array) for variable, array in arrays)
+        return bilm_hdf5.assemble(options, vocabulary, parts.card, pairs)
 
     def why_no_softmax(self) -> str | None:
         """Whether there is no softmax among the variables, or no vocabulary: training does not copy it there."""
