@@ -227,6 +227,8 @@ def _refusal(root: Path) -> WeightsError:
     names = _names(root)
     if what := foreign.explain(names):
         return WeightsError(f"{root}: {what}")
+    if root.is_file() and not is_archive(root):
+        return WeightsError(f"{root}: no weights of any format that is read; expected HDF5; is it damaged, or cut off?")
     return WeightsError(f"{root}: expected one weights file, weights.hdf5 or another .hdf5; found none")
 
 
