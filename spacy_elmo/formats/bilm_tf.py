@@ -104,10 +104,7 @@ class BiLMFiles:
 
     def why_no_softmax(self) -> str | None:
         """Whether there is no `softmax.hdf5`."""
-        file = self.folder / softmax_hdf5.NAME
-        if file.is_file():
-            return None
-        return f"{file}: no such file; a model without its softmax can embed words, but not predict them"
+        return softmax_hdf5.explain_missing(self.folder / softmax_hdf5.NAME)
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
         """Read `softmax.hdf5`, see `softmax_hdf5.read`."""
