@@ -31,14 +31,15 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 class Archive:
     """A zip archive whose directory has been checked.
 
-    path: where it lies; sizes: bytes of its files, unpacked, by their names; what macOS adds is left out.
+    kind: what it is, to show; path: where it lies.
+    sizes: bytes of its files, unpacked, by their names; what macOS adds is left out.
 
     Raises:
         WeightsError: the file is no zip archive, is damaged, or its directory is not one of an honest model.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.kind, self.path = "zip archive", path
         try:
             with _open(path) as file:
                 entries = file.infolist()

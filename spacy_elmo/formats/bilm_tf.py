@@ -11,7 +11,7 @@ import h5py
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
-from spacy_elmo.formats import beside, bilm_hdf5, foreign, softmax_hdf5
+from spacy_elmo.formats import beside, bilm_hdf5, softmax_hdf5
 from spacy_elmo.formats.archive import File, Folder, size_of
 from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.formats.reader import Parts, Place
@@ -22,18 +22,16 @@ FORMAT = "bilm-tf HDF5"
 
 
 def find(place: Place) -> "BiLMFiles | None":
-    """See `reader.Find`. A named file is taken for weights unless its name says that it is something else."""
+    """See `reader.Find`. A file that is named may be called anything; its content then says what it is."""
     if place.file is None:
         weights = _weights_among(place)
-    elif place.file.is_file() and not (foreign.explain([place.file.name]) and not _is_hdf5(place.file)):
-        weights = place.file
     else:
-        weights = None
+        weights = place.file if place.file.is_file() and _is_hdf5(place.file) else None
     return None if weights is None else BiLMFiles(weights, place.options, FORMAT + place.container)
 
 
 def _is_hdf5(file: File) -> bool:
-    return isinstance(file, Path) and bool(h5py.is_hdf5(file))
+    return file.suffix == ".hdf5" or (isinstance(file, Path) and bool(h5py.is_hdf5(file)))
 
 
 def _weights_among(place: Place) -> File | None:
@@ -106,10 +104,7 @@ class BiLMFiles:
 
     def why_no_softmax(self) -> str | None:
         """Whether there is no `softmax.hdf5`."""
-        file = self.folder / softmax_hdf5.NAME
-        if file.is_file():
-            return None
-        return f"{file}: no such file; a model without its softmax can embed words, but not predict them"
+        return softmax_hdf5.explain_missing(self.folder / softmax_hdf5.NAME)
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
         """Read `softmax.hdf5`, see `softmax_hdf5.read`."""

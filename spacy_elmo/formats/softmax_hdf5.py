@@ -23,14 +23,21 @@ from spacy_elmo.support.files import write_whole
 NAME = "softmax.hdf5"
 
 
+def explain_missing(path: File) -> str | None:
+    """Say that there is no such file, and what that means; None where there is one."""
+    if path.is_file():
+        return None
+    return f"{path}: no such file; a model without its softmax can embed words, but not predict them"
+
+
 def read(path: File, n_words: int, projection_dim: int) -> Softmax:
     """Read the output layer for a vocabulary of `n_words` into a frozen module.
 
     Raises:
         WeightsError: the file is missing, damaged, of another shape, or holds NaN or infinite values.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; a model without its softmax can embed words, but not predict them")
+    if (reason := explain_missing(path)) is not None:
+        raise WeightsError(reason)
     softmax = Softmax(n_words, projection_dim, seed=None).requires_grad_(False)
     source = str(path)
     with open_hdf5(path, source) as file:

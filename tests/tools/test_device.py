@@ -7,11 +7,9 @@ import torch
 from typer.testing import CliRunner
 
 from spacy_elmo.cli import elmo_cli
-from spacy_elmo.formats import load, softmax_hdf5, write
 from spacy_elmo.tools.embed import embed_file
 
 LINES = ["the bank lent money", "a bank of sand", "he sat on the bank"]
-WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
 COMMANDS = [
     "evaluate MODEL TEXT --json --quiet",
     "substitutes TEXT --model MODEL --json --quiet",
@@ -22,17 +20,12 @@ COMMANDS = [
 
 
 @pytest.fixture
-def run(data, tmp_path):
+def run(whole_model, tmp_path):
     """Run a command on a device; its result."""
-    bilm, model = load(data / "tiny_2l_skip"), tmp_path / "model"
-    write(bilm, model)
-    (model / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
-    softmax = softmax_hdf5.Softmax(len(WORDS), bilm.options.lstm.projection_dim, seed=0)
-    softmax_hdf5.write(softmax, model / "softmax.hdf5")
     text, corpus = tmp_path / "text.txt", tmp_path / "corpus.hdf5"
     text.write_text("".join(f"{line}\n" for line in LINES))
-    embed_file(text, corpus, model=str(model), device="cpu")
-    values = {"MODEL": str(model), "TEXT": str(text), "CORPUS": str(corpus), "SENTENCE": LINES[0]}
+    embed_file(text, corpus, model=str(whole_model), device="cpu")
+    values = {"MODEL": str(whole_model), "TEXT": str(text), "CORPUS": str(corpus), "SENTENCE": LINES[0]}
 
     def on(command, device):
         words = [values.get(word, word.replace("OUT", str(tmp_path / device))) for word in command.split()]

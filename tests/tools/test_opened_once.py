@@ -8,21 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from spacy_elmo.cli import elmo_cli
-from spacy_elmo.formats import load, softmax_hdf5, write
 from spacy_elmo.tools.embed import embed_file
 
 LINES = ["the bank lent money", "a bank of sand", "he sat on the bank"]
-WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
-
-
-@pytest.fixture
-def model(data, tmp_path):
-    """A model with all its parts."""
-    bilm, out = load(data / "tiny_2l_skip"), tmp_path / "model"
-    write(bilm, out)
-    (out / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
-    softmax_hdf5.write(softmax_hdf5.Softmax(len(WORDS), bilm.options.lstm.projection_dim), out / "softmax.hdf5")
-    return out
 
 
 @pytest.fixture
@@ -58,13 +46,13 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[0])
 @pytest.mark.parametrize("named", ["directory", "file"])
-def test_a_command_opens_the_weights_once(model, tmp_path, opened, command, named):
+def test_a_command_opens_the_weights_once(whole_model, tmp_path, opened, command, named):
     text, corpus = tmp_path / "text.txt", tmp_path / "corpus.hdf5"
     text.write_text("".join(f"{line}\n" for line in LINES))
-    embed_file(text, corpus, model=str(model))
-    weights = model / "weights.hdf5"
+    embed_file(text, corpus, model=str(whole_model))
+    weights = whole_model / "weights.hdf5"
     values = {
-        "MODEL": str(model if named == "directory" else weights),
+        "MODEL": str(whole_model if named == "directory" else weights),
         "TEXT": str(text),
         "CORPUS": str(corpus),
         "SENTENCE": "the bank lent",
@@ -74,4 +62,4 @@ def test_a_command_opens_the_weights_once(model, tmp_path, opened, command, name
     done = CliRunner().invoke(elmo_cli, arguments)
     assert done.exit_code == 0, done.output
     assert opened.count(weights.resolve()) == (0 if command.startswith("init-config") else 1)
-    assert opened.count((model / "softmax.hdf5").resolve()) <= 1
+    assert opened.count((whole_model / "softmax.hdf5").resolve()) <= 1
