@@ -409,3 +409,13 @@ def test_a_pipeline_with_a_checkpoint_is_saved_and_loaded_without_it(copy_of, tm
     nlp.to_disk(tmp_path / "pipeline")
     shutil.rmtree(folder)
     np.testing.assert_array_equal(spacy.load(tmp_path / "pipeline")("the fox runs").vector, expected)
+
+
+# --- what travels with the tests ---
+
+
+def test_packaged_references_are_the_shared_ones(shared, tensorflow_models):
+    source = shared / "references" / "tensorflow"
+    for path in source.rglob("*"):
+        if path.is_file() and path.name != "README.md":
+            assert (tensorflow_models / path.relative_to(source)).read_bytes() == path.read_bytes()
