@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import spacy.cli
+import spacy
+from spacy.cli.evaluate import evaluate as spacy_evaluate
+from spacy.cli.train import train as spacy_train
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Corpus, Example
 from spacy.util import load_config, load_config_from_str, load_model_from_config
@@ -40,7 +42,7 @@ def spacy_cli(*args, status=0):
 
 def train(config, out=None, **changes):
     """What `python -m spacy train` does, in this process: starting one costs two seconds."""
-    spacy.cli.train(config, out, overrides=changes)
+    spacy_train(config, out, overrides=changes)
 
 
 def settings(values):
@@ -105,7 +107,7 @@ def trained(tiny, corpora, tmp_path_factory):
 def assert_same_scores(pipeline, corpora):
     """As the training saw them, by the pipeline itself, and by `spacy evaluate`. Returns the scores."""
     nlp, metrics = spacy.load(pipeline), pipeline / "metrics.json"
-    spacy.cli.evaluate(pipeline, corpora["paths.dev"], metrics)
+    spacy_evaluate(pipeline, corpora["paths.dev"], metrics)
     training, command = nlp.meta["performance"], json.loads(metrics.read_text())
     here = nlp.evaluate(list(Corpus(corpora["paths.dev"])(nlp)))
     compared = [name for name in training if isinstance(here.get(name), float)]  # not losses, for one
