@@ -29,7 +29,7 @@ for number, block in enumerate(json.load(sys.stdin)):
 """
 
 
-@pytest.mark.parametrize("page", filter(examples, PAGES), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
 def test_whole_examples_run(page):
     """Those of a page one after the other in one process, with nothing of each other's."""
     command = [sys.executable, "-W", "error::FutureWarning", "-c", RUN]
