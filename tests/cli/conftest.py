@@ -1,5 +1,5 @@
-"""`python -m spacy elmo …`, in this process and in one of its own. Starting one costs two seconds: one for each command
-shows that it starts, the rest is asked here."""
+"""`python -m spacy elmo …`, in this process and in one of its own. Starting one costs two seconds: a test or two of a
+command show that it starts (of `embed` and `substitutes`, ../test_migrating.py), the others ask here."""
 
 import os
 import subprocess

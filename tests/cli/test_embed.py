@@ -102,7 +102,7 @@ def test_wrong_usage_is_status_2(embed, wrong):
     assert embed(*wrong)[0] == 2
 
 
-def test_help_has_an_example(elmo_process):
-    done = elmo_process("embed", "--help")
+def test_help_has_an_example(elmo):
+    done = elmo("embed", "--help")
     assert done.status == 0
     assert "python -m spacy elmo embed" in done.stdout

@@ -10,8 +10,8 @@ from spacy_elmo.formats import digest, load
 from spacy_elmo.tools.describe import human_size
 
 
-def test_info_of_the_bundled_model_is_one_json_object(elmo_process, bundled_width):
-    done = elmo_process("info", "--json")
+def test_info_of_the_bundled_model_is_one_json_object(elmo, bundled_width):
+    done = elmo("info", "--json")
     assert done.status == 0
     facts = json.loads(done.stdout)
     bilm = load("en_elmo_sm")
