@@ -51,7 +51,7 @@ def section(import_benchmark):
 @pytest.mark.parametrize(("method", "count"), [("", 1), ("fork", 2)])
 def test_a_row_is_measured_while_the_pipeline_runs(import_benchmark, section, data, method, count):
     processes = import_benchmark("processes")
-    row = processes.measure(section, str(data / "tiny_2l_skip"), method, count, ["We sat here ."] * 4_000, 1)
+    row = processes.measure(section, str(data / "tiny_2l_skip"), method, count, ["We sat here ."] * 1_000, 1)
     assert row["words/s"] > 0
     assert row["MiB in all"] > row["MiB of one"] > 10
 

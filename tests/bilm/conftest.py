@@ -92,10 +92,18 @@ def encode(bilm, sentence, weights=None, clipped=None):
     return torch.stack(layers)
 
 
+def product(x, weight, bias=None, activation=None, limit=None):
+    """`x @ weight + bias` and what is done with the sums, `[rows, n_out]`."""
+    sums = x.double() @ weight.double() + (0 if bias is None else bias.double())
+    if limit is not None:
+        return sums.clamp(-limit, limit)
+    return sums if activation is None else getattr(torch, activation)(sums)
+
+
 @pytest.fixture(scope="session")
 def slowly():
-    """The second implementation: `encode`, `embed`, and `weights_of`."""
-    return SimpleNamespace(encode=encode, embed=embed, weights_of=weights_of)
+    """The second implementation: `encode`, `embed`, `product`, and `weights_of`."""
+    return SimpleNamespace(encode=encode, embed=embed, product=product, weights_of=weights_of)
 
 
 def make(
@@ -184,7 +192,18 @@ def lists_of_sentences(**sizes):
     return st.lists(st.lists(tokens(), max_size=6), **sizes)
 
 
+@st.composite
+def operands(draw, rows, n_in, n_out):
+    """Of a product, of up to these sizes: inputs, weight, bias or None, and what is done with the sums."""
+    rows, n_in, n_out = (draw(st.integers(1, most)) for most in (rows, n_in, n_out))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
+    how = draw(st.sampled_from([{}, {"activation": "relu"}, {"activation": "sigmoid"}, {"limit": 0.5}]))
+    return x, weight, bias if draw(st.booleans()) else None, how
+
+
 @pytest.fixture(scope="session")
 def strategies():
     """Strategies for `data.draw`, since test modules cannot import this file."""
-    return SimpleNamespace(architectures=architectures, tokens=tokens, lists_of_sentences=lists_of_sentences)
+    drawn = {"architectures": architectures, "lists_of_sentences": lists_of_sentences}
+    return SimpleNamespace(**drawn, operands=operands, tokens=tokens)
