@@ -340,6 +340,11 @@ def test_a_version_that_the_environment_names_is_used(version):
 
 
 @needs_compiled
+def test_the_environment_may_name_a_version_in_capitals():
+    assert import_with(f" {kernels.instruction_sets()[-1].upper()} ").stdout.split() == [kernels.instruction_sets()[-1]]
+
+
+@needs_compiled
 def test_the_best_version_is_used_where_the_environment_names_none():
     assert import_with("").stdout.split() == kernels.instruction_sets()[:1]
 
