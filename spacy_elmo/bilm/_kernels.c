@@ -480,7 +480,8 @@ static PyObject *run_layer(PyObject *self, PyObject *arguments)
     carry_out_all(&tasks);
     Py_END_ALLOW_THREADS
     if (run.is_out_of_memory)
-        return PyErr_NoMemory();
+        return PyErr_Format(PyExc_MemoryError, "no memory for the LSTM states of %zd sequences: lower max_batch_tokens",
+                            run.n_rows);
     Py_RETURN_NONE;
 }
 
