@@ -48,10 +48,10 @@ UNROLL
 #define MULTIPLY(rows)                                                                                                 \
     case rows:                                                                                                         \
         for (; strip + STRIPS(rows) <= n_strips; strip += STRIPS(rows))                                                \
-            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart,                 \
+            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart,                               \
                                 ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         for (; strip < n_strips; strip++)                                                                              \
-            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart,                            \
+            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart,                                          \
                                 ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         break;
 
@@ -73,8 +73,8 @@ TARGET static void LEVEL(multiply)(int rows, int n_strips, Py_ssize_t n, const f
 #undef MULTIPLY
 
 /* 2^x to float32's last bit, free of branches: 2^n for the nearest integer n times a polynomial on [-1/2, 1/2] (minimax,
- * 2e-9). Up to ±largest,
- * where a sigmoid has reached 0 or 1 to 1e-18 and the product of two results is still a float. NaN stays NaN. */
+ * 2e-9). Up to ±largest, where a sigmoid has reached 0 or 1 to 1e-18 and the product of two results is still a float. NaN
+ * stays NaN. */
 TARGET static inline __attribute__((always_inline)) float LEVEL(power_of_two)(float x, float largest)
 {
     /* Added and taken away, 1.5 * 2^23 rounds to an integer; with 127 more, its lowest bits are the exponent of 2^n. */
@@ -126,7 +126,7 @@ TARGET static void LEVEL(update_row)(Py_ssize_t dim, const float *restrict gates
 TARGET static inline void LEVEL(update_strip)(const float *restrict gates, float cell_clip, float *restrict cell,
                                               float *restrict hidden)
 {
-const float largest = largest_exponent;
+    const float largest = largest_exponent;
 NO_ALIASES
     for (int i = 0; i < STRIP; i++)
         UPDATE_CELL(gates[i], gates[STRIP + i], gates[2 * STRIP + i], gates[3 * STRIP + i], cell[i], hidden[i]);
