@@ -48,10 +48,10 @@ UNROLL
 #define MULTIPLY(rows)                                                                                                 \
     case rows:                                                                                                         \
         for (; strip + STRIPS(rows) <= n_strips; strip += STRIPS(rows))                                                \
-            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart,                 \
+            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart,                               \
                                 ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         for (; strip < n_strips; strip++)                                                                              \
-            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart,                            \
+            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart,                                          \
                                 ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         break;
 

@@ -299,6 +299,40 @@ def test_its_threads_are_torchs_own():
     subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=120)
 
 
+OUT_OF_MEMORY = """
+import resource
+import torch
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
+
+layer = BidirectionalLSTMLayer(16, 4096, 16).requires_grad_(False)
+for parameter in layer.parameters():
+    parameter.zero_()
+rows = 6000
+x = torch.zeros(2, rows, 16)
+cells = 2 * rows * 4096 * 4
+state = torch.zeros(2, rows, 16), torch.zeros(2, rows, 4096)
+with torch.inference_mode():
+    before, _ = layer(x[:, :6], [6])
+    used = 4096 * int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (used + cells * 3 // 2, -1))  # for a copy of the state, and half of the rest
+    try:
+        layer(x, [rows], state)
+    except MemoryError as error:
+        print(error)
+    assert torch.equal(layer(x[:, :6], [6])[0], before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory of a process is limited so on Linux only")
+@needs_compiled
+def test_too_little_memory_is_one_clear_error():
+    if kernels.instruction_set() == "generic":
+        pytest.skip("torch's operators run here")
+    command = [sys.executable, "-c", OUT_OF_MEMORY]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert found.stdout == "no memory for the LSTM states of 6000 sequences: lower max_batch_tokens\n"
+
+
 def test_changed_weights_are_seen(version):
     layer, x = make_layer(40, 8), torch.randn(2, 5, 8)
     compiled(layer, x)
@@ -326,6 +360,11 @@ def import_with(variable, code=CHOSEN):
 def test_a_version_that_the_environment_names_is_used():
     last = kernels.instruction_sets()[-1]
     assert import_with(last).stdout.split() == [last]
+
+
+@needs_compiled
+def test_the_environment_may_name_a_version_in_capitals():
+    assert import_with(f" {kernels.instruction_sets()[-1].upper()} ").stdout.split() == [kernels.instruction_sets()[-1]]
 
 
 @needs_compiled

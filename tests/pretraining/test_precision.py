@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining import checkpoint, precision
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.precision import explain_emulation, fastest_precision, support_of
@@ -274,6 +275,14 @@ def test_checkpoint_that_names_no_precision_goes_on_in_the_one_chosen_here(train
     types.clear()
     train(resume=True, training__max_steps=7, training__precision="auto")
     assert types == [torch.bfloat16] * 2
+
+
+@pytest.mark.parametrize("wrong", ["load", "float64", "", 16])
+def test_checkpoint_that_names_an_unknown_precision_is_one_clear_error(train, wrong):
+    out = train(training__max_steps=5)
+    checkpoint.save(out / checkpoint.NAME, {**checkpoint.load(out / checkpoint.NAME), "precision": wrong})
+    with pytest.raises(PretrainingError, match=f"checkpoint.pt: unknown precision {wrong!r}"):
+        train(resume=True, training__max_steps=7, training__precision="auto")
 
 
 @pytest.mark.slow
