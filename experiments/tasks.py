@@ -1,7 +1,6 @@
 """Corpora in, a table of scores out: ELMo in spaCy pipelines beside plain tok2vec, on five tasks.
 
-    python experiments/tasks.py --results DIR [--tasks wnut17,ud_ewt] [--variants tok2vec,elmo] [--sizes 100,10]
-                               [--seeds 0,1,2] [--updates N] [--weights MODEL] [--data DIR] [--json FILE]
+    python experiments/tasks.py --results DIR [--help]
 
 Every variant ends in the same network and is trained with the same settings (pipelines.py), the same number of
 updates and, for a seed, on the same batches of the same sample of the training data. Eight times in a run it is scored
@@ -28,36 +27,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # the harness
 
-import thinc
 import torch
 from corpora import TASKS, Corpus, Item, Task, n_words
 from environments import note
 from harness import file_to_write, names_of, positive
-from pipelines import (
-    BASELINE,
-    ENCODERS,
-    FINE_TUNED,
-    VARIANTS,
-    Training,
-    components,
-    learned_mix,
-    make_doc,
-    make_examples,
-    make_pipeline,
-    reference,
-)
-from spacy.about import __version__ as spacy_version
+from pipelines import BASELINE, ENCODERS, FINE_TUNED, VARIANTS, Training, components, learned_mix, make_pipeline
+
+from pipelines import make_doc, make_examples, reference  # isort: skip # Docs and Examples
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from task_table import Record, render, tabulate
 
-import spacy_elmo
 from spacy_elmo import formats
 from spacy_elmo.tools.machine import processor_name
 
@@ -266,13 +253,8 @@ def predict(nlp: Language, items: Sequence[Item]) -> tuple[list[Doc], float]:
 
 def versions() -> dict[str, str]:
     """Versions of what makes a run."""
-    return {
-        "spacy": spacy_version,
-        "thinc": thinc.__version__,
-        "torch": torch.__version__,
-        "spacy-elmo": spacy_elmo.__version__,
-        "python": platform.python_version(),
-    }
+    packages = {name: metadata.version(name) for name in ("spacy", "thinc", "torch", "spacy-elmo")}
+    return {**packages, "python": platform.python_version()}
 
 
 # The table
