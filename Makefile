@@ -33,7 +33,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/bench.py targets
+	$(BIN)/python benchmarks/bench.py targets --level all
 
 clean:
 	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache spacy_elmo/bilm/*.so
