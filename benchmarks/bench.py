@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle, islice
 from typing import Any
 
 import cases
@@ -35,7 +36,8 @@ PEERS = [name for name in ENGINES if name not in (OURS, PLAIN_LOOP)]
 PRECISIONS = ("float32", "float16", "int8")
 SAMPLES = {"minilm": 400}  # texts of a pipeline that is slow
 COMPARED_SENTENCES, TOLERANCE = 32, 1e-5
-CROWDED_SENTENCES = 6  # each may take seconds beside the busy loops
+# A turn of a second or two: long enough for the processor to be shared out fairly, and for pauses of short calls.
+CROWDED_CALLS = {"original": 10, "small": 120, "bundled": 180}
 GATES = ((32, 1024), (128, 1024), (128, 4096))  # rows and cells
 PROCESSES = ((1, None), (4, "fork"), (4, "spawn"))
 WORDS = {"sm": 60_000, "original": 793_471}  # of the vocabulary in pretraining
@@ -242,7 +244,7 @@ def threads(report: Report, args: Namespace) -> None:
     every processor."""
     sentences = cases.read_sentences(args.sentences)
     for size in args.sizes:
-        calls = cases.calls_of(size, "single", True, sentences)[:CROWDED_SENTENCES]
+        calls = [*islice(cycle(cases.calls_of(size, "single", True, sentences)), CROWDED_CALLS[size])]
         tokens, turns = sum(map(cases.n_tokens, calls)), {}
         with ExitStack() as stack:
             for name, setting in (("default", "auto"), ("threads = 1", 1), ("threads = 2", 2)):

@@ -29,6 +29,7 @@ RUNNER = Path(__file__).with_name("runner.py")
 PACKAGES = ("spacy-elmo", "torch", "spacy", "thinc")  # of this environment; those of peers are pinned
 LOG_LINES = 5  # of a process that has failed
 PAUSE = 0.2  # seconds
+SETTLED = 0.05  # seconds, after which the threads of the side before no longer wait for work by spinning
 
 Row = dict[str, Any]  # a line of a table by column; lists go to the report only
 
@@ -147,6 +148,7 @@ def take_turns(
         note(f"{', '.join(map(str, about.values()))}: repetition {repetition + 1} of {repeats}")
         products += [machine.ask("rates")] if machine else []
         for name, turn in turns.items():
+            time.sleep(SETTLED)
             seconds[name].append(turn())
     rows: list[Row] = []
     for name, taken in seconds.items():

@@ -1,8 +1,9 @@
 """The encoding benchmark compares only what gives the same layers, counts right, and does without a missing peer."""
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -307,15 +308,25 @@ def test_pipelines_read_raw_text_to_the_end(modules, report, arguments):
 
 
 def test_threads_are_compared_on_an_idle_and_on_a_busy_machine(modules, report, arguments, monkeypatch):
-    used = []
-    busy = modules("bench").busy_loops
-    monkeypatch.setattr(modules("bench"), "busy_loops", lambda: used.append(busy) or ExitStack())
-    modules("bench").threads(report, arguments("targets", "--sizes=small"))
+    loops = []
+
+    @contextmanager
+    def busy_loops():
+        loops.append("busy")
+        yield
+        loops.clear()
+
+    seen = []
+    worker = SimpleNamespace(ask=lambda command, calls: seen.append([*loops]) or 1.0)
+    monkeypatch.setattr(modules("bench"), "busy_loops", busy_loops)
+    monkeypatch.setattr(modules("harness"), "SETTLED", 0)
+    monkeypatch.setattr(report, "start", lambda *_, **__: worker)
+    modules("bench").threads(report, arguments("targets", "--sizes=small", "--repeats=2"))
     rows = report.tables["threads"]
     settings = ["default", "threads = 1", "threads = 2"]
     assert [(row["machine"], row["side"]) for row in rows] == [(m, s) for m in ("idle", "busy") for s in settings]
-    assert [row["times"] is None for row in rows] == [True, False, False] * 2
-    assert used == [busy]
+    assert [row["times"] for row in rows] == [None, 1, 1] * 2
+    assert seen == [[]] * 9 + [["busy"]] * 9
 
 
 def test_pretraining_is_timed_beside_the_plain_step(modules, report, monkeypatch):
