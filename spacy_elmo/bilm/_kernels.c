@@ -550,6 +550,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
     level = &levels[N_LEVELS - 1];
     PyObject *created = PyModule_Create(&module);
     if (created != NULL && (PyModule_AddIntConstant(created, "STRIP", STRIP) < 0
+                            || PyModule_AddIntConstant(created, "SOURCE", SOURCE) < 0
                             || PyModule_AddIntConstant(created, "HAS_THREADS", has_threads()) < 0)) {
         Py_DECREF(created);
         return NULL;

@@ -12,8 +12,10 @@ import os
 import platform
 import sys
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,16 +25,29 @@ from torch.nn import functional
 from spacy_elmo.bilm.products import Product, reasons_against_prediction
 from spacy_elmo.errors import ElmoError
 
-_kernels: Any  # with the functions of _kernels.pyi, or None
-_failure: ImportError | None
-try:
-    # Not by `from spacy_elmo.bilm import _kernels`, which blames a circular import where it was not built.
-    _kernels, _failure = importlib.import_module("spacy_elmo.bilm._kernels"), None
-except ImportError as error:
-    _kernels, _failure = None, error
-
 VARIABLE = "SPACY_ELMO_ISA"
+_SOURCES = ("_kernels.c", "_kernels_level.h")
 _ACTIVATIONS = ("none", "relu", "sigmoid")  # as _kernels.c numbers them
+
+
+def _load() -> tuple[Any, ImportError | None]:
+    """The compiled part, or why it is not used."""
+    try:
+        # Not by `from spacy_elmo.bilm import _kernels`, which blames a circular import where it was not built.
+        module = importlib.import_module("spacy_elmo.bilm._kernels")
+    except ImportError as error:
+        return None, error
+    # It is handed bare addresses: where the source lies beside it and has changed since, it may misread what is there.
+    sources = [Path(__file__).with_name(name) for name in _SOURCES]
+    if all(source.is_file() for source in sources):
+        checksum = zlib.crc32(b"".join(source.read_bytes() for source in sources))
+        if getattr(module, "SOURCE", None) != checksum:
+            return None, ImportError(f"it was built from another version of {' and '.join(_SOURCES)}")
+    return module, None
+
+
+_kernels: Any  # with the functions of _kernels.pyi, or None
+_kernels, _failure = _load()
 
 
 def instruction_sets() -> list[str]:
