@@ -201,7 +201,18 @@ def lists_of_sentences(**sizes):
     return st.lists(st.lists(tokens(), max_size=6), **sizes)
 
 
+@st.composite
+def operands(draw, rows, n_in, n_out):
+    """Of a product, of up to these sizes: inputs, weight, bias or None, and what is done with the sums."""
+    rows, n_in, n_out = (draw(st.integers(1, most)) for most in (rows, n_in, n_out))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
+    how = draw(st.sampled_from([{}, {"activation": "relu"}, {"activation": "sigmoid"}, {"limit": 0.5}]))
+    return x, weight, bias if draw(st.booleans()) else None, how
+
+
 @pytest.fixture(scope="session")
 def strategies():
     """Strategies for `data.draw`, since test modules cannot import this file."""
-    return SimpleNamespace(architectures=architectures, tokens=tokens, lists_of_sentences=lists_of_sentences)
+    drawn = {"architectures": architectures, "lists_of_sentences": lists_of_sentences}
+    return SimpleNamespace(**drawn, operands=operands, tokens=tokens)

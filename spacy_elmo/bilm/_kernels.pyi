@@ -1,5 +1,4 @@
 STRIP: int
-TILE: int
 HAS_THREADS: int
 
 # Eight addresses: of input weight, hidden weight, bias, projection or 0, inputs, hidden, cell, outputs

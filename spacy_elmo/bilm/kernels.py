@@ -2,7 +2,7 @@
 
 `_kernels.c` is compiled when the package is installed, with GCC or Clang on Linux and macOS. It has a version for each
 instruction set. The best one that the processor has is used, or the one that the environment variable SPACY_ELMO_ISA
-names. Without it, torch's operators come to the same numbers.
+names (in any case of letters). Without the compiled part, torch's operators come to the same numbers.
 """
 
 import functools
@@ -237,14 +237,15 @@ def _laid_out(view: Tensor) -> Tensor:
 
 def _choose() -> str | None:
     """The version to use: the one that the environment names, or the best."""
-    wanted = os.environ.get(VARIABLE, "")
+    given = os.environ.get(VARIABLE, "")
     if _kernels is None:
         return None
     known = _kernels.levels()
-    if wanted and wanted not in known:
-        raise ElmoError(f"{VARIABLE} is {wanted!r}, expected one of those that this processor has: {', '.join(known)}")
-    _kernels.choose(wanted or known[0])
-    return wanted or known[0]
+    chosen: str = given.strip().lower() or known[0]
+    if chosen not in known:
+        raise ElmoError(f"{VARIABLE} is {given!r}, expected one of those that this processor has: {', '.join(known)}")
+    _kernels.choose(chosen)
+    return chosen
 
 
 _chosen = _choose()

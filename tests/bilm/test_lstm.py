@@ -115,7 +115,7 @@ def test_a_projection_clip_without_projection_clips_nothing():
     fresh=st.sets(st.integers(0, 19)),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_gradients_are_those_of_finite_differences(lengths, projection_dim, clips, fresh, seed):
     """Of everything a loss can reach: outputs and last states with respect to inputs, first states and weights."""
     layer = make_layer(3, 4, projection_dim, *clips, seed)
