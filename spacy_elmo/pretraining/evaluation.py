@@ -15,9 +15,9 @@ from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.formats import softmax_hdf5
-from spacy_elmo.pretraining.progress import progress_bar
 from spacy_elmo.pretraining.vocabulary import Vocabulary
+from spacy_elmo.support.device import choose_device
+from spacy_elmo.support.progress import progress_bar
 
 Sentences = Sequence[Sequence[str]]
 
@@ -113,20 +113,18 @@ class Evaluator:
         self.bilm, self.softmax, self.vocabulary = bilm, softmax, vocabulary
 
     @classmethod
-    def load(cls, model: str | Path) -> "Evaluator":
-        """Load a model with its `vocab.txt` and `softmax.hdf5`.
+    def load(cls, model: str | Path, device: str = "auto") -> "Evaluator":
+        """Load a model with its softmax and vocabulary.
+
+        device: see `choose_device`.
 
         Raises:
-            ElmoError: a part is missing or unfit.
+            ElmoError: a part is missing or unfit, or there is no such device.
         """
-        weights = formats.locate(model).weights
-        vocabulary_file = weights.with_name("vocab.txt")
-        if not vocabulary_file.is_file():
-            raise CorpusError(f"{vocabulary_file}: no such file; a model without vocabulary cannot predict words")
-        vocabulary = Vocabulary.from_file(vocabulary_file)
-        bilm = formats.load(model)
-        path = weights.with_name(softmax_hdf5.NAME)
-        return cls(bilm, softmax_hdf5.read(path, len(vocabulary), bilm.options.lstm.projection_dim), vocabulary)
+        chosen, opened = choose_device(device), formats.open_model(model)
+        softmax = opened.softmax().to(chosen)
+        vocabulary = Vocabulary(opened.vocabulary or (), f"vocabulary of {opened.name}")
+        return cls(opened.bilm().to(chosen), softmax, vocabulary)
 
     def perplexity(
         self, sentences: Iterable[Sequence[str]], max_tokens: int | None = None, show_progress: bool = False

@@ -12,13 +12,11 @@ from typing import Any, get_args
 
 import torch
 
-import spacy_elmo
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError, PretrainingError
-from spacy_elmo.formats import softmax_hdf5
-from spacy_elmo.formats.bilm_hdf5 import write_text
+from spacy_elmo.formats import OpenedModel, softmax_hdf5
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.batches import Batches, Resets
 from spacy_elmo.pretraining.config import Config, ModelConfig
@@ -27,9 +25,11 @@ from spacy_elmo.pretraining.distributed import Group, is_elastic, join_group
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.precision import Precision, explain_emulation, fastest_precision
-from spacy_elmo.pretraining.text import PathLike, find_files, read_sentences
 from spacy_elmo.pretraining.trainer import METRICS, StoppedError, Trainer, append_line, cut_log
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
+from spacy_elmo.support.files import write_text
+from spacy_elmo.support.text import PathLike, find_files, read_sentences
+from spacy_elmo.version import VERSION
 
 HELDOUT_METRICS = "heldout.jsonl"
 CONFIG = "pretrain.cfg"
@@ -161,7 +161,8 @@ class _Run:
 
     def prepare(self, init_from: PathLike | None) -> None:
         """Encode the corpus and make the model."""
-        first = formats.load(init_from) if init_from is not None else None
+        opened = formats.open_model(init_from) if init_from is not None else None
+        first = opened.bilm() if opened is not None else None
         self.origin = None
         if first is not None:
             self.origin = _origin(str(init_from), first.card)
@@ -174,8 +175,8 @@ class _Run:
         self.corpus = self._encode(self.config.model.max_characters_per_token)
         bilm = BiLM(options, seed=self.config.training.seed) if first is None else first.requires_grad_()
         softmax = Softmax(len(self.vocabulary), options.lstm.projection_dim, self.config.training.seed + 1)
-        if init_from is not None:
-            self._take_over_softmax(softmax, init_from)
+        if opened is not None:
+            self._take_over_softmax(softmax, opened)
         self.model = LanguageModel(bilm, softmax, self.config.training.dropout).to(self.group.device)
 
     def _vocabulary(self) -> Vocabulary:
@@ -207,17 +208,12 @@ class _Run:
             )
         return corpus
 
-    def _take_over_softmax(self, softmax: Softmax, init_from: PathLike) -> None:
+    def _take_over_softmax(self, softmax: Softmax, opened: OpenedModel) -> None:
         """Copy the rows of the words that both vocabularies have."""
-        weights = formats.locate(init_from).weights
-        path, words = weights.with_name(softmax_hdf5.NAME), weights.with_name("vocab.txt")
-        if not (path.is_file() and words.is_file()):
-            self._say(
-                f"{init_from}: has no {softmax_hdf5.NAME} or no vocab.txt; the softmax starts from random weights"
-            )
+        if not opened.has_softmax or opened.vocabulary is None:
+            self._say(f"{opened.name}: has no softmax or no vocabulary; the softmax starts from random weights")
             return
-        theirs = Vocabulary.from_file(words)
-        source = softmax_hdf5.read(path, len(theirs), softmax.weight.shape[1])
+        theirs, source = Vocabulary(opened.vocabulary, f"vocabulary of {opened.name}"), opened.softmax()
         shared = [(row, theirs.ids[word]) for row, word in enumerate(self.vocabulary.words) if word in theirs.ids]
         here, there = torch.tensor(shared).T
         with torch.no_grad():
@@ -320,7 +316,7 @@ class _Run:
             "name": self.out.resolve().name,
             "description": "A biLM trained with spacy-elmo.",
             "training_text": f"{self.corpus.n_tokens:,} tokens in {', '.join(path.name for path in self.files.train)}",
-            "training": f"spacy-elmo {spacy_elmo.__version__}, {trainer.step:,} of {trainer.n_steps:,} steps, "
+            "training": f"spacy-elmo {VERSION}, {trainer.step:,} of {trainer.n_steps:,} steps, "
             f"{progress['epoch']} epochs in {trainer.precision}; settings in {CONFIG}",
             "tokens_seen": progress["tokens"],
         }

@@ -1,16 +1,15 @@
 """Any model that is read in, a directory in our layout out (behind `python -m spacy elmo convert`)."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
-from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.formats import ModelFiles, softmax_hdf5
-from spacy_elmo.formats.bilm_hdf5 import StoredDtype, write_text
+from spacy_elmo.formats import softmax_hdf5
+from spacy_elmo.formats.hdf5_file import StoredDtype
+from spacy_elmo.support.files import folder_aside, write_text
+from spacy_elmo.support.words import text_of
 
 # What a directory of ours may hold; the packed vocabulary is there only so that another model's does not stay.
 LAYOUT = ("weights.hdf5", "options.json", "vocab.txt", "vocab.txt.gz", "model_card.json", softmax_hdf5.NAME)
@@ -30,23 +29,20 @@ def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", for
     """
     target = Path(target).absolute()  # "." has no name
     _refuse_taken(target, force)
-    files = formats.locate(source)
-    bilm = formats.load(source)
-    words = files.vocabulary()
-    softmax = _read_softmax(files, words, bilm)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    model = formats.open_model(source)
+    bilm, words = model.bilm(), model.vocabulary
+    softmax = model.softmax() if model.has_softmax else None
     try:
-        formats.write(bilm, temporary, dtype)
-        if words is not None:
-            write_text(temporary / "vocab.txt", "".join(word + "\n" for word in words))
-        if softmax is not None:
-            softmax_hdf5.write(softmax, temporary / softmax_hdf5.NAME, dtype)
-        digest = _compare(bilm, temporary, rounded=dtype == "float16")
-        _put_in_place(temporary, target)
+        with folder_aside(target) as temporary:
+            formats.write(bilm, temporary, dtype)
+            if words is not None:
+                write_text(temporary / "vocab.txt", text_of(words))
+            if softmax is not None:
+                softmax_hdf5.write(softmax, temporary / softmax_hdf5.NAME, dtype)
+            digest = _compare(bilm, temporary, rounded=dtype == "float16")
+            _put_in_place(temporary, target)
     except OSError as error:
         raise ElmoError(f"{target}: cannot be written ({error})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     sizes = {name: (target / name).stat().st_size for name in LAYOUT if (target / name).is_file()}
     return {"source": source, "target": str(target), "dtype": dtype, "digest": digest, "files": sizes}
 
@@ -59,15 +55,6 @@ def _refuse_taken(target: Path, force: bool) -> None:
             raise ElmoError(f"{target}: is not empty; name another directory, or say --force to write into it")
     except OSError as error:
         raise ElmoError(f"{target}: cannot be looked into ({error})") from None
-
-
-def _read_softmax(files: ModelFiles, words: list[str] | None, bilm: BiLM) -> Softmax | None:
-    file = files.weights.with_name(softmax_hdf5.NAME)
-    if not file.is_file():
-        return None
-    if words is None:
-        raise WeightsError(f"{file}: of which words? Put the vocab.txt of the model beside it, or take it away")
-    return softmax_hdf5.read(file, len(words), bilm.options.lstm.projection_dim)
 
 
 def _compare(bilm: BiLM, written: Path, rounded: bool) -> str:

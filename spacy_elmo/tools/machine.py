@@ -23,6 +23,7 @@ from spacy_elmo.bilm.threads import count_threads
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.precision import fastest_precision
+from spacy_elmo.support.device import choose_device
 
 VARIABLES = (
     kernels.VARIABLE,
@@ -52,9 +53,10 @@ def describe_all(model: str) -> dict[str, Any]:
     Raises:
         ElmoError: the model cannot be read; see `formats.load`.
     """
-    name, found = formats.locate(model).name, []
+    found = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        bilm = formats.load(model).to(device)
+        opened = formats.open_model(model)  # anew: a precision, once set, is not taken back
+        bilm = opened.bilm().to(device)
         for precision in get_args(Precision):
             with suppress(ElmoError):  # there are no means for this precision here
                 bilm.set_precision(precision)
@@ -63,7 +65,7 @@ def describe_all(model: str) -> dict[str, Any]:
                     for facts in describe_engines(bilm)
                     if precision == "float32" or facts["case"] != "training"  # others are for frozen weights
                 ]
-    return {**describe_machine(), "model": bilm.card.get("name", name), "engines": found}
+    return {**describe_machine(), "model": opened.card.get("name", opened.name), "engines": found}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -92,7 +94,7 @@ def describe_machine() -> dict[str, Any]:
             "auto": count_threads("auto"),
         },
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
-        "pretraining_precision": fastest_precision(Group(_best_device())),
+        "pretraining_precision": fastest_precision(Group(choose_device("auto"))),
     }
 
 
@@ -166,10 +168,6 @@ def processor_name() -> str:
             command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     return platform.processor() or platform.machine()
-
-
-def _best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 # For people

@@ -1,0 +1,42 @@
+"""A folder in, what lies beside the weights out, whatever their format: the model card and the vocabulary."""
+
+import json
+from typing import Any
+
+from spacy_elmo.errors import WeightsError
+from spacy_elmo.formats.archive import Folder
+from spacy_elmo.support.words import read_words
+
+CARD = "model_card.json"
+VOCABULARY, PACKED_VOCABULARY = "vocab.txt", "vocab.txt.gz"
+
+
+def read_card(folder: Folder) -> dict[str, Any]:
+    """Content of the model card; empty where there is none.
+
+    Raises:
+        WeightsError: it is not a JSON object.
+    """
+    file = folder / CARD
+    if not file.is_file():
+        return {}
+    content = file.read_bytes()
+    try:
+        card = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{file}: the model card is not valid JSON ({error})") from None
+    if not isinstance(card, dict):
+        raise WeightsError(f"{file}: the model card is not a JSON object")
+    return card
+
+
+def read_vocabulary(folder: Folder) -> list[str] | None:
+    """Words of the `vocab.txt` or `vocab.txt.gz`, one a line; None where there is none.
+
+    Raises:
+        WeightsError: it is damaged, too long or not UTF-8.
+    """
+    for name in (VOCABULARY, PACKED_VOCABULARY):
+        if (folder / name).is_file():
+            return read_words(folder / name, WeightsError)
+    return None

@@ -1,0 +1,137 @@
+"""A model as bilm-tf, AllenNLP, NLPL and this package keep it: `options.json` beside an HDF5 file of weights, and where
+it has them `vocab.txt`, `softmax.hdf5` and `model_card.json`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from spacy_elmo.bilm import BiLM, BiLMOptions
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import OptionsError, WeightsError
+from spacy_elmo.formats import beside, bilm_hdf5, softmax_hdf5
+from spacy_elmo.formats.archive import File, Folder, size_of
+from spacy_elmo.formats.hdf5_file import StoredDtype
+from spacy_elmo.formats.reader import Parts, Place
+from spacy_elmo.support.files import write_text, write_whole
+from spacy_elmo.support.words import text_of
+
+FORMAT = "bilm-tf HDF5"
+
+
+def find(place: Place) -> "BiLMFiles | None":
+    """See `reader.Find`. A file that is named may be called anything; its content then says what it is."""
+    if place.file is None:
+        weights = _weights_among(place)
+    else:
+        weights = place.file if place.file.is_file() and _is_hdf5(place.file) else None
+    return None if weights is None else BiLMFiles(weights, place.options, FORMAT + place.container)
+
+
+def _is_hdf5(file: File) -> bool:
+    return file.suffix == ".hdf5" or (isinstance(file, Path) and bool(h5py.is_hdf5(file)))
+
+
+def _weights_among(place: Place) -> File | None:
+    found = [name for name in place.names if name.endswith(".hdf5") and not name.startswith("softmax")]
+    if "weights.hdf5" in found and (place.folder / "weights.hdf5").is_file():
+        return place.folder / "weights.hdf5"
+    if len(found) > 1:
+        raise WeightsError(
+            f"{place}: expected one weights file, weights.hdf5 or another .hdf5; found {', '.join(found)}"
+        )
+    return place.folder / found[0] if found else None
+
+
+@dataclass(frozen=True)
+class BiLMFiles:
+    """Reads such a model; see `reader.Reader`."""
+
+    weights: File
+    named_options: Path | None
+    format: str
+
+    @property
+    def folder(self) -> Folder:
+        """Where the weights lie."""
+        return self.weights.parent
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the file of weights."""
+        return size_of(self.weights)
+
+    def options(self) -> BiLMOptions:
+        """Read the architecture, see `BiLMOptions.from_file`."""
+        file = self.named_options or self._options_beside()
+        if isinstance(file, Path):
+            return BiLMOptions.from_file(file)
+        return BiLMOptions.from_json(file.read_bytes(), str(file))
+
+    def _options_beside(self) -> File:
+        """options.json, the file named like the weights (AllenNLP), or the only one with options in its name."""
+        stem = self.weights.stem
+        named = self.folder / (stem.replace("weights", "options") + ".json")
+        if "weights" in stem and named.is_file():
+            return named
+        usual = self.folder / "options.json"
+        if usual.is_file():
+            return usual
+        others = [file for file in self.folder.iterdir() if "options" in file.name and file.suffix == ".json"]
+        if len(others) != 1:
+            raise OptionsError(
+                f"{self.weights}: no options.json beside it; put the options file of these weights there"
+            )
+        return others[0]
+
+    def card(self) -> dict[str, Any]:
+        """Read `model_card.json`."""
+        return beside.read_card(self.folder)
+
+    def vocabulary(self) -> list[str] | None:
+        """Read `vocab.txt` or `vocab.txt.gz`."""
+        return beside.read_vocabulary(self.folder)
+
+    def bilm(self, parts: Parts) -> BiLM:
+        """Read the weights, see `bilm_hdf5.read`."""
+        if parts.options.char_cnn is not None:
+            return bilm_hdf5.read(self.weights, parts.options, None, parts.card)
+        if parts.vocabulary is None:
+            raise WeightsError(f"{self.weights}: a biLM without char_cnn reads words and needs a vocab.txt beside it")
+        return bilm_hdf5.read(self.weights, parts.options, parts.vocabulary, parts.card)
+
+    def why_no_softmax(self) -> str | None:
+        """Whether there is no `softmax.hdf5`."""
+        return softmax_hdf5.explain_missing(self.folder / softmax_hdf5.NAME)
+
+    def softmax(self, n_words: int, projection_dim: int) -> Softmax:
+        """Read `softmax.hdf5`, see `softmax_hdf5.read`."""
+        return softmax_hdf5.read(self.folder / softmax_hdf5.NAME, n_words, projection_dim)
+
+
+def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> None:
+    """Write `options.json`, `weights.hdf5` and, where the biLM has them, `model_card.json` and `vocab.txt`.
+
+    dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" takes float16
+        where that keeps every value, else float32.
+
+    Each file appears whole or not at all.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(directory / "weights.hdf5", lambda file: bilm_hdf5.write_weights(bilm, file, dtype))
+    write_texts(bilm, directory)
+
+
+def write_texts(bilm: BiLM, directory: Path) -> None:
+    """Write what `write` writes beside the weights."""
+    write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
+    card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
+    words = text_of(bilm.vocabulary) if bilm.vocabulary else None
+    for path, text in ((directory / beside.CARD, card), (directory / beside.VOCABULARY, words)):
+        if text is None:
+            path.unlink(missing_ok=True)  # another model's
+        else:
+            write_text(path, text)
