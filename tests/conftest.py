@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -40,6 +41,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def data() -> Path:
     """Reference weights and outputs that the tests carry along."""
     return TESTS / "data"
+
+
+@pytest.fixture(scope="session")
+def tensorflow_models(data, tmp_path_factory) -> Path:
+    """Folder of the models that TensorFlow has saved, see data/tensorflow/README.md; to be left as they are."""
+    folder = tmp_path_factory.mktemp("tensorflow")
+    for archive in ("references", "made"):
+        with tarfile.open(data / "tensorflow" / f"{archive}.tar.xz") as tar:
+            tar.extractall(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from spacy_elmo import formats
@@ -18,6 +20,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "migrating.md"
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(encoding="utf8"), re.DOTALL | re.MULTILINE)
 COMMANDS = [block for language, block in FENCED if language == "bash"]
 READERS = [block for language, block in FENCED if language == "python" and "h5py.File" in block]
+OPENERS = [block for language, block in FENCED if language == "python" and block.startswith("# sentences")]
 WORDS = ["<S>", "</S>", "<UNK>", "the", "fox"]
 
 
@@ -44,9 +47,53 @@ def test_commands_run_and_what_they_write_is_read_by_the_old_code(workplace):
     subprocess.run([sys.executable, "-c", READERS[0]], cwd=workplace, check=True)
 
 
+def run(block, folder, monkeypatch, **names):
+    """Names that a block gives, run where its models lie."""
+    monkeypatch.chdir(folder)
+    exec(compile(block, str(PAGE), "exec"), names)
+    return names
+
+
+def opener(of):
+    (block,) = (block for block in OPENERS if f'open_model("{of}")' in block)
+    return block
+
+
+def test_a_checkpoint_gives_what_bilm_tf_gives(tmp_path, monkeypatch, tensorflow_models, sentences):
+    shutil.copytree(tensorflow_models / "trained_chars", tmp_path / "save_dir")
+    given = run(opener("save_dir"), tmp_path, monkeypatch, sentences=sentences)
+    with np.load(tensorflow_models / "trained_chars" / "expected" / "bilm_tf.npz") as expected:
+        for number, layers in enumerate(given["layers"]):
+            np.testing.assert_allclose(layers, expected[f"zs_nobe_{number:02d}"], rtol=0, atol=1e-5)
+    with h5py.File(tensorflow_models / "trained_chars" / "expected" / "softmax.hdf5") as file:
+        np.testing.assert_array_equal(given["softmax"].weight, file["softmax/W"])
+
+
+def test_a_module_gives_what_tensorflow_gives(tmp_path, monkeypatch, tensorflow_models):
+    shutil.copytree(tensorflow_models / "hub_tiny_2l_skip", tmp_path / "elmo_3")
+    sentences = [["the", "cat", "is", "here"], ["dogs", "are"]]
+    outputs = run(opener("elmo_3"), tmp_path, monkeypatch, sentences=sentences)["outputs"]
+    with np.load(tensorflow_models / "hub_outputs.npz") as expected:
+        for number, (words, ours) in enumerate(zip(sentences, outputs, strict=True)):
+            assert ours.keys() == set(expected.files)
+            for name, array in ours.items():
+                theirs = expected[name][number]
+                theirs = theirs if name == "default" else theirs[: len(words)]
+                np.testing.assert_allclose(array, theirs, rtol=0, atol=1e-5)
+
+
 def test_no_block_of_ours_escapes_the_tests():
     """Ours are run by test_docs.py or here; all others name the library that they are of."""
-    old = ("allennlp", "bilm import", "hub.Module", "simple_elmo", "elmoformanylangs", "flair", "ElmoEmbeddings")
+    old = (
+        "allennlp",
+        "bilm import",
+        "dump_weights",
+        "hub.Module",
+        "simple_elmo",
+        "elmoformanylangs",
+        "flair",
+        "ElmoEmbeddings",
+    )
     for language, block in FENCED:
         if language == "python" and not block.startswith(("import spacy\n", "from spacy_elmo")):
-            assert block in READERS or any(name in block for name in old), block
+            assert block in READERS + OPENERS or any(name in block for name in old), block

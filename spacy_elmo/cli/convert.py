@@ -15,7 +15,7 @@ DTYPES = ("float32", "float16", "lossless")
 
 @failing_clearly
 def convert(
-    src: str = Argument(help="Name, directory, zip archive or .hdf5 file of a model"),
+    src: str = Argument(help="Name, directory, zip archive, .hdf5 file or checkpoint of a model"),
     dst: str = Argument(help="Directory to write"),
     dtype: str = Option(
         "float32", help="How weights are stored: float32, float16, or lossless (float16 where that keeps every value)"

@@ -8,7 +8,7 @@ add when they load, stays out of the weights here as it does in the file.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,7 +132,6 @@ def _reshape(shape: tuple[int, ...]) -> Callable[[Array], Array]:
     return lambda array: array.reshape(shape)
 
 
-@torch.inference_mode(False)  # parameters made in inference mode could never be trained, nor their changes seen
 def read(
     weights: File | BinaryIO,
     options: BiLMOptions,
@@ -157,13 +156,31 @@ def read(
             with naming_damage(f"{source}: {entry.name}"):
                 table.append((entry, find_dataset(file, (entry.name, *entry.others), entry.shape, source)))
         _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
-        bilm = BiLM(options, vocabulary, card, seed=None).requires_grad_(False)
-        parameters = dict(bilm.named_parameters())
-        for entry, dataset in table:
-            parameter = parameters[entry.parameter]
-            target = parameter if entry.direction is None else parameter[entry.direction]
-            with naming_damage(f"{source}: {entry.name}"):
-                target.copy_(torch.from_numpy(entry.to_ours(read_array(dataset, source))))
+        return assemble(options, vocabulary, card, _read_arrays(table, source))
+
+
+def _read_arrays(table: Iterable[tuple[Entry, h5py.Dataset]], source: str) -> Iterator[tuple[Entry, Array]]:
+    for entry, dataset in table:
+        with naming_damage(f"{source}: {entry.name}"):
+            array = read_array(dataset, source)
+        yield entry, array
+
+
+@torch.inference_mode(False)  # parameters made in inference mode could never be trained, nor their changes seen
+def assemble(
+    options: BiLMOptions,
+    vocabulary: list[str] | None,
+    card: dict[str, Any] | None,
+    arrays: Iterable[tuple[Entry, Array]],
+) -> BiLM:
+    """Put the arrays of all `entries` of these options, float32 in the layout of the file, into a frozen biLM in
+    evaluation mode. One of them is taken at a time."""
+    bilm = BiLM(options, vocabulary, card, seed=None).requires_grad_(False)
+    parameters = dict(bilm.named_parameters())
+    for entry, array in arrays:
+        parameter = parameters[entry.parameter]
+        target = parameter if entry.direction is None else parameter[entry.direction]
+        target.copy_(torch.from_numpy(entry.to_ours(array)))
     return bilm.eval()
 
 

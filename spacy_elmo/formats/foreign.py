@@ -1,6 +1,6 @@
 """Names of files in, what to do about a model that is not in a format read here out.
 
-Files are told apart by name only. None of them is opened: pickles can run code, and the others need TensorFlow.
+Files are told apart by name only. None of them is opened: pickles can run code.
 """
 
 from collections.abc import Collection
@@ -24,13 +24,13 @@ def explain(names: Collection[str]) -> str | None:
         )
     if names & {"saved_model.pb", "tfhub_module.pb"}:
         return (
-            "a TF-Hub module, which only TensorFlow reads; `allennlp-original` is of the same paper and corpus as the "
-            "English one (`python -m spacy elmo download allennlp-original`)"
+            "a part of a TF-Hub module; put all of it together, and name the folder that has saved_model.pb and "
+            "variables/ in it"
         )
     if "checkpoint" in names or ".index" in endings or any(".ckpt" in name for name in names):
         return (
-            "a TensorFlow checkpoint, which only TensorFlow reads; dump it with bilm-tf: "
-            "`python bin/dump_weights.py --save_dir DIR --outfile DIR/weights.hdf5`"
+            "a TensorFlow checkpoint, or a part of one, without its .index file; put the .index and .data files of one "
+            "step together"
         )
     if "weights.th" in names or "weights.pt" in names:
         return "a model trained with AllenNLP, not a biLM; name the options and weights of the ELMo inside it"

@@ -191,8 +191,13 @@ def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
 
 def read_array(dataset: h5py.Dataset, source: str) -> Array:
     """Its values as float32; NaN and infinite ones are an error."""
+    return as_float32(dataset[...], f"{source}: {dataset.name}")
+
+
+def as_float32(array: Array, name: str) -> Array:
+    """An array of floating-point numbers as float32; NaN and infinite ones are an error, which says `name`."""
     with np.errstate(over="ignore"):  # a float64 too large becomes infinite, and is refused as such
-        array: Array = dataset[...].astype(np.float32, copy=False)
+        array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
-        raise WeightsError(f"{source}: {dataset.name} holds NaN or infinite values; the model is of no use")
+        raise WeightsError(f"{name} holds NaN or infinite values; the model is of no use")
     return array

@@ -13,13 +13,14 @@ from spacy_elmo.errors import WeightsError
 from spacy_elmo.formats import bilm_hdf5, bilm_tf, foreign, hugging_face
 from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.known import KNOWN
-from spacy_elmo.formats.reader import Find, Place, Reader
+from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
+from spacy_elmo.formats.tensorflow import checkpoint, hub
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
 
 # The first that finds a model of its format opens it.
-FORMATS: tuple[Find, ...] = (bilm_tf.find,)
+FORMATS: tuple[Find, ...] = (bilm_tf.find, hub.find, checkpoint.find)
 
 PathLike = str | os.PathLike[str]
 
@@ -78,6 +79,15 @@ class OpenedModel:
         """`formats.digest` of the biLM, as it is when first asked for."""
         return bilm_hdf5.digest(self.bilm())
 
+    @cached_property
+    def mixes(self) -> list[list[float]]:
+        """Weights of the layers in each mix that came with the model, as the component's setting `layers` takes them.
+
+        Raises:
+            WeightsError: they are damaged.
+        """
+        return self._reader.mixes() if isinstance(self._reader, MixReader) else []
+
     def bilm(self) -> BiLM:
         """The biLM, frozen, in evaluation mode on the CPU; the same one at each call.
 
@@ -122,7 +132,8 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     """Find a model. Nothing is downloaded, and no part is read yet.
 
     path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `hf:owner/name`), a directory with
-        an options.json and one weights file, a zip archive of such files, or a `.hdf5` file with its options beside it.
+        an options.json and one weights file, a checkpoint of bilm-tf (its folder, or the start of its files' names),
+        the folder of a TF-Hub module, a zip archive of one of these, or a `.hdf5` file with its options beside it.
     options: the options.json, where it lies elsewhere.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
@@ -93,6 +93,14 @@ class Reader(Protocol):
         Raises:
             WeightsError: it is damaged or of another shape.
         """
+
+
+@runtime_checkable
+class MixReader(Protocol):
+    """What a format defines beside that, if its models may come with mixes of their layers, learned with some task."""
+
+    def mixes(self) -> list[list[float]]:
+        """Read the weights of each mix, one for each layer, gamma multiplied in; empty where there are none."""
 
 
 # Looks at names only. None: the model that lies there, if any, is of another format. It raises WeightsError where the

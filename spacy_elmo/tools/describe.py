@@ -31,6 +31,7 @@ def describe(model: str) -> dict[str, Any]:
         "max_characters": cnn.max_characters_per_token if cnn else None,
         "n_characters": N_CHARACTERS if cnn else None,
         "vocabulary": len(bilm.vocabulary) if bilm.vocabulary else None,
+        "mixes": opened.mixes,
         "parameters": sum(array.size for _, array in formats.arrays(bilm)),
         "weights_bytes": opened.weights_bytes,
         "digest": opened.digest,
@@ -51,12 +52,17 @@ def table(facts: dict[str, Any]) -> str:
         "clipping": f"cell {facts['cell_clip'] or 'none'}, projection {facts['proj_clip'] or 'none'}",
         "skip connections": "yes" if facts["use_skip_connections"] else "no",
         "input": _input(facts),
+        "mix": "; ".join(map(_mix, facts["mixes"])) or None,
         "parameters": f"{facts['parameters']:,}",
         "weights": human_size(facts["weights_bytes"]),
         "digest": facts["digest"],
     }
     width = max(map(len, shown))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items() if value is not None)
+
+
+def _mix(weights: list[float]) -> str:
+    return f"layers = [{', '.join(f'{weight:.4g}' for weight in weights)}]"
 
 
 def _input(facts: dict[str, Any]) -> str:

@@ -6,10 +6,14 @@ The expected numbers are the originals' own (bilm-tf and AllenNLP); none of them
 keys are explained in the README of the references.
 
     python tests/data/make.py ../shared/references
+
+TensorFlow's models go into an archive as they are; tensorflow/README.md says what lies beside them.
 """
 
+import lzma
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +33,26 @@ def main(references: Path) -> None:
             with np.load(references / name / f"{original}.npz") as arrays:
                 expected |= {f"{original}/{key}": arrays[key] for key in arrays.files if wanted(key)}
         np.savez_compressed(folder / "expected.npz", **expected)
+    pack(references / "tensorflow", HERE / "tensorflow" / "references.tar.xz")
 
 
 def wanted(key: str) -> bool:
     return key in ("st0", "st1", "st2", "st3") or key.startswith("state_") or (key.startswith("zs_") and len(key) == 5)
+
+
+def pack(folder: Path, target: Path) -> None:
+    """Write the files of a folder into an archive, the same bytes each time."""
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = 0
+        entry.mtime = 86_400 * 3653  # of 1980, before which a zip archive knows no time
+        entry.uname = entry.gname = ""
+        entry.mode = 0o755 if entry.isdir() else 0o644
+        return entry
+
+    with lzma.open(target, "wb", preset=9 | lzma.PRESET_EXTREME) as file, tarfile.open(fileobj=file, mode="w") as tar:
+        for path in sorted(folder.rglob("*")):
+            tar.add(path, path.relative_to(folder), recursive=False, filter=plain)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,11 @@ from spacy_elmo import WeightsError
 from spacy_elmo.formats import load
 
 MANY_LANGS = ["config.json", "char.dic", "word.dic", "encoder.pkl", "token_embedder.pkl"]
-CHECKPOINT = [
-    "checkpoint",
-    "options.json",
-    "model.ckpt-10.index",
-    "model.ckpt-10.meta",
-    "model.ckpt-10.data-00000-of-00001",
-]
+CHECKPOINT = ["checkpoint", "options.json", "model.ckpt-10.meta", "model.ckpt-10.data-00000-of-00001"]
 CASES = [
     (MANY_LANGS, "ELMoForManyLangs.*download --list"),
-    (["saved_model.pb"], "TF-Hub module.*download allennlp-original"),
-    (["tfhub_module.pb", "saved_model.pb"], "TF-Hub module"),
-    (CHECKPOINT, r"TensorFlow checkpoint.*bin/dump_weights\.py --save_dir DIR --outfile"),
+    (["tfhub_module.pb"], "a part of a TF-Hub module"),
+    (CHECKPOINT, r"TensorFlow checkpoint.*without its \.index"),
     (["checkpoint"], "TensorFlow checkpoint"),
     (["weights.th", "config.json", "vocabulary"], "trained with AllenNLP"),
     (["model.pkl"], "a pickle"),
@@ -70,7 +63,7 @@ def test_a_foreign_model_is_recognised(tmp_path, trap, names, message, packed):
         ("encoder.pkl", "ELMoForManyLangs"),
         ("elmo.pt", "a pickle"),
         ("elmo.pth", "a pickle"),
-        ("model.ckpt-10.index", "TensorFlow checkpoint"),
+        ("model.ckpt-10.meta", "TensorFlow checkpoint"),
         ("model.ckpt-10.data-00000-of-00001", "TensorFlow checkpoint"),
         ("elmo_2.tar.gz", "not a zip; unpack it"),
     ],

@@ -1,0 +1,1 @@
+"""Models that TensorFlow has saved, read without it: bilm-tf's checkpoints and TF-Hub modules."""

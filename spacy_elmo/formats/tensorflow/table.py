@@ -1,0 +1,94 @@
+"""The bytes of a LevelDB table in, its entries out: what a TensorFlow checkpoint keeps its index in.
+
+The layout is that of LevelDB's doc/table_format.md, except that TensorFlow compresses nothing. The checksum of every
+block is checked before the block is taken apart; all entries together are no longer than the table allows.
+"""
+
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from spacy_elmo.formats.tensorflow.crc32c import crc32c
+from spacy_elmo.formats.tensorflow.protobuf import MalformedError, varint
+
+_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+_FOOTER, _TRAILER = 48, 5
+_SNAPPY = 1
+_MOST_KEY = 2**10  # bytes: keys share their beginnings, so that a short table could spell out very long ones
+
+
+def is_table(file: BinaryIO) -> bool:
+    """Whether an open file ends as a table does."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(0, size - len(_MAGIC)))
+    return file.read() == _MAGIC
+
+
+def entries(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield keys, which rise, and values.
+
+    Raises:
+        MalformedError: it is no table, is cut off or damaged, is compressed, or its keys do not rise.
+    """
+    if len(table) < _FOOTER or table[-len(_MAGIC) :] != _MAGIC:
+        raise MalformedError("its end is not that of a table")
+    _, at = _handle(table, len(table) - _FOOTER)  # of the metaindex, which TensorFlow leaves empty
+    index, _ = _handle(table, at)
+    last = None
+    for _, handle in _block_entries(_block(table, index)):
+        where, _ = _handle(handle, 0)
+        for key, value in _block_entries(_block(table, where)):
+            if last is not None and key <= last:
+                raise MalformedError("its keys do not rise")
+            last = key
+            yield key, value
+
+
+def mask(checksum: int) -> int:
+    """A checksum as LevelDB stores it."""
+    return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _handle(data: memoryview, at: int) -> tuple[tuple[int, int], int]:
+    """Offset and size of a block, and where they end."""
+    offset, at = varint(data, at)
+    size, at = varint(data, at)
+    return (offset, size), at
+
+
+def _block(table: memoryview, handle: tuple[int, int]) -> memoryview:
+    """Content of a block, without the byte for its compression and its checksum."""
+    offset, size = handle
+    end = offset + size
+    if end + _TRAILER > len(table) - _FOOTER:
+        raise MalformedError("a block leads beyond its end")
+    if table[end] == _SNAPPY:
+        raise MalformedError(
+            "it is compressed with snappy, which TensorFlow does not do since 1.2; save the model again"
+        )
+    if table[end]:
+        raise MalformedError(f"a block is compressed in an unknown way, {table[end]}")
+    if mask(crc32c(table[offset : end + 1])) != int.from_bytes(table[end + 1 : end + _TRAILER], "little"):
+        raise MalformedError("the checksum of a block is wrong")
+    return table[offset:end]
+
+
+def _block_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield keys and values; a key is the first bytes of the one before it and what is new."""
+    n_restarts = int.from_bytes(block[-4:], "little")
+    end = len(block) - 4 - 4 * n_restarts
+    if len(block) < 4 or end < 0:
+        raise MalformedError("a block is too short")
+    key, at = b"", 0
+    while at < end:
+        shared, at = varint(block, at)
+        fresh, at = varint(block, at)
+        length, at = varint(block, at)
+        if shared > len(key) or at + fresh + length > end:
+            raise MalformedError("an entry leads beyond its block")
+        if shared + fresh > _MOST_KEY:
+            raise MalformedError(f"a name has {shared + fresh:,} bytes")
+        key = key[:shared] + bytes(block[at : at + fresh])
+        at += fresh
+        yield key, block[at : at + length]
+        at += length
