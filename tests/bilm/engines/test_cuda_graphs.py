@@ -25,7 +25,9 @@ def make_layer(dim, width, clips, device="cpu"):
 
 def make_graphed(layer):
     clips = layer.cell_clip, layer.proj_clip
-    return GraphedSteps(layer.weight, with_forget_bias(layer.bias), layer.projection, layer.n_in, *clips)
+    return GraphedSteps(
+        layer.weight, with_forget_bias(layer.bias, layer.forget_bias), layer.projection, layer.n_in, *clips
+    )
 
 
 def make_inputs(layer, lengths, seed, device="cpu"):
