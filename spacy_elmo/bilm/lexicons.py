@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spacy_elmo.bilm.options import TokenEmbedderOptions
 from spacy_elmo.errors import ElmoError
 
 BOS, EOS = "<bos>", "<eos>"
@@ -16,6 +17,28 @@ class Lexicons:
 
     words: Sequence[str] | None
     characters: Sequence[str] | None
+
+    def for_options(self, options: TokenEmbedderOptions) -> "Lexicons":
+        """What a model with these options reads of them.
+
+        Raises:
+            ElmoError: it reads words or characters, and there is no lexicon of them.
+        """
+        reads_characters = options.char_cnn is not None
+        for lexicon, is_read, what in (
+            (self.words, options.word_dim, "words"),
+            (self.characters, reads_characters, "characters"),
+        ):
+            if is_read and lexicon is None:
+                raise ElmoError(f"the options ask for a lexicon of {what}, and there is none")
+        return Lexicons(self.words if options.word_dim else None, self.characters if reads_characters else None)
+
+    def check(self) -> None:
+        """Raise an ElmoError where an entry that every model has is missing, or one is there twice."""
+        if self.words is not None:
+            WordLexicon(self.words)
+        if self.characters is not None:
+            CharacterLexicon(self.characters)
 
     def hints(self) -> list[str]:
         """What text must not hold, or all of it is unknown: sentences for users."""

@@ -13,7 +13,6 @@ from spacy_elmo.bilm.lexicons import CharacterLexicon, Lexicons, WordLexicon
 from spacy_elmo.bilm.options import TokenEmbedderOptions
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.transfer import to_device
-from spacy_elmo.errors import ElmoError
 
 # So many unknown characters, which are so large a share of those read, are worth a warning.
 _MANY_UNKNOWN, _LARGE_SHARE = 20, 0.2
@@ -32,11 +31,13 @@ class TokenEmbedder(nn.Module):
 
     def __init__(self, options: TokenEmbedderOptions, lexicons: Lexicons, width: int) -> None:
         super().__init__()
-        self.options, self.lexicons = options, lexicons
-        self.words = WordVectors(_needed(lexicons.words, "words"), options.word_dim) if options.word_dim else None
-        self.char_cnn = None
-        if options.char_cnn is not None:
-            alphabet = CharacterLexicon(_needed(lexicons.characters, "characters"))
+        self.options = options
+        self.lexicons = lexicons = lexicons.for_options(options)
+        self.words = self.char_cnn = None
+        if lexicons.words is not None:
+            self.words = WordVectors(lexicons.words, options.word_dim)
+        if lexicons.characters is not None and options.char_cnn is not None:
+            alphabet = CharacterLexicon(lexicons.characters)
             self.char_cnn = CharacterCNN(options.char_cnn, options.char_cnn.n_filters, alphabet)
         self.projection = Projection(options.n_features, width)
         self._unknown = UnknownShare()
@@ -109,9 +110,3 @@ class UnknownShare:
                 f"{advice}",
                 stacklevel=2,
             )
-
-
-def _needed(lexicon: Sequence[str] | None, what: str) -> Sequence[str]:
-    if lexicon is None:
-        raise ElmoError(f"the options ask for a lexicon of {what}, and there is none")
-    return lexicon
