@@ -1,7 +1,19 @@
-"""Weights in and out, one module a format; `load` finds the right one."""
+"""Weights in and out, one module a format; `open_model` finds the right one."""
 
 from spacy_elmo.formats.bilm_hdf5 import arrays, digest, write, write_texts
 from spacy_elmo.formats.known import KNOWN
-from spacy_elmo.formats.locate import BUNDLED, ModelFiles, load, locate
+from spacy_elmo.formats.opening import BUNDLED, ModelFiles, OpenedModel, load, locate, open_model
 
-__all__ = ["BUNDLED", "KNOWN", "ModelFiles", "arrays", "digest", "load", "locate", "write", "write_texts"]
+__all__ = [
+    "BUNDLED",
+    "KNOWN",
+    "ModelFiles",
+    "OpenedModel",
+    "arrays",
+    "digest",
+    "load",
+    "locate",
+    "open_model",
+    "write",
+    "write_texts",
+]

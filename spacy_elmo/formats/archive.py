@@ -1,4 +1,4 @@
-"""A zip archive in, its members out, to be read as files are: what the NLPL repository publishes models in.
+"""An archive in, its folders and files out, to be read as those of a disk are: what the NLPL repository publishes.
 
 An archive comes from anyone. Its directory is checked before a member is read, the promised sizes are kept to while
 reading, and nothing is ever written under a name that the archive chose. Every refusal is one WeightsError.
@@ -31,7 +31,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 class Archive:
     """A zip archive whose directory has been checked.
 
-    path: where it lies; files: what its directory says of them, by their names.
+    path: where it lies; sizes: bytes of its files, unpacked, by their names; what macOS adds is left out.
 
     Raises:
         WeightsError: the file is no zip archive, is damaged, or its directory is not one of an honest model.
@@ -48,7 +48,10 @@ class Archive:
         for entry in entries:
             if problem := _problem(entry):
                 raise WeightsError(f"{path}: the member {entry.orig_filename[:100]!r} {problem}; refused")
-        self.files = {str(PurePosixPath(entry.filename)): entry for entry in entries if not entry.is_dir()}
+        files = {PurePosixPath(entry.filename): entry for entry in entries if not entry.is_dir()}
+        own = {str(name): files[name] for name in sorted(files) if name.parts[0] != "__MACOSX" and name.name[0] != "."}
+        self.sizes = {name: entry.file_size for name, entry in own.items()}
+        self._names = {name: entry.filename for name, entry in own.items()}  # as the archive spells them
 
     def _check_whole(self, entries: list[zipfile.ZipInfo]) -> None:
         if len(entries) > _MOST_MEMBERS:
@@ -60,21 +63,43 @@ class Archive:
         if sum(entry.compress_size for entry in entries) > self.path.stat().st_size:
             raise WeightsError(f"{self.path}: its members overlap; refused")
 
-    def members(self) -> "list[Member]":
-        """Its files in order of names; what macOS adds is left out."""
-        found = [Member(self, PurePosixPath(name)) for name in sorted(self.files)]
-        return [member for member in found if member.inner.parts[0] != "__MACOSX" and member.name[0] != "."]
+    @property
+    def top(self) -> "Member":
+        """The folder that holds all it has."""
+        return Member(self, PurePosixPath())
+
+    def unpack(self, name: str, target: BinaryIO) -> None:
+        """Write a file of it to an open one.
+
+        Raises:
+            WeightsError: it is damaged, or not of the size that the directory says.
+        """
+        done, size = 0, self.sizes[name]
+        try:
+            with _open(self.path) as file, file.open(self._names[name]) as source:
+                while done <= size and (chunk := source.read(_CHUNK)):
+                    done += len(chunk)
+                    target.write(chunk)
+        except _DAMAGE as error:
+            raise WeightsError(f"{self.path}: {name}: cannot be unpacked ({error}); fetch the archive again?") from None
+        if done != size:
+            raise WeightsError(
+                f"{self.path}: {name}: not of the size that the archive's directory says; damaged or hostile"
+            )
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive, with as much of a Path's face as a reader needs."""
+    """A folder or file in an archive, with as much of a Path's face as a reader needs."""
 
     archive: Archive
     inner: PurePosixPath
 
     def __str__(self) -> str:
-        return f"{self.archive.path}: {self.inner}"
+        return f"{self.archive.path}: {self.inner}" if self.inner.parts else str(self.archive.path)
+
+    def __truediv__(self, name: str) -> "Member":
+        return Member(self.archive, self.inner / name)
 
     @property
     def name(self) -> str:
@@ -87,20 +112,41 @@ class Member:
         return self.inner.stem
 
     @property
+    def suffix(self) -> str:
+        """The ending of its name."""
+        return self.inner.suffix
+
+    @property
+    def parent(self) -> "Member":
+        """The folder it lies in."""
+        return Member(self.archive, self.inner.parent)
+
+    @property
     def size(self) -> int:
-        """Bytes, unpacked."""
-        return self.archive.files[str(self.inner)].file_size
+        """Bytes of a file, unpacked."""
+        return self.archive.sizes[str(self.inner)]
 
     def with_name(self, name: str) -> "Member":
         """The member beside it that has this name; it may not be there."""
         return Member(self.archive, self.inner.with_name(name))
 
+    def iterdir(self) -> Iterator["Member"]:
+        """What a folder holds, in order of names."""
+        depth, own = len(self.inner.parts), self.inner.parts
+        below = (PurePosixPath(name).parts for name in self.archive.sizes)
+        children = {parts[: depth + 1] for parts in below if len(parts) > depth and parts[:depth] == own}
+        return (Member(self.archive, PurePosixPath(*parts)) for parts in sorted(children))
+
     def is_file(self) -> bool:
-        """Whether it is there."""
-        return str(self.inner) in self.archive.files
+        """Whether it is there, and a file."""
+        return str(self.inner) in self.archive.sizes
+
+    def is_dir(self) -> bool:
+        """Whether it is there, and a folder."""
+        return not self.is_file() and any(True for _ in self.iterdir())
 
     def read_bytes(self) -> bytes:
-        """Its content, for text that fits into memory.
+        """Content of a file, for text that fits into memory.
 
         Raises:
             WeightsError: it is damaged, or too long.
@@ -108,12 +154,12 @@ class Member:
         if self.size > _MOST_TEXT:
             raise WeightsError(f"{self}: {self.size:,} bytes, too long for a text of a model")
         content = io.BytesIO()
-        self._unpack(content)
+        self.archive.unpack(str(self.inner), content)
         return content.getvalue()
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Unpack it into a nameless temporary file, which is seekable without unpacking again.
+        """Unpack a file into a nameless temporary one, which is seekable without unpacking again.
 
         Raises:
             WeightsError: it is damaged, or the temporary file cannot be written.
@@ -121,7 +167,7 @@ class Member:
         with ExitStack() as stack:
             try:
                 file = stack.enter_context(tempfile.TemporaryFile())
-                self._unpack(file)
+                self.archive.unpack(str(self.inner), file)
             except OSError as error:
                 raise WeightsError(
                     f"{self}: cannot be unpacked into the temporary directory ({error}); it takes {self.size:,} bytes "
@@ -130,20 +176,9 @@ class Member:
             file.seek(0)
             yield file
 
-    def _unpack(self, target: BinaryIO) -> None:
-        done, entry = 0, self.archive.files[str(self.inner)]
-        try:
-            with _open(self.archive.path) as file, file.open(entry.filename) as source:
-                while done <= self.size and (chunk := source.read(_CHUNK)):
-                    done += len(chunk)
-                    target.write(chunk)
-        except _DAMAGE as error:
-            raise WeightsError(f"{self}: cannot be unpacked ({error}); fetch the archive again?") from None
-        if done != self.size:
-            raise WeightsError(f"{self}: not of the size that the archive's directory says; damaged or hostile")
-
 
 File = Path | Member
+Folder = Path | Member
 
 
 @contextmanager
@@ -163,8 +198,8 @@ def size_of(file: File) -> int:
 
 def is_archive(path: Path) -> bool:
     """Whether a file is, or says it is, a zip archive."""
-    if path.suffix.lower() == ".zip":
-        return True
+    if path.suffix.lower() in (".zip", ".hdf5"):  # a name that says enough saves a look into the file
+        return path.suffix.lower() == ".zip"
     with path.open("rb") as file:
         return file.read(4) == b"PK\3\4"
 

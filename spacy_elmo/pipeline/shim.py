@@ -261,7 +261,7 @@ class BiLMShim(Shim):
 
 @torch.inference_mode(False)
 def _random_bilm() -> BiLM:
-    options = formats.locate(formats.BUNDLED).read_options()
+    options = formats.open_model(formats.BUNDLED).options
     return BiLM(options, card={"description": "random weights, asked for with weights = null"})
 
 

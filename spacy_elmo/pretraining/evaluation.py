@@ -15,7 +15,6 @@ from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining.progress import progress_bar
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 
@@ -114,19 +113,14 @@ class Evaluator:
 
     @classmethod
     def load(cls, model: str | Path) -> "Evaluator":
-        """Load a model with its `vocab.txt` and `softmax.hdf5`.
+        """Load a model with its softmax and vocabulary.
 
         Raises:
             ElmoError: a part is missing or unfit.
         """
-        weights = formats.locate(model).weights
-        vocabulary_file = weights.with_name("vocab.txt")
-        if not vocabulary_file.is_file():
-            raise CorpusError(f"{vocabulary_file}: no such file; a model without vocabulary cannot predict words")
-        vocabulary = Vocabulary.from_file(vocabulary_file)
-        bilm = formats.load(model)
-        path = weights.with_name(softmax_hdf5.NAME)
-        return cls(bilm, softmax_hdf5.read(path, len(vocabulary), bilm.options.lstm.projection_dim), vocabulary)
+        opened = formats.open_model(model)
+        softmax = opened.softmax()
+        return cls(opened.bilm(), softmax, Vocabulary(opened.vocabulary or (), f"vocabulary of {opened.name}"))
 
     def perplexity(
         self, sentences: Iterable[Sequence[str]], max_tokens: int | None = None, show_progress: bool = False

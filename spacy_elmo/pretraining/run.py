@@ -17,7 +17,7 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError, PretrainingError
-from spacy_elmo.formats import softmax_hdf5
+from spacy_elmo.formats import OpenedModel, softmax_hdf5
 from spacy_elmo.formats.bilm_hdf5 import write_text
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.batches import Batches, Resets
@@ -159,7 +159,8 @@ class _Run:
 
     def prepare(self, init_from: PathLike | None) -> None:
         """Encode the corpus and make the model."""
-        first = formats.load(init_from) if init_from is not None else None
+        opened = formats.open_model(init_from) if init_from is not None else None
+        first = opened.bilm() if opened is not None else None
         self.origin = None
         if first is not None:
             self.origin = _origin(str(init_from), first.card)
@@ -172,8 +173,8 @@ class _Run:
         self.corpus = self._encode(self.config.model.max_characters_per_token)
         bilm = BiLM(options, seed=self.config.training.seed) if first is None else first.requires_grad_()
         softmax = Softmax(len(self.vocabulary), options.lstm.projection_dim, self.config.training.seed + 1)
-        if init_from is not None:
-            self._take_over_softmax(softmax, init_from)
+        if opened is not None:
+            self._take_over_softmax(softmax, opened)
         self.model = LanguageModel(bilm, softmax, self.config.training.dropout).to(self.group.device)
 
     def _vocabulary(self) -> Vocabulary:
@@ -205,17 +206,12 @@ class _Run:
             )
         return corpus
 
-    def _take_over_softmax(self, softmax: Softmax, init_from: PathLike) -> None:
+    def _take_over_softmax(self, softmax: Softmax, opened: OpenedModel) -> None:
         """Copy the rows of the words that both vocabularies have."""
-        weights = formats.locate(init_from).weights
-        path, words = weights.with_name(softmax_hdf5.NAME), weights.with_name("vocab.txt")
-        if not (path.is_file() and words.is_file()):
-            self._say(
-                f"{init_from}: has no {softmax_hdf5.NAME} or no vocab.txt; the softmax starts from random weights"
-            )
+        if not opened.has_softmax or opened.vocabulary is None:
+            self._say(f"{opened.name}: has no softmax or no vocabulary; the softmax starts from random weights")
             return
-        theirs = Vocabulary.from_file(words)
-        source = softmax_hdf5.read(path, len(theirs), softmax.weight.shape[1])
+        theirs, source = Vocabulary(opened.vocabulary, f"vocabulary of {opened.name}"), opened.softmax()
         shared = [(row, theirs.ids[word]) for row, word in enumerate(self.vocabulary.words) if word in theirs.ids]
         here, there = torch.tensor(shared).T
         with torch.no_grad():

@@ -7,9 +7,8 @@ from typing import Any
 
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
-from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.formats import ModelFiles, softmax_hdf5
+from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.formats.bilm_hdf5 import StoredDtype, write_text
 
 # What a directory of ours may hold; the packed vocabulary is there only so that another model's does not stay.
@@ -30,10 +29,9 @@ def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", for
     """
     target = Path(target).absolute()  # "." has no name
     _refuse_taken(target, force)
-    files = formats.locate(source)
-    bilm = formats.load(source)
-    words = files.vocabulary()
-    softmax = _read_softmax(files, words, bilm)
+    model = formats.open_model(source)
+    bilm, words = model.bilm(), model.vocabulary
+    softmax = model.softmax() if model.has_softmax else None
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         formats.write(bilm, temporary, dtype)
@@ -59,15 +57,6 @@ def _refuse_taken(target: Path, force: bool) -> None:
             raise ElmoError(f"{target}: is not empty; name another directory, or say --force to write into it")
     except OSError as error:
         raise ElmoError(f"{target}: cannot be looked into ({error})") from None
-
-
-def _read_softmax(files: ModelFiles, words: list[str] | None, bilm: BiLM) -> Softmax | None:
-    file = files.weights.with_name(softmax_hdf5.NAME)
-    if not file.is_file():
-        return None
-    if words is None:
-        raise WeightsError(f"{file}: of which words? Put the vocab.txt of the model beside it, or take it away")
-    return softmax_hdf5.read(file, len(words), bilm.options.lstm.projection_dim)
 
 
 def _compare(bilm: BiLM, written: Path, rounded: bool) -> str:

@@ -12,12 +12,12 @@ def describe(model: str) -> dict[str, Any]:
     Raises:
         ElmoError: the model cannot be read; see `formats.load`.
     """
-    files = formats.locate(model)
-    bilm = formats.load(model)
+    opened = formats.open_model(model)
+    bilm = opened.bilm()
     lstm, cnn = bilm.options.lstm, bilm.options.char_cnn
     return {
-        "name": bilm.card.get("name", files.name),
-        "format": files.format,
+        "name": opened.card.get("name", opened.name),
+        "format": opened.format,
         "layers": lstm.n_layers,
         "width": bilm.options.width,
         "dim": lstm.dim,
@@ -32,10 +32,10 @@ def describe(model: str) -> dict[str, Any]:
         "n_characters": N_CHARACTERS if cnn else None,
         "vocabulary": len(bilm.vocabulary) if bilm.vocabulary else None,
         "parameters": sum(array.size for _, array in formats.arrays(bilm)),
-        "weights_bytes": files.weights_bytes,
-        "digest": formats.digest(bilm),
-        "license": bilm.card.get("license"),
-        "description": bilm.card.get("description"),
+        "weights_bytes": opened.weights_bytes,
+        "digest": opened.digest,
+        "license": opened.card.get("license"),
+        "description": opened.card.get("description"),
     }
 
 

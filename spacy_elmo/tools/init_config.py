@@ -40,7 +40,7 @@ def build(
     """
     _check(pipeline)
     lang = _language(lang)
-    width = formats.locate(weights).read_options().width
+    width = formats.open_model(weights).options.width
     components: Block = {"sentencizer": {"factory": "sentencizer"}, "elmo": _elmo(weights)}
     components.update((name, COMPONENTS[name](width, optimize)) for name in pipeline)
     config: Block = {

@@ -52,9 +52,10 @@ def describe_all(model: str) -> dict[str, Any]:
     Raises:
         ElmoError: the model cannot be read; see `formats.load`.
     """
-    name, found = formats.locate(model).name, []
+    found = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        bilm = formats.load(model).to(device)
+        opened = formats.open_model(model)  # anew: a precision, once set, is not taken back
+        bilm = opened.bilm().to(device)
         for precision in get_args(Precision):
             with suppress(ElmoError):  # there are no means for this precision here
                 bilm.set_precision(precision)
@@ -63,7 +64,7 @@ def describe_all(model: str) -> dict[str, Any]:
                     for facts in describe_engines(bilm)
                     if precision == "float32" or facts["case"] != "training"  # others are for frozen weights
                 ]
-    return {**describe_machine(), "model": bilm.card.get("name", name), "engines": found}
+    return {**describe_machine(), "model": opened.card.get("name", opened.name), "engines": found}
 
 
 def describe_machine() -> dict[str, Any]:

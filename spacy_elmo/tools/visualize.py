@@ -80,9 +80,10 @@ def visualize(
     points = _sample(_read(Text.of(text, pipeline), color), words, color, max_points, seed)
     if len(points) < 3:
         raise CorpusError(f"{text}: points to draw: {len(points)}; a picture needs at least 3")
-    bilm = formats.load(model)
+    opened = formats.open_model(model)
+    bilm = opened.bilm()
     layer_number(layers, bilm.options.n_outputs)  # fails now rather than after the first sentence
-    name = bilm.card.get("name", formats.locate(model).name)
+    name = opened.card.get("name", opened.name)
     place, axes = project(_embed(bilm, points, layers, show_progress), method, seed)
     picture = pictures.Picture(
         title or _title(words, color, name, layers),

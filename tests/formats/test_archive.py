@@ -16,7 +16,7 @@ import spacy
 
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.formats import archive, digest, load, locate, write
+from spacy_elmo.formats import archive, digest, load, open_model, write
 from spacy_elmo.tools.describe import describe
 
 DEFLATED, STORED = zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED
@@ -262,7 +262,7 @@ def test_overlapping_members_are_refused(pack, parts):
 def test_a_member_larger_than_the_directory_says_is_refused(pack, parts):
     path = change_directory(pack({**parts, "vocab.txt": bytes(20_000_000)}), "vocab.txt", 24, "<I", 30_000)
     with pytest.raises(WeightsError, match=r"218\.zip: vocab\.txt"):
-        locate(path).vocabulary()
+        open_model(path).vocabulary  # noqa: B018
 
 
 def test_a_member_smaller_than_the_directory_says_is_refused(pack, parts):
@@ -287,9 +287,9 @@ def test_a_text_too_long_for_memory_is_refused(pack, parts, monkeypatch):
 @pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"<S>\n</S>\n<UNK>\n")[:-12]])
 def test_a_bad_packed_vocabulary_is_refused(pack, parts, content):
     parts.pop("vocab.txt")
-    files = locate(pack({**parts, "vocab.txt.gz": content}))
+    model = open_model(pack({**parts, "vocab.txt.gz": content}))
     with pytest.raises(WeightsError, match=r"218\.zip: vocab\.txt\.gz"):
-        files.vocabulary()
+        model.vocabulary  # noqa: B018
 
 
 def test_a_full_disk_is_an_error_of_ours(pack, parts, monkeypatch):
@@ -314,7 +314,7 @@ def test_memory_stays_flat(pack, tmp_path, data):
     path = pack({**members, "notes.bin": rng.bytes(2**20) * 64}, STORED)
     code = (
         "import sys, resource\nfrom spacy_elmo.formats import archive\nfrom pathlib import Path\n"
-        "member = next(m for m in archive.Archive(Path(sys.argv[1])).members() if m.name == 'notes.bin')\n"
+        "member = archive.Archive(Path(sys.argv[1])).top / 'notes.bin'\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "with member.open() as file:\n    assert file.seek(0, 2) == 64 * 2**20\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

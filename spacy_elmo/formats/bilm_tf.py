@@ -1,0 +1,112 @@
+"""A model as bilm-tf, AllenNLP, NLPL and this package keep it: `options.json` beside an HDF5 file of weights, and where
+it has them `vocab.txt`, `softmax.hdf5` and `model_card.json`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from spacy_elmo.bilm import BiLM, BiLMOptions
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import OptionsError, WeightsError
+from spacy_elmo.formats import beside, bilm_hdf5, foreign, softmax_hdf5
+from spacy_elmo.formats.archive import File, Folder, size_of
+from spacy_elmo.formats.reader import Parts, Place
+
+FORMAT = "bilm-tf HDF5"
+
+
+def find(place: Place) -> "BiLMFiles | None":
+    """See `reader.Find`. A named file is taken for weights unless its name says that it is something else."""
+    if place.file is None:
+        weights = _weights_among(place)
+    elif place.file.is_file() and not (foreign.explain([place.file.name]) and not _is_hdf5(place.file)):
+        weights = place.file
+    else:
+        weights = None
+    return None if weights is None else BiLMFiles(weights, place.options, FORMAT + place.container)
+
+
+def _is_hdf5(file: File) -> bool:
+    return isinstance(file, Path) and bool(h5py.is_hdf5(file))
+
+
+def _weights_among(place: Place) -> File | None:
+    found = [name for name in place.names if name.endswith(".hdf5") and not name.startswith("softmax")]
+    if "weights.hdf5" in found and (place.folder / "weights.hdf5").is_file():
+        return place.folder / "weights.hdf5"
+    if len(found) > 1:
+        raise WeightsError(
+            f"{place}: expected one weights file, weights.hdf5 or another .hdf5; found {', '.join(found)}"
+        )
+    return place.folder / found[0] if found else None
+
+
+@dataclass(frozen=True)
+class BiLMFiles:
+    """Reads such a model; see `reader.Reader`."""
+
+    weights: File
+    named_options: Path | None
+    format: str
+
+    @property
+    def folder(self) -> Folder:
+        """Where the weights lie."""
+        return self.weights.parent
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the file of weights."""
+        return size_of(self.weights)
+
+    def options(self) -> BiLMOptions:
+        """Read the architecture, see `BiLMOptions.from_file`."""
+        file = self.named_options or self._options_beside()
+        if isinstance(file, Path):
+            return BiLMOptions.from_file(file)
+        return BiLMOptions.from_json(file.read_bytes(), str(file))
+
+    def _options_beside(self) -> File:
+        """options.json, the file named like the weights (AllenNLP), or the only one with options in its name."""
+        stem = self.weights.stem
+        named = self.folder / (stem.replace("weights", "options") + ".json")
+        if "weights" in stem and named.is_file():
+            return named
+        usual = self.folder / "options.json"
+        if usual.is_file():
+            return usual
+        others = [file for file in self.folder.iterdir() if "options" in file.name and file.suffix == ".json"]
+        if len(others) != 1:
+            raise OptionsError(
+                f"{self.weights}: no options.json beside it; put the options file of these weights there"
+            )
+        return others[0]
+
+    def card(self) -> dict[str, Any]:
+        """Read `model_card.json`."""
+        return beside.read_card(self.folder)
+
+    def vocabulary(self) -> list[str] | None:
+        """Read `vocab.txt` or `vocab.txt.gz`."""
+        return beside.read_vocabulary(self.folder)
+
+    def bilm(self, parts: Parts) -> BiLM:
+        """Read the weights, see `bilm_hdf5.read`."""
+        if parts.options.char_cnn is not None:
+            return bilm_hdf5.read(self.weights, parts.options, None, parts.card)
+        if parts.vocabulary is None:
+            raise WeightsError(f"{self.weights}: a biLM without char_cnn reads words and needs a vocab.txt beside it")
+        return bilm_hdf5.read(self.weights, parts.options, parts.vocabulary, parts.card)
+
+    def why_no_softmax(self) -> str | None:
+        """Whether there is no `softmax.hdf5`."""
+        file = self.folder / softmax_hdf5.NAME
+        if file.is_file():
+            return None
+        return f"{file}: no such file; a model without its softmax can embed words, but not predict them"
+
+    def softmax(self, n_words: int, projection_dim: int) -> Softmax:
+        """Read `softmax.hdf5`, see `softmax_hdf5.read`."""
+        return softmax_hdf5.read(self.folder / softmax_hdf5.NAME, n_words, projection_dim)

@@ -1,0 +1,231 @@
+"""A name or path in, a model out, whose parts are read when they are first asked for."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+from spacy_elmo.bilm import BiLM, BiLMOptions
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import WeightsError
+from spacy_elmo.formats import bilm_hdf5, bilm_tf, foreign
+from spacy_elmo.formats.archive import Archive, is_archive
+from spacy_elmo.formats.known import KNOWN
+from spacy_elmo.formats.reader import Find, Place, Reader
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+BUNDLED = "en_elmo_sm"
+
+# The first that finds a model of its format opens it.
+FORMATS: tuple[Find, ...] = (bilm_tf.find,)
+
+PathLike = str | os.PathLike[str]
+
+
+class OpenedModel:
+    """A model that was found. Each part is read when it is first asked for, and then kept.
+
+    name: what it goes by where its card states none; facts: what is known of it beside its card.
+    """
+
+    def __init__(self, reader: Reader, name: str, facts: Mapping[str, Any]) -> None:
+        self.name = name
+        self._reader, self._facts = reader, facts
+        self._bilm: BiLM | None = None
+        self._softmax: Softmax | None = None
+
+    @property
+    def format(self) -> str:
+        """Name of its format."""
+        return self._reader.format
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the files of weights."""
+        return self._reader.weights_bytes
+
+    @cached_property
+    def options(self) -> BiLMOptions:
+        """The architecture.
+
+        Raises:
+            OptionsError: no options are found, or they are wrong.
+        """
+        return self._reader.options()
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """Content of the model card, and the facts that it does not state.
+
+        Raises:
+            WeightsError: the card is not a JSON object.
+        """
+        return {**self._facts, **self._reader.card()}
+
+    @cached_property
+    def vocabulary(self) -> list[str] | None:
+        """Words in the order of their ids, as the softmax predicts them; None where the model has none.
+
+        Raises:
+            WeightsError: the file is damaged, too long or not UTF-8.
+        """
+        return self._reader.vocabulary()
+
+    @cached_property
+    def digest(self) -> str:
+        """`formats.digest` of the biLM, as it is when first asked for."""
+        return bilm_hdf5.digest(self.bilm())
+
+    def bilm(self) -> BiLM:
+        """The biLM, frozen, in evaluation mode on the CPU; the same one at each call.
+
+        Raises:
+            OptionsError, WeightsError: a part is missing, damaged, hostile, or does not fit the others.
+        """
+        if self._bilm is None:
+            self._bilm = self._reader.bilm(self)
+        return self._bilm
+
+    @property
+    def has_softmax(self) -> bool:
+        """Whether it can predict words."""
+        return self._reader.why_no_softmax() is None
+
+    def softmax(self) -> Softmax:
+        """The softmax over the vocabulary, frozen, in evaluation mode on the CPU; the same one at each call.
+
+        Raises:
+            WeightsError: the model has none, or has no vocabulary; or it is damaged or of another shape.
+        """
+        if self._softmax is None:
+            if (reason := self._reader.why_no_softmax()) is not None:
+                raise WeightsError(reason)
+            if self.vocabulary is None:
+                raise WeightsError(
+                    f"{self.name}: it has a softmax, but of which words? Put the vocab.txt of the model beside it"
+                )
+            self._softmax = self._reader.softmax(len(self.vocabulary), self.options.lstm.projection_dim)
+        return self._softmax
+
+
+ModelFiles = OpenedModel  # its earlier name
+
+
+def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
+    """Find a model. Nothing is downloaded, and no part is read yet.
+
+    path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`), a directory with an options.json
+        and one weights file, a zip archive of such files, or a `.hdf5` file with its options beside it.
+    options: the options.json, where it lies elsewhere.
+
+    Raises:
+        WeightsError: there is no such model, it is not downloaded yet, its format is not read, or a directory or
+            archive holds several.
+    """
+    root, name, facts = _resolve(path)
+    reader = _find(root, None if options is None else Path(options))
+    if reader is None:
+        raise _refusal(root)
+    return OpenedModel(reader, name, facts)
+
+
+locate = open_model  # its earlier name
+
+
+def load(path: PathLike, options: PathLike | None = None) -> BiLM:
+    """Load a biLM, in evaluation mode on the CPU; arguments and errors as of `open_model` and `OpenedModel.bilm`."""
+    return open_model(path, options).bilm()
+
+
+def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
+    """Where a model lies, what it goes by, and what is known of it."""
+    if not os.fspath(path):
+        raise WeightsError(f"the name or path of the weights is empty; {_expected()}")
+    known = KNOWN.get(path) if isinstance(path, str) else None
+    if known is None:
+        root = MODELS / path if path in _bundled() else Path(path)
+        return root, root.name or str(root), {}
+    if not known.is_downloaded:
+        raise WeightsError(
+            f"{path} is not downloaded: python -m spacy elmo download {path} (a directory of that name: ./{path})"
+        )
+    return known.path, known.name, known.card()
+
+
+def _bundled() -> list[str]:
+    return sorted(model.parent.name for model in MODELS.glob("*/weights.hdf5"))
+
+
+def _expected() -> str:
+    return (
+        f"expected a bundled name ({', '.join(_bundled())}), a downloaded one (python -m spacy elmo download --list), "
+        "a directory with options.json and weights.hdf5, a zip archive of it, or a .hdf5 file"
+    )
+
+
+def _find(root: Path, options: Path | None) -> Reader | None:
+    if _exists(root.is_dir):
+        return _first(Place(root, None, options))
+    if _exists(root.is_file) and is_archive(root):
+        return _find_in_archive(Archive(root), options)
+    if _exists(root.is_file) or _begins_names(root):
+        return _first(Place(root.parent, root, options))
+    address = re.match(r"\w{2,}:/", str(root))
+    raise WeightsError(
+        f"{root}: weights are read from files; download it and its options, and name the file"
+        if address
+        else f"{root}: no such weights; {_expected()}"
+    )
+
+
+def _exists(test: Callable[[], bool]) -> bool:
+    try:
+        return test()
+    except OSError:  # a name too long to be one
+        return False
+
+
+def _begins_names(root: Path) -> bool:
+    """Whether files have names that begin so, as those of a TensorFlow checkpoint do."""
+    try:
+        return bool(root.name) and any(file.name.startswith(f"{root.name}.") for file in root.parent.iterdir())
+    except (OSError, ValueError):
+        return False
+
+
+def _first(place: Place) -> Reader | None:
+    return next(filter(None, (find(place) for find in FORMATS)), None)
+
+
+def _find_in_archive(archive: Archive, options: Path | None) -> Reader | None:
+    """Look at its top and in each folder there.
+
+    A model at the top owns what is of another format in its folders; of the same format, that is another model.
+    """
+    folders = [archive.top, *(member for member in archive.top.iterdir() if member.is_dir())]
+    found = [(folder, reader) for folder in folders if (reader := _first(Place(folder, None, options)))]
+    if found and found[0][0] == archive.top:
+        found = [(folder, reader) for folder, reader in found if isinstance(reader, type(found[0][1]))]
+    if len(found) > 1:
+        seen = ", ".join(str(folder.inner) for folder, _ in found)
+        raise WeightsError(f"{archive.path}: weights in several folders ({seen}); unpack it and name one of them")
+    return found[0][1] if found else None
+
+
+def _refusal(root: Path) -> WeightsError:
+    """What to say of files in which no format finds its own."""
+    names = _names(root)
+    if what := foreign.explain(names):
+        return WeightsError(f"{root}: {what}")
+    return WeightsError(f"{root}: expected one weights file, weights.hdf5 or another .hdf5; found none")
+
+
+def _names(root: Path) -> list[str]:
+    """Names of the files in a directory or archive, of one file, or of those whose names begin so."""
+    if root.is_dir():
+        return [file.name for file in root.iterdir()]
+    if not root.is_file():
+        return [file.name for file in root.parent.iterdir() if file.name.startswith(f"{root.name}.")]
+    return [PurePath(name).name for name in Archive(root).sizes] if is_archive(root) else [root.name]
