@@ -92,7 +92,8 @@ class Elmo(nn.Module):
             raise ElmoError(f"Elmo: dropout is {dropout}, expected 0 to 1")
         self.bilm = formats.load(weight_file, options_file).requires_grad_(requires_grad)
         if not isinstance(self.bilm.embedder, CharacterCNN):
-            raise ElmoError(f"{weight_file}: this biLM reads words, but Elmo's inputs are characters; use BiLM.encode")
+            what = "knows characters of its own" if self.bilm.lexicons else "reads words"
+            raise ElmoError(f"{weight_file}: this biLM {what}, not the ids that batch_to_ids makes; use BiLM.encode")
         self.scalar_mixes = nn.ModuleList(
             ScalarMix(
                 self.bilm.options.n_outputs,

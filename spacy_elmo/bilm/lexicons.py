@@ -10,6 +10,8 @@ BOS, EOS = "<bos>", "<eos>"
 UNKNOWN, PADDING = "<oov>", "<pad>"
 BEGIN_WORD, END_WORD = "<bow>", "<eow>"
 
+_ALPHABET = 20  # letters, which is more than the markers have
+
 
 @dataclass(frozen=True)
 class Lexicons:
@@ -47,9 +49,9 @@ class Lexicons:
         is_chinese = sum(map(_is_ideograph, known)) > len(known) / 2
         if is_chinese and not any("\uff00" <= character <= "\uffef" for character in known):
             hints.append(
-                "it knows no full-width forms (U+FF00 to U+FFEF); give it letters, digits and ,():;?! in half width"
+                "it knows no full-width forms (U+FF00 to U+FFEF); give it half-width letters, digits and marks"
             )
-        if any(map(str.islower, known)) and not any(map(str.isupper, known)):
+        if sum(map(str.islower, known)) >= _ALPHABET and not any(map(str.isupper, known)):
             hints.append("it knows no upper-case letters; give it text in lower case")
         return hints
 

@@ -14,8 +14,8 @@ from spacy_elmo.bilm.options import TokenEmbedderOptions
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.transfer import to_device
 
-# So many unknown characters, which are so large a share of those read, are worth a warning.
-_MANY_UNKNOWN, _LARGE_SHARE = 20, 0.2
+# So many unknown ones, which are so large a share of those read, are worth a warning.
+_MANY_UNKNOWN, _LARGE_SHARE = 20, {"characters": 0.2, "words": 0.5}
 
 
 class TokenEmbedder(nn.Module):
@@ -102,11 +102,11 @@ class UnknownShare:
             return
         self._n_read += len(read)
         self._n_unknown += len(read) - sum(read)
-        if self._n_unknown >= _MANY_UNKNOWN and self._n_unknown > _LARGE_SHARE * self._n_read:
+        if self._n_unknown >= _MANY_UNKNOWN and self._n_unknown > _LARGE_SHARE[what] * self._n_read:
             self._has_warned = True
             advice = "; ".join(lexicons.hints()) or "is it the model of this language, and the text as it wants it?"
             warnings.warn(
-                f"{self._n_unknown / self._n_read:.0%} of the distinct {what} read so far are unknown to the model: "
-                f"{advice}",
+                f"{self._n_unknown / self._n_read:.0%} of the {what} read so far (each word counted once) are unknown "
+                f"to the model: {advice}",
                 stacklevel=2,
             )

@@ -1,5 +1,6 @@
 """A model as bilm-tf, AllenNLP, NLPL and this package keep it: `options.json` beside an HDF5 file of weights, and where
-it has them `vocab.txt`, `softmax.hdf5` and `model_card.json`."""
+it has them `vocab.txt`, `softmax.hdf5` and `model_card.json`; with `lexicons.json`, a model of ELMoForManyLangs in our
+own form."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ import h5py
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
-from spacy_elmo.formats import beside, bilm_hdf5, foreign, softmax_hdf5
+from spacy_elmo.formats import beside, bilm_hdf5, foreign, lexicons_json, softmax_hdf5
 from spacy_elmo.formats.archive import File, Folder, size_of
 from spacy_elmo.formats.reader import Parts, Place
 
 FORMAT = "bilm-tf HDF5"
+MANYLANGS_FORMAT = "ELMoForManyLangs as HDF5"  # what this package keeps such a model as
 
 
 def find(place: Place) -> "BiLMFiles | None":
@@ -25,7 +27,8 @@ def find(place: Place) -> "BiLMFiles | None":
         weights = place.file
     else:
         weights = None
-    return None if weights is None else BiLMFiles(weights, place.options, FORMAT + place.container)
+    kind = MANYLANGS_FORMAT if lexicons_json.NAME in place.names else FORMAT
+    return None if weights is None else BiLMFiles(weights, place.options, kind + place.container)
 
 
 def _is_hdf5(file: File) -> bool:
@@ -94,6 +97,9 @@ class BiLMFiles:
 
     def bilm(self, parts: Parts) -> BiLM:
         """Read the weights, see `bilm_hdf5.read`."""
+        if parts.options.token_embedder is not None:
+            lexicons = lexicons_json.read(self.folder / lexicons_json.NAME)
+            return bilm_hdf5.read(self.weights, parts.options, None, parts.card, lexicons)
         if parts.options.char_cnn is not None:
             return bilm_hdf5.read(self.weights, parts.options, None, parts.card)
         if parts.vocabulary is None:

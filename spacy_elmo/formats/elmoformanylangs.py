@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -19,12 +19,13 @@ from torch import Tensor
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.bilm.options import CharCNNOptions, LSTMOptions, TokenEmbedderOptions
+from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import ElmoError, OptionsError, WeightsError
-from spacy_elmo.formats import lexicons_json, state_dict
-from spacy_elmo.formats.archive import File, size_of
+from spacy_elmo.formats import beside, lexicons_json, state_dict
+from spacy_elmo.formats.archive import File, Folder, size_of
+from spacy_elmo.formats.reader import Parts, Place
 
-Folder = File
-
+FORMAT = "ELMoForManyLangs"
 EMBEDDER, ENCODER = "token_embedder.pkl", "encoder.pkl"
 CONFIG, WORDS, CHARACTERS = "config.json", "word.dic", "char.dic"
 
@@ -49,6 +50,56 @@ _MOST_TEXT = 2**28  # bytes of a config or dictionary
 _FRAME = 2**20  # bytes of a pickle without its numbers, at most
 
 Part = tuple[Tensor, float]  # of a parameter, in the layout of the file, and the sign it has there
+
+
+def find(place: Place) -> "ManyLangsFiles | None":
+    """See `reader.Find`. One of the two pickles stands for the folder that it lies in."""
+    if place.file is None:
+        is_here = EMBEDDER in place.names or ENCODER in place.names
+    else:
+        is_here = place.file.name in (EMBEDDER, ENCODER) and place.file.is_file()
+    return ManyLangsFiles(place.folder, place.options, FORMAT + place.container) if is_here else None
+
+
+@dataclass(frozen=True)
+class ManyLangsFiles:
+    """Reads such a model; see `reader.Reader`."""
+
+    folder: Folder
+    named_options: Path | None
+    format: str
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the two pickles."""
+        return sum(size_of(file) for name in (EMBEDDER, ENCODER) if (file := self.folder / name).is_file())
+
+    def options(self) -> BiLMOptions:
+        """Read the network config, see `read_options`."""
+        return read_options(self.folder) if self.named_options is None else BiLMOptions.from_file(self.named_options)
+
+    def card(self) -> dict[str, Any]:
+        """Read `model_card.json`."""
+        return beside.read_card(self.folder)
+
+    def vocabulary(self) -> None:
+        """The words that a softmax would predict are not known: there is none."""
+        return
+
+    def bilm(self, parts: Parts) -> BiLM:
+        """Read dictionaries and pickles, see `read`."""
+        return read(self.folder, parts.options, parts.card)
+
+    def why_no_softmax(self) -> str:
+        """There never is one."""
+        return (
+            f"{self.folder}: a model of ELMoForManyLangs can embed words, but not predict them: its softmax "
+            "(classifier.pkl) is not read, and no public model has one"
+        )
+
+    def softmax(self, n_words: int, projection_dim: int) -> Softmax:
+        """There is none."""
+        raise WeightsError(self.why_no_softmax())
 
 
 def read_options(folder: Folder) -> BiLMOptions:

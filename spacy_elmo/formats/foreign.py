@@ -19,8 +19,8 @@ def explain(names: Collection[str]) -> str | None:
     endings = {PurePath(name).suffix.lower() for name in names}
     if names & {"encoder.pkl", "token_embedder.pkl"}:
         return (
-            "a model of ELMoForManyLangs, whose network and characters differ from ELMo's and which is not read; take "
-            "a model of the same language from `python -m spacy elmo download --list`, or pretrain one"
+            "a model of ELMoForManyLangs; unpack the archive, and name the directory that holds token_embedder.pkl and "
+            "encoder.pkl"
         )
     if names & {"saved_model.pb", "tfhub_module.pb"}:
         return (

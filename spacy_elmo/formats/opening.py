@@ -10,7 +10,7 @@ from typing import Any
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats import bilm_hdf5, bilm_tf, foreign
+from spacy_elmo.formats import bilm_hdf5, bilm_tf, elmoformanylangs, foreign
 from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.known import KNOWN
 from spacy_elmo.formats.reader import Find, Place, Reader
@@ -19,7 +19,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
 
 # The first that finds a model of its format opens it.
-FORMATS: tuple[Find, ...] = (bilm_tf.find,)
+FORMATS: tuple[Find, ...] = (bilm_tf.find, elmoformanylangs.find)
 
 PathLike = str | os.PathLike[str]
 
@@ -117,8 +117,9 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     """Find a model. Nothing is downloaded, and no part is read yet.
 
     path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`), a directory with an options.json
-        and one weights file, a zip archive of such files, or a `.hdf5` file with its options beside it.
-    options: the options.json, where it lies elsewhere.
+        and one weights file, one of ELMoForManyLangs, an archive of such files, or a `.hdf5` file with its options
+        beside it.
+    options: the options.json (of ELMoForManyLangs, the network config), where it lies elsewhere.
 
     Raises:
         WeightsError: there is no such model, it is not downloaded yet, its format is not read, or a directory or

@@ -9,7 +9,6 @@ import pytest
 from spacy_elmo import WeightsError
 from spacy_elmo.formats import load
 
-MANY_LANGS = ["config.json", "char.dic", "word.dic", "encoder.pkl", "token_embedder.pkl"]
 CHECKPOINT = [
     "checkpoint",
     "options.json",
@@ -18,7 +17,6 @@ CHECKPOINT = [
     "model.ckpt-10.data-00000-of-00001",
 ]
 CASES = [
-    (MANY_LANGS, "ELMoForManyLangs.*download --list"),
     (["saved_model.pb"], "TF-Hub module.*download allennlp-original"),
     (["tfhub_module.pb", "saved_model.pb"], "TF-Hub module"),
     (CHECKPOINT, r"TensorFlow checkpoint.*bin/dump_weights\.py --save_dir DIR --outfile"),
@@ -67,7 +65,6 @@ def test_a_foreign_model_is_recognised(tmp_path, trap, names, message, packed):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("encoder.pkl", "ELMoForManyLangs"),
         ("elmo.pt", "a pickle"),
         ("elmo.pth", "a pickle"),
         ("model.ckpt-10.index", "TensorFlow checkpoint"),
