@@ -25,6 +25,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
@@ -34,7 +35,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench.py targets
 
 clean:
-	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache spacy_elmo/bilm/*.so
+	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache spacy_elmo/bilm/*.so
 
 # torch comes first and alone: left to the resolver, it may take a build of several gigabytes.
 $(VENV)/.installed: pyproject.toml setup.py spacy_elmo/bilm/_kernels.c spacy_elmo/bilm/_kernels_level.h

@@ -4,11 +4,12 @@
 from typing import TYPE_CHECKING, Any
 
 from spacy_elmo.errors import ElmoError, OptionsError, WeightsError
+from spacy_elmo.version import VERSION
 
 if TYPE_CHECKING:
     from spacy_elmo.pipeline.annotations import restore_hooks
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["ElmoError", "OptionsError", "WeightsError", "__version__", "restore_hooks"]
 
 

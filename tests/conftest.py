@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 # The models here are tiny: a second thread would bring nothing, and on a busy machine cost much. Set before torch
 # is imported, and inherited by the processes that tests start.
@@ -16,7 +16,11 @@ if "--without-kernels" in sys.argv:
     sys.modules["spacy_elmo.bilm._kernels"] = None  # type: ignore[assignment] # its import fails from now on
 
 import pytest
+import torch
 from hypothesis import settings
+from hypothesis import strategies as st
+
+from spacy_elmo.bilm import BiLM, BiLMOptions
 
 # The same examples in every run: a failure in CI is one that can be had at home.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
@@ -94,3 +98,95 @@ def without_compiled_part(monkeypatch) -> Callable[[], None]:
         monkeypatch.setattr(kernels, "_is_warned", False)
 
     return take_away
+
+
+def make(
+    dim=6,
+    projection_dim=3,
+    n_layers=2,
+    skip=True,
+    cell_clip=3.0,
+    proj_clip=3.0,
+    filters=((1, 2), (2, 3)),
+    embedding_dim=4,
+    activation="relu",
+    n_highway=1,
+    max_characters=16,
+    seed=0,
+):
+    """A biLM with random weights, biases not zero, of the architecture asked for."""
+    options = {
+        "lstm": {
+            "dim": dim,
+            "projection_dim": projection_dim,
+            "n_layers": n_layers,
+            "use_skip_connections": skip,
+            "cell_clip": cell_clip,
+            "proj_clip": proj_clip,
+        },
+        "char_cnn": {
+            "filters": [list(pair) for pair in filters],
+            "embedding": {"dim": embedding_dim},
+            "activation": activation,
+            "n_highway": n_highway,
+            "max_characters_per_token": max_characters,
+            "n_characters": 262,
+        },
+    }
+    bilm = BiLM(BiLMOptions.from_dict(options), seed=None).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in bilm.parameters():
+            fan_in = parameter.shape[-2] if parameter.dim() > 1 else 4
+            parameter.normal_(std=1.5 * fan_in**-0.5, generator=generator)
+        bilm.embedder.embedding[0].zero_()  # "no token", which no file has
+    return bilm
+
+
+@pytest.fixture(scope="session")
+def make_bilm():
+    """Make a small biLM with random weights; arguments say which architecture."""
+    return make
+
+
+@st.composite
+def architectures(draw):
+    """Keyword arguments of `make`, over everything that options.json can say."""
+    max_characters = draw(st.sampled_from([3, 16, 50]))
+    sizes = st.sampled_from(sorted({1, 2, 3, min(7, max_characters), max_characters}))
+    filters = draw(st.lists(st.tuples(sizes, st.integers(1, 3)), min_size=1, max_size=3))
+    n_filters = sum(number for _, number in filters)
+    projection_dim = draw(st.sampled_from([n_filters, 2, 5]))
+    clips = st.sampled_from([None, 0, 0.1, 0.3, 3])
+    return {
+        "dim": projection_dim + draw(st.sampled_from([0, 1, 4])),
+        "projection_dim": projection_dim,
+        "n_layers": draw(st.integers(1, 3)),
+        "skip": draw(st.booleans()),
+        "cell_clip": draw(clips),
+        "proj_clip": draw(clips),
+        "filters": filters,
+        "embedding_dim": draw(st.integers(1, 4)),
+        "activation": draw(st.sampled_from(["relu", "tanh"])),
+        "n_highway": draw(st.integers(0, 3)),
+        "max_characters": max_characters,
+        "seed": draw(st.integers(0, 2**31)),
+    }
+
+
+def tokens():
+    """Strings of any code points, lone surrogates too, and what has a meaning of its own."""
+    return st.one_of(
+        st.text(st.characters(codec=None), max_size=20),
+        st.sampled_from(["<S>", "</S>", "<UNK>", "", "word", "x" * 49, "é" * 30, "\ud800"]),
+    )
+
+
+def lists_of_sentences(**sizes):
+    return st.lists(st.lists(tokens(), max_size=6), **sizes)
+
+
+@pytest.fixture(scope="session")
+def strategies():
+    """Strategies for `data.draw`, since test modules cannot import this file."""
+    return SimpleNamespace(architectures=architectures, tokens=tokens, lists_of_sentences=lists_of_sentences)

@@ -1,6 +1,11 @@
-"""The bidirectional language model: torch and numpy, no spaCy."""
+"""The bidirectional language model: torch and numpy, no spaCy.
 
-from spacy_elmo.bilm.elmo import Elmo, batch_to_ids
+`Elmo` and `batch_to_ids`, whose home is `spacy_elmo.compat.allennlp`, are found here too, where they always were.
+"""
+
+import importlib
+from typing import Any
+
 from spacy_elmo.bilm.model import BiLM, CarriedState, EncodedBatch
 from spacy_elmo.bilm.options import BiLMOptions, CharCNNOptions, LSTMOptions
 from spacy_elmo.bilm.scalar_mix import ScalarMix, scalar_mix
@@ -17,3 +22,10 @@ __all__ = [
     "batch_to_ids",
     "scalar_mix",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # By name, since an import would make a circle: they are built upon the formats, and those upon this package.
+    if name in ("Elmo", "batch_to_ids"):
+        return getattr(importlib.import_module("spacy_elmo.compat.allennlp"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

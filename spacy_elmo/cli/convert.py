@@ -8,7 +8,7 @@ from typer import Argument, BadParameter, Option
 from spacy_elmo.cli.output import Quiet, failing_clearly
 
 if TYPE_CHECKING:
-    from spacy_elmo.formats.bilm_hdf5 import StoredDtype
+    from spacy_elmo.formats.hdf5_file import StoredDtype
 
 DTYPES = ("float32", "float16", "lossless")
 

@@ -1,4 +1,4 @@
-"""The interchange format of bilm-tf and AllenNLP: `options.json` beside an HDF5 file of weights.
+"""The HDF5 file of weights that bilm-tf and AllenNLP exchange.
 
 One table (`entries`) says where each array of the file lives in the biLM and how it is turned round; reading
 and writing walk it in opposite directions. Values are never changed: the forget bias, which both originals
@@ -12,31 +12,31 @@ each word, `CNN_proj` and `W_P_0` are always there, and `B` holds the forget bia
 import hashlib
 import io
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.characters import N_CHARACTERS
 from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.bilm.options import CharCNNOptions, TokenEmbedderOptions
-from spacy_elmo.errors import ElmoError, WeightsError
+from spacy_elmo.errors import WeightsError
 from spacy_elmo.formats import lexicons_json
-from spacy_elmo.formats.archive import File, opened
-from spacy_elmo.formats.hdf5_file import new_hdf5
-
-Array = npt.NDArray[Any]
-StoredDtype = Literal["float32", "float16", "lossless"]
-
-MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
+from spacy_elmo.formats.archive import File
+from spacy_elmo.formats.hdf5_file import (
+    Array,
+    StoredDtype,
+    find_dataset,
+    naming_damage,
+    open_hdf5,
+    read_array,
+    write_arrays,
+)
 
 OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets under other names are not ours to judge
 
@@ -184,12 +184,12 @@ def read(
     if isinstance(weights, Path) and not weights.is_file():
         raise WeightsError(f"{source}: no such weights file")
     lexicons = lexicons_json.checked(options, lexicons, source)
-    with opened(weights) as content, naming_damage(source), h5py.File(content, "r") as file:
+    with open_hdf5(weights, source) as file:
         n_words = len(vocabulary) if vocabulary else 0
         table = []
         for entry in entries(options, n_words, lexicons):
             with naming_damage(f"{source}: {entry.name}"):
-                table.append((entry, find(file, entry, source)))
+                table.append((entry, find_dataset(file, (entry.name, *entry.others), entry.shape, source)))
         _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
         bilm = BiLM(options, vocabulary, card, seed=None, lexicons=lexicons).requires_grad_(False)
         parameters = dict(bilm.named_parameters())
@@ -201,71 +201,12 @@ def read(
     return bilm.eval()
 
 
-@contextmanager
-def naming_damage(source: str) -> Iterator[None]:
-    """What h5py raises on a damaged file is of many kinds; say which file it was."""
-    try:
-        yield
-    except ElmoError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(
-            f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({error})"
-        ) from None
-
-
-def find(file: h5py.File, entry: Entry, source: str) -> h5py.Dataset:
-    """The entry's dataset, checked; its values are not read yet."""
-    for name in (entry.name, *entry.others):
-        dataset = _walk(file, name, source)
-        if dataset is not None:
-            break
-    else:
-        raise WeightsError(f"{source}: no array {entry.name!r}, which the options ask for; do both belong together?")
-    if dataset.shape != entry.shape:
-        raise WeightsError(
-            f"{source}: {name} has shape {list(dataset.shape or ())}, the options ask for {list(entry.shape)}; "
-            "do both belong together?"
-        )
-    if dataset.dtype not in (np.float16, np.float32, np.float64):
-        raise WeightsError(f"{source}: {name} holds {dataset.dtype}, expected float16, float32 or float64")
-    if dataset.id.get_storage_size() * MOST_COMPRESSED < dataset.nbytes:
-        raise WeightsError(f"{source}: {name} is declared but its values are not there; the file is damaged")
-    return dataset
-
-
-def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
-    """Follow a path of hard links only, so that a file cannot make us read another one."""
-    node: Any = file
-    for part in name.split("/"):
-        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
-        if link is None:
-            return None
-        if not isinstance(link, h5py.HardLink):
-            raise WeightsError(f"{source}: {name} is a link to elsewhere; weights files hold their arrays themselves")
-        node = node[part]
-    if not isinstance(node, h5py.Dataset):
-        return None
-    if node.is_virtual or node.external:
-        raise WeightsError(f"{source}: {name} is stored in another file; weights files hold their arrays themselves")
-    return node
-
-
 def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
     names: list[str] = []
     file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
     surplus = sorted(name for name in names if name.startswith(OWN_ROOTS) and f"/{name}" not in known)
     if surplus:
         raise WeightsError(f"{source}: the options leave no place for {', '.join(surplus)}; do both belong together?")
-
-
-def read_array(dataset: h5py.Dataset, source: str) -> Array:
-    """Its values as float32; NaN and infinite ones are an error."""
-    with np.errstate(over="ignore"):  # a float64 too large becomes infinite, and is refused as such
-        array: Array = dataset[...].astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        raise WeightsError(f"{source}: {dataset.name} holds NaN or infinite values; the model is of no use")
-    return array
 
 
 def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:
@@ -278,75 +219,9 @@ def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:
         yield entry.name, entry.to_file(value.float().cpu().numpy())
 
 
-def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> None:
-    """Write `options.json`, `weights.hdf5` and, where the biLM has them, `model_card.json`, `vocab.txt` and
-    `lexicons.json`.
-
-    dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" takes float16
-        where that keeps every value, else float32.
-
-    Each file appears whole or not at all.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_whole(directory / "weights.hdf5", lambda file: write_weights(bilm, file, dtype))
-    write_texts(bilm, directory)
-
-
-def write_texts(bilm: BiLM, directory: Path) -> None:
-    """Write what `write` writes beside the weights."""
-    write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
-    card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
-    words = "".join(word + "\n" for word in bilm.vocabulary) if bilm.vocabulary else None
-    lexicons = json.dumps(lexicons_json.to_dict(bilm.lexicons), ensure_ascii=False) + "\n" if bilm.lexicons else None
-    for name, text in (("model_card.json", card), ("vocab.txt", words), (lexicons_json.NAME, lexicons)):
-        if text is None:
-            (directory / name).unlink(missing_ok=True)  # another model's
-        else:
-            write_text(directory / name, text)
-
-
 def write_weights(bilm: BiLM, file: BinaryIO, dtype: StoredDtype = "float32") -> None:
     """Write the HDF5 file of weights into an open binary file, array by array."""
     write_arrays(lambda: arrays(bilm), file, dtype)
-
-
-def write_arrays(
-    named: Callable[[], Iterable[tuple[str, Array]]], file: BinaryIO, dtype: StoredDtype = "float32"
-) -> None:
-    """Write float32 arrays by their names into an open file; `named` yields them, anew each time it is called.
-
-    Raises:
-        WeightsError: a value is too large for float16.
-    """
-    if dtype == "lossless":
-        dtype = "float16" if all(_fits_float16(array) for _, array in named()) else "float32"
-    with new_hdf5(file) as stored:
-        for name, array in named():
-            if dtype == "float16" and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-                raise WeightsError(f"{name} has values too large for float16; write it as float32 or lossless")
-            stored.add(name, array.astype(dtype, copy=False))
-
-
-def _fits_float16(array: Array) -> bool:
-    with np.errstate(over="ignore"):
-        return bool((array.astype(np.float16) == array).all())
-
-
-def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
-    """Let `write_to` fill a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w+b") as file:
-            write_to(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; the file appears whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def digest(bilm: BiLM, rounded: bool = False) -> str:

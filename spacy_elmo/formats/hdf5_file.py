@@ -1,10 +1,20 @@
-"""Arrays in, an HDF5 file out, also where the disk fills while it is written."""
+"""Arrays in, an HDF5 file out, also where the disk fills while it is written; and back, whoever made the file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import h5py
+import numpy as np
+import numpy.typing as npt
+
+from spacy_elmo.errors import ElmoError, WeightsError
+from spacy_elmo.formats.archive import File, opened
+
+Array = npt.NDArray[Any]
+StoredDtype = Literal["float32", "float16", "lossless"]
+
+_MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
 
 T = TypeVar("T")
 
@@ -85,3 +95,104 @@ def new_hdf5(file: BinaryIO) -> Iterator[NewHDF5]:
             raise
     if forgiving.error is not None:
         raise forgiving.error
+
+
+def write_arrays(
+    named: Callable[[], Iterable[tuple[str, Array]]], file: BinaryIO, dtype: StoredDtype = "float32"
+) -> None:
+    """Write float32 arrays by their names into an open file; `named` yields them, anew each time it is called.
+
+    Raises:
+        WeightsError: a value is too large for float16.
+    """
+    if dtype == "lossless":
+        dtype = "float16" if all(_fits_float16(array) for _, array in named()) else "float32"
+    with new_hdf5(file) as stored:
+        for name, array in named():
+            if dtype == "float16" and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+                raise WeightsError(f"{name} has values too large for float16; write it as float32 or lossless")
+            stored.add(name, array.astype(dtype, copy=False))
+
+
+def _fits_float16(array: Array) -> bool:
+    with np.errstate(over="ignore"):
+        return bool((array.astype(np.float16) == array).all())
+
+
+@contextmanager
+def open_hdf5(file: File | BinaryIO, source: str) -> Iterator[h5py.File]:
+    """Open an HDF5 file to read arrays of weights from; `source` names it in errors.
+
+    Raises:
+        WeightsError: it is no HDF5, truncated or damaged; also where that is noticed later, while reading.
+    """
+    with opened(file) as content, naming_damage(source), h5py.File(content, "r") as hdf5:
+        yield hdf5
+
+
+@contextmanager
+def naming_damage(source: str) -> Iterator[None]:
+    """What h5py raises on a damaged file is of many kinds; say which file it was."""
+    try:
+        yield
+    except ElmoError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({error})"
+        ) from None
+
+
+def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], source: str) -> h5py.Dataset:
+    """The dataset that has one of these names, checked; its values are not read yet.
+
+    Raises:
+        WeightsError: there is none, or it is of another shape or type, or lies elsewhere.
+    """
+    for name in names:
+        dataset = _walk(file, name, source)
+        if dataset is not None:
+            break
+    else:
+        raise WeightsError(f"{source}: no array {names[0]!r}, which the options ask for; do both belong together?")
+    if dataset.shape != shape:
+        raise WeightsError(
+            f"{source}: {name} has shape {list(dataset.shape or ())}, the options ask for {list(shape)}; "
+            "do both belong together?"
+        )
+    if dataset.dtype not in (np.float16, np.float32, np.float64):
+        raise WeightsError(f"{source}: {name} holds {dataset.dtype}, expected float16, float32 or float64")
+    if not has_values(dataset):
+        raise WeightsError(f"{source}: {name} is declared but its values are not there; the file is damaged")
+    return dataset
+
+
+def has_values(dataset: h5py.Dataset) -> bool:
+    """Whether the file is large enough to hold what the dataset says it does: any size can be declared."""
+    return bool(dataset.id.get_storage_size() * _MOST_COMPRESSED >= dataset.nbytes)
+
+
+def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
+    """Follow a path of hard links only, so that a file cannot make us read another one."""
+    node: Any = file
+    for part in name.split("/"):
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
+        if link is None:
+            return None
+        if not isinstance(link, h5py.HardLink):
+            raise WeightsError(f"{source}: {name} is a link to elsewhere; weights files hold their arrays themselves")
+        node = node[part]
+    if not isinstance(node, h5py.Dataset):
+        return None
+    if node.is_virtual or node.external:
+        raise WeightsError(f"{source}: {name} is stored in another file; weights files hold their arrays themselves")
+    return node
+
+
+def read_array(dataset: h5py.Dataset, source: str) -> Array:
+    """Its values as float32; NaN and infinite ones are an error."""
+    with np.errstate(over="ignore"):  # a float64 too large becomes infinite, and is refused as such
+        array: Array = dataset[...].astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise WeightsError(f"{source}: {dataset.name} holds NaN or infinite values; the model is of no use")
+    return array

@@ -42,6 +42,11 @@ def from_dict(data: Any, source: str) -> Lexicons:
     return Lexicons(*parts)
 
 
+def text_of(lexicons: Lexicons) -> str:
+    """Content of the file."""
+    return json.dumps(to_dict(lexicons), ensure_ascii=False) + "\n"
+
+
 def to_dict(lexicons: Lexicons) -> dict[str, Any]:
     """`words` and `characters`, lists in the order of their ids, or None."""
     words, characters = lexicons.words, lexicons.characters

@@ -104,7 +104,8 @@ class OpenedModel:
                 raise WeightsError(reason)
             if self.vocabulary is None:
                 raise WeightsError(
-                    f"{self.name}: it has a softmax, but of which words? Put the vocab.txt of the model beside it"
+                    f"{self.name}: it has a softmax but no vocab.txt, so of which words? "
+                    "Put the vocab.txt of the model beside it"
                 )
             self._softmax = self._reader.softmax(len(self.vocabulary), self.options.lstm.projection_dim)
         return self._softmax

@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import torch
+from torch import Tensor
 
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import File, opened
-from spacy_elmo.formats.bilm_hdf5 import (
+from spacy_elmo.formats.archive import File
+from spacy_elmo.formats.hdf5_file import (
     Array,
-    Entry,
     StoredDtype,
-    find,
+    find_dataset,
     naming_damage,
+    open_hdf5,
     read_array,
     write_arrays,
-    write_whole,
 )
+from spacy_elmo.support.files import write_whole
 
 NAME = "softmax.hdf5"
 
@@ -32,22 +32,24 @@ def read(path: File, n_words: int, projection_dim: int) -> Softmax:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; a model without its softmax can embed words, but not predict them")
     softmax = Softmax(n_words, projection_dim, seed=None).requires_grad_(False)
-    entries = (
-        (Entry("softmax/W", "weight", (n_words, projection_dim)), softmax.weight),
-        (Entry("softmax/b", "bias", (n_words,)), softmax.bias),
-    )
-    with opened(path) as content, naming_damage(str(path)), h5py.File(content, "r") as file:
-        for entry, parameter in entries:
-            with naming_damage(f"{path}: {entry.name}"):
-                parameter.copy_(torch.from_numpy(read_array(find(file, entry, str(path)), str(path))))
+    source = str(path)
+    with open_hdf5(path, source) as file:
+        for name, parameter in _named(softmax):
+            with naming_damage(f"{source}: {name}"):
+                dataset = find_dataset(file, (name,), tuple(parameter.shape), source)
+                parameter.copy_(torch.from_numpy(read_array(dataset, source)))
     return softmax.eval()
 
 
 def write(softmax: Softmax, path: Path, dtype: StoredDtype = "float32") -> None:
-    """Write the output layer; the file appears whole or not at all. dtype: see `bilm_hdf5.write`."""
+    """Write the output layer; the file appears whole or not at all. dtype: see `formats.write`."""
 
     def arrays() -> Iterator[tuple[str, Array]]:
-        for name, parameter in (("softmax/W", softmax.weight), ("softmax/b", softmax.bias)):
+        for name, parameter in _named(softmax):
             yield name, parameter.detach().float().cpu().numpy()
 
     write_whole(path, lambda file: write_arrays(arrays, file, dtype))
+
+
+def _named(softmax: Softmax) -> tuple[tuple[str, Tensor], ...]:
+    return (("softmax/W", softmax.weight), ("softmax/b", softmax.bias))

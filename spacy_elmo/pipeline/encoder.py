@@ -19,6 +19,7 @@ from spacy_elmo.pipeline.cache import Cache
 from spacy_elmo.pipeline.rows import Array, row_width, to_rows
 from spacy_elmo.pipeline.shim import BiLMShim, Encoder, shim_of
 from spacy_elmo.pipeline.spans import GetSpans, token_sequences
+from spacy_elmo.support.device import choose_device
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
@@ -53,8 +54,8 @@ def build_bilm(
     for name, value in (("max_batch_tokens", max_batch_tokens), ("max_sequence_length", max_sequence_length)):
         if value < 1:
             raise ElmoError(f"elmo: {name} is {value}, expected at least 1")
-    device = _parse_device(device)
-    check_precision(precision, torch.device(device))
+    chosen = choose_device(device, "elmo: device")
+    check_precision(precision, chosen)
     check_threads(threads)
     return Model(
         "elmo_bilm",
@@ -66,24 +67,8 @@ def build_bilm(
             "max_batch_tokens": max_batch_tokens,
             "max_sequence_length": max_sequence_length,
         },
-        shims=[BiLMShim(weights, device, precision, threads)],
+        shims=[BiLMShim(weights, str(chosen), precision, threads)],
     )
-
-
-def _parse_device(device: str) -> str:
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        parsed = torch.device(device)
-    except RuntimeError:
-        parsed = torch.device("meta")
-    if parsed.type not in ("cpu", "cuda"):
-        raise ElmoError(f'elmo: device is {device!r}, expected "auto", "cpu", "cuda" or "cuda:N"')
-    n_gpus = torch.cuda.device_count()
-    if parsed.type == "cuda" and (parsed.index or 0) >= n_gpus:
-        seen = f"only {n_gpus}" if n_gpus else "no"
-        raise ElmoError(f'elmo: device is {device!r}, but torch sees {seen} GPU here; use "auto" or "cpu"')
-    return device
 
 
 def _init(model: Encoder, X: Any = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)

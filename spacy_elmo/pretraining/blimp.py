@@ -12,8 +12,8 @@ from torch import Tensor
 
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.evaluation import Evaluator
-from spacy_elmo.pretraining.progress import progress_bar
-from spacy_elmo.pretraining.text import read_lines
+from spacy_elmo.support.progress import progress_bar
+from spacy_elmo.support.text import read_lines
 
 Tokenize = Callable[[str], Sequence[str]]
 

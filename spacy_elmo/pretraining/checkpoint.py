@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from spacy_elmo.errors import PretrainingError
-from spacy_elmo.formats.bilm_hdf5 import write_whole
+from spacy_elmo.support.files import write_whole
 
 NAME = "checkpoint.pt"
 

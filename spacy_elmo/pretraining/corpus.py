@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -16,9 +15,10 @@ import numpy.typing as npt
 from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.pretraining.progress import progress_bar
-from spacy_elmo.pretraining.text import read_sentences
 from spacy_elmo.pretraining.vocabulary import Vocabulary
+from spacy_elmo.support.files import folder_aside
+from spacy_elmo.support.progress import progress_bar
+from spacy_elmo.support.text import read_sentences
 
 Ids = npt.NDArray[np.int64]
 Table = npt.NDArray[np.uint16]
@@ -105,10 +105,7 @@ def encode(
     record = directory / "corpus.json"
     if not _is_of(record, identity):
         try:
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".corpus.", suffix=".part", dir=directory.parent) as name:
-                temporary = Path(name) / directory.name
-                temporary.mkdir()
+            with folder_aside(directory) as temporary:
                 _write(files, vocabulary, max_characters, temporary, show_progress)
                 (temporary / record.name).write_text(json.dumps(identity), encoding="utf-8")
                 shutil.rmtree(directory, ignore_errors=True)

@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
+from spacy_elmo.support.device import choose_device
 
 T = TypeVar("T")
 
@@ -97,14 +98,7 @@ _ENVIRONMENT = (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
 
 
 def _choose_device(name: str, local_rank: int) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise PretrainingError(f"[training] device is {name!r}, which cannot be used here ({reason})") from None
+    device = choose_device(name, "[training] device", PretrainingError)
+    if str(device) == "cuda":  # each process of a machine has its own
+        device = choose_device(f"cuda:{local_rank}", "[training] device", PretrainingError)
     return device

@@ -15,8 +15,8 @@ from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.pretraining.progress import progress_bar
 from spacy_elmo.pretraining.vocabulary import Vocabulary
+from spacy_elmo.support.progress import progress_bar
 
 Sentences = Sequence[Sequence[str]]
 

@@ -12,13 +12,11 @@ from typing import Any
 
 import torch
 
-import spacy_elmo
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError, PretrainingError
 from spacy_elmo.formats import OpenedModel, softmax_hdf5
-from spacy_elmo.formats.bilm_hdf5 import write_text
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.batches import Batches, Resets
 from spacy_elmo.pretraining.config import Config, ModelConfig
@@ -27,9 +25,11 @@ from spacy_elmo.pretraining.distributed import Group, is_elastic, join_group
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.precision import Precision, explain_emulation, fastest_precision
-from spacy_elmo.pretraining.text import PathLike, find_files, read_sentences
 from spacy_elmo.pretraining.trainer import METRICS, StoppedError, Trainer, append_line, cut_log
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
+from spacy_elmo.support.files import write_text
+from spacy_elmo.support.text import PathLike, find_files, read_sentences
+from spacy_elmo.version import VERSION
 
 HELDOUT_METRICS = "heldout.jsonl"
 CONFIG = "pretrain.cfg"
@@ -314,7 +314,7 @@ class _Run:
             "name": self.out.resolve().name,
             "description": "A biLM trained with spacy-elmo.",
             "training_text": f"{self.corpus.n_tokens:,} tokens in {', '.join(path.name for path in self.files.train)}",
-            "training": f"spacy-elmo {spacy_elmo.__version__}, {trainer.step:,} of {trainer.n_steps:,} steps, "
+            "training": f"spacy-elmo {VERSION}, {trainer.step:,} of {trainer.n_steps:,} steps, "
             f"{progress['epoch']} epochs in {trainer.precision}; settings in {CONFIG}",
             "tokens_seen": progress["tokens"],
         }

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from spacy_elmo.bilm.softmax import Candidates
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
-from spacy_elmo.formats.bilm_hdf5 import write_text
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.batches import Batch, Batches
 from spacy_elmo.pretraining.config import Config
@@ -24,7 +23,8 @@ from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.optimizer import learning_rate, make_optimizer
 from spacy_elmo.pretraining.precision import Precision
 from spacy_elmo.pretraining.process import StopRequest, stop_on_signals
-from spacy_elmo.pretraining.progress import progress_bar
+from spacy_elmo.support.files import write_text
+from spacy_elmo.support.progress import progress_bar
 
 METRICS = "metrics.jsonl"
 

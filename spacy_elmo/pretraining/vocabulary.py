@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.formats.archive import Member
+from spacy_elmo.support.words import read_words, text_of
 
 UNKNOWN = "<UNK>"
 SPECIAL = (BOS, EOS, UNKNOWN)
@@ -54,20 +54,13 @@ class Vocabulary:
         return hashlib.sha256("\n".join(self.words).encode("utf-8", "surrogatepass")).hexdigest()
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str] | Member) -> "Vocabulary":
-        """Read a vocab.txt, one word a line.
+    def from_file(cls, path: str | os.PathLike[str]) -> "Vocabulary":
+        """Read a vocab.txt, one word a line, plain or `.gz`.
 
         Raises:
-            CorpusError: the file is missing or not UTF-8, or its content is wrong, see the class.
+            CorpusError: the file is missing, damaged or not UTF-8, or its content is wrong, see the class.
         """
-        try:
-            content = path.read_bytes() if isinstance(path, Member) else Path(path).read_bytes()
-            lines = content.decode("utf-8-sig").split("\n")
-        except OSError as error:
-            raise CorpusError(f"{path}: no such vocabulary ({error})") from None
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"{path}: the vocabulary is not UTF-8 ({error})") from None
-        return cls([line.strip() for line in (lines if lines[-1] else lines[:-1])], str(path))
+        return cls(read_words(Path(path)), str(path))
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], min_count: int = 1, max_size: int | None = None) -> "Vocabulary":
@@ -78,7 +71,7 @@ class Vocabulary:
 
     def text(self) -> str:
         """Content of a vocab.txt."""
-        return "".join(word + "\n" for word in self.words)
+        return text_of(self.words)
 
     def is_out_of_order(self, counts: npt.NDArray[np.int64]) -> bool:
         """Whether the order is far from that of falling counts, on which log-uniform sampling relies.

@@ -1,7 +1,5 @@
 """Any model that is read in, a directory in our layout out (behind `python -m spacy elmo convert`)."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,9 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import lexicons_json, softmax_hdf5
-from spacy_elmo.formats.bilm_hdf5 import StoredDtype, write_text
+from spacy_elmo.formats.hdf5_file import StoredDtype
+from spacy_elmo.support.files import folder_aside, write_text
+from spacy_elmo.support.words import text_of
 
 # What a directory of ours may hold; the packed vocabulary is there only so that another model's does not stay.
 LAYOUT = (
@@ -42,19 +42,17 @@ def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", for
     model = formats.open_model(source)
     bilm, words = model.bilm(), model.vocabulary
     softmax = model.softmax() if model.has_softmax else None
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        formats.write(bilm, temporary, dtype)
-        if words is not None:
-            write_text(temporary / "vocab.txt", "".join(word + "\n" for word in words))
-        if softmax is not None:
-            softmax_hdf5.write(softmax, temporary / softmax_hdf5.NAME, dtype)
-        digest = _compare(bilm, temporary, rounded=dtype == "float16")
-        _put_in_place(temporary, target)
+        with folder_aside(target) as temporary:
+            formats.write(bilm, temporary, dtype)
+            if words is not None:
+                write_text(temporary / "vocab.txt", text_of(words))
+            if softmax is not None:
+                softmax_hdf5.write(softmax, temporary / softmax_hdf5.NAME, dtype)
+            digest = _compare(bilm, temporary, rounded=dtype == "float16")
+            _put_in_place(temporary, target)
     except OSError as error:
         raise ElmoError(f"{target}: cannot be written ({error})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     sizes = {name: (target / name).stat().st_size for name in LAYOUT if (target / name).is_file()}
     return {"source": source, "target": str(target), "dtype": dtype, "digest": digest, "files": sizes}
 

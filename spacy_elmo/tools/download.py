@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel, cache_directory
-from spacy_elmo.pretraining.progress import progress_bar
+from spacy_elmo.support.progress import progress_bar
 
 _FRUITLESS = 3  # attempts in a row that brought nothing, after which to give up
 _PAUSE = 1.0  # seconds after the first of them, then twice, three times as many

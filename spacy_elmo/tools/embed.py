@@ -9,8 +9,8 @@ from typing import Literal
 from spacy_elmo.bilm.model import MAX_BATCH_TOKENS
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import digest, load
-from spacy_elmo.pretraining.progress import progress_bar
-from spacy_elmo.pretraining.text import PathLike
+from spacy_elmo.support.progress import progress_bar
+from spacy_elmo.support.text import PathLike
 from spacy_elmo.tools.describe import human_size
 from spacy_elmo.tools.embedding.encoder import Array, Encoder, parse_layers
 from spacy_elmo.tools.embedding.files import Row, Wishes, writer_for

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.formats.bilm_hdf5 import MOST_COMPRESSED
+from spacy_elmo.formats.hdf5_file import has_values
 from spacy_elmo.tools.embedding.files import INDEX
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, pick
@@ -118,7 +118,7 @@ class EmbeddedCorpus:
                 f"{self.path}: line {line} holds {dataset.dtype} of shape {list(dataset.shape or ())}, expected "
                 "floating point numbers [n_tokens, width] or [n_layers + 1, n_tokens, width]"
             )
-        if dataset.id.get_storage_size() * MOST_COMPRESSED < dataset.nbytes:
+        if not has_values(dataset):
             raise ElmoError(f"{self.path}: line {line} is declared but its values are not there; the file is damaged")
         return dataset
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from spacy_elmo.pretraining import blimp
 from spacy_elmo.pretraining.evaluation import Evaluator
-from spacy_elmo.pretraining.text import find_files, read_sentences
+from spacy_elmo.support.text import find_files, read_sentences
 from spacy_elmo.tools import language
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.pretraining.progress import progress_bar
+from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools.embedded import EmbeddedCorpus
 from spacy_elmo.tools.layers import Array, pick
 

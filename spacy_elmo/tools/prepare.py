@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TextIO, cast
 
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.pretraining.progress import progress_bar
-from spacy_elmo.pretraining.text import PathLike, find_files, read_lines
 from spacy_elmo.pretraining.vocabulary import SPECIAL, Vocabulary
+from spacy_elmo.support.progress import progress_bar
+from spacy_elmo.support.text import PathLike, find_files, read_lines
 from spacy_elmo.tools import language
 
 _RESULTS = ("vocab.txt", "heldout", "train")  # in the order of their appearance: where train is, all is

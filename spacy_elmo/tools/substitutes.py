@@ -15,8 +15,8 @@ from torch import Tensor
 from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.pipeline.spans import sentence_spans, token_sequences
 from spacy_elmo.pretraining.evaluation import Evaluator, Predictions, blocks
-from spacy_elmo.pretraining.text import find_files, read_sentences
 from spacy_elmo.pretraining.vocabulary import SPECIAL
+from spacy_elmo.support.text import find_files, read_sentences
 
 _CHUNK_BYTES = 16 * 2**20  # of log-probabilities at once: those of a whole text would fill gigabytes
 _MAX_LENGTH = 1000  # longer sentences are cut, as the component `elmo` does

@@ -11,9 +11,9 @@ import numpy as np
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import CorpusError, ElmoError
-from spacy_elmo.formats.bilm_hdf5 import write_whole
 from spacy_elmo.pretraining.evaluation import blocks
-from spacy_elmo.pretraining.progress import progress_bar
+from spacy_elmo.support.files import write_whole
+from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools import pictures
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, layer_number, pick

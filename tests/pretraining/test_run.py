@@ -341,7 +341,7 @@ def test_run_that_failed_takes_the_settings_of_its_vocabulary_given_next(train, 
 def test_device_that_is_not_there_is_an_error_that_names_it(train):
     if torch.cuda.is_available():
         pytest.skip("there is one here")
-    with pytest.raises(PretrainingError, match="device is 'cuda:0', which cannot be used here"):
+    with pytest.raises(PretrainingError, match="device is 'cuda', but torch sees no GPU here"):
         train(training__device="cuda")
     with pytest.raises(PretrainingError, match="device is 'gpu'"):
         train(training__device="gpu")

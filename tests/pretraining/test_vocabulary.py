@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.pretraining.text import read_sentences
 from spacy_elmo.pretraining.vocabulary import SPECIAL, Vocabulary, count_words
+from spacy_elmo.support.text import read_sentences
 
 words = st.text(st.characters(blacklist_categories=["Cs", "Z", "Cc"]), min_size=1, max_size=6).filter(
     lambda word: word.split() == [word]

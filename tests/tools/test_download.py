@@ -23,7 +23,7 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 
 from spacy_elmo import ElmoError, OptionsError, WeightsError
-from spacy_elmo.formats import digest, known, load, locate
+from spacy_elmo.formats import digest, known, load, open_model
 from spacy_elmo.formats.known import KNOWN, KnownFile, KnownModel
 from spacy_elmo.tools import download as tool
 from spacy_elmo.tools.describe import describe
@@ -246,7 +246,7 @@ def test_an_archive_of_nlpl_is_downloaded_and_read_in_place(server, cache, data,
     assert download("nlpl-218")["path"] == str(cache / "nlpl-218" / "218.zip")
     assert names(cache / "nlpl-218") == ["218.zip"]
     assert digest(load("nlpl-218")) == digest(load(data / "tiny_2l_skip"))
-    assert locate("nlpl-218").name == "nlpl-218"
+    assert open_model("nlpl-218").name == "nlpl-218"
 
 
 # --- cut connections ---
@@ -427,7 +427,7 @@ def test_what_a_cut_download_leaves_is_not_taken_for_options(server, cache, monk
     assert names(cache / "tiny") == ["options.json.part", "options.json.part.version"]
     (cache / "tiny/weights.hdf5").touch()
     with pytest.raises(OptionsError, match=r"no options\.json beside it"):
-        locate(cache / "tiny")
+        open_model(cache / "tiny").options  # noqa: B018
 
 
 # --- several at once ---

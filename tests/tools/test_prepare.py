@@ -9,8 +9,8 @@ import pytest
 import spacy
 
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.pretraining.text import read_sentences
 from spacy_elmo.pretraining.vocabulary import Vocabulary
+from spacy_elmo.support.text import read_sentences
 from spacy_elmo.tools import prepare as tool
 from spacy_elmo.tools.prepare import prepare, summary, warning
 

@@ -12,7 +12,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.pretraining.text import PathLike, read_lines
+from spacy_elmo.support.text import PathLike, read_lines
 
 _ZONE = 1000  # lines after which the tokenizer may forget words: memory must not grow with them
 _SHOWN = 5

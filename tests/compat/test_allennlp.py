@@ -333,3 +333,66 @@ def test_bundled_names_need_no_options(bundled_width):
 def test_the_package_imports_no_formats():
     code = "import sys, spacy_elmo.bilm; assert not {'spacy_elmo.formats', 'spacy', 'h5py'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- a biLM that is there already ---
+
+
+def test_a_module_is_taken_as_it_is(tiny):
+    bilm = formats.load(tiny)
+    module = Elmo(None, None, 1, dropout=0.0, module=bilm)
+    assert module.bilm is bilm
+    ids = batch_to_ids(TEXT)
+    expected = elmo(tiny)(ids)["elmo_representations"][0]
+    assert torch.equal(module(ids)["elmo_representations"][0], expected)
+    assert module.state_dict().keys() == elmo(tiny).state_dict().keys()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_module_keeps_its_gradients(tiny, trained):
+    bilm = formats.load(tiny).requires_grad_(trained)
+    module = Elmo(None, None, 1, module=bilm)
+    module(batch_to_ids(TEXT))["elmo_representations"][0].sum().backward()
+    assert all((parameter.grad is not None) == trained for parameter in bilm.parameters())
+
+
+def test_files_beside_a_module_or_neither_are_an_error(tiny):
+    bilm = formats.load(tiny)
+    for files in ((None, tiny), (tiny / "options.json", None)):
+        with pytest.raises(ElmoError, match="there is a module, so options_file and weight_file must be None"):
+            Elmo(*files, 1, module=bilm)
+    with pytest.raises(ElmoError, match="weight_file is None; name the weights, or give a biLM as module"):
+        Elmo(None, None, 1)
+    with pytest.raises(ElmoError, match="module is a Linear, expected a BiLM"):
+        Elmo(None, None, 1, module=torch.nn.Linear(1, 1))
+
+
+# --- where it is found ---
+
+
+def test_both_names_are_found_where_they_always_were():
+    from spacy_elmo import bilm
+    from spacy_elmo.compat import allennlp
+
+    assert bilm.Elmo is allennlp.Elmo
+    assert bilm.batch_to_ids is allennlp.batch_to_ids
+    assert {"Elmo", "batch_to_ids"} <= set(bilm.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'ELMo'"):
+        bilm.ELMo  # noqa: B018
+
+
+def test_the_network_alone_imports_neither_formats_nor_them():
+    code = "import sys, spacy_elmo.bilm\nprint([name for name in sys.modules if 'compat' in name or 'formats' in name])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "spacy_elmo" not in done.stdout
+
+
+def test_a_module_pickled_whole_by_an_earlier_version_is_read(tiny, monkeypatch):
+    module = elmo(tiny)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Elmo, "__module__", "spacy_elmo.bilm.elmo")
+        pickled = pickle.dumps(module)
+    assert b"spacy_elmo.bilm.elmo" in pickled
+    ids = batch_to_ids(TEXT)
+    expected, found = (one(ids)["elmo_representations"][0] for one in (module, pickle.loads(pickled)))
+    assert torch.equal(found, expected)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.pretraining.text import find_files, read_lines, read_sentences
+from spacy_elmo.support.text import find_files, read_lines, read_sentences
 
 
 def zst(data):

@@ -1,0 +1,28 @@
+"""What a user says of a device in, the device of torch out."""
+
+import torch
+
+from spacy_elmo.errors import ElmoError
+
+
+def choose_device(name: str, setting: str = "device", error: type[ElmoError] = ElmoError) -> torch.device:
+    """Return the device that is meant; a GPU is not touched yet.
+
+    name: "auto" (a GPU where torch sees one), "cpu", "cuda" or "cuda:1"; setting: what to call it in errors.
+
+    Raises:
+        `error`: it is none of these, or there is no such GPU here.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if n_gpus else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise error(f'{setting} is {name!r}, expected "auto", "cpu", "cuda" or "cuda:N"')
+    if device.type == "cuda" and (device.index or 0) >= n_gpus:
+        seen = f"only {n_gpus}" if n_gpus else "no"
+        raise error(f'{setting} is {name!r}, but torch sees {seen} GPU here; use "auto" or "cpu"')
+    return device

@@ -1,0 +1,129 @@
+"""Paths in, sentences out: pre-tokenized text, one sentence a line, a blank line between documents."""
+
+import bz2
+import glob
+import gzip
+import io
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from spacy_elmo.errors import CorpusError
+
+PathLike = str | os.PathLike[str]
+
+
+class _ZstFile(io.RawIOBase):
+    """A zstandard file, frame by frame: the package's own readers take the first frame's end, or a cut, for the end."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise CorpusError(f"{path}: reading .zst needs the package zstandard (pip install zstandard)") from None
+        self._damage = zstandard.ZstdError
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._file, self._frame, self._unread = path.open("rb"), self._new_frame(), b""
+        self._begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._unread:
+            packed = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame, self._begun = self._new_frame(), False
+            packed = packed or self._file.read(2**17)
+            if not packed:
+                if self._begun:
+                    raise EOFError("it ends in the middle")
+                return 0
+            self._begun = True
+            try:
+                self._unread = self._frame.decompress(packed)
+            except self._damage as error:
+                raise OSError(str(error)) from None
+        part = self._unread[: len(buffer)]
+        buffer[: len(part)] = part
+        self._unread = self._unread[len(part) :]
+        return len(part)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _open_zst(path: Path) -> io.BufferedReader:
+    return io.BufferedReader(_ZstFile(path), 2**17)
+
+
+_OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
+    ".bz2": bz2.open,
+    ".gz": gzip.open,
+    ".xz": lzma.open,
+    ".zst": _open_zst,
+}
+
+
+def find_files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
+    """Files that `paths` stand for, in order: a file, a directory (its files, by name) or a glob pattern each.
+
+    A file may be named twice; its text then counts twice.
+
+    Raises:
+        CorpusError: nothing is found.
+    """
+    found: list[Path] = []
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        files = _files_of(Path(path))
+        if not files:
+            raise CorpusError(f"{path}: no such text; expected a file, a directory of files or a glob pattern")
+        found += files
+    return found
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 (absolute patterns)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file, plain or .gz, .bz2, .xz, .zst, without line ends (LF or CRLF).
+
+    Raises:
+        CorpusError: the file cannot be read or unpacked, is not UTF-8, or holds NUL bytes.
+    """
+    number = 0
+    try:
+        with _OPENERS.get(path.suffix, _open_plain)(path) as file:
+            for number, line in enumerate(file, start=1):
+                if b"\0" in line:
+                    raise CorpusError(f"{path}, line {number}: a NUL byte; this is not plain text (UTF-16, perhaps?)")
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path}, line {number}: not UTF-8 ({error}); convert the text first") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise CorpusError(f"{path}, after line {number}: cannot be read ({error})") from None
+
+
+def _open_plain(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def read_sentences(files: Iterable[Path]) -> Iterator[tuple[list[str], bool]]:
+    """Yield the words of each sentence, and whether it begins a document: at a blank line and in a new file."""
+    for path in files:
+        begins = True
+        for line in read_lines(path):
+            words = line.split()
+            if words:
+                yield words, begins
+            begins = not words
