@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import typer
 from typer import Argument, Exit, Option
 
-from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.cli.output import Device, Quiet, failing_clearly
 
 if TYPE_CHECKING:
     from spacy_elmo.tools.embed import Engine
@@ -60,6 +60,7 @@ def embed(
     carry_state: bool = Option(
         False, "--carry-state", help="Carry LSTM state from batch to batch as the original tools do, for parity only"
     ),
+    device: str = Device,
     force: bool = Option(False, "--force", "-f", help="Replace OUT, and what an interrupted run left of it"),
     resume: bool = Option(False, "--resume", help="Go on with what an interrupted run left in OUT.part"),
     engine: str = Option("local", help="local: this process; ray: actors of Ray Data"),
@@ -91,6 +92,7 @@ def embed(
             batch_size=batch_size,
             max_batch_tokens=max_batch_tokens,
             carry_state=carry_state,
+            device=device,
             force=force,
             resume=resume,
             engine=cast("Engine", engine),

@@ -5,7 +5,7 @@ import json
 import typer
 from typer import Argument, Option
 
-from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.cli.output import Device, Quiet, failing_clearly
 
 
 @failing_clearly
@@ -14,6 +14,7 @@ def evaluate(
     text: str | None = Argument(None, help="Pre-tokenized text, one sentence a line: file, directory or glob pattern"),
     blimp: str | None = Option(None, metavar="DIR", help="Also score BLiMP's minimal pairs, from its .jsonl files"),
     lang: str = Option("en", help="Language whose tokenizer splits the sentences of the minimal pairs"),
+    device: str = Device,
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
@@ -25,5 +26,5 @@ def evaluate(
         raise typer.BadParameter("give a TEXT, or --blimp DIR, or both")
     from spacy_elmo.tools.evaluate import evaluate_model, table
 
-    figures = evaluate_model(model, text, blimp, lang, show_progress=not quiet)
+    figures = evaluate_model(model, text, blimp, lang, device, show_progress=not quiet)
     print(json.dumps(figures) if as_json else table(figures))

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import typer
 from typer import Argument, Option
 
-from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.cli.output import Device, Quiet, failing_clearly
 
 
 @failing_clearly
@@ -22,6 +22,7 @@ def neighbours(
     text: str | None = Option(None, help="The text that was embedded, for a file without its sentences"),
     pipeline: str | None = Option(None, help="With --text: the pipeline that `embed` split its lines with, if any"),
     top: int = Option(10, min=1, help="Uses to show"),
+    device: str = Device,
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
@@ -40,7 +41,7 @@ def neighbours(
 
     with EmbeddedCorpus(corpus, text, pipeline, layers) as embedded:
         if sentence is not None:
-            query = tool.query_in_sentence(embedded, word, sentence, model, position)
+            query = tool.query_in_sentence(embedded, word, sentence, model, position, device)
         else:
             query = tool.query_in_corpus(embedded, word, line or 0, position)
         uses = tool.neighbours(embedded, query, any_word, top, show_progress=not quiet)

@@ -1,4 +1,4 @@
-"""What all commands share: how they fail, and the option that keeps them quiet."""
+"""What commands share: how they fail, and their common options."""
 
 import errno
 import functools
@@ -14,6 +14,7 @@ from spacy_elmo.errors import ElmoError
 
 P = ParamSpec("P")
 
+Device = Option("auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
 Quiet = Option(False, "--quiet", "-q", help="Print nothing but the result")
 
 

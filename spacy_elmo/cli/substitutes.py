@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from typer import Argument, Option
 
-from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.cli.output import Device, Quiet, failing_clearly
 
 
 @failing_clearly
@@ -13,6 +13,7 @@ def substitutes(
     text: str = Argument(help="Pre-tokenized text, one sentence a line: file, directory or glob pattern"),
     model: str = Option(help="Directory of a model with its vocab.txt and softmax.hdf5"),
     top: int = Option(10, min=1, help="Words to show for each token"),
+    device: str = Device,
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
@@ -22,7 +23,7 @@ def substitutes(
     """
     from spacy_elmo.tools import substitutes as tool
 
-    found = tool.of_text(model, text, top)
+    found = tool.of_text(model, text, top, device)
     if not as_json:
         for words in found:
             print(tool.table(words))

@@ -5,7 +5,7 @@ from typing import cast, get_args
 import typer
 from typer import Argument, Option
 
-from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.cli.output import Device, Quiet, failing_clearly
 
 
 @failing_clearly
@@ -26,6 +26,7 @@ def visualize(
     max_points: int = Option(1000, min=3, help="Draw so many points, chosen at random, if there are more"),
     seed: int = Option(0, help="Of that choice, and of t-SNE and UMAP"),
     title: str | None = Option(None, help="Title of the picture"),
+    device: str = Device,
     force: bool = Option(False, "--force", "-f", help="Overwrite what is there"),
     quiet: bool = Quiet,
 ) -> None:
@@ -56,6 +57,7 @@ def visualize(
         max_points,
         seed,
         title,
+        device,
         force,
         show_progress=not quiet,
     )

@@ -16,6 +16,7 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.vocabulary import Vocabulary
+from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.progress import progress_bar
 
 Sentences = Sequence[Sequence[str]]
@@ -112,15 +113,18 @@ class Evaluator:
         self.bilm, self.softmax, self.vocabulary = bilm, softmax, vocabulary
 
     @classmethod
-    def load(cls, model: str | Path) -> "Evaluator":
+    def load(cls, model: str | Path, device: str = "auto") -> "Evaluator":
         """Load a model with its softmax and vocabulary.
 
+        device: see `choose_device`.
+
         Raises:
-            ElmoError: a part is missing or unfit.
+            ElmoError: a part is missing or unfit, or there is no such device.
         """
-        opened = formats.open_model(model)
-        softmax = opened.softmax()
-        return cls(opened.bilm(), softmax, Vocabulary(opened.vocabulary or (), f"vocabulary of {opened.name}"))
+        chosen, opened = choose_device(device), formats.open_model(model)
+        softmax = opened.softmax().to(chosen)
+        vocabulary = Vocabulary(opened.vocabulary or (), f"vocabulary of {opened.name}")
+        return cls(opened.bilm().to(chosen), softmax, vocabulary)
 
     def perplexity(
         self, sentences: Iterable[Sequence[str]], max_tokens: int | None = None, show_progress: bool = False

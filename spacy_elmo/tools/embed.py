@@ -8,7 +8,8 @@ from typing import Literal
 
 from spacy_elmo.bilm.model import MAX_BATCH_TOKENS
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.formats import digest, load
+from spacy_elmo.formats import open_model
+from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.text import PathLike
 from spacy_elmo.tools.describe import human_size
@@ -53,6 +54,7 @@ def embed_file(
     batch_size: int = BATCH_SIZE,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
     carry_state: bool = False,
+    device: str = "auto",
     force: bool = False,
     resume: bool = False,
     engine: Engine = "local",
@@ -67,7 +69,7 @@ def embed_file(
     text: one tokenized sentence a line, plain or `.gz`, `.bz2`, `.xz`, `.zst`; with `pipeline`, raw text.
     out: its suffix says the format: `.hdf5` or `.h5` (the layout of `allennlp elmo` 0.9 and bilm-tf's
         `dump_bilm_embeddings`), `.npz`, `.parquet`, `.arrow`, `.spacy`.
-    model: see `formats.load`.
+    model: see `formats.open_model`.
     layers: "all", "top", "average" (of all), or the number of a layer, 0 being the token embedding.
     pipeline: a spaCy pipeline or language whose tokenizer splits the lines.
     forget_sentences: leave the lines themselves out. use_sentence_keys: name arrays by lines, not line numbers; of a
@@ -75,6 +77,7 @@ def embed_file(
     allow_blank: a blank line has an array of no tokens, as in bilm-tf; else it is an error, as in AllenNLP.
     batch_size: most lines held in memory at once; max_batch_tokens: as of `BiLM.encode`.
     carry_state: LSTM state goes on from each `batch_size` lines to the next, row by row, for parity with the originals.
+    device: see `choose_device`; of each actor, with engine "ray".
     force: replace `out`, and drop what an interrupted run left. resume: go on with that.
     engine: "local" (this process), or "ray": `workers` actors on the Ray at `ray_address`, see `encode_on_ray`.
     progress: show bars on stderr.
@@ -91,17 +94,18 @@ def embed_file(
     wishes = Wishes(not forget_sentences, use_sentence_keys)
     write = writer_for(out, wishes)
     refuse_existing(out, force or resume)
-    _check_settings(batch_size, max_batch_tokens, workers, gpus_per_worker, carry_state, engine)
+    _check_settings(batch_size, max_batch_tokens, workers, gpus_per_worker, carry_state, engine, device)
     source = Text.of(text, pipeline)
     survey = source.survey()
     _check_blank(source, survey, allow_blank, wishes)
     if use_sentence_keys:
         check_keys(source, out.suffix)
-    bilm = load(model)
-    encoder = Encoder(bilm, parse_layers(layers, bilm), float16, max_batch_tokens, carry_state)
+    opened = open_model(model)
+    bilm = opened.bilm()
+    encoder = Encoder(bilm, parse_layers(layers, bilm), float16, max_batch_tokens, carry_state, device)
     job = {
         "text": survey.digest,
-        "model": digest(bilm),
+        "model": opened.digest,
         "layers": str(layers),
         "float16": float16,
         "pipeline": pipeline,
@@ -116,7 +120,7 @@ def embed_file(
         def encode(some: Iterable[Window]) -> Iterator[list[Array]]:
             if engine == "ray":
                 return encode_on_ray(ray, encoder, some, workers, gpus_per_worker)
-            encoder.on_best_device()
+            encoder.on_device()
             return (encoder(window.sentences) for window in some)
 
         spool = open_spool(out, job, encoder.layout, resume, force)
@@ -150,7 +154,13 @@ def interrupted(out: PathLike) -> str:
 
 
 def _check_settings(
-    batch_size: int, max_batch_tokens: int, workers: int, gpus_per_worker: float, carry_state: bool, engine: str
+    batch_size: int,
+    max_batch_tokens: int,
+    workers: int,
+    gpus_per_worker: float,
+    carry_state: bool,
+    engine: str,
+    device: str,
 ) -> None:
     for name, value in (("batch_size", batch_size), ("max_batch_tokens", max_batch_tokens), ("workers", workers)):
         if value < 1:
@@ -163,6 +173,8 @@ def _check_settings(
         raise ElmoError("carry_state goes line by line through the text, which Ray's actors share; use engine local")
     if engine == "ray":
         import_ray()
+    else:
+        choose_device(device)  # fails now rather than when the text is read
 
 
 def _check_blank(text: Text, survey: Survey, allow_blank: bool, wishes: Wishes) -> None:

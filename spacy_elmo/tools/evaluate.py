@@ -10,17 +10,22 @@ from spacy_elmo.tools import language
 
 
 def evaluate_model(
-    model: str, text: str | None, pairs: str | None, lang: str = "en", show_progress: bool = False
+    model: str,
+    text: str | None,
+    pairs: str | None,
+    lang: str = "en",
+    device: str = "auto",
+    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Return what `evaluate --json` prints.
 
     text: pre-tokenized, see `find_files`; pairs: directory of BLiMP's files, whose sentences spaCy's tokenizer for
-    `lang` splits.
+    `lang` splits; device: see `choose_device`.
 
     Raises:
-        ElmoError: the model lacks a part, a text cannot be read, or spaCy has no such language.
+        ElmoError: the model lacks a part, a text cannot be read, or there is no such device or language.
     """
-    evaluator = Evaluator.load(model)
+    evaluator = Evaluator.load(model, device)
     figures: dict[str, Any] = {}
     if text is not None:
         sentences = (words for words, _ in read_sentences(find_files(text)))

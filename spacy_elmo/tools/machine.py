@@ -23,6 +23,7 @@ from spacy_elmo.bilm.threads import count_threads
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.precision import fastest_precision
+from spacy_elmo.support.device import choose_device
 
 VARIABLES = (
     kernels.VARIABLE,
@@ -93,7 +94,7 @@ def describe_machine() -> dict[str, Any]:
             "auto": count_threads("auto"),
         },
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
-        "pretraining_precision": fastest_precision(Group(_best_device())),
+        "pretraining_precision": fastest_precision(Group(choose_device("auto"))),
     }
 
 
@@ -167,10 +168,6 @@ def processor_name() -> str:
             command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
             return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     return platform.processor() or platform.machine()
-
-
-def _best_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 # For people

@@ -7,6 +7,7 @@ import numpy as np
 
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools.embedded import EmbeddedCorpus
 from spacy_elmo.tools.layers import Array, pick
@@ -72,25 +73,33 @@ def query_in_corpus(corpus: EmbeddedCorpus, word: str, line: int, position: int 
 
 
 def query_in_sentence(
-    corpus: EmbeddedCorpus, word: str, sentence: str, model: str = formats.BUNDLED, position: int | None = None
+    corpus: EmbeddedCorpus,
+    word: str,
+    sentence: str,
+    model: str = formats.BUNDLED,
+    position: int | None = None,
+    device: str = "auto",
 ) -> Query:
     """A use in a new sentence, embedded as the corpus is: of a file with one vector a token, the layers it is made of
     (average, top or one) are those under which the model gives the vectors of its first sentence.
 
+    device: see `choose_device`.
+
     Raises:
-        ElmoError: the word is not in the sentence, or the corpus was not embedded by this model.
+        ElmoError: the word is not in the sentence, the corpus was not embedded by this model, or there is no such
+            device.
     """
-    words = sentence.split()
+    words, chosen = sentence.split(), choose_device(device)
     position = find_position(words, word, position)
-    bilm = formats.load(model)
-    if bilm.options.width != corpus.width:
+    opened = formats.open_model(model)
+    if opened.options.width != corpus.width:
         raise ElmoError(
-            f"{corpus.path}: its vectors are {corpus.width} wide, those of {model} {bilm.options.width}; "
+            f"{corpus.path}: its vectors are {corpus.width} wide, those of {model} {opened.options.width}; "
             "name the model it was embedded with (--model)"
         )
     line, first = next(iter(corpus))
     there = corpus.vectors(line, len(first))
-    known, new = bilm.encode([first, words])
+    known, new = opened.bilm().to(chosen).encode([first, words])
     choices = [corpus.layers] if corpus.has_layers else ["average", "top", *map(str, range(len(known)))]
     cosines = [_cosine(pick(known, how).ravel(), there.ravel()[None])[0] for how in choices]
     best = int(np.argmax(cosines))

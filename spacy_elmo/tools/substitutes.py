@@ -71,14 +71,16 @@ def substitutes(evaluator: Evaluator, sentences: Iterable[Sequence[str]], top: i
         yield from found
 
 
-def of_text(model: str, text: str, top: int) -> Iterator[list[Substitutes]]:
+def of_text(model: str, text: str, top: int, device: str = "auto") -> Iterator[list[Substitutes]]:
     """Yield what `substitutes` does of pre-tokenized text, one sentence a line; blank lines are passed over.
 
+    device: see `choose_device`.
+
     Raises:
-        ElmoError: the model lacks a part, or the text cannot be read or holds no sentence.
+        ElmoError: the model lacks a part, there is no such device, or the text cannot be read or holds no sentence.
     """
     files = find_files(text)
-    found = substitutes(Evaluator.load(model), (words for words, _ in read_sentences(files)), top)
+    found = substitutes(Evaluator.load(model, device), (words for words, _ in read_sentences(files)), top)
     first = next(found, None)
     if first is None:
         raise CorpusError(f"{text}: there is no sentence in it; expected one a line")
@@ -143,15 +145,15 @@ class SubstitutesComponent:
     """Puts substitutes on `token._.elmo_substitutes`, as the mapping that `substitutes --json` prints; None for
     whitespace."""
 
-    def __init__(self, model: str, top: int) -> None:
+    def __init__(self, model: str, top: int, device: str = "auto") -> None:
         """Arguments as for the factory, `make_substitutes`."""
-        self.model, self.top = model, top
+        self.model, self.top, self.device = model, top, device
         self._evaluator: Evaluator | None = None
 
     def __call__(self, doc: Doc) -> Doc:
         """Annotate a Doc."""
         if self._evaluator is None:
-            self._evaluator = Evaluator.load(self.model)
+            self._evaluator = Evaluator.load(self.model, self.device)
         sequences = token_sequences(doc, sentence_spans(), _MAX_LENGTH)
         texts = [[doc[int(i)].text for i in sequence] for sequence in sequences]
         found: list[dict[str, Any] | None] = [None] * len(doc)
@@ -162,17 +164,20 @@ class SubstitutesComponent:
         return doc
 
 
-@Language.factory("elmo_substitutes", assigns=["token._.elmo_substitutes"], default_config={"top": 10})
-def make_substitutes(nlp: Language, name: str, model: str, top: int) -> SubstitutesComponent:
+@Language.factory(
+    "elmo_substitutes", assigns=["token._.elmo_substitutes"], default_config={"top": 10, "device": "auto"}
+)
+def make_substitutes(nlp: Language, name: str, model: str, top: int, device: str) -> SubstitutesComponent:
     """Make a component `elmo_substitutes`; the biLM reads the sentences, where they are set, else the whole Doc.
 
     model: a model with its `vocab.txt` and `softmax.hdf5`, read when first needed. A saved pipeline keeps this path,
         not the model.
     top: words to list for each token.
+    device: "auto" (a GPU where torch sees one), "cpu", "cuda" or "cuda:1".
     """
     if top < 1:
         raise ElmoError(f"{name}: top is {top}, expected at least 1 word to list")
-    return SubstitutesComponent(model, top)
+    return SubstitutesComponent(model, top, device)
 
 
 def _get(token: Token) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.pretraining.evaluation import blocks
+from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.files import write_whole
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools import pictures
@@ -52,6 +53,7 @@ def visualize(
     max_points: int = 1000,
     seed: int = 0,
     title: str | None = None,
+    device: str = "auto",
     force: bool = False,
     show_progress: bool = False,
 ) -> dict[str, int]:
@@ -66,22 +68,23 @@ def visualize(
     layers: "average" of all, "top", or the number of one ("0" is the token embedding).
     pipeline: a spaCy pipeline that splits each line and tags its words, or a language, whose tokenizer splits it. A
         line is read as one sentence.
+    device: see `choose_device`.
     max_points: if there are more, so many of them are drawn, chosen at random.
 
     Returns how many points each category has, as the legend orders them.
 
     Raises:
         ElmoError: a file cannot be read or is there already, a word does not occur, there are fewer than three points,
-            or a package is missing.
+            or a package or the device is missing.
     """
-    files = files_of(out)
+    files, chosen = files_of(out), choose_device(device)
     _check_free(files, force)
     pictures.check_packages(files, method)
     points = _sample(_read(Text.of(text, pipeline), color), words, color, max_points, seed)
     if len(points) < 3:
         raise CorpusError(f"{text}: points to draw: {len(points)}; a picture needs at least 3")
     opened = formats.open_model(model)
-    bilm = opened.bilm()
+    bilm = opened.bilm().to(chosen)
     layer_number(layers, bilm.options.n_outputs)  # fails now rather than after the first sentence
     name = opened.card.get("name", opened.name)
     place, axes = project(_embed(bilm, points, layers, show_progress), method, seed)

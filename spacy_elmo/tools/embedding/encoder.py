@@ -11,6 +11,7 @@ import torch
 from spacy_elmo.bilm import BiLM, CarriedState
 from spacy_elmo.bilm.transfer import floats_on_cpu
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.support.device import choose_device
 
 Array = npt.NDArray[Any]
 Layers = Literal["all", "top", "average"] | int
@@ -52,19 +53,30 @@ class Encoder:
     """A biLM and what is wanted of it.
 
     max_batch_tokens: as of `BiLM.encode`; carry_state: LSTM state goes on from call to call, row by row.
+    device: see `choose_device`; chosen where the work is done, see `on_device`.
     """
 
     def __init__(
-        self, bilm: BiLM, layers: Layers, float16: bool, max_batch_tokens: int, carry_state: bool = False
+        self,
+        bilm: BiLM,
+        layers: Layers,
+        float16: bool,
+        max_batch_tokens: int,
+        carry_state: bool = False,
+        device: str = "auto",
     ) -> None:
         n_outputs = bilm.options.n_outputs if layers == "all" else None
         self.layout = Layout(n_outputs, bilm.options.width, "float16" if float16 else "float32")
         self._bilm, self._layers, self._max_batch_tokens = bilm, layers, max_batch_tokens
-        self._state = CarriedState() if carry_state else None
+        self._state, self._device = CarriedState() if carry_state else None, device
 
-    def on_best_device(self) -> "Encoder":
-        """Move the biLM to a GPU where torch sees one."""
-        self._bilm.to("cuda" if torch.cuda.is_available() else "cpu")
+    def on_device(self) -> "Encoder":
+        """Move the biLM to the device, in the process that works with it.
+
+        Raises:
+            ElmoError: there is no such device.
+        """
+        self._bilm.to(choose_device(self._device))
         return self
 
     def __call__(self, sentences: Sequence[Sequence[str]]) -> list[Array]:

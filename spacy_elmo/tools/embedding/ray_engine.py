@@ -24,7 +24,7 @@ class _Actor:
     def __init__(self, encoder: Any) -> None:
         import ray
 
-        self._encoder: Encoder = ray.get(encoder).on_best_device()
+        self._encoder: Encoder = ray.get(encoder).on_device()
 
     def __call__(self, table: "pyarrow.Table") -> "pyarrow.Table":
         import pyarrow

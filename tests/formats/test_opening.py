@@ -1,0 +1,212 @@
+"""A model opened: its parts, when they are read, and which format opens what."""
+
+import gzip
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from spacy_elmo import ElmoError, OptionsError, WeightsError, formats
+from spacy_elmo.bilm import BiLM, BiLMOptions
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.formats import digest, load, open_model, opening, softmax_hdf5, write
+from spacy_elmo.formats.reader import Place
+
+WORDS = ["<S>", "</S>", "<UNK>", "the", "fox"]
+
+
+@pytest.fixture
+def full(data, tmp_path):
+    """A model with all its parts."""
+    bilm, out = load(data / "tiny_2l_skip"), tmp_path / "full"
+    bilm.card = {"name": "tiny", "license": "CC0"}
+    write(bilm, out)
+    (out / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
+    softmax_hdf5.write(Softmax(len(WORDS), bilm.options.lstm.projection_dim, seed=1), out / "softmax.hdf5")
+    return out
+
+
+@pytest.fixture(params=["directory", "file", "archive", "archive with a folder", "packed vocabulary"])
+def container(request, full, tmp_path):
+    """The same model in every container."""
+    if request.param == "file":
+        return full / "weights.hdf5"
+    if request.param == "packed vocabulary":
+        (full / "vocab.txt.gz").write_bytes(gzip.compress((full / "vocab.txt").read_bytes()))
+        (full / "vocab.txt").unlink()
+    elif request.param == "archive":
+        return shutil.make_archive(str(tmp_path / "model"), "zip", full)
+    elif request.param == "archive with a folder":
+        return shutil.make_archive(str(tmp_path / "model"), "zip", full.parent, full.name)
+    return full
+
+
+def test_every_container_has_the_same_parts(container, full):
+    model, expected = open_model(container), load(full)
+    assert model.options == expected.options
+    assert model.card == {"name": "tiny", "license": "CC0"}
+    assert model.vocabulary == WORDS
+    assert model.digest == digest(expected)
+    assert model.has_softmax
+    assert model.format.startswith("bilm-tf HDF5")
+    assert model.weights_bytes == (full / "weights.hdf5").stat().st_size
+    softmax = Softmax(len(WORDS), expected.options.lstm.projection_dim, seed=1)
+    for name, parameter in softmax.named_parameters():
+        torch.testing.assert_close(model.softmax().get_parameter(name), parameter, rtol=0, atol=0)
+    for part in (model.bilm(), model.softmax()):
+        assert not part.training
+        assert not any(parameter.requires_grad for parameter in part.parameters())
+
+
+def test_each_part_is_read_once(full):
+    model = open_model(full)
+    assert model.bilm() is model.bilm()
+    assert model.softmax() is model.softmax()
+    assert model.options is model.options
+    assert model.card is model.card
+    assert model.vocabulary is model.vocabulary
+    assert open_model(full).bilm() is not model.bilm()
+
+
+@pytest.mark.parametrize("part", ["options.json", "model_card.json", "vocab.txt", "softmax.hdf5", "weights.hdf5"])
+def test_no_part_is_read_before_it_is_asked_for(full, part):
+    (full / part).write_bytes(b"\xff no such thing")
+    model = open_model(full)
+    asked = {
+        "options.json": lambda: model.options,
+        "model_card.json": lambda: model.card,
+        "vocab.txt": lambda: model.vocabulary,
+        "softmax.hdf5": model.softmax,
+        "weights.hdf5": model.bilm,
+    }
+    needs = {"options.json": {"softmax.hdf5", "weights.hdf5"}, "model_card.json": {"weights.hdf5"}}
+    needs["vocab.txt"] = {"softmax.hdf5"}
+    for name, ask in asked.items():
+        if name == part:
+            with pytest.raises(ElmoError, match=part):
+                ask()
+        elif name not in needs.get(part, ()):
+            ask()
+
+
+def test_a_model_without_softmax_says_so_and_names_the_file(full):
+    (full / "softmax.hdf5").unlink()
+    model = open_model(full)
+    assert not model.has_softmax
+    with pytest.raises(WeightsError, match=r"softmax\.hdf5: no such file; a model without its softmax can embed"):
+        model.softmax()
+
+
+def test_a_softmax_without_words_is_an_error_that_says_what_is_missing(full):
+    (full / "vocab.txt").unlink()
+    model = open_model(full)
+    assert model.vocabulary is None
+    with pytest.raises(WeightsError, match=r"full: it has a softmax but no vocab\.txt"):
+        model.softmax()
+
+
+def test_options_are_taken_from_the_file_that_is_named(full, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text((full / "options.json").read_text().replace('"relu"', '"tanh"'))
+    assert open_model(full, options=other).options.char_cnn.activation == "tanh"
+    with pytest.raises(OptionsError, match=r"nowhere\.json: no such options file"):
+        open_model(full, options=tmp_path / "nowhere.json").options  # noqa: B018
+
+
+def test_the_earlier_names_are_the_same(full):
+    assert formats.locate is open_model
+    assert formats.ModelFiles is formats.OpenedModel
+    assert isinstance(formats.locate(full), formats.ModelFiles)
+
+
+def test_a_name_is_shown_where_the_card_states_none(full, tmp_path):
+    assert open_model(full).name == "full"
+    assert open_model(f"{full}/weights.hdf5").name == "weights.hdf5"
+    assert open_model(formats.BUNDLED).name == formats.BUNDLED
+
+
+# --- formats ---
+
+
+class Toy:
+    """A format of one file `toy.bin`, whose models are all the same."""
+
+    format = "toys"
+    weights_bytes = 3
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def options(self):
+        lstm = {"dim": 4, "projection_dim": 4, "n_layers": 1}
+        return BiLMOptions.from_dict({"lstm": lstm})
+
+    def card(self):
+        return {"name": "a toy"}
+
+    def vocabulary(self):
+        return WORDS
+
+    def bilm(self, parts):
+        return BiLM(parts.options, parts.vocabulary, parts.card).eval()
+
+    def why_no_softmax(self):
+        return f"{self.place}: toys have no softmax"
+
+    def softmax(self, n_words, projection_dim):
+        raise AssertionError("not asked for where there is none")
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Another format behind the others; where it was asked for."""
+    asked = []
+
+    def find(place):
+        asked.append(place)
+        found = place.file.name.startswith("toy") if place.file else "toy.bin" in place.names
+        return Toy(place) if found else None
+
+    monkeypatch.setattr(opening, "FORMATS", (*opening.FORMATS, find))
+    return asked
+
+
+@pytest.mark.parametrize("named", ["", "toy.bin", "toy"], ids=["directory", "file", "start of its files' names"])
+def test_another_format_is_opened_by_the_same_call(toys, tmp_path, named):
+    (tmp_path / "toy.bin").write_bytes(b"toy")
+    model = open_model(tmp_path / named, options=tmp_path / "mine.json")
+    assert (model.format, model.weights_bytes, model.card["name"]) == ("toys", 3, "a toy")
+    assert model.vocabulary == WORDS
+    assert model.digest == digest(model.bilm())
+    assert toys[-1].options == tmp_path / "mine.json"
+    assert model.bilm().encode([["the", "fox"]])[0].shape == (2, 2, 8)
+    with pytest.raises(WeightsError, match="toys have no softmax"):
+        model.softmax()
+
+
+def pack(path, members):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def test_another_format_is_found_in_an_archive(toys, tmp_path):
+    for number, members in enumerate([{"toy.bin": b"", "a/readme": b""}, {"a/toy.bin": b"", "b/readme": b""}]):
+        assert open_model(pack(tmp_path / f"{number}.zip", members)).format == "toys"
+    with pytest.raises(WeightsError, match=r"several folders \(a, b\)"):
+        open_model(pack(tmp_path / "two.zip", {"a/toy.bin": b"", "b/toy.bin": b""}))
+
+
+def test_a_model_at_the_top_of_an_archive_owns_the_other_formats_in_its_folders(toys, full, tmp_path):
+    weights, options = ((full / name).read_bytes() for name in ("weights.hdf5", "options.json"))
+    inner = {"fta/weights.hdf5": weights, "fta/options.json": options}
+    assert open_model(pack(tmp_path / "model.zip", {"toy.bin": b"", **inner})).format == "toys"
+    assert open_model(pack(tmp_path / "inner.zip", inner)).digest == digest(load(full))
+
+
+def test_vectors_are_those_of_load(container, full):
+    for ours, theirs in zip(open_model(container).bilm().encode([WORDS]), load(full).encode([WORDS]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
