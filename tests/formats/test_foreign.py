@@ -69,7 +69,7 @@ def test_a_foreign_model_is_recognised(tmp_path, trap, names, message, packed):
         ("elmo.pth", "a pickle"),
         ("model.ckpt-10.index", "TensorFlow checkpoint"),
         ("model.ckpt-10.data-00000-of-00001", "TensorFlow checkpoint"),
-        ("elmo_2.tar.gz", "not a zip; unpack it"),
+        ("elmo_2.7z", "an archive that is neither zip nor tar; unpack it"),
     ],
 )
 def test_a_foreign_file_is_recognised(tmp_path, trap, name, message):
