@@ -163,7 +163,7 @@ def _bundled() -> list[str]:
 def _expected() -> str:
     return (
         f"expected a bundled name ({', '.join(_bundled())}), a downloaded one (python -m spacy elmo download --list), "
-        "a directory with options.json and weights.hdf5, a zip archive of it, or a .hdf5 file"
+        "a directory with options.json and weights.hdf5 or one of ELMoForManyLangs, a zip or tar of it, or a .hdf5 file"
     )
 
 
