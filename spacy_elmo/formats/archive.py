@@ -194,6 +194,22 @@ def size_of(file: File) -> int:
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
+def read_text_of(file: File) -> bytes:
+    """Content of a file of text, undecoded.
+
+    Raises:
+        WeightsError: it is not there, cannot be read, or is too long for a text of a model.
+    """
+    if not file.is_file():
+        raise WeightsError(f"{file}: no such file")
+    if (size := size_of(file)) > _MOST_TEXT:
+        raise WeightsError(f"{file}: {size:,} bytes, too long for a text of a model")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({error})") from None
+
+
 def is_archive(path: Path) -> bool:
     """Whether a file is, or says it is, a zip or tar archive."""
     if path.suffix.lower() in (".zip", ".hdf5"):  # a name that says enough saves a look into the file

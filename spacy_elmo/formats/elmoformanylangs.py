@@ -22,7 +22,7 @@ from spacy_elmo.bilm.options import CharCNNOptions, LSTMOptions, TokenEmbedderOp
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import ElmoError, OptionsError, WeightsError
 from spacy_elmo.formats import beside, lexicons_json, state_dict
-from spacy_elmo.formats.archive import File, Folder, size_of
+from spacy_elmo.formats.archive import File, Folder, read_text_of, size_of
 from spacy_elmo.formats.reader import Parts, Place
 
 FORMAT = "ELMoForManyLangs"
@@ -46,7 +46,6 @@ PUBLIC_CONFIG: dict[str, Any] = {
     "dropout": 0.1,
 }
 
-_MOST_TEXT = 2**28  # bytes of a config or dictionary
 _FRAME = 2**20  # bytes of a pickle without its numbers, at most
 
 Part = tuple[Tensor, float]  # of a parameter, in the layout of the file, and the sign it has there
@@ -148,11 +147,9 @@ def read_dictionary(file: File) -> list[str]:
             are not 0 to one less than there are entries.
     """
     try:
-        lines = _read_bytes(file).decode("utf-8").splitlines()
+        lines = read_text_of(file).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise WeightsError(f"{file}: the dictionary is not UTF-8 ({error})") from None
-    except OSError as error:
-        raise WeightsError(f"{file}: the dictionary cannot be read ({error})") from None
     ids: dict[str, int] = {}
     entries: list[str | None] = [None] * len(lines)
     for number, line in enumerate(lines, start=1):
@@ -333,19 +330,11 @@ def _is_file(file: File) -> bool:
 
 def _read_json(file: File, what: str) -> dict[str, Any]:
     try:
-        content = json.loads(_read_bytes(file))
-    except (ValueError, RecursionError, OSError) as error:
+        content = json.loads(read_text_of(file))
+    except (ValueError, RecursionError) as error:
         if isinstance(error, ElmoError):
             raise OptionsError(str(error)) from None
         raise OptionsError(f"{file}: cannot be read as JSON ({error}); expected {what}") from None
     if not isinstance(content, dict):
         raise OptionsError(f"{file}: expected a JSON object with {what}")
     return content
-
-
-def _read_bytes(file: File) -> bytes:
-    if not file.is_file():
-        raise WeightsError(f"{file}: no such file, which a model of ELMoForManyLangs has")
-    if (size := size_of(file)) > _MOST_TEXT:
-        raise WeightsError(f"{file}: {size:,} bytes, too long for a text of a model")
-    return file.read_bytes()

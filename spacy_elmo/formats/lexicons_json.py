@@ -6,7 +6,7 @@ from typing import Any
 from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.formats.archive import File
+from spacy_elmo.formats.archive import File, read_text_of
 
 NAME = "lexicons.json"
 
@@ -17,10 +17,8 @@ def read(file: File) -> Lexicons:
     Raises:
         WeightsError: the file is missing, damaged or of another form.
     """
-    if not file.is_file():
-        raise WeightsError(f"{file}: no such file; a model of ELMoForManyLangs is of no use without its lexicons")
     try:
-        return from_dict(json.loads(file.read_bytes()), str(file))
+        return from_dict(json.loads(read_text_of(file)), str(file))
     except (ValueError, RecursionError) as error:
         if isinstance(error, ElmoError):
             raise

@@ -9,8 +9,12 @@ from typer.testing import CliRunner
 
 from spacy_elmo import ElmoError
 from spacy_elmo.bilm import Elmo
+from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.cli import elmo_cli
+from spacy_elmo.errors import PretrainingError
 from spacy_elmo.formats import load, open_model
+from spacy_elmo.pretraining.config import ModelConfig
+from spacy_elmo.pretraining.language_model import LanguageModel
 
 LINES = ["the quick brown fox", "the lazy dog", "jumps over the dog"]
 
@@ -42,6 +46,26 @@ def test_info_names_format_and_lexicons(model):
     assert facts["digest"] == open_model(model).digest
     assert "of 106 characters (code points)" in run("info", model).stdout
     run("info", model, "--machine")
+
+
+def test_info_hints_at_text_that_would_be_unknown(model, tmp_path):
+    """Of a lexicon of simplified Chinese, which has no full-width forms."""
+    run("convert", model, tmp_path / "own")
+    lexicons = json.loads((tmp_path / "own" / "lexicons.json").read_text())
+    lexicons["characters"] = [
+        chr(0x4E00 + number) if len(entry) == 1 else entry for number, entry in enumerate(lexicons["characters"])
+    ]
+    (tmp_path / "own" / "lexicons.json").write_text(json.dumps(lexicons))
+    assert "hint              it knows no full-width forms" in run("info", tmp_path / "own").stdout
+    (hint,) = json.loads(run("info", tmp_path / "own", "--json").stdout)["hints"]
+    assert "half-width letters" in hint
+
+
+def test_pretraining_does_not_begin_with_it(model):
+    with pytest.raises(PretrainingError, match="is a model of ELMoForManyLangs"):
+        ModelConfig.of(open_model(model).options, str(model))
+    with pytest.raises(PretrainingError, match="this one is a model of ELMoForManyLangs"):
+        LanguageModel(load(model), Softmax(5, 16))
 
 
 def test_convert_writes_our_own_form_and_says_so(model, tmp_path):
