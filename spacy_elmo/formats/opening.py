@@ -88,6 +88,10 @@ class OpenedModel:
             self._bilm = self._reader.bilm(self)
         return self._bilm
 
+    def read_options(self) -> BiLMOptions:
+        """The earlier spelling of `options`."""
+        return self.options
+
     @property
     def has_softmax(self) -> bool:
         """Whether it can predict words."""

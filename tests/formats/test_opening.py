@@ -119,6 +119,7 @@ def test_the_earlier_names_are_the_same(full):
     assert formats.locate is open_model
     assert formats.ModelFiles is formats.OpenedModel
     assert isinstance(formats.locate(full), formats.ModelFiles)
+    assert formats.locate(full).read_options() == load(full).options
 
 
 def test_a_name_is_shown_where_the_card_states_none(full, tmp_path):

@@ -1,0 +1,75 @@
+"""The commands that run a model take a device."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from spacy_elmo.cli import elmo_cli
+from spacy_elmo.formats import load, softmax_hdf5, write
+from spacy_elmo.tools.embed import embed_file
+
+LINES = ["the bank lent money", "a bank of sand", "he sat on the bank"]
+WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
+COMMANDS = [
+    "evaluate MODEL TEXT --json --quiet",
+    "substitutes TEXT --model MODEL --json --quiet",
+    "neighbours bank CORPUS --model MODEL --in SENTENCE --json --quiet",
+    "visualize TEXT OUT.png --model MODEL --quiet",
+    "embed TEXT OUT.hdf5 --model MODEL --json --quiet",
+]
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    """Run a command on a device; its result."""
+    bilm, model = load(data / "tiny_2l_skip"), tmp_path / "model"
+    write(bilm, model)
+    (model / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
+    softmax = softmax_hdf5.Softmax(len(WORDS), bilm.options.lstm.projection_dim, seed=0)
+    softmax_hdf5.write(softmax, model / "softmax.hdf5")
+    text, corpus = tmp_path / "text.txt", tmp_path / "corpus.hdf5"
+    text.write_text("".join(f"{line}\n" for line in LINES))
+    embed_file(text, corpus, model=str(model), device="cpu")
+    values = {"MODEL": str(model), "TEXT": str(text), "CORPUS": str(corpus), "SENTENCE": LINES[0]}
+
+    def on(command, device):
+        words = [values.get(word, word.replace("OUT", str(tmp_path / device))) for word in command.split()]
+        return CliRunner().invoke(elmo_cli, [*words, "--device", device])
+
+    return on
+
+
+def numbers(found):
+    """All numbers of a JSON value, in order."""
+    if isinstance(found, dict | list):
+        for value in found.values() if isinstance(found, dict) else found:
+            yield from numbers(value)
+    elif isinstance(found, int | float):
+        yield float(found)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[0])
+def test_a_device_that_is_none_is_one_line_and_status_1(run, tmp_path, command):
+    done = run(command, "gpu")
+    assert done.exit_code == 1
+    assert '✘ device is \'gpu\', expected "auto", "cpu"' in done.output
+    assert not list(tmp_path.glob("gpu*"))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[0])
+def test_it_runs_where_it_is_told_to(run, monkeypatch, command):
+    moved = []
+    to = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: [moved.append(device), to(self, device)][1])
+    done = run(command, "cpu")
+    assert done.exit_code == 0, done.output
+    assert set(map(str, moved)) == {"cpu"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "--json" in command])
+def test_a_gpu_gives_what_the_cpu_gives(run, command):
+    expected, found = (json.loads(run(command, device).stdout) for device in ("cpu", "cuda"))
+    assert list(numbers(found)) == pytest.approx(list(numbers(expected)), rel=1e-3, abs=1e-5)
