@@ -90,7 +90,10 @@ class WordVectors(nn.Module):
 
 
 class UnknownShare:
-    """How much of what was read is unknown; it warns once, when that is much."""
+    """How much of what was read is unknown; it warns once, when that is much.
+
+    Words that are remembered are not read again, so that each counts about once.
+    """
 
     def __init__(self) -> None:
         self._n_read = self._n_unknown = 0
@@ -106,7 +109,6 @@ class UnknownShare:
             self._has_warned = True
             advice = "; ".join(lexicons.hints()) or "is it the model of this language, and the text as it wants it?"
             warnings.warn(
-                f"{self._n_unknown / self._n_read:.0%} of the {what} read so far (each word counted once) are unknown "
-                f"to the model: {advice}",
+                f"{self._n_unknown / self._n_read:.0%} of the {what} read so far are unknown to the model: {advice}",
                 stacklevel=2,
             )

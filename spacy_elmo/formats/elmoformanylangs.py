@@ -150,7 +150,7 @@ def read_dictionary(file: File) -> list[str]:
         lines = read_text_of(file).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise WeightsError(f"{file}: the dictionary is not UTF-8 ({error})") from None
-    ids: dict[str, int] = {}
+    seen: set[str] = set()
     entries: list[str | None] = [None] * len(lines)
     for number, line in enumerate(lines, start=1):
         parts = line.strip().split("\t")
@@ -162,10 +162,10 @@ def read_dictionary(file: File) -> list[str]:
             raise WeightsError(
                 f"{file}: line {number} has the id {row}, but with {len(lines):,} lines ids end at {len(lines) - 1}"
             )
-        if entries[row] is not None or entry in ids:
+        if entries[row] is not None or entry in seen:
             twice = f"the id {row}" if entries[row] is not None else f"the entry {entry!r}"
             raise WeightsError(f"{file}: line {number} has {twice}, which an earlier line has, too")
-        ids[entry] = row
+        seen.add(entry)
         entries[row] = entry
     return [entry for entry in entries if entry is not None]
 
