@@ -39,6 +39,7 @@ class CharacterCNN(nn.Module):
     """
 
     borders = (characters.BOS, characters.EOS)
+    alphabet: Alphabet = characters.Bytes()  # of modules that an earlier version pickled
 
     def __init__(self, options: CharCNNOptions, width: int, alphabet: Alphabet | None = None) -> None:
         super().__init__()

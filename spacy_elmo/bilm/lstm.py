@@ -31,6 +31,7 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
     """
 
     matrices = ("weight", "projection")
+    forget_bias: float = 1.0  # of layers that an earlier version pickled
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """Models of ELMoForManyLangs: layers against those of the original, to 1e-5, and one clear error for what is unfit."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -377,6 +378,20 @@ def test_a_cut_pickle_is_refused_wherever_it_ends(model, name, legacy):
     for share in (0, 0.001, 0.01, 0.3, 0.9, 0.9999):
         (model / name).write_bytes(whole[: int(share * len(whole))])
         refused(model, name)
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("name", ["encoder.pkl", "token_embedder.pkl"])
+def test_damage_in_a_pickle_is_an_error_of_ours_or_no_matter(model, name, legacy):
+    change_state(model / name, lambda state: None, legacy)
+    whole, rng = (model / name).read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, 3500, 2):
+            damaged[int(place) if legacy or rng.integers(2) else -1 - int(place)] = int(rng.integers(256))
+        (model / name).write_bytes(damaged)
+        with contextlib.suppress(ElmoError):
+            load(model)
 
 
 def test_storages_that_are_larger_than_the_file_are_refused(model):
