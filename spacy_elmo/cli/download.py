@@ -9,7 +9,7 @@ from spacy_elmo.cli.output import Quiet, failing_clearly
 
 @failing_clearly
 def download(
-    name: str | None = Argument(None, help="Name of a model, as --list shows them"),
+    name: str | None = Argument(None, help="Name of a model, as --list shows them, or hf:owner/name[@revision]"),
     list_known: bool = Option(False, "--list", help="Show the known models"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
@@ -17,8 +17,11 @@ def download(
     """Download a public model, after which its name is enough: `weights = "allennlp-small"`.
 
     It goes to the user's cache directory, or to where SPACY_ELMO_CACHE says. A download that was cut is gone on with.
+    A repository of the Hugging Face hub, hf:owner/name, goes to the hub's own cache.
 
     Example: python -m spacy elmo download allennlp-small
+
+    Example: python -m spacy elmo download hf:lysandre/elmo
     """
     if list_known == (name is not None):
         raise BadParameter("give the NAME of a model, or --list")

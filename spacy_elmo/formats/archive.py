@@ -32,7 +32,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 class Archive:
     """A zip or tar archive whose directory has been checked.
 
-    path: where it lies; kind: "zip" or "tar".
+    kind: "zip archive" or "tar archive"; path: where it lies.
     sizes: bytes of its files, unpacked, by their names; what macOS adds is left out.
 
     Raises:
@@ -40,8 +40,9 @@ class Archive:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.kind = path, "tar" if is_tar(path) else "zip"
-        self._content = Tar(path, _MOST_BYTES, _MOST_RATIO, _MOST_MEMBERS) if self.kind == "tar" else _Zip(path)
+        is_a_tar = is_tar(path)
+        self.kind, self.path = "tar archive" if is_a_tar else "zip archive", path
+        self._content = Tar(path, _MOST_BYTES, _MOST_RATIO, _MOST_MEMBERS) if is_a_tar else _Zip(path)
         entries = self._content.entries
         self._check_whole(entries)
         for entry in entries:

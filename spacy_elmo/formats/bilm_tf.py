@@ -12,7 +12,7 @@ import h5py
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
-from spacy_elmo.formats import beside, bilm_hdf5, foreign, lexicons_json, softmax_hdf5
+from spacy_elmo.formats import beside, bilm_hdf5, lexicons_json, softmax_hdf5
 from spacy_elmo.formats.archive import File, Folder, size_of
 from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.formats.reader import Parts, Place
@@ -24,19 +24,17 @@ MANYLANGS_FORMAT = "ELMoForManyLangs as HDF5"  # what this package keeps such a 
 
 
 def find(place: Place) -> "BiLMFiles | None":
-    """See `reader.Find`. A named file is taken for weights unless its name says that it is something else."""
+    """See `reader.Find`. A file that is named may be called anything; its content then says what it is."""
     if place.file is None:
         weights = _weights_among(place)
-    elif place.file.is_file() and not (foreign.explain([place.file.name]) and not _is_hdf5(place.file)):
-        weights = place.file
     else:
-        weights = None
+        weights = place.file if place.file.is_file() and _is_hdf5(place.file) else None
     kind = MANYLANGS_FORMAT if lexicons_json.NAME in place.names else FORMAT
     return None if weights is None else BiLMFiles(weights, place.options, kind + place.container)
 
 
 def _is_hdf5(file: File) -> bool:
-    return isinstance(file, Path) and bool(h5py.is_hdf5(file))
+    return file.suffix == ".hdf5" or (isinstance(file, Path) and bool(h5py.is_hdf5(file)))
 
 
 def _weights_among(place: Place) -> File | None:

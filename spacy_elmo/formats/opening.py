@@ -10,7 +10,7 @@ from typing import Any
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats import bilm_hdf5, bilm_tf, elmoformanylangs, foreign
+from spacy_elmo.formats import bilm_hdf5, bilm_tf, elmoformanylangs, foreign, hugging_face
 from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.known import KNOWN
 from spacy_elmo.formats.reader import Find, Place, Reader
@@ -121,9 +121,9 @@ ModelFiles = OpenedModel  # its earlier name
 def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     """Find a model. Nothing is downloaded, and no part is read yet.
 
-    path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`), a directory with an options.json
-        and one weights file, one of ELMoForManyLangs, an archive of such files, or a `.hdf5` file with its options
-        beside it.
+    path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `hf:owner/name`), a directory with
+        an options.json and one weights file, one of ELMoForManyLangs, a zip or tar archive of such files, or a `.hdf5`
+        file with its options beside it.
     options: the options.json (of ELMoForManyLangs, the network config), where it lies elsewhere.
 
     Raises:
@@ -149,6 +149,9 @@ def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
     """Where a model lies, what it goes by, and what is known of it."""
     if not os.fspath(path):
         raise WeightsError(f"the name or path of the weights is empty; {_expected()}")
+    if isinstance(path, str) and path.startswith(hugging_face.PREFIX) and not _exists(Path(path).exists):
+        hub_model = hugging_face.HubModel.parse(path)
+        return hub_model.cached(), str(hub_model), hub_model.card()
     known = KNOWN.get(path) if isinstance(path, str) else None
     if known is None:
         root = MODELS / path if path in _bundled() else Path(path)
@@ -225,6 +228,8 @@ def _refusal(root: Path) -> WeightsError:
     names = _names(root)
     if what := foreign.explain(names):
         return WeightsError(f"{root}: {what}")
+    if root.is_file() and not is_archive(root):
+        return WeightsError(f"{root}: no weights of any format that is read; expected HDF5; is it damaged, or cut off?")
     return WeightsError(f"{root}: expected one weights file, weights.hdf5 or another .hdf5; found none")
 
 

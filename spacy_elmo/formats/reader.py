@@ -34,7 +34,7 @@ class Place:
     @property
     def container(self) -> str:
         """What to add to the name of a format."""
-        return f" in a {self.folder.archive.kind} archive" if isinstance(self.folder, Member) else ""
+        return f" in a {self.folder.archive.kind}" if isinstance(self.folder, Member) else ""
 
 
 class Parts(Protocol):

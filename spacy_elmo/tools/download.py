@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.formats import hugging_face
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel, cache_directory
 from spacy_elmo.support.progress import progress_bar
 
@@ -27,7 +28,8 @@ _CHUNK = 2**16  # what a cut connection can lose
 
 
 def download(name: str, show_progress: bool = False) -> dict[str, Any]:
-    """Download a known model, or what of it is missing.
+    """Download a known model, or what of it is missing; or one of the Hugging Face hub, `hf:owner/name`, into the hub's
+    own cache.
 
     Returns `name, license, path, files`, of each file `name, url, bytes, sha256`.
 
@@ -39,6 +41,8 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
         ElmoError: the name is unknown, the server cannot be reached or has no such file, a checksum is wrong, the disk
             is full, or the cache directory cannot be written or locked.
     """
+    if name.startswith(hugging_face.PREFIX):
+        return _download_from_hub(hugging_face.HubModel.parse(name), show_progress)
     model = _find(name)
     directory = cache_directory() / name
     with _locked(model, directory, show_progress):
@@ -54,6 +58,59 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
         for file, path in zip(model.files, paths, strict=True)
     ]
     return {"name": name, "license": model.license, "path": str(model.path), "files": files}
+
+
+def _download_from_hub(model: hugging_face.HubModel, show_progress: bool) -> dict[str, Any]:
+    """Download the files of a model by huggingface_hub, all of one commit; the same as `download` returns."""
+    hub = hugging_face.import_hub()
+    with _explained(model), _hub_bars(hub, show_progress):
+        first = Path(hub.hf_hub_download(model.repository, hugging_face.NEEDED[0], revision=model.revision))
+        commit, paths = first.parent.name, [first]
+        for name in (*hugging_face.NEEDED[1:], *hugging_face.OTHERS):
+            try:
+                paths.append(Path(hub.hf_hub_download(model.repository, name, revision=commit)))
+            except hub.errors.LocalEntryNotFoundError:  # no connection; which is one of the next kind, too
+                raise
+            except hub.errors.EntryNotFoundError:
+                if name in hugging_face.NEEDED:
+                    raise
+    try:
+        formats.load(str(model))
+    except ElmoError as error:
+        raise ElmoError(f"{model}: what the repository holds is not a model that can be read ({error})") from None
+    files = [
+        {
+            "name": path.name,
+            "url": hub.hf_hub_url(model.repository, path.name, revision=commit),
+            "bytes": path.stat().st_size,
+            "sha256": pooch.file_hash(str(path)),
+        }
+        for path in paths
+    ]
+    return {"name": str(model), "license": None, "path": str(first.parent), "files": files}
+
+
+@contextmanager
+def _explained(model: hugging_face.HubModel) -> Iterator[None]:
+    """What huggingface_hub raises, of many kinds and on many lines, as one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # among them all of its own
+        reason = " ".join(filter(None, str(error).splitlines())) or type(error).__name__
+        raise ElmoError(f"{model}: cannot be downloaded ({reason})") from None
+
+
+@contextmanager
+def _hub_bars(hub: Any, show_progress: bool) -> Iterator[None]:
+    """Progress bars are huggingface_hub's own, shown or not."""
+    was_off = hub.utils.are_progress_bars_disabled()
+    if not show_progress:
+        hub.utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not show_progress and not was_off:
+            hub.utils.enable_progress_bars()
 
 
 def known_models() -> dict[str, Any]:

@@ -128,6 +128,13 @@ def test_a_name_is_shown_where_the_card_states_none(full, tmp_path):
     assert open_model(formats.BUNDLED).name == formats.BUNDLED
 
 
+@pytest.mark.parametrize("name", ["weights", "weights.h5", "elmo.xyz"])
+def test_a_file_of_no_format_is_an_error_that_names_it(tmp_path, name):
+    (tmp_path / name).write_bytes(b"neither one nor the other")
+    with pytest.raises(WeightsError, match=f"{name}: no weights of any format that is read; expected HDF5"):
+        open_model(tmp_path / name)
+
+
 # --- formats ---
 
 
