@@ -55,6 +55,8 @@ class TokenEmbedder(nn.Module):
         return word if most is None else word[: most - 2]
 
     def _notice_unknown(self, words: Sequence[str]) -> None:
+        if self._unknown.has_warned:
+            return
         text = [word for word in words if word not in self.borders]
         if self.char_cnn is not None:
             alphabet = self.char_cnn.alphabet
@@ -97,16 +99,14 @@ class UnknownShare:
 
     def __init__(self) -> None:
         self._n_read = self._n_unknown = 0
-        self._has_warned = False
+        self.has_warned = False
 
     def add(self, read: Sequence[bool], what: str, lexicons: Lexicons) -> None:
         """Count characters or words, each known or not."""
-        if self._has_warned:
-            return
         self._n_read += len(read)
         self._n_unknown += len(read) - sum(read)
         if self._n_unknown >= _MANY_UNKNOWN and self._n_unknown > _LARGE_SHARE[what] * self._n_read:
-            self._has_warned = True
+            self.has_warned = True
             advice = "; ".join(lexicons.hints()) or "is it the model of this language, and the text as it wants it?"
             warnings.warn(
                 f"{self._n_unknown / self._n_read:.0%} of the {what} read so far are unknown to the model: {advice}",
