@@ -37,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-kernels", action="store_true", help="run as where the compiled part was not built")
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes are named by their number: some hold the time, and all processes have to give a test the same name."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Reference weights and outputs that the tests carry along."""

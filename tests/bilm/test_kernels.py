@@ -148,7 +148,9 @@ def test_states_and_inputs_of_another_layout_and_type_are_read_as_they_are(versi
 
 
 def weights_of(layer):
-    parts = zip(layer.weight, gates.with_forget_bias(layer.bias)[:, 0], layer.projection, strict=True)
+    parts = zip(
+        layer.weight, gates.with_forget_bias(layer.bias, layer.forget_bias)[:, 0], layer.projection, strict=True
+    )
     return [DirectionWeights.of(*direction) for direction in parts]
 
 

@@ -411,3 +411,12 @@ def test_a_word_input_model_takes_unknown_words_as_unknown(data):
     unknown, marker, word = bilm.encode([["never-seen"], ["<UNK>"], ["word"]])
     close([unknown], [marker])
     assert abs(unknown - word).max() > 0.01
+
+
+def test_a_bilm_pickled_by_a_version_that_knew_one_family_gives_the_same_vectors(data, sentences):
+    bilm = load(data / "tiny_2l_skip")
+    expected = bilm.encode(sentences[:3])
+    for layer in bilm.layers:
+        del layer.__dict__["forget_bias"]
+    del bilm.embedder.__dict__["alphabet"]
+    close(pickle.loads(pickle.dumps(bilm)).encode(sentences[:3]), expected)
