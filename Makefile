@@ -1,10 +1,12 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# PYTHON chooses the interpreter (3.10 to 3.13), TORCH the build of torch.
+# PYTHON chooses the interpreter (3.10 to 3.13), TORCH the build of torch, WORKERS how many processes run the tests.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+AT_ONCE := -n $(WORKERS) --dist loadfile # the tests of a file share what they have made
 
 .PHONY: demo test test-slow test-levels lint format bench clean
 
@@ -12,10 +14,10 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(AT_ONCE)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(AT_ONCE)
 
 # The network at every level of instructions that the processor has, and without the compiled part.
 test-levels: $(VENV)/.test
@@ -32,7 +34,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/bench.py targets
+	$(BIN)/python benchmarks/bench.py targets --level all
 
 clean:
 	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache spacy_elmo/bilm/*.so

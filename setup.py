@@ -7,6 +7,8 @@ Everything else is in pyproject.toml.
 import platform
 import sys
 import sysconfig
+import zlib
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -14,11 +16,14 @@ from setuptools import Extension, setup
 has_limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
 has_kernels = sys.platform in ("linux", "darwin") and platform.machine() in ("x86_64", "aarch64", "arm64")
 
+sources = ["spacy_elmo/bilm/_kernels.c", "spacy_elmo/bilm/_kernels_level.h"]
+checksum = zlib.crc32(b"".join(Path(source).read_bytes() for source in sources))  # kernels.py compares it
+
 kernels = Extension(
     "spacy_elmo.bilm._kernels",
-    ["spacy_elmo/bilm/_kernels.c"],
-    depends=["spacy_elmo/bilm/_kernels_level.h"],
-    define_macros=[("Py_LIMITED_API", "0x030A0000")] if has_limited_api else [],
+    sources[:1],
+    depends=sources[1:],
+    define_macros=[("SOURCE", f"{checksum}L"), *([("Py_LIMITED_API", "0x030A0000")] if has_limited_api else [])],
     extra_compile_args=["-O3", "-fno-fast-math", "-fno-trapping-math", "-ffp-contract=fast"],
     libraries=["dl"] if sys.platform == "linux" else [],  # of its own before glibc 2.34
     py_limited_api=has_limited_api,

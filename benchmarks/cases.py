@@ -1,13 +1,12 @@
-"""Size of a model, case and engine in, what the engine is to encode out, and how many operations that takes.
+"""Size of a model, case and engine in, what the engine is to encode out, and what that takes: operations, and bytes.
 
 Ours gets all of a text, the others a sample where they are slow; how large, stands in the tables here: so large that
 `make bench` takes less than 20 minutes a level on two processors.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,13 @@ STREAM_TOKENS = {"original": 800, "small": 2_400, "bundled": 4_800}  # of engine
 LONG_TOKENS = {"original": 250, "small": 2_000, "bundled": 4_000}  # likewise; of pieces, a tenth of it in each
 SINGLE_SENTENCES = {"original": 8, "small": 20, "bundled": 20}
 DOCUMENT_TOKENS, PIECE_TOKENS = 20_000, 1_000
+_FILES = tempfile.TemporaryDirectory()  # it goes when the process ends
 FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
 
-def read_sentences(count: int | None = None) -> list[list[str]]:
-    """Return the first `count` sentences of sentences.txt, each a list of tokens; None for all."""
-    return [line.split(" ") for line in read_texts(count)]
-
-
-def read_texts(count: int | None = None) -> list[str]:
-    """Return the first `count` lines of sentences.txt; None for all."""
-    return SENTENCES.read_text(encoding="utf-8").splitlines()[:count]
+def read_sentences(count: int) -> list[list[str]]:
+    """Return the first `count` sentences of sentences.txt, each a list of tokens."""
+    return [line.split(" ") for line in SENTENCES.read_text(encoding="utf-8").splitlines()[:count]]
 
 
 def load(size: str) -> BiLM:
@@ -46,44 +41,17 @@ def load(size: str) -> BiLM:
     return BiLM(BiLMOptions(lstm, CharCNNOptions(FILTERS, n_highway=n_highway)), seed=0).requires_grad_(False)
 
 
-@contextmanager
-def model_directory(size: str) -> Iterator[tuple[str, BiLMOptions]]:
-    """Write a model for all engines to load; also give out its options."""
-    with tempfile.TemporaryDirectory() as directory:
-        bilm = load(size)
-        formats.write(bilm, directory)
-        options = bilm.options
-        del bilm
-        yield directory, options
-
-
-# Work
-
-
-@dataclass(frozen=True)
-class Work:
-    """What an engine does in a repetition.
-
-    calls: sentences handed over together; tokens: of the text in them; operations: that the text needs.
-    """
-
-    calls: list[Sentences]
-    tokens: int
-    operations: int
-
-    @classmethod
-    def make(cls, size: str, case: str, is_ours: bool, sentences: Sentences, options: BiLMOptions) -> "Work":
-        """The work of an engine with a model of these options."""
-        calls = calls_of(size, case, is_ours, sentences)
-        # A single sentence stands for itself; in what is one text, a word that comes twice is needed once.
-        tasks = calls if case == "single" else [[sentence for call in calls for sentence in call]]
-        operations = sum(needed_operations(options, task) for task in tasks)
-        return cls(calls, sum(n_tokens(task) for task in tasks), operations)
+@cache
+def write_model(size: str) -> tuple[str, BiLMOptions]:
+    """Write a model to a directory for all engines to load; also give out its options."""
+    bilm, directory = load(size), f"{_FILES.name}/{size}"
+    formats.write(bilm, directory)
+    return directory, bilm.options
 
 
 def calls_of(size: str, case: str, is_ours: bool, sentences: Sentences) -> list[Sentences]:
-    """Sentences of each call: for ours all at once, for the others an evenly spaced sample of batches, or the beginning
-    of a document or of its pieces."""
+    """What an engine is given in each call: ours all sentences at once, the others an evenly spaced sample of batches,
+    or the beginning of a document or of its pieces."""
     if case == "single":
         return [[sentence] for sentence in evenly_spaced(sentences, SINGLE_SENTENCES[size])]
     if case == "stream" and is_ours:
@@ -105,35 +73,42 @@ def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
     return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
 
 
-# Operations: those of the matrix products (a multiplication and an addition each); biases, activations and gates are
-# free. The character CNN counts once for each distinct word, BOS and EOS among them, and in its windows only the
-# positions that hold a character or a border of the word; the highways and the projection once for each distinct word;
-# the LSTMs for every token, BOS and EOS included.
-
-
 def n_tokens(sentences: Sentences) -> int:
     """Tokens of the text, without BOS and EOS."""
-    return sum(len(sentence) for sentence in sentences)
+    return sum(map(len, sentences))
 
 
 def needed_operations(options: BiLMOptions, sentences: Sentences) -> int:
-    """Operations the text requires."""
-    cnn, lstm = options.char_cnn, options.lstm
+    """Operations of matrix products (multiplications and additions) that a text needs; the rest is free.
+
+    The character CNN counts once for each distinct word, BOS and EOS among them, and in its windows only the positions
+    that hold a character or a border of the word; the LSTMs count for every token, BOS and EOS included.
+    """
+    cnn = options.char_cnn
     assert cnn is not None
-    words = {word for sentence in sentences for word in sentence}
-    lengths = [3, 3, *(min(len(word.encode()), cnn.max_characters_per_token - 2) + 2 for word in words)]  # BOS, EOS
-    convolutions = sum(
-        2 * number * cnn.embedding_dim * positions_in_windows(length, size, cnn.max_characters_per_token)
+    words, full = {word for sentence in sentences for word in sentence}, cnn.max_characters_per_token
+    lengths = [3, 3, *(min(len(word.encode()), full - 2) + 2 for word in words)]  # BOS, EOS
+    windows = sum(
+        number * sum(min(size, length - start) for start in range(min(length, full - size + 1)))
         for length in lengths
         for size, number in cnn.filters
     )
+    of_words, of_inputs, of_states = n_weights(options)
+    n_steps = n_tokens(sentences) + 2 * len(sentences)
+    return 2 * (windows * cnn.embedding_dim + len(lengths) * of_words + n_steps * (of_inputs + of_states))
+
+
+def needed_bytes(options: BiLMOptions, sentence: Sequence[str]) -> int:
+    """Bytes of weights that a sentence reads: what meets the state in every step, the rest once (not the filters)."""
+    of_words, of_inputs, of_states = n_weights(options)
+    return 4 * (of_words + of_inputs + (len(sentence) + 2) * of_states)
+
+
+def n_weights(options: BiLMOptions) -> tuple[int, int, int]:
+    """Numbers in the matrices of highways and projection, and of all LSTMs in those that meet inputs and states."""
+    cnn, lstm = options.char_cnn, options.lstm
+    assert cnn is not None
     projected = cnn.n_filters * lstm.projection_dim if cnn.n_filters != lstm.projection_dim else 0
-    per_word = 2 * (cnn.n_highway * 2 * cnn.n_filters**2 + projected)
-    projection = lstm.dim * lstm.projection_dim if lstm.dim != lstm.projection_dim else 0
-    per_token = 2 * lstm.n_layers * 2 * (2 * lstm.projection_dim * 4 * lstm.dim + projection)
-    return convolutions + len(lengths) * per_word + (n_tokens(sentences) + 2 * len(sentences)) * per_token
-
-
-def positions_in_windows(length: int, size: int, full: int) -> int:
-    """Positions of a word that fall into the windows starting in it, counted once for each window."""
-    return sum(min(size, length - start) for start in range(min(length, full - size + 1)))
+    inputs = 4 * lstm.dim * lstm.projection_dim
+    states = inputs + (lstm.dim * lstm.projection_dim if lstm.dim != lstm.projection_dim else 0)
+    return cnn.n_highway * 2 * cnn.n_filters**2 + projected, 2 * lstm.n_layers * inputs, 2 * lstm.n_layers * states

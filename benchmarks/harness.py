@@ -1,4 +1,4 @@
-"""What all benchmarks share: levels of instruction sets, processes that answer, turns, the table and the report.
+"""What all benchmarks share: levels of instruction sets, processes that answer, turns, one table and one report.
 
 Nothing is timed in this process. Each side of a comparison runs in one of its own (runner.py), whose environment says
 which instruction sets torch, oneDNN, MKL and spacy-elmo may use.
@@ -7,153 +7,98 @@ which instruction sets torch, oneDNN, MKL and spacy-elmo may use.
 import argparse
 import json
 import os
-import platform
+import pickle
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from environments import MissingPeerError, note, python_of
+from environments import SideError, is_peer, note, pip_arguments, python_of
+
+from spacy_elmo.bilm.kernels import instruction_sets
 
 RUNNER = Path(__file__).with_name("runner.py")
-LOG_LINES = 5
+PACKAGES = ("spacy-elmo", "torch", "spacy", "thinc")  # of this environment; those of peers are pinned
+LOG_LINES = 5  # of a process that has failed
+PAUSE = 0.2  # seconds
+SETTLED = 0.05  # seconds, after which the threads of the side before no longer wait for work by spinning
 
 Row = dict[str, Any]  # a line of a table by column; lists go to the report only
 
-
-# Levels of instruction sets
-
-FLAGS = {"avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "avx2": {"avx2", "fma"}}  # best first
-ENVIRONMENTS: dict[str, dict[str, str]] = {
-    "avx512": {
-        "SPACY_ELMO_ISA": "avx512",
-        "ATEN_CPU_CAPABILITY": "avx512",
-        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16",  # all of AVX-512, but no AMX
-        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
-    },
-    "avx2": {
-        "SPACY_ELMO_ISA": "avx2",
-        "ATEN_CPU_CAPABILITY": "avx2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    },
-    "native": {},
+# Instruction sets of all processes: what oneDNN and MKL call them. ATen and spacy-elmo call them as we do; FP16 is all
+# of AVX-512, but no AMX. At "native", each project takes what it finds.
+LEVELS = {
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
 }
-
-
-@dataclass(frozen=True)
-class Level:
-    """Instruction sets that all processes of a run may use.
-
-    name: as on the command line; best: the best level of this processor, if it has one of those known here.
-    """
-
-    name: str
-    best: str | None
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Variables of every process."""
-        return ENVIRONMENTS[self.name]
-
-    @property
-    def column(self) -> str | None:
-        """The level whose targets hold."""
-        return self.best if self.name == "native" else self.name
-
-    @property
-    def about(self) -> str:
-        """Whether these are the processor's best."""
-        return "native" if self.name in ("native", self.best) else f"forced, the processor has {self.best}"
+CHOOSING = ("SPACY_ELMO_ISA", "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OMP_", "GOMP_", "KMP_")  # variables, or their start
 
 
 def levels_here() -> list[str]:
-    """Levels that the processor has, the best one first."""
-    flags = set(_cpuinfo("flags").split())
-    return [level for level, needed in FLAGS.items() if needed <= flags]
+    """Levels that the processor and the compiled part have, the best first, and "native"."""
+    return [*(level for level in instruction_sets() if level in LEVELS), "native"]
 
 
-def find_levels(name: str) -> list[Level]:
+def find_levels(name: str) -> list[str]:
     """The levels that a name on the command line stands for; "all": all of this machine.
 
     Raises:
-        ArgumentTypeError: the processor has no such level.
+        ArgumentTypeError: it has no such level.
     """
     here = levels_here()
-    names = (here or ["native"]) if name == "all" else [name]
-    if unknown := [one for one in names if one not in (*here, "native")]:
-        raise argparse.ArgumentTypeError(
-            f"no level {unknown[0]!r} on this processor; expected {', '.join(here)}, native"
-        )
-    return [Level(one, here[0] if here else None) for one in names]
+    if name not in (*here, "all"):
+        raise argparse.ArgumentTypeError(f"no level {name!r} on this processor; expected {', '.join(here)}")
+    return [name] if name != "all" else here[:-1] or here
 
 
-def _cpuinfo(name: str) -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
-
-
-def cpu_name() -> str:
-    """Name of the processor, as far as the system tells."""
-    return _cpuinfo("model name") or platform.processor()
-
-
-# Processes
-
-
-class WorkerError(RuntimeError):
-    """A process could not do what it was asked to do."""
+def variables_of(level: str) -> dict[str, str]:
+    """What chooses a level in each process."""
+    return {"SPACY_ELMO_ISA": level, "ATEN_CPU_CAPABILITY": level, **LEVELS[level]} if level in LEVELS else {}
 
 
 class Worker:
     """A process of runner.py that answers commands; a context in which it lives.
 
-    python: its interpreter; arguments: of runner.py; environment: variables beside those of this process.
+    python: its interpreter; arguments: of runner.py; environment: variables beside those of this process, of which it
+    inherits none that choose instruction sets or threads.
     """
 
-    def __init__(self, python: Path, *arguments: str, environment: Mapping[str, str], script: Path = RUNNER) -> None:
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 # closed by close
-        self._process = subprocess.Popen(
-            [str(python), str(script), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            encoding="utf-8",
-            env={**inherited(), **environment},
-        )
+    def __init__(self, python: Path, *arguments: str, environment: dict[str, str], script: Path = RUNNER) -> None:
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 # closed by exit
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
+        command = [str(python), str(script), *arguments]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(CHOOSING)}
+        self._process: Any = subprocess.Popen(command, env=inherited | environment, **pipes)
+        self.pid: int = self._process.pid
 
-    def ask(self, command: str, **arguments: Any) -> Any:
-        """Have a command carried out; return what it gives.
+    def ask(self, command: str, meanwhile: Callable[[], object] | None = None, **arguments: Any) -> Any:
+        """Have a command carried out; return what it gives. meanwhile: called several times a second.
 
         Raises:
-            WorkerError: it failed, or the process has ended.
+            SideError: it failed, or the process has ended.
         """
-        pipe = self._process
-        assert pipe.stdin is not None
-        assert pipe.stdout is not None
         try:
-            print(json.dumps({"command": command, "arguments": arguments}), file=pipe.stdin, flush=True)
-            line = pipe.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise WorkerError(f"{command}: the process ended with status {pipe.wait()}: {self._end_of_log()}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(f"{command}: {answer['error']}")
-        return answer["result"]
-
-    def _end_of_log(self) -> str:
-        self._log.seek(0)
-        return " / ".join(self._log.read().split("\n")[-LOG_LINES:]).strip(" /")
+            pickle.dump((command, arguments), self._process.stdin)
+            self._process.stdin.flush()
+            while meanwhile and not select.select([self._process.stdout], [], [], PAUSE)[0]:
+                meanwhile()
+            result, failure = pickle.load(self._process.stdout)
+        except (BrokenPipeError, EOFError):
+            status = self._process.wait()
+            self._log.seek(0)
+            last_words = " / ".join(self._log.read().split("\n")[-LOG_LINES:]).strip(" /")
+            raise SideError(f"{command}: the process ended with status {status}: {last_words}") from None
+        if failure:
+            raise SideError(f"{command}: {failure}")
+        return result
 
     def __enter__(self) -> "Worker":
         return self
@@ -162,12 +107,6 @@ class Worker:
         self._process.kill()
         self._process.communicate()
         self._log.close()
-
-
-def inherited() -> dict[str, str]:
-    """The variables of this process, but for those that choose instruction sets or threads: the benchmark sets them."""
-    chosen = ("OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_", "ONEDNN_", "DNNL_", "SPACY_ELMO_ISA")
-    return {name: value for name, value in os.environ.items() if not name.startswith(chosen)}
 
 
 @contextmanager
@@ -187,25 +126,40 @@ def busy_loops() -> Iterator[None]:
 
 
 def take_turns(
-    about: str,
-    sides: Mapping[str, Callable[[], float]],
+    about: Row,
+    turns: Mapping[str, Callable[[], float]],
+    tokens: Mapping[str, int],
     repeats: int,
-    before: Callable[[], object] = lambda: None,
+    n_calls: int = 1,
+    machine: Any = None,
     warm_up: bool = True,
-) -> dict[str, list[float]]:
-    """Run all sides once, then in turn, repetition by repetition; return what each gave then, the seconds it took.
+) -> list[Row]:
+    """Run all sides once, then in turn, repetition by repetition; return a row for each.
 
-    before: called at the beginning of each repetition.
+    turns: do the work of a side and return the seconds; tokens: that it goes through, in so many calls.
+    machine: the process that measures the machine's large product at the beginning of each repetition, if any.
+    times, in the row: tokens a second of the first side over those of this one.
     """
-    for side in sides.values() if warm_up else ():
-        side()
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in turns.values() if warm_up else ():
+        turn()
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    products: list[dict[str, float]] = []
     for repetition in range(repeats):
-        note(f"{about}: repetition {repetition + 1} of {repeats}")
-        before()
-        for name, side in sides.items():
-            found[name].append(side())
-    return found
+        note(f"{', '.join(map(str, about.values()))}: repetition {repetition + 1} of {repeats}")
+        products += [machine.ask("rates")] if machine else []
+        for name, turn in turns.items():
+            time.sleep(SETTLED)
+            seconds[name].append(turn())
+    rows: list[Row] = []
+    for name, taken in seconds.items():
+        speeds = [tokens[name] / one for one in taken]
+        row = {**about, "side": name, "tokens": tokens[name], "tokens/s": float(statistics.median(speeds))}
+        row |= {"ms": 1e3 * statistics.median(taken) / n_calls, "seconds": taken, "speeds": speeds}
+        row["times"] = ratio(rows[0]["speeds"], speeds) if rows else None
+        rows.append(row | {"products": [max(rates.values()) for rates in products]})
+    for way in products[0] if products else ():
+        rows[0][f"{way} GFLOP/s"] = statistics.median(rates[way] for rates in products) / 1e9
+    return rows
 
 
 def ratio(numbers: Sequence[float], others: Sequence[float]) -> float:
@@ -216,134 +170,92 @@ def ratio(numbers: Sequence[float], others: Sequence[float]) -> float:
 # The report
 
 
-@dataclass
-class Section:
+class Report:
     """What a run at one level has found so far.
 
-    products: operations a second of the machine's 2048 x 2048 float32 product, through torch and through oneDNN,
-        measured at the beginning of each repetition.
+    machine: the process that is asked for the speed of the machine itself (machine.py).
     """
 
-    level: Level
-    machine: Worker
-    about: Row = field(default_factory=dict)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-    products: list[dict[str, float]] = field(default_factory=list)
-    tables: dict[str, list[Row]] = field(default_factory=dict)
-    targets: list[Row] = field(default_factory=list)
-    minutes: float = 0.0
+    def __init__(self, level: str, threads: int, stack: ExitStack) -> None:
+        best = levels_here()[0]
+        self.level = best if level == "native" else level
+        self.about = f"{level}, {'native' if self.level == best else f'forced: the processor has {best}'}"
+        self.variables = variables_of(level)
+        self.versions: dict[str, Any] = {package: metadata.version(package) for package in PACKAGES}
+        self.left_out: dict[str, str] = {}
+        self.tables: dict[str, list[Row]] = defaultdict(list)
+        self.machine = self.start(stack, "machine", threads=threads)
+        self.facts: Row = self.machine.ask("describe")
 
-    def start(
-        self, stack: ExitStack, *arguments: str, python: Path | None = None, threads: int | None = None
-    ) -> Worker:
-        """Start a process of runner.py that ends with the stack. threads: of OpenMP; None: as many as it takes."""
-        environment = {**self.level.environment, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-        return stack.enter_context(Worker(python or Path(sys.executable), *arguments, environment=environment))
+    def start(self, stack: ExitStack, *role: str, threads: int | None, **settings: Any) -> Any:
+        """Start a process that ends with the stack, and have it load what the settings say; return its Worker.
 
-    def load(
-        self, stack: ExitStack, label: str, *arguments: str, python: Path | None = None, **settings: Any
-    ) -> Worker:
-        """Start a process, have it load what the settings say, and remember its versions."""
-        worker = self.start(stack, *arguments, python=python, threads=settings.get("threads"))
-        self.versions[label] = worker.ask("load", **settings)
+        role: arguments of runner.py; threads: None: as many as it takes. Returns None where a peer cannot be had.
+
+        Raises:
+            SideError: what is no peer cannot be had.
+        """
+        name = role[-1]
+        if name in self.left_out:
+            return None
+        try:
+            environment = {**self.variables, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+            worker = stack.enter_context(Worker(python_of(name), *role, environment=environment))
+            worker.ask("load", threads=threads, **settings)
+        except SideError as error:
+            if not is_peer(name):
+                raise
+            self.left_out[name] = str(error)
+            note(f"left out: {name}: {error}")
+            return None
+        if is_peer(name):
+            self.versions[name] = pip_arguments(name)
         return worker
-
-    def pythons(self, peers: Iterable[str]) -> dict[str, Path]:
-        """Interpreters of the environments of peers, as far as they can be made."""
-        found = {}
-        for name in peers:
-            try:
-                found[name] = python_of(name)
-            except MissingPeerError as error:
-                self.leave_out(f"{name}: {error}")
-        return found
-
-    def leave_out(self, reason: str) -> None:
-        """Remember what cannot be measured."""
-        if reason not in self.left_out:
-            self.left_out.append(reason)
-            note(f"left out: {reason}")
-
-    def measure_products(self) -> None:
-        """Measure the large product."""
-        self.products.append(self.machine.ask("rates"))
-
-    def report(self) -> Row:
-        """All of it for a JSON file."""
-        level = {"name": self.level.name, "about": self.level.about, "environment": self.level.environment}
-        found = {name: value for name, value in vars(self).items() if name not in ("about", "machine")}
-        return {**found, "level": level, "machine": self.about}
 
     def render(self) -> str:
         """Lay it out as text."""
-        lines = [f"== {self.level.name} ({self.level.about}); {self.minutes:.1f} minutes"]
-        lines += [f"{name}: {_flat(value)}" for name, value in self.about.items()]
-        lines += [f"{name}: {_flat(versions)}" for name, versions in self.versions.items()]
-        for way in self.products[0] if self.products else ():
-            rates = [one[way] / 1e9 for one in self.products]
-            lines.append(f"{way}: {statistics.median(rates):.0f} GFLOP/s ({min(rates):.0f} to {max(rates):.0f})")
-        lines += [f"left out: {reason}" for reason in self.left_out]
-        for name, rows in (*self.tables.items(), ("targets", self.targets)):
-            lines += ["", f"-- {name}", *render_table(rows)] if rows else []
+        names = ("facts", "versions", "left_out")
+        lines = [f"== {self.about}", *(f"{name}: {json.dumps(vars(self)[name])}" for name in names)]
+        for name, rows in self.tables.items():
+            lines += ["", f"-- {name}", *render_table(rows)]
         return "\n".join(lines)
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_flat(one)}" for name, one in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def render_table(rows: Sequence[Row]) -> Iterator[str]:
     """Lay rows out as lines, a column for each name that a row has; lists are left out."""
     names = dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, list))
-    cells = [[shown(row.get(name)) for name in names] for row in rows]
+    lines = [list(names), *([shown(row.get(name)) for name in names] for row in rows)]
     is_text = [any(isinstance(row.get(name), str) for row in rows) for name in names]
-    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
-    for line in (list(names), *cells):
-        padded = (
-            cell.ljust(width) if left else cell.rjust(width)
-            for cell, width, left in zip(line, widths, is_text, strict=True)
-        )
-        yield "  ".join(padded).rstrip()
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = zip(line, widths, is_text, strict=True)
+        yield "  ".join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in cells).rstrip()
 
 
 def shown(value: Any) -> str:
-    """A number to three digits or so, text as it is; a dash for None."""
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return f"{value:,}" if isinstance(value, int) else str(value)
-    if value and abs(value) < 1e-3:
-        return f"{value:.1e}"
-    return f"{value:,.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3}f}"
+    """A number to three digits, more where it is large; text as it is; a dash for None."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def run_levels(measure: Callable[[Section, argparse.Namespace], object], args: argparse.Namespace) -> None:
+def run_levels(measure: Callable[[Report, argparse.Namespace], object], args: argparse.Namespace) -> None:
     """Measure level by level; print each as it is done, and write all so far to a file where one is asked for."""
-    sections = []
-    arguments = {name: value for name, value in vars(args).items() if name != "level"}
+    done, arguments = [], {name: value for name, value in vars(args).items() if name != "json"}
     for level in args.level:
         start = time.monotonic()
-        machine = Worker(Path(sys.executable), "machine", environment=level.environment)
-        with machine:
-            machine.ask("set_threads", threads=args.threads)
-            section = Section(level, machine, {"processor": cpu_name(), **machine.ask("describe")})
-            measure(section, args)
-        section.minutes = (time.monotonic() - start) / 60
-        print(section.render(), end="\n\n", flush=True)
-        sections.append(section.report())
+        with ExitStack() as stack:
+            report = Report(level, args.threads, stack)
+            measure(report, args)
+        report.about += f"; {(time.monotonic() - start) / 60:.1f} minutes"
+        print(report.render(), end="\n\n", flush=True)
+        done.append({name: value for name, value in vars(report).items() if name != "machine"})
         if args.json:
-            report = {"arguments": arguments, "levels": sections}
-            args.json.write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
+            text = json.dumps({"arguments": arguments, "levels": done}, indent=1)
+            args.json.write_text(text + "\n", encoding="utf-8")
 
 
 # Command line
-
-
-class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows a description as it is, and defaults."""
 
 
 def file_to_write(text: str) -> Path:
@@ -353,15 +265,11 @@ def file_to_write(text: str) -> Path:
     return file
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Make a parser of whole numbers of at least `least`."""
-
-    def number(text: str) -> int:
-        if (value := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"expected at least {least}, got {text}")
-        return value
-
-    return number
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return int(text)
 
 
 def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
@@ -373,12 +281,3 @@ def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
         return text.split(",")
 
     return parse
-
-
-def numbers_of(kind: Callable[[str], int]) -> Callable[[str], list[int]]:
-    """Make a parser of comma-separated whole numbers out of that of one."""
-
-    def numbers(text: str) -> list[int]:
-        return [kind(part) for part in text.split(",")]
-
-    return numbers

@@ -1,10 +1,11 @@
 """A corpus in, a table of epoch times out: NER over a frozen biLM whose outputs are remembered, beside a plain tok2vec.
 
-    python experiments/cache.py [--task wnut17|uner_ewt] [--sentences N] [--epochs N] [--variants elmo,elmo_concat]
-                               [--batch-words N] [--width N] [--weights MODEL] [--data DIR] [--threads N] [--json FILE]
+    python experiments/cache.py [--sentences N] [--epochs N] [--batch-words N] [--weights MODEL] [--data DIR]
+                               [--threads N] [--json FILE]
 
-All have the same encoder and head (pipelines.py) and learn from the same batches; `elmo` has the mixed layers of the
-biLM where the tok2vec has hash embeddings, `elmo_concat` has both. The encoder's width is that of the biLM's vectors.
+On WNUT-17. All have the same encoder and head (pipelines.py) and learn from the same batches; `elmo` has the mixed
+layers of the biLM where the tok2vec has hash embeddings, `elmo_concat` has both. The encoder's width is that of the
+biLM's vectors.
 
     cache         cache_mb, large enough for the corpus
     no cache      cache_mb = 0: the biLM runs in every epoch
@@ -22,7 +23,6 @@ dev F1: of the trained pipeline. With and without cache it should be the same bu
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
@@ -32,42 +32,33 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # the harness
 
 import torch
-from corpora import TASKS, Corpus
+from corpora import TASKS, Corpus, n_words
 from environments import note
-from harness import Row, at_least, cpu_name, names_of, render_table
-from pipelines import BASELINE, ENCODERS, FINE_TUNED, VARIANTS, Training, components, make_examples, make_pipeline
+from harness import Row, positive, ratio, render_table
+from pipelines import BASELINE, ENCODERS, Training, components, make_examples, make_pipeline
 from tasks import make_parser, publish, versions
 from thinc.api import fix_random_seed
 
 from spacy_elmo import formats
 from spacy_elmo.pipeline.component import ElmoComponent
+from spacy_elmo.tools.machine import processor_name
 
-NER_TASKS = [name for name, task in TASKS.items() if task.component == "ner"]
-FROZEN = [variant for variant in VARIANTS if variant not in (BASELINE, FINE_TUNED)]
+TASK = TASKS["wnut17"]
+REMEMBERING = ("elmo", "elmo_concat")
 CACHE_MB = 2.0**20  # more than any corpus here takes
 
 
 def main() -> None:
     """Run the experiment."""
-    args = parse_arguments()
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("--sentences", type=positive, help="first N of the training part; None is all")
+    parser.add_argument("--epochs", type=positive, default=4, help="of each, at least 2")
+    parser.add_argument("--batch-words", type=positive, default=1_000, help="words of a batch")
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
     report = run(args)
-    about = {name: report[name] for name in ("cpu", "threads", "task", "train_sentences", "train_words", "digest")}
-    publish(report, "\n".join([*(f"{k}: {v}" for k, v in about.items()), *render_table(report["rows"])]), args.json)
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = make_parser(__doc__ or "")
-    parser.add_argument("--task", choices=NER_TASKS, default="wnut17", help="the corpus")
-    parser.add_argument("--sentences", type=at_least(1), help="first N of the training part; None is all")
-    parser.add_argument("--epochs", type=at_least(2), default=4, help="of each, at least a later one")
-    parser.add_argument("--variants", type=names_of(FROZEN), default="elmo,elmo_concat", help="comma-separated")
-    parser.add_argument("--batch-words", type=at_least(1), default=1_000, help="words of a batch")
-    parser.add_argument("--width", type=at_least(1), help="of the encoder; None is that of the biLM's vectors")
-    parser.add_argument("--depth", type=at_least(1), default=ENCODERS["ner"][1], help="of the encoder")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
-    return parser.parse_args()
+    about = [f"{name}: {value}" for name, value in report.items() if name != "rows"]
+    publish(report, "\n".join([*about, *render_table(report["rows"])]), args.json)
 
 
 class Arm:
@@ -76,11 +67,11 @@ class Arm:
     def __init__(self, variant: str, memory: str, corpus: Corpus, args: argparse.Namespace, **elmo: Any) -> None:
         self.row: Row = {"variant": variant, "memory": memory}
         self.seconds: list[float] = []
-        task, elmo_width = TASKS[args.task], args.bilm_width
-        settings = components("ner", variant, elmo_width, (args.width or elmo_width, args.depth))
-        nlp = make_pipeline(settings, args.weights, **elmo)
-        self.training = Training(nlp, make_examples(nlp.vocab, corpus.train, task, []), args.seed, args.batch_words)
-        self.dev = make_examples(nlp.vocab, corpus.dev, task, [])
+        encoder = (args.bilm_width, ENCODERS["ner"][1])
+        nlp = make_pipeline(components("ner", variant, args.bilm_width, encoder), args.weights, **elmo)
+        examples = make_examples(nlp.vocab, corpus.train, TASK, [])
+        self.training = Training(nlp, examples, seed=0, batch_words=args.batch_words)
+        self.dev = make_examples(nlp.vocab, corpus.dev, TASK, [])
 
     def run_epoch(self) -> None:
         """Take and time the updates of an epoch."""
@@ -93,10 +84,9 @@ class Arm:
         """Compare with the seconds of the tok2vec, look at the cache, score, and let go of a file."""
         nlp, row = self.training.nlp, self.row
         row |= {f"epoch {number}": seconds for number, seconds in enumerate(self.seconds, start=1)}
-        ratios = [own / other for own, other in zip(self.seconds, plain, strict=True)]
         is_plain = self.seconds is plain
-        row["ratio first"] = None if is_plain else ratios[0]
-        row["later"] = None if is_plain else float(statistics.median(ratios[1:]))
+        row["ratio first"] = None if is_plain else self.seconds[0] / plain[0]
+        row["later"] = None if is_plain else ratio(self.seconds[1:], plain[1:])
         elmo = nlp.get_pipe("elmo") if nlp.has_pipe("elmo") else None
         if isinstance(elmo, ElmoComponent):
             if cache := elmo.memory.cache:
@@ -112,10 +102,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Race all but the warm ones, then those; return the machine, the versions and the rows."""
     bilm = formats.load(args.weights)
     args.bilm_width = bilm.options.width
-    corpus = TASKS[args.task].read(args.data)
+    corpus = TASK.read(args.data)
     corpus = Corpus(corpus.train[: args.sentences], corpus.dev, corpus.test)
     with tempfile.TemporaryDirectory() as directory:
-        files = {variant: str(Path(directory) / variant) for variant in args.variants}
+        files = {variant: str(Path(directory) / variant) for variant in REMEMBERING}
         arms = [Arm(BASELINE, "", corpus, args)]
         for variant, file in files.items():
             arms += [
@@ -127,15 +117,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         arms = [Arm(BASELINE, "", corpus, args)]
         arms += [Arm(variant, "file, warm", corpus, args, cache_path=file) for variant, file in files.items()]
         rows += race(arms, args.epochs)
-    return {
-        "versions": versions(),
-        "cpu": cpu_name(),
-        "digest": formats.digest(bilm),
-        "train_sentences": len(corpus.train),
-        "train_words": sum(len(item.words) for item in corpus.train),
-        **{name: getattr(args, name) for name in ("threads", "weights", "task", "batch_words", "width", "depth")},
-        "rows": rows,
-    }
+    about: dict[str, Any] = {"versions": versions(), "processor": processor_name(), "digest": formats.digest(bilm)}
+    about |= {"train_sentences": len(corpus.train), "train_words": n_words(corpus.train)}
+    return {**about, "threads": args.threads, "weights": args.weights, "batch_words": args.batch_words, "rows": rows}
 
 
 def race(arms: list[Arm], epochs: int) -> list[Row]:

@@ -8,24 +8,16 @@ from harness import render_table
 from pipelines import BASELINE, VARIANTS
 
 Record = dict[str, Any]
+SPEEDS = ("training_words_per_second", "inference_words_per_second")
 
 
 def tabulate(records: list[Record]) -> dict[str, Any]:
     """Reduce runs to a row for each task, size and variant; keep them beside it."""
-    groups = ((task, size, variant) for task in TASKS for size in sizes_of(records) for variant in VARIANTS)
+    sizes = sorted({record["size"] for record in records}, reverse=True)
+    groups = ((task, size, variant) for task in TASKS for size in sizes for variant in VARIANTS)
     rows = (make_row(group, records) for group in groups)
-    return {
-        "versions": distinct(records, "versions"),
-        "cpu": distinct(records, "cpu"),
-        "threads": distinct(records, "threads"),
-        "rows": [row for row in rows if row is not None],
-        "runs": records,
-    }
-
-
-def sizes_of(records: list[Record]) -> list[int]:
-    """Sizes of the training data, the largest first."""
-    return sorted({record["size"] for record in records}, reverse=True)
+    about = {name: distinct(records, name) for name in ("versions", "cpu", "threads")}
+    return {**about, "rows": [row for row in rows if row is not None], "runs": records}
 
 
 def distinct(records: list[Record], name: str) -> list[Any]:
@@ -39,11 +31,9 @@ def distinct(records: list[Record], name: str) -> list[Any]:
 
 def make_row(group: tuple[str, int, str], records: list[Record]) -> dict[str, Any] | None:
     """Reduce the runs of a task, size and variant to means; None where there are none."""
-    found = runs_of(group, records)
-    if not found:
+    if not (found := runs_of(group, records)):
         return None
-    task, size, variant = group
-    scores = scores_of(found)
+    (task, size, variant), scores = group, scores_of(found)
     weights, gamma = mean_mix(found)
     return {
         "task": task,
@@ -57,8 +47,8 @@ def make_row(group: tuple[str, int, str], records: list[Record]) -> dict[str, An
         "score": statistics.fmean(scores.values()),
         "sd": statistics.stdev(scores.values()) if len(scores) > 1 else None,
         "over_tok2vec": None if variant == BASELINE else gain(scores, runs_of((task, size, BASELINE), records)),
-        "training_words_per_second": median_of(found, "training_words_per_second"),
-        "inference_words_per_second": median_of(found, "inference_words_per_second"),
+        # Medians: a busy machine may lower a speed in one of the runs.
+        **{name: float(statistics.median(record[name] for record in found)) for name in SPEEDS},
         "layer_weights": weights,
         "gamma": gamma,
     }
@@ -89,26 +79,12 @@ def runs_of(group: tuple[str, int, str], records: list[Record]) -> list[Record]:
     return [record for record in records if (record["task"], record["size"], record["variant"]) == group]
 
 
-def median_of(records: list[Record], name: str) -> float:
-    """Median of a number over runs: of a speed, which a busy machine may lower in one of them."""
-    return float(statistics.median(record[name] for record in records))
-
-
 def render(report: dict[str, Any]) -> str:
     """Lay the report out as text."""
     if not report["rows"]:
         return "no runs"
-    encoders = (f"{component} {width}, {depth}" for component, (width, depth) in report["encoders"].items())
-    return "\n".join(
-        [
-            *(", ".join(f"{name} {version}" for name, version in one.items()) for one in report["versions"]),
-            f"{'; '.join(report['cpu'])}; threads {', '.join(map(str, report['threads']))}",
-            f"weights {report['weights']} ({report['digest'][:12]}); width and depth of the encoder: "
-            + ", ".join(encoders),
-            "",
-            *render_table([shown_row(row) for row in report["rows"]]),
-        ]
-    )
+    about = [f"{name}: {report[name]}" for name in ("versions", "cpu", "threads", "weights", "digest", "encoders")]
+    return "\n".join([*about, "", *render_table([shown_row(row) for row in report["rows"]])])
 
 
 def shown_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Corpora in, a table of scores out: ELMo in spaCy pipelines beside plain tok2vec, on five tasks.
 
-    python experiments/tasks.py --results DIR [--tasks wnut17,ud_ewt] [--variants tok2vec,elmo] [--sizes 100,10]
-                               [--seeds 0,1,2] [--updates N] [--weights MODEL] [--data DIR] [--json FILE]
+    python experiments/tasks.py --results DIR [--help]
 
 Every variant ends in the same network and is trained with the same settings (pipelines.py), the same number of
 updates and, for a seed, on the same batches of the same sample of the training data. Eight times in a run it is scored
@@ -28,37 +27,26 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))  # the harness
 
-import thinc
 import torch
 from corpora import TASKS, Corpus, Item, Task, n_words
 from environments import note
-from harness import Formatter, at_least, cpu_name, file_to_write, names_of, numbers_of
-from pipelines import (
-    BASELINE,
-    ENCODERS,
-    FINE_TUNED,
-    VARIANTS,
-    Training,
-    components,
-    learned_mix,
-    make_doc,
-    make_examples,
-    make_pipeline,
-    reference,
-)
-from spacy.about import __version__ as spacy_version
+from harness import file_to_write, names_of, positive
+from pipelines import BASELINE, ENCODERS, FINE_TUNED, VARIANTS, Training, components, learned_mix, make_pipeline
+
+from pipelines import make_doc, make_examples, reference  # isort: skip # Docs and Examples
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from task_table import Record, render, tabulate
 
-import spacy_elmo
 from spacy_elmo import formats
+from spacy_elmo.tools.machine import processor_name
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZES = (100, 10)  # percent of the training data
@@ -78,12 +66,17 @@ def main() -> None:
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the arguments that every experiment has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=Formatter)
-    parser.add_argument("--threads", type=at_least(1), default=torch.get_num_threads(), help="threads of torch")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
     parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
     parser.add_argument("--json", type=file_to_write, metavar="FILE", help="also write the results here")
     return parser
+
+
+def numbers(text: str) -> list[int]:
+    """Parse comma-separated whole numbers."""
+    return [int(part) for part in text.split(",")]
 
 
 def publish(report: dict[str, Any], text: str, file: Path | None) -> None:
@@ -100,11 +93,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what the runs leave and find")
     some("--tasks", type=names_of(TASKS), default=",".join(TASKS), help="to run")
     some("--variants", type=names_of(VARIANTS), default=",".join(VARIANTS), help="to run")
-    some("--sizes", type=numbers_of(int), default=",".join(map(str, SIZES)), help="percent of the training data")
-    some("--seeds", type=numbers_of(int), default="0,1,2", help="a run for each")
-    parser.add_argument("--updates", type=at_least(1), help="of each run; None is a number for each task")
-    parser.add_argument("--evaluations", type=at_least(1), default=EVALUATIONS, help="on dev, in a run")
-    parser.add_argument("--cache-mb", type=float, default=1024.0, help="cache_mb of the component elmo")
+    some("--sizes", type=numbers, default=",".join(map(str, SIZES)), help="percent of the training data")
+    some("--seeds", type=numbers, default="0,1,2", help="a run for each")
+    parser.add_argument("--updates", type=positive, help="of each run; None is a number for each task")
+    parser.add_argument("--evaluations", type=positive, default=EVALUATIONS, help="on dev, in a run")
     return parser.parse_args()
 
 
@@ -174,14 +166,9 @@ def run_missing(plan: Plan, args: argparse.Namespace) -> None:
                 note(f"{run.path.stem}: there already")
                 continue
             corpus = corpus or TASKS[name].read(args.data)
-            write_record(path, measure(run, corpus, plan.weights, args.cache_mb))
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Write what a run left, in one step."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            part.write_text(json.dumps(measure(run, corpus, plan.weights), indent=1) + "\n", encoding="utf-8")
+            part.replace(path)
 
 
 # A run
@@ -202,11 +189,11 @@ class Best:
         self.scores.append(score)
 
 
-def measure(run: Run, corpus: Corpus, weights: str, cache_mb: float) -> Record:
+def measure(run: Run, corpus: Corpus, weights: str) -> Record:
     """Train, choose on dev, score on test."""
     start = time.perf_counter()
     task = TASKS[run.task]
-    nlp = make_pipeline(run.components, weights, cache_mb=cache_mb)
+    nlp = make_pipeline(run.components, weights)
     sample = corpus.train_sample(run.size, run.seed)
     training = Training(nlp, make_examples(nlp.vocab, sample, task, corpus.labels), run.seed)
     best, words, seconds = train(run, training, make_examples(nlp.vocab, corpus.dev, task, corpus.labels))
@@ -225,7 +212,7 @@ def measure(run: Run, corpus: Corpus, weights: str, cache_mb: float) -> Record:
         "mix": learned_mix(trained, task.component),
         "seconds": time.perf_counter() - start,
         "versions": versions(),
-        "cpu": cpu_name(),
+        "cpu": processor_name(),
         "threads": torch.get_num_threads(),
     }
     note(f"{run.path.stem}: {100 * score:.2f} in {record['seconds']:.0f} s, training {words / seconds:.0f} words/s")
@@ -266,13 +253,8 @@ def predict(nlp: Language, items: Sequence[Item]) -> tuple[list[Doc], float]:
 
 def versions() -> dict[str, str]:
     """Versions of what makes a run."""
-    return {
-        "spacy": spacy_version,
-        "thinc": thinc.__version__,
-        "torch": torch.__version__,
-        "spacy-elmo": spacy_elmo.__version__,
-        "python": platform.python_version(),
-    }
+    packages = {name: metadata.version(name) for name in ("spacy", "thinc", "torch", "spacy-elmo")}
+    return {**packages, "python": platform.python_version()}
 
 
 # The table

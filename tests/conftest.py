@@ -37,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-kernels", action="store_true", help="run as where the compiled part was not built")
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Bytes are named by their number: some hold the time, and all processes have to give a test the same name."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Reference weights and outputs that the tests carry along."""
@@ -212,7 +217,18 @@ def lists_of_sentences(**sizes):
     return st.lists(st.lists(tokens(), max_size=6), **sizes)
 
 
+@st.composite
+def operands(draw, rows, n_in, n_out):
+    """Of a product, of up to these sizes: inputs, weight, bias or None, and what is done with the sums."""
+    rows, n_in, n_out = (draw(st.integers(1, most)) for most in (rows, n_in, n_out))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
+    how = draw(st.sampled_from([{}, {"activation": "relu"}, {"activation": "sigmoid"}, {"limit": 0.5}]))
+    return x, weight, bias if draw(st.booleans()) else None, how
+
+
 @pytest.fixture(scope="session")
 def strategies():
     """Strategies for `data.draw`, since test modules cannot import this file."""
-    return SimpleNamespace(architectures=architectures, tokens=tokens, lists_of_sentences=lists_of_sentences)
+    drawn = {"architectures": architectures, "lists_of_sentences": lists_of_sentences}
+    return SimpleNamespace(**drawn, operands=operands, tokens=tokens)

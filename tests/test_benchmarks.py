@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-FLAGS = "fpu avx2 fma avx512f avx512bw avx512cd avx512dq avx512vl"
-
 
 @pytest.fixture
 def harness(import_benchmark):
@@ -24,49 +22,67 @@ def bench(import_benchmark):
 def processor(harness, monkeypatch):
     """A function that gives this machine another processor."""
 
-    def set_flags(flags):
-        monkeypatch.setattr(harness, "_cpuinfo", lambda name: flags if name == "flags" else "a processor")
+    def set_levels(*levels):
+        monkeypatch.setattr(harness, "instruction_sets", lambda: [*levels, "generic"])
 
-    return set_flags
+    return set_levels
+
+
+@pytest.fixture
+def report(harness, monkeypatch):
+    """A function that makes a report of a level, without a process for the machine."""
+
+    class Machine:
+        def ask(self, command, **_):
+            return {"describe": {"processor": "a processor"}, "rates": {"torch": 2e11, "oneDNN": 4e11}}.get(command)
+
+    def make(level):
+        monkeypatch.setattr(harness.Report, "start", lambda *_, **__: Machine())
+        return harness.Report(level, 1, None)
+
+    return make
 
 
 # Levels
 
 
-def test_all_levels_of_a_processor_are_its_best_and_those_below_it(harness, processor):
-    processor(FLAGS)
-    found = [(level.name, level.column, level.about) for level in harness.find_levels("all")]
-    assert found == [("avx512", "avx512", "native"), ("avx2", "avx2", "forced, the processor has avx512")]
-    processor("fpu avx2 fma")
-    assert [(level.name, level.about) for level in harness.find_levels("all")] == [("avx2", "native")]
+def test_all_levels_of_a_processor_are_its_best_and_those_below_it(harness, processor, report):
+    processor("avx512", "avx2")
+    assert harness.find_levels("all") == ["avx512", "avx2"]
+    assert [report(level).about for level in harness.find_levels("all")] == [
+        "avx512, native", "avx2, forced: the processor has avx512"
+    ]  # fmt: skip
+    processor("avx2")
+    assert report(*harness.find_levels("all")).about == "avx2, native"
 
 
-def test_native_sets_nothing_and_has_the_targets_of_the_best_level(harness, processor):
-    processor(FLAGS)
-    (level,) = harness.find_levels("native")
-    assert (level.environment, level.column, level.about) == ({}, "avx512", "native")
+def test_native_sets_nothing_and_has_the_targets_of_the_best_level(processor, report):
+    processor("avx512", "avx2")
+    native = report("native")
+    assert (native.variables, native.level, native.about) == ({}, "avx512", "native, native")
 
 
 def test_level_that_the_processor_lacks_is_refused_with_one_line(bench, processor, capsys):
-    processor("fpu avx2 fma")
+    processor("avx2")
     with pytest.raises(SystemExit):
         bench.parse_arguments(["encode", "--level", "avx512"])
     assert "no level 'avx512' on this processor; expected avx2, native" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_processor_of_another_kind_has_no_level_but_its_own(harness, processor):
-    processor("")
-    assert [(level.name, level.column) for level in harness.find_levels("all")] == [("native", None)]
+def test_processor_of_another_kind_has_no_level_but_its_own(harness, processor, report):
+    processor("neon")
+    assert harness.find_levels("all") == ["native"]
+    assert report("native").level == "native"
 
 
 def test_every_process_has_the_variables_of_the_level_and_no_others_of_that_kind(harness, monkeypatch, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        f"import os, sys\nsys.path.insert(0, {str(harness.RUNNER.parent)!r})\nfrom runner import serve, Side\n"
-        "class Look(Side):\n    def look(self): return dict(os.environ)\nserve(Look())\n"
+        f"import os, sys\nsys.path.insert(0, {str(harness.RUNNER.parent)!r})\nfrom runner import serve\n"
+        "class Look:\n    def look(self): return dict(os.environ)\nserve(Look())\n"
     )
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    wanted = harness.Level("avx2", "avx512").environment
+    wanted = harness.variables_of("avx2")
     with harness.Worker(harness.Path(sys.executable), environment=wanted, script=script) as worker:
         found = worker.ask("look")
     assert wanted.items() <= found.items()
@@ -78,7 +94,7 @@ def test_every_process_has_the_variables_of_the_level_and_no_others_of_that_kind
 # Refusals
 
 
-@pytest.mark.parametrize("command", ["targets", "encode", "pipeline", "processes", "train", "products"])
+@pytest.mark.parametrize("command", ["targets", "encode", "pipeline", "processes", "train"])
 def test_report_that_cannot_be_written_is_refused_before_anything_is_measured(bench, command, tmp_path, capsys):
     with pytest.raises(SystemExit):
         bench.parse_arguments([command, "--json", str(tmp_path / "none" / "report.json")])
@@ -94,22 +110,24 @@ def test_unknown_names_and_numbers_below_one_are_refused(bench, capsys):
     assert "expected at least 1, got 0" in errors
 
 
-def test_commands_have_the_options_of_others_at_their_defaults(bench):
-    args = bench.parse_arguments(["targets", "--sizes", "small"])
-    assert (args.sizes, args.cases, args.device, args.models) == (["small"], ["stream", "single"], "cpu", ["sm"])
-    assert (args.train_rows, args.steps) == (None, None)
-    assert bench.parse_arguments(["processes"]).threads == 1
-
-
 # Turns, tables, reports
 
 
-def test_sides_run_once_and_then_in_turn(harness):
+def test_sides_run_once_and_then_in_turn_and_are_compared_with_the_first(harness):
     calls = []
-    sides = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
-    found = harness.take_turns("", sides, 2, before=lambda: calls.append("-"))
+
+    class Machine:
+        def ask(self, _):
+            calls.append("-")
+            return {"torch": 2e11, "oneDNN": 4e11}
+
+    turns = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
+    first, other = harness.take_turns({"size": "x"}, turns, {"a": 8, "b": 4}, 2, n_calls=2, machine=Machine())
     assert calls == ["a", "b", "-", "a", "b", "-", "a", "b"]
-    assert found == {"a": [4, 7], "b": [5, 8]}
+    assert (first["seconds"], other["seconds"]) == ([4, 7], [5, 8])
+    assert (first["times"], other["times"]) == (None, (8 / 4 / (4 / 5) + 8 / 7 / (4 / 8)) / 2)
+    assert (first["ms"], other["tokens/s"]) == (1e3 * 5.5 / 2, (4 / 5 + 4 / 8) / 2)
+    assert (first["size"], first["oneDNN GFLOP/s"], other["products"]) == ("x", 400, [4e11, 4e11])
 
 
 def test_ratio_is_the_median_over_repetitions(harness):
@@ -122,50 +140,43 @@ def test_table_has_a_column_for_each_name_and_no_lists(harness):
         {"engine": "theirs", "tokens/s": 9.123, "times": 2.4201, "off by": 3.14e-7, "seconds": [1.0]},
     ]
     assert list(harness.render_table(rows)) == [
-        "engine  tokens/s  times   off by",
-        "ours      22,081      -        -",
-        "theirs      9.12   2.42  3.1e-07",
+        "engine  tokens/s  times    off by",
+        "ours      22,081      -         -",
+        "theirs      9.12   2.42  3.14e-07",
     ]
 
 
-def test_report_names_processor_level_and_products_and_keeps_every_repetition(harness, monkeypatch, tmp_path, capsys):
-    class Machine:
-        def __init__(self, *_, environment):
-            self.environment = environment
+@pytest.mark.usefixtures("report")
+def test_report_names_processor_level_and_versions_and_keeps_every_repetition(
+    harness, processor, report, tmp_path, capsys
+):
+    processor("avx512", "avx2")
+    report("native")  # reports have no process from now on
 
-        def __enter__(self):
-            return self
+    def measure(report, args):
+        report.tables["encode"] = [{"size": "small", "seconds": [1.0, 2.0]}]
+        report.left_out["a peer"] = "no room"
 
-        def __exit__(self, *_):
-            pass
-
-        def ask(self, command, **_):
-            return {"describe": {"torch": "2"}, "rates": {"torch": 2e11, "oneDNN": 4e11}}.get(command)
-
-    def measure(section, args):
-        section.measure_products()
-        section.tables["encode"] = [{"size": "small", "seconds": [1.0, 2.0]}]
-        section.leave_out("a peer: no room")
-
-    monkeypatch.setattr(harness, "Worker", Machine)
     file = tmp_path / "report.json"
-    levels = [harness.Level("avx512", "avx512"), harness.Level("avx2", "avx512")]
-    harness.run_levels(measure, argparse.Namespace(command="encode", level=levels, threads=1, json=file))
-    text, report = capsys.readouterr().out, json.loads(file.read_text())
-    assert "oneDNN: 400 GFLOP/s (400 to 400)" in text
-    assert "left out: a peer: no room" in text
-    assert [one["level"]["about"] for one in report["levels"]] == ["native", "forced, the processor has avx512"]
-    assert report["levels"][1]["level"]["environment"]["SPACY_ELMO_ISA"] == "avx2"
-    assert report["levels"][0]["machine"]["processor"] == harness.cpu_name()
-    assert report["levels"][0]["tables"]["encode"][0]["seconds"] == [1.0, 2.0]
-    assert report["arguments"]["command"] == "encode"
+    args = argparse.Namespace(command="encode", level=["avx512", "avx2"], threads=1, json=file)
+    harness.run_levels(measure, args)
+    text, written = capsys.readouterr().out, json.loads(file.read_text())
+    assert '"processor": "a processor"' in text
+    assert "no room" in text
+    assert [one["about"].split(";")[0] for one in written["levels"]] == [
+        "avx512, native", "avx2, forced: the processor has avx512"
+    ]  # fmt: skip
+    assert written["levels"][1]["variables"]["SPACY_ELMO_ISA"] == "avx2"
+    assert "torch" in written["levels"][0]["versions"]
+    assert written["levels"][0]["tables"]["encode"][0]["seconds"] == [1.0, 2.0]
+    assert written["arguments"]["command"] == "encode"
 
 
 # Targets
 
 
-def encode_row(engine, size="small", case="single", times=None, **others):
-    return {"engine": engine, "size": size, "case": case, "times": times, "of product": 0.6, "peak MiB": None, **others}
+def encode_row(side, size="small", case="single", times=None, **others):
+    return {"side": side, "size": size, "case": case, "times": times, "of product": 0.6, "peak MiB": None, **others}
 
 
 @pytest.fixture
@@ -173,10 +184,8 @@ def reached(import_benchmark):
     """A function that gives what is reached, and whether it is met, by target."""
 
     def find(tables, level):
-        return {
-            row["target"]: (round(row["reached"], 2), row[""])
-            for row in import_benchmark("targets").targets(tables, level)
-        }
+        rows = import_benchmark("targets").targets(tables, level)
+        return {row["target"]: (round(row["reached"], 2), row[""]) for row, _ in rows}
 
     return find
 
@@ -209,20 +218,42 @@ def test_stream_has_a_share_a_ratio_and_memory_and_its_limits_are_the_levels(rea
 
 
 def test_targets_of_the_other_tables(reached):
-    def threads(machine, setting, over):
-        return {"size": "small", "machine": machine, "setting": setting, "default over it": over}
+    def threads(machine, side, over):
+        return {"size": "small", "machine": machine, "side": side, "times": over and 1 / over}
 
     tables = {
-        "pipeline": [{"pipeline": "elmo", "times": None}, {"pipeline": "minilm", "times": 4.0}],
+        "pipeline": [{"side": "elmo", "times": None}, {"side": "minilm", "times": 4.0}],
         "gates": [{"rows": 32, "dim": 1024, "ratio": 0.7}],
         "threads": [
             *(threads(machine, "default", None) for machine in ("idle", "busy")),
             *(threads("idle", f"threads = {n}", 1.0) for n in (1, 2)),
             *(threads("busy", f"threads = {n}", 1.5) for n in (1, 2)),
         ],
-        "train": [{"model": "sm", "times": 3.0}, {"model": "sm", "times": None}],
+        "train": [
+            {"size": "sm", "side": "spacy-elmo", "times": None},
+            {"size": "sm", "side": "plain step", "times": 3.0},
+        ],
     }
     found = reached(tables, "avx512")
-    assert [met for _, met in found.values()] == ["MISSED", "MISSED", "met", "MISSED", ""]
+    assert [met for _, met in found.values()] == ["MISSED", "met", "MISSED", "MISSED", ""]
     assert reached(tables, "avx2")["ELMo + NER over MiniLM + NER, words/s"] == (4.0, "met")
-    assert reached(tables, None) == {}
+    assert reached(tables, "native") == {}
+
+
+@pytest.mark.parametrize(("case", "needed"), [("stream", "needed_operations"), ("single", "needed_bytes")])
+def test_missed_target_comes_with_the_limit_of_the_machine(
+    bench, report, import_benchmark, data, monkeypatch, case, needed
+):
+    cases, found = import_benchmark("cases"), report("native")
+    options = bench.cases.load("bundled").options
+    monkeypatch.setattr(cases, "write_model", lambda size: ("", options))
+    found.tables["encode"] = [encode_row("spacy-elmo", case=case, seconds=[2.0])]
+    monkeypatch.setattr(
+        found.machine, "ask", lambda command, **_: {"bandwidth": 5e9, "rates": {"torch": 1e9, "oneDNN": 5e9}}[command],
+        raising=False,
+    )  # fmt: skip
+    args = bench.parse_arguments(["targets", "--sentences=1"])
+    limit = bench.find_limit(found, args, "small", case)
+    (sentence,) = cases.read_sentences(1)
+    count = getattr(cases, needed)(options, [sentence] if case == "stream" else sentence)
+    assert limit == {"limit": "5 GFLOP/s" if case == "stream" else "5 GB/s", "of limit": pytest.approx(count / 2 / 5e9)}

@@ -3,11 +3,10 @@
 import mmap
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
-from spacy_elmo import formats
 
 MIB = 2**20
 
@@ -17,11 +16,11 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(import_benchmark):
-    processes = import_benchmark("processes")
+    looks, me = [], os.getpid()
+    look = import_benchmark("memory").look
     shared = mmap.mmap(-1, 40 * MIB)
     shared.write(b"x" * 40 * MIB)
-    before = processes.Seen()
-    before.look(os.getpid())
+    look(me, looks)
     ready, told = os.pipe()
     child = os.fork()
     if child == 0:  # it reads what is shared and has 20 MiB more
@@ -31,33 +30,24 @@ def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(import_ben
         os._exit(0)
     try:
         os.read(ready, 1)
-        seen = processes.Seen()
-        seen.look(os.getpid())
-        assert child in processes.children(os.getpid())
+        look(me, looks)
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    assert 15 * MIB < seen.in_all - before.in_all < 40 * MIB
-    assert 15 * MIB < seen.of_child < 40 * MIB < before.of_itself
-    assert before.of_child == 0
+    before, seen = looks
+    assert before.keys() == {me}
+    assert 15 < sum(share for share, _ in seen.values()) - before[me][0] < 40
+    assert 15 < seen[child][1] < 40 < before[me][1]
 
 
-@pytest.fixture
-def section(import_benchmark):
-    harness = import_benchmark("harness")
-    return harness.Section(harness.Level("native", None), None)
-
-
-@pytest.mark.parametrize(("method", "count"), [("", 1), ("fork", 2)])
-def test_a_row_is_measured_while_the_pipeline_runs(import_benchmark, section, data, method, count):
-    processes = import_benchmark("processes")
-    row = processes.measure(section, str(data / "tiny_2l_skip"), method, count, ["We sat here ."] * 4_000, 1)
-    assert row["words/s"] > 0
-    assert row["MiB in all"] > row["MiB of one"] > 10
-
-
-def test_the_stream_is_looked_at_ten_times(import_benchmark, section, data, monkeypatch):
-    monkeypatch.setattr(formats, "BUNDLED", str(data / "tiny_2l_skip"))
-    looks = import_benchmark("processes").stream(section, 2_000, threads=1)
-    assert [row["texts"] for row in looks] == list(range(200, 2_001, 200))
-    assert all(row["MiB"] > 100 for row in looks)
+def test_rows_are_measured_while_the_pipelines_run(import_benchmark, data, monkeypatch):
+    bench, harness = import_benchmark("bench"), import_benchmark("harness")
+    monkeypatch.setattr(import_benchmark("cases"), "write_model", lambda size: (str(data / "tiny_2l_skip"), None))
+    monkeypatch.setattr(bench, "PROCESSES", ((1, None), (2, "fork")))
+    with ExitStack() as stack:
+        report = harness.Report("native", 1, stack)
+        bench.processes(report, bench.parse_arguments(["processes", "--sizes=small", "--threads=1"]))
+    assert [(row["processes"], row["method"]) for row in report.tables["processes"]] == [(1, ""), (2, "fork")]
+    for row in report.tables["processes"]:
+        assert row["words/s"] > 0
+        assert row["MiB in all"] > row["MiB of one"] > 10

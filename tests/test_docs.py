@@ -1,5 +1,6 @@
 """What the README shows runs as it stands there, and what it names exists."""
 
+import json
 import re
 import runpy
 import subprocess
@@ -13,17 +14,26 @@ from thinc.api import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [
-    pytest.param(block, id=f"{page.name}-{number}")
-    for page in PAGES
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf8"), re.DOTALL))
-    if block.startswith(("import spacy\n", "from spacy_elmo"))  # others are fragments of a session
-]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_whole_examples_run(block):
-    subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", block], check=True, capture_output=True)
+def examples(page):
+    """Its blocks that stand for themselves; others are fragments of a session."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf8"), re.DOTALL)
+    return [block for block in blocks if block.startswith(("import spacy\n", "from spacy_elmo"))]
+
+
+RUN = """
+import json, sys
+for number, block in enumerate(json.load(sys.stdin)):
+    exec(compile(block, f"example {number}", "exec"), {"__name__": "__main__"})
+"""
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
+def test_whole_examples_run(page):
+    """Those of a page one after the other in one process, with nothing of each other's."""
+    command = [sys.executable, "-W", "error::FutureWarning", "-c", RUN]
+    subprocess.run(command, input=json.dumps(examples(page)), text=True, check=True)
 
 
 SETTINGS = [

@@ -16,8 +16,6 @@ from peers import simple_elmo_pytorch
 class Engine(simple_elmo_pytorch.Engine):
     """See peers/__init__.py."""
 
-    packages = ("allennlp", "torch")
-
     def _bilm_class(self) -> tuple[Any, Any]:
         spec = importlib.util.find_spec("allennlp")
         assert spec is not None

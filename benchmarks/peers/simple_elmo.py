@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from peers import BATCH, Forgetful, Sentences, batches_of
+from peers import BATCH, Sentences, batches_of
 
 
-class Engine(Forgetful):
+class Engine:
     """See peers/__init__.py."""
-
-    packages = ("simple-elmo", "tensorflow")
 
     def __init__(self, directory: Path, threads: int) -> None:
         os.environ.update(TF_USE_LEGACY_KERAS="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
@@ -24,11 +22,10 @@ class Engine(Forgetful):
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-        self.model = ElmoModel()
         logging.getLogger("simple_elmo.elmo_helpers").setLevel(logging.ERROR)
+        self.model, v1 = ElmoModel(), tf.compat.v1
         self.model.load(str(directory), max_batch_size=BATCH)
         self.model.elmo_sentence_input = weight_layers("input", self.model.sentence_embeddings_op, use_layers="all")
-        v1 = tf.compat.v1
         config = v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
         self.session = v1.Session(config=config)
         self.session.run(v1.global_variables_initializer())

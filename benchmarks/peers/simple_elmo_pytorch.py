@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from peers import Forgetful, Sentences, batches_of
+from peers import Sentences, batches_of
 
 
-class Engine(Forgetful):
+class Engine:
     """See peers/__init__.py."""
-
-    packages: tuple[str, ...] = ("simple-elmo-pytorch", "torch")
 
     def __init__(self, directory: Path, threads: int) -> None:
         import torch

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-PIPELINE_PACKAGES = ("spacy", "thinc")
-
 
 def ner_config(batch_size: int) -> Any:
     """The config of the pipeline."""

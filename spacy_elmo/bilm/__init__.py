@@ -6,8 +6,9 @@
 import importlib
 from typing import Any
 
+from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.bilm.model import BiLM, CarriedState, EncodedBatch
-from spacy_elmo.bilm.options import BiLMOptions, CharCNNOptions, LSTMOptions
+from spacy_elmo.bilm.options import BiLMOptions, CharCNNOptions, LSTMOptions, TokenEmbedderOptions
 from spacy_elmo.bilm.scalar_mix import ScalarMix, scalar_mix
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Elmo",
     "EncodedBatch",
     "LSTMOptions",
+    "Lexicons",
     "ScalarMix",
+    "TokenEmbedderOptions",
     "batch_to_ids",
     "scalar_mix",
 ]

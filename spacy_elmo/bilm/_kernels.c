@@ -1,10 +1,10 @@
-/* The recurrence of an LSTM layer in float32, both directions, all time steps in one call (`run`); and by itself what
- * lies between the products of a step (`update_gates`).
+/* The recurrence of an LSTM layer in float32, both directions, all time steps in one call (`run_layer`); what lies between
+ * the products of a step (`update_gates`); and products of other layers (`multiply`).
  *
  * Sequences are independent of each other, and so are the directions. So a thread takes some rows of one direction
- * through all of their steps, and waits for nobody. A step is one pass over the weights: they lie in tiles of 64 columns,
- * the four gates of 16 cells, each tile row after row, so that they are read from front to back, and a tile's sums become
- * cells while they are at hand.
+ * through all of their steps, and waits for nobody. A step is one pass over the weights. Their columns lie in strips of
+ * 16, each strip row after row, so that they are read from front to back. The four gates of 16 cells are four strips that
+ * lie behind each other, a tile: its sums become cells while they are at hand.
  *
  * There is a version for each instruction set (_kernels_level.h); `choose` takes one of those that the processor has.
  * Optional: without this file the same numbers come from torch's operators.
@@ -50,8 +50,8 @@
 #define ROWS_OF_CHUNK 240 /* of a product that are multiplied by all of the matrix before the next ones */
 #define ROWS_OF_TASK 24   /* that a thread gets at least, where there are more threads than directions */
 
-/* Of 2. Read when it runs: GCC makes one instruction of a comparison with a variable, and five of one with a constant. */
-static volatile const float largest_exponent = 60.0f;
+/* Of exp. Read when it runs: GCC makes one instruction of a comparison with a variable, and five of one with a constant. */
+static volatile const float largest_argument = 41.0f;
 
 typedef struct {
     Py_ssize_t n_in, width, dim;                            /* width: of the hidden state */
@@ -297,7 +297,7 @@ static PyObject *multiply(PyObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-/* run */
+/* run_layer */
 
 typedef struct {
     Layer layer;
@@ -480,7 +480,8 @@ static PyObject *run_layer(PyObject *self, PyObject *arguments)
     carry_out_all(&tasks);
     Py_END_ALLOW_THREADS
     if (run.is_out_of_memory)
-        return PyErr_NoMemory();
+        return PyErr_Format(PyExc_MemoryError, "no memory for the LSTM states of %zd sequences: lower max_batch_tokens",
+                            run.n_rows);
     Py_RETURN_NONE;
 }
 
@@ -549,7 +550,7 @@ PyMODINIT_FUNC PyInit__kernels(void)
     level = &levels[N_LEVELS - 1];
     PyObject *created = PyModule_Create(&module);
     if (created != NULL && (PyModule_AddIntConstant(created, "STRIP", STRIP) < 0
-                            || PyModule_AddIntConstant(created, "TILE", TILE) < 0
+                            || PyModule_AddIntConstant(created, "SOURCE", SOURCE) < 0
                             || PyModule_AddIntConstant(created, "HAS_THREADS", has_threads()) < 0)) {
         Py_DECREF(created);
         return NULL;

@@ -1,5 +1,5 @@
 STRIP: int
-TILE: int
+SOURCE: int  # checksum of the source that it was built from
 HAS_THREADS: int
 
 # Eight addresses: of input weight, hidden weight, bias, projection or 0, inputs, hidden, cell, outputs

@@ -48,10 +48,10 @@ UNROLL
 #define MULTIPLY(rows)                                                                                                 \
     case rows:                                                                                                         \
         for (; strip + STRIPS(rows) <= n_strips; strip += STRIPS(rows))                                                \
-            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart,                 \
+            LEVEL(multiply_few)(rows, STRIPS(rows), n, x, matrix + strip * apart, apart,                               \
                                 ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         for (; strip < n_strips; strip++)                                                                              \
-            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart,                            \
+            LEVEL(multiply_few)(rows, 1, n, x, matrix + strip * apart, apart,                                          \
                                 ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         break;
 
@@ -72,43 +72,57 @@ TARGET static void LEVEL(multiply)(int rows, int n_strips, Py_ssize_t n, const f
 }
 #undef MULTIPLY
 
-/* 2^x to float32's last bit, free of branches: 2^n for the nearest integer n times a polynomial on [-1/2, 1/2] (minimax,
- * 2e-9). Up to ±largest,
- * where a sigmoid has reached 0 or 1 to 1e-18 and the product of two results is still a float. NaN stays NaN. */
-TARGET static inline __attribute__((always_inline)) float LEVEL(power_of_two)(float x, float largest)
+/* exp(x) = power * (1 + rest), free of branches: power is 2^n for the nearest integer n, rest a polynomial on [-1/2, 1/2]
+ * (minimax, 2e-9). The two are kept apart, so that what is added to exp(x) is rounded once: tanh stays exact near zero.
+ * scale: log2(e) times the factor of x. Up to ±limit, where a sigmoid has reached 0 or 1 to 1e-18 and the product of two
+ * results is still a float. NaN stays NaN. */
+TARGET static inline __attribute__((always_inline)) float LEVEL(exp_rest)(float x, float scale, float limit, float *power)
 {
     /* Added and taken away, 1.5 * 2^23 rounds to an integer; with 127 more, its lowest bits are the exponent of 2^n. */
     const float shift = 12582912.0f + 127.0f;
-    x = x < -largest ? -largest : x;
-    x = x > largest ? largest : x;
-    union { float value; uint32_t bits; } shifted = {x + shift}, power;
-    float rest = x - (shifted.value - shift), sum = 1.5345812e-4f;
-    sum = sum * rest + 1.3399931e-3f;
-    sum = sum * rest + 9.618489e-3f;
-    sum = sum * rest + 5.5503286e-2f;
-    sum = sum * rest + 0.24022646f;
-    sum = sum * rest + 0.6931472f;
-    sum = sum * rest + 1.0f;
-    power.bits = shifted.bits << 23;
-    return sum * power.value;
+    x = x < -limit ? -limit : x;
+    x = x > limit ? limit : x;
+    union { float value; uint32_t bits; } shifted = {x * scale + shift}, exponent;
+    /* the last term: what float32 leaves out of log2(e) */
+    float part = (x * scale - (shifted.value - shift)) + x * (scale * 1.335e-8f), sum = 1.5345812e-4f;
+    sum = sum * part + 1.3399931e-3f;
+    sum = sum * part + 9.618489e-3f;
+    sum = sum * part + 5.5503286e-2f;
+    sum = sum * part + 0.24022646f;
+    sum = sum * part + 0.6931472f;
+    exponent.bits = shifted.bits << 23;
+    *power = exponent.value;
+    return sum * part;
 }
 
 #define LOG2_E 1.44269504f
-#define EXP_MINUS(x) LEVEL(power_of_two)((x) * -LOG2_E, largest)
-#define EXP_MINUS_2(x) LEVEL(power_of_two)((x) * (-2.0f * LOG2_E), largest)
 
-/* One cell from the sums of its gates. sigmoid(x) is 1 / (1 + exp(-x)) and tanh(x) is (1 - exp(-2x)) / (1 + exp(-2x)):
+/* 1 + exp(-x) */
+TARGET static inline __attribute__((always_inline)) float LEVEL(one_plus_exp)(float x, float limit)
+{
+    float power, rest = LEVEL(exp_rest)(x, -LOG2_E, limit, &power);
+    return rest * power + (power + 1.0f);
+}
+
+/* exp(-2x) - 1 */
+TARGET static inline __attribute__((always_inline)) float LEVEL(exp_minus_one)(float x, float limit)
+{
+    float power, rest = LEVEL(exp_rest)(x, -2.0f * LOG2_E, 0.5f * limit, &power);
+    return rest * power + (power - 1.0f);
+}
+
+/* One cell from the sums of its gates. sigmoid(x) is 1 / (1 + exp(-x)), and with e = exp(-2x) - 1, tanh(x) is -e / (2 + e):
  * a product of the two needs one division. */
 #define UPDATE_CELL(input, forget, output, candidate, cell, hidden)                                                    \
     do {                                                                                                               \
-        float e_candidate = EXP_MINUS_2(candidate);                                                                    \
-        float state = (cell) / (1.0f + EXP_MINUS(forget))                                                              \
-                      + (1.0f - e_candidate) / ((1.0f + EXP_MINUS(input)) * (1.0f + e_candidate));                     \
+        float e_candidate = LEVEL(exp_minus_one)(candidate, limit);                                                    \
+        float state = (cell) / LEVEL(one_plus_exp)(forget, limit)                                                      \
+                      - e_candidate / (LEVEL(one_plus_exp)(input, limit) * (2.0f + e_candidate));                      \
         state = state > cell_clip ? cell_clip : state;                                                                 \
         state = state < -cell_clip ? -cell_clip : state;                                                               \
-        float e_state = EXP_MINUS_2(state);                                                                            \
+        float e_state = LEVEL(exp_minus_one)(state, limit);                                                            \
         (cell) = state;                                                                                                \
-        (hidden) = (1.0f - e_state) / ((1.0f + EXP_MINUS(output)) * (1.0f + e_state));                                 \
+        (hidden) = -e_state / (LEVEL(one_plus_exp)(output, limit) * (2.0f + e_state));                                 \
     } while (0)
 
 /* gates: input, forget, output and candidate, [4, dim], before their nonlinearities: the part that comes from the hidden
@@ -116,7 +130,7 @@ TARGET static inline __attribute__((always_inline)) float LEVEL(power_of_two)(fl
 TARGET static void LEVEL(update_row)(Py_ssize_t dim, const float *restrict gates, const float *restrict inputs,
                                      float cell_clip, float *restrict cell, float *restrict hidden)
 {
-    const float largest = largest_exponent;
+    const float limit = largest_argument;
     for (Py_ssize_t i = 0; i < dim; i++)
         UPDATE_CELL(gates[i] + inputs[i], gates[dim + i] + inputs[dim + i], gates[2 * dim + i] + inputs[2 * dim + i],
                     gates[3 * dim + i] + inputs[3 * dim + i], cell[i], hidden[i]);
@@ -126,7 +140,7 @@ TARGET static void LEVEL(update_row)(Py_ssize_t dim, const float *restrict gates
 TARGET static inline void LEVEL(update_strip)(const float *restrict gates, float cell_clip, float *restrict cell,
                                               float *restrict hidden)
 {
-const float largest = largest_exponent;
+    const float limit = largest_argument;
 NO_ALIASES
     for (int i = 0; i < STRIP; i++)
         UPDATE_CELL(gates[i], gates[STRIP + i], gates[2 * STRIP + i], gates[3 * STRIP + i], cell[i], hidden[i]);
@@ -208,7 +222,7 @@ TARGET static void LEVEL(project)(const Layer *layer, const Direction *one, Work
 TARGET static void LEVEL(multiply_columns)(const Product *all, Py_ssize_t row, Py_ssize_t end, Py_ssize_t first_tile,
                                            Py_ssize_t end_tile)
 {
-    const float largest = largest_exponent;
+    const float limit = largest_argument;
     for (Py_ssize_t tile = first_tile; tile < end_tile; tile++) {
         Py_ssize_t strip = tile * STRIPS_OF_TILE, columns = all->n_out - tile * TILE;
         int n_strips = (int)(all->n_strips - strip < STRIPS_OF_TILE ? all->n_strips - strip : STRIPS_OF_TILE);
@@ -232,7 +246,7 @@ TARGET static void LEVEL(multiply_columns)(const Product *all, Py_ssize_t row, P
                         one[column] = one[column] < 0.0f ? 0.0f : one[column];
                 else if (all->activation == SIGMOID)
                     for (int column = 0; column < n_strips * STRIP; column++)
-                        one[column] = 1.0f / (1.0f + EXP_MINUS(one[column]));
+                        one[column] = 1.0f / LEVEL(one_plus_exp)(one[column], limit);
                 memcpy(all->out + (now + i) * all->n_out + tile * TILE, one, (size_t)columns * sizeof(float));
             }
         }
@@ -240,8 +254,6 @@ TARGET static void LEVEL(multiply_columns)(const Product *all, Py_ssize_t row, P
 }
 
 #undef UPDATE_CELL
-#undef EXP_MINUS
-#undef EXP_MINUS_2
 #undef LOG2_E
 #undef VECTORS
 #undef LEVEL

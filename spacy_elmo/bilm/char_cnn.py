@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spacy_elmo.bilm import characters
+from spacy_elmo.bilm.characters import Alphabet
 from spacy_elmo.bilm.options import CharCNNOptions
 from spacy_elmo.bilm.packed import PackedModule
 from spacy_elmo.bilm.parameters import empty_parameter
@@ -33,12 +34,18 @@ class CharacterCNN(nn.Module):
 
     Matches bilm-tf's `_build_word_char_embeddings`. The projection is absent where the number of filters
     equals the output width, as there.
+
+    alphabet: what it reads of a token; bytes if not said.
     """
 
-    def __init__(self, options: CharCNNOptions, width: int) -> None:
+    borders = (characters.BOS, characters.EOS)
+    alphabet: Alphabet = characters.Bytes()  # of modules that an earlier version pickled
+
+    def __init__(self, options: CharCNNOptions, width: int, alphabet: Alphabet | None = None) -> None:
         super().__init__()
         self.options = options
-        self.embedding = empty_parameter(characters.N_CHARACTERS, options.embedding_dim)
+        self.alphabet = alphabet or characters.Bytes()
+        self.embedding = empty_parameter(len(self.alphabet), options.embedding_dim)
         self.filters = nn.ParameterList(
             empty_parameter(size * options.embedding_dim, number) for size, number in options.filters
         )
@@ -49,15 +56,16 @@ class CharacterCNN(nn.Module):
     def forward(self, words: Sequence[str]) -> Tensor:
         """Return the vectors of `words` as `[len(words), width]`; each is the same in any company."""
         full = self.options.max_characters_per_token
-        ids = [characters.token_ids(word, full) for word in words]
-        return self.embed_ids(characters.pad(ids, min(full, max([_SHORTEST, *map(len, ids)]) + self._widest)))
+        ids = [self.alphabet.token_ids(word, full) for word in words]
+        width = min(full, max([_SHORTEST, *map(len, ids)]) + self._widest)
+        return self.embed_ids(characters.pad(ids, width, self.alphabet.padding))
 
     def embed_ids(self, ids: npt.NDArray[np.integer[Any]]) -> Tensor:
         """Return vectors `[n_words, width]` of words given by their character ids, padded to `max_characters` or to
         as many as the longest word and the widest filter together."""
         if not len(ids):
             return self.embedding.new_zeros(0, self.width)
-        lengths = (ids != characters.PADDING).sum(axis=1)
+        lengths = (ids != self.alphabet.padding).sum(axis=1)
         order = np.argsort(-lengths, kind="stable")
         sorted_ids, lengths = ids[order].astype(np.int64), lengths[order]
         device = self.embedding.device
@@ -184,6 +192,7 @@ class WordEmbedding(nn.Module):
     token", as in bilm-tf, so word `i` of the vocabulary has row `i + 1`.
     """
 
+    borders = (characters.BOS, characters.EOS)
     UNKNOWN = "<UNK>"
 
     def __init__(self, vocabulary: Sequence[str], width: int) -> None:

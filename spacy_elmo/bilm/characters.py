@@ -2,6 +2,7 @@
 (`elmo_indexer.py`) number them, shifted by one so that 0 can mean "no token"."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,32 @@ BOS = "<S>"
 EOS = "</S>"
 
 _SENTENCE_MARKERS = {BOS: BEGIN_SENTENCE, EOS: END_SENTENCE}
+
+
+class Alphabet(Protocol):
+    """How a character CNN numbers the characters of a token; `len` counts the numbers there are."""
+
+    @property
+    def padding(self) -> int:
+        """What the ids of a short token are filled up with."""
+
+    def __len__(self) -> int: ...
+
+    def token_ids(self, token: str, max_characters: int) -> list[int]:
+        """Ids of one token with its borders, without padding; at most `max_characters`."""
+
+
+class Bytes:
+    """The alphabet of bilm-tf and AllenNLP."""
+
+    padding = PADDING
+
+    def __len__(self) -> int:
+        return N_CHARACTERS
+
+    def token_ids(self, token: str, max_characters: int) -> list[int]:
+        """See the function of this name."""
+        return token_ids(token, max_characters)
 
 
 def check_sentence(sentence: Sequence[str]) -> None:
@@ -45,9 +72,9 @@ def token_ids(token: str, max_characters: int) -> list[int]:
     return [BEGIN_WORD, *(byte + 1 for byte in text), END_WORD]
 
 
-def pad(ids: Sequence[Sequence[int]], width: int) -> npt.NDArray[np.int64]:
-    """Character ids of several tokens as `[len(ids), width]` int64, filled up with PADDING."""
-    padded = np.full((len(ids), width), PADDING, dtype=np.int64)
+def pad(ids: Sequence[Sequence[int]], width: int, padding: int = PADDING) -> npt.NDArray[np.int64]:
+    """Character ids of several tokens as `[len(ids), width]` int64, filled up with `padding`."""
+    padded = np.full((len(ids), width), padding, dtype=np.int64)
     for row, token in zip(padded, ids, strict=True):
         row[: len(token)] = token
     return padded

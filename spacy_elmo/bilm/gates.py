@@ -4,14 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-FORGET_BIAS = 1.0  # TensorFlow's LSTMCell adds it in the cell; it is not in the weights file
 
-
-def with_forget_bias(bias: Tensor) -> Tensor:
-    """`[2, 1, 4 * dim]` of `[2, 4 * dim]`, with what TensorFlow adds to the forget gate."""
+def with_forget_bias(bias: Tensor, forget_bias: float) -> Tensor:
+    """`[2, 1, 4 * dim]` of `[2, 4 * dim]`, with what the cell adds to the forget gate."""
     dim = bias.shape[1] // 4
     bias = bias.detach().clone()
-    bias[:, dim : 2 * dim] += FORGET_BIAS
+    bias[:, dim : 2 * dim] += forget_bias
     return bias.unsqueeze(1)
 
 

@@ -2,7 +2,7 @@
 
 `_kernels.c` is compiled when the package is installed, with GCC or Clang on Linux and macOS. It has a version for each
 instruction set. The best one that the processor has is used, or the one that the environment variable SPACY_ELMO_ISA
-names. Without it, torch's operators come to the same numbers.
+names (in any case of letters). Without the compiled part, torch's operators come to the same numbers.
 """
 
 import functools
@@ -12,8 +12,10 @@ import os
 import platform
 import sys
 import warnings
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,16 +25,29 @@ from torch.nn import functional
 from spacy_elmo.bilm.products import Product, reasons_against_prediction
 from spacy_elmo.errors import ElmoError
 
-_kernels: Any  # with the functions of _kernels.pyi, or None
-_failure: ImportError | None
-try:
-    # Not by `from spacy_elmo.bilm import _kernels`, which blames a circular import where it was not built.
-    _kernels, _failure = importlib.import_module("spacy_elmo.bilm._kernels"), None
-except ImportError as error:
-    _kernels, _failure = None, error
-
 VARIABLE = "SPACY_ELMO_ISA"
+_SOURCES = ("_kernels.c", "_kernels_level.h")
 _ACTIVATIONS = ("none", "relu", "sigmoid")  # as _kernels.c numbers them
+
+
+def _load() -> tuple[Any, ImportError | None]:
+    """The compiled part, or why it is not used."""
+    try:
+        # Not by `from spacy_elmo.bilm import _kernels`, which blames a circular import where it was not built.
+        module = importlib.import_module("spacy_elmo.bilm._kernels")
+    except ImportError as error:
+        return None, error
+    # It is handed bare addresses: where the source lies beside it and has changed since, it may misread what is there.
+    sources = [Path(__file__).with_name(name) for name in _SOURCES]
+    if all(source.is_file() for source in sources):
+        checksum = zlib.crc32(b"".join(source.read_bytes() for source in sources))
+        if getattr(module, "SOURCE", None) != checksum:
+            return None, ImportError(f"it was built from another version of {' and '.join(_SOURCES)}")
+    return module, None
+
+
+_kernels: Any  # with the functions of _kernels.pyi, or None
+_kernels, _failure = _load()
 
 
 def instruction_sets() -> list[str]:
@@ -237,14 +252,15 @@ def _laid_out(view: Tensor) -> Tensor:
 
 def _choose() -> str | None:
     """The version to use: the one that the environment names, or the best."""
-    wanted = os.environ.get(VARIABLE, "")
+    given = os.environ.get(VARIABLE, "")
     if _kernels is None:
         return None
     known = _kernels.levels()
-    if wanted and wanted not in known:
-        raise ElmoError(f"{VARIABLE} is {wanted!r}, expected one of those that this processor has: {', '.join(known)}")
-    _kernels.choose(wanted or known[0])
-    return wanted or known[0]
+    chosen: str = given.strip().lower() or known[0]
+    if chosen not in known:
+        raise ElmoError(f"{VARIABLE} is {given!r}, expected one of those that this processor has: {', '.join(known)}")
+    _kernels.choose(chosen)
+    return chosen
 
 
 _chosen = _choose()

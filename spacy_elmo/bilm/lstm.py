@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm import engines
 from spacy_elmo.bilm.engines import Call
-from spacy_elmo.bilm.gates import FORGET_BIAS, with_forget_bias
+from spacy_elmo.bilm.gates import with_forget_bias
 from spacy_elmo.bilm.kernels import warn_if_missing
 from spacy_elmo.bilm.packed import PackedModule
 from spacy_elmo.bilm.parameters import empty_parameter
@@ -24,10 +24,14 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
     a gate product are input, forget, output, candidate, so that one sigmoid serves the first three.
 
     weight: `[2, n_in + projection_dim, 4 * dim]`; bias: `[2, 4 * dim]`;
-    projection: `[2, dim, projection_dim]`, or None where dim equals projection_dim.
+    projection: `[2, dim, projection_dim]`, or None where the cell's output is not projected.
+
+    forget_bias: what the cell adds to the forget gate: 1 as TensorFlow's does, or 0 where the bias holds it.
+    always_projects: as of `LSTMOptions`.
     """
 
     matrices = ("weight", "projection")
+    forget_bias: float = 1.0  # of layers that an earlier version pickled
 
     def __init__(
         self,
@@ -36,14 +40,18 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
         projection_dim: int,
         cell_clip: float | None = None,
         proj_clip: float | None = None,
+        forget_bias: float = 1.0,
+        always_projects: bool = False,
     ) -> None:
         super().__init__()
         self.n_in, self.dim, self.projection_dim = n_in, dim, projection_dim
+        projects = always_projects or projection_dim != dim
+        self.forget_bias = forget_bias
         self.cell_clip = cell_clip
-        self.proj_clip = proj_clip if projection_dim != dim else None  # as TensorFlow: it clips the projection
+        self.proj_clip = proj_clip if projects else None  # as TensorFlow: it clips the projection
         self.weight = empty_parameter(2, n_in + projection_dim, 4 * dim)
         self.bias = empty_parameter(2, 4 * dim)
-        self.projection = empty_parameter(2, dim, projection_dim) if projection_dim != dim else None
+        self.projection = empty_parameter(2, dim, projection_dim) if projects else None
 
     def forward(
         self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None, starts: Tensor | None = None
@@ -81,7 +89,7 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
 
     def pack(self, make: type[Product]) -> list[DirectionProducts]:
         """Return the products of each direction."""
-        bias = with_forget_bias(self.bias)[:, 0]
+        bias = with_forget_bias(self.bias, self.forget_bias)[:, 0]
         return [
             DirectionProducts(
                 make(self.weight[direction, : self.n_in], bias[direction]),
@@ -127,7 +135,7 @@ def plain_recurrence(layer: BidirectionalLSTMLayer, call: Call) -> tuple[Tensor,
         gates = torch.bmm(read, layer.weight) + layer.bias[:, None]
         input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=-1)
 
-        cell = torch.sigmoid(forget_gate + FORGET_BIAS) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+        cell = torch.sigmoid(forget_gate + layer.forget_bias) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
         cell = _clip(cell, layer.cell_clip)
         hidden = torch.sigmoid(output_gate) * torch.tanh(cell)
         if layer.projection is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.batching import Packing, WordTable, plan_batches
 from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
-from spacy_elmo.bilm.characters import BOS, EOS
+from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
 from spacy_elmo.bilm.memory import return_freed_memory
 from spacy_elmo.bilm.options import BiLMOptions
@@ -29,6 +29,7 @@ from spacy_elmo.bilm.threads import (
     torch_threads,
 )
 from spacy_elmo.bilm.time_steps import State
+from spacy_elmo.bilm.token_embedder import TokenEmbedder
 from spacy_elmo.bilm.transfer import floats_on_cpu, to_device
 from spacy_elmo.errors import ElmoError
 
@@ -87,14 +88,15 @@ class EncodedBatch:
 
 
 class BiLM(nn.Module):
-    """Bidirectional language model over characters (or words), without its softmax.
+    """Bidirectional language model over characters or words, or both, without its softmax.
 
-    Matches the activations of bilm-tf's `BidirectionalLanguageModel` and AllenNLP's `_ElmoBiLm` to 1e-5,
-    but starts every sequence from zero state unless a `CarriedState` is passed.
+    Matches the activations of bilm-tf's `BidirectionalLanguageModel`, AllenNLP's `_ElmoBiLm` and ELMoForManyLangs's
+    `Embedder` to 1e-5, but starts every sequence from zero state unless a `CarriedState` is passed.
 
     options: the architecture.
     vocabulary: the words of a word-input biLM in the order of its vectors, `<S>`, `</S>` and `<UNK>` among them.
     card: facts about the model (name, licence, ...), kept with it.
+    lexicons: what a model of ELMoForManyLangs knows.
 
     A new BiLM has random weights, drawn from `seed`, and is ready to be trained; `spacy_elmo.formats.load` reads
     trained ones and freezes them (`bilm.requires_grad_()` undoes that).
@@ -109,16 +111,23 @@ class BiLM(nn.Module):
         vocabulary: Sequence[str] | None = None,
         card: dict[str, Any] | None = None,
         seed: int | None = 0,
+        lexicons: Lexicons | None = None,
     ) -> None:
         super().__init__()
         keep_to_one_thread_after_fork()
         lstm = options.lstm
         self.options = options
         self.card = card or {}
-        self.embedder = _make_embedder(options, vocabulary)
+        self.embedder = _make_embedder(options, vocabulary, lexicons)
         self.layers = nn.ModuleList(
             BidirectionalLSTMLayer(
-                lstm.projection_dim, lstm.dim, lstm.projection_dim, cell_clip=lstm.cell_clip, proj_clip=lstm.proj_clip
+                lstm.projection_dim,
+                lstm.dim,
+                lstm.projection_dim,
+                cell_clip=lstm.cell_clip,
+                proj_clip=lstm.proj_clip,
+                forget_bias=lstm.forget_bias,
+                always_projects=lstm.always_projects,
             )
             for _ in range(lstm.n_layers)
         )
@@ -233,7 +242,8 @@ class BiLM(nn.Module):
             bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
         for numbers in batches:
             batch_lengths = [lengths[number] for number in numbers]
-            words = [word for number in numbers for word in (BOS, *sentences[number], EOS)]
+            begin, end = bilm.embedder.borders
+            words = [word for number in numbers for word in (begin, *sentences[number], end)]
             # The caller's autocast would round or fail.
             with mode(), torch.autocast(bilm.device.type, enabled=False), self._with_threads(len(words)):
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
@@ -335,6 +345,11 @@ class BiLM(nn.Module):
         """Words of a word-input biLM; None where it reads characters."""
         return self.embedder.vocabulary if isinstance(self.embedder, WordEmbedding) else None
 
+    @property
+    def lexicons(self) -> Lexicons | None:
+        """What a model of ELMoForManyLangs knows; None for others."""
+        return self.embedder.lexicons if isinstance(self.embedder, TokenEmbedder) else None
+
     def clear_word_table(self) -> None:
         """Forget the words embedded so far (for benchmarks: what follows starts cold)."""
         self._table.clear()
@@ -358,8 +373,14 @@ def _gradient_mode() -> Iterator[None]:
         yield
 
 
-def _make_embedder(options: BiLMOptions, vocabulary: Sequence[str] | None) -> CharacterCNN | WordEmbedding:
+def _make_embedder(
+    options: BiLMOptions, vocabulary: Sequence[str] | None, lexicons: Lexicons | None
+) -> CharacterCNN | WordEmbedding | TokenEmbedder:
     width = options.lstm.projection_dim
+    if options.token_embedder is not None:
+        if lexicons is None:
+            raise ElmoError("the options are those of a model of ELMoForManyLangs, which needs its lexicons")
+        return TokenEmbedder(options.token_embedder, lexicons, width)
     if options.char_cnn is not None:
         return CharacterCNN(options.char_cnn, width)
     if vocabulary is None:

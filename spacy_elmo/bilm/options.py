@@ -1,6 +1,7 @@
 """`options.json` in, validated `BiLMOptions` out: the architecture of a biLM.
 
-The keys are those of bilm-tf (`bilm/model.py`, `bilm/training.py`) and AllenNLP (`modules/elmo.py`).
+The keys are those of bilm-tf (`bilm/model.py`, `bilm/training.py`) and AllenNLP (`modules/elmo.py`), or those of the
+network configs of ELMoForManyLangs (`elmoformanylangs/configs/`), which has `encoder` for `lstm`.
 """
 
 import difflib
@@ -29,6 +30,7 @@ TRAINING_NUMBERS = (
 )
 TRAINING_SWITCHES = ("sample_softmax", "share_embedding_softmax")
 ARCHITECTURE_KEYS = ("bidirectional", "char_cnn", "lstm")
+_LEAST_CHARACTERS = 7  # of a token in ELMoForManyLangs, which counts `<bos>` and its two borders so
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,32 @@ class CharCNNOptions:
 
 
 @dataclass(frozen=True)
+class TokenEmbedderOptions:
+    """Token embedder of ELMoForManyLangs: word vectors and a character CNN side by side, one of them at least.
+
+    word_dim: width of a word vector; 0 for none.
+    char_cnn: None where no characters are read; it counts code points.
+    max_characters: a longer token is cut so that it fits with its two borders, before its word is looked up, too; None
+        where none is cut.
+    """
+
+    word_dim: int
+    char_cnn: CharCNNOptions | None
+    max_characters: int | None
+
+    @property
+    def n_features(self) -> int:
+        """Width of what is projected."""
+        return self.word_dim + (self.char_cnn.n_filters if self.char_cnn else 0)
+
+
+@dataclass(frozen=True)
 class LSTMOptions:
-    """Stacked LSTM of one direction; both directions have the same. A clip of None is no clip."""
+    """Stacked LSTM of one direction; both directions have the same. A clip of None is no clip.
+
+    forget_bias: what the cell adds to the bias of the forget gate: 1 in bilm-tf; 0 where the bias in the file holds it.
+    always_projects: whether outputs are projected also where dim equals projection_dim.
+    """
 
     dim: int
     projection_dim: int
@@ -57,11 +83,14 @@ class LSTMOptions:
     cell_clip: float | None = None
     proj_clip: float | None = None
     use_skip_connections: bool = False
+    forget_bias: float = 1.0
+    always_projects: bool = False
 
 
 @dataclass(frozen=True)
 class BiLMOptions:
-    """Architecture of a biLM. `char_cnn` is None for a biLM that reads whole words.
+    """Architecture of a biLM. `token_embedder` is set for a model of ELMoForManyLangs, `char_cnn` for every other one
+    that reads characters; without both, the biLM reads whole words.
 
     `training` holds all else that the file has at its top level (batch size, dropout, ...): it changes no
     activation and is kept as it is.
@@ -70,6 +99,7 @@ class BiLMOptions:
     lstm: LSTMOptions
     char_cnn: CharCNNOptions | None
     training: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    token_embedder: TokenEmbedderOptions | None = None
 
     @property
     def width(self) -> int:
@@ -112,12 +142,15 @@ class BiLMOptions:
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "options") -> "BiLMOptions":
-        """Validate the content of an options.json; `source` names it in errors.
+        """Validate the content of an options.json, or of a network config of ELMoForManyLangs; `source` names it in
+        errors.
 
         Raises:
-            OptionsError: a key is missing or unknown, or a value is wrong.
+            OptionsError: a key is missing or unknown, or a value is wrong, or the network is no biLM.
         """
         top = _Section(data, source)
+        if top.has("encoder") and not top.has("lstm"):
+            return _parse_network(top)
         lstm = _parse_lstm(top.section("lstm"))
         char_cnn = _parse_char_cnn(top.section("char_cnn")) if top.has("char_cnn") else None
         if not top.boolean("bidirectional", True):
@@ -125,7 +158,10 @@ class BiLMOptions:
         return cls(lstm=lstm, char_cnn=char_cnn, training=_parse_training(top))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of an options.json that bilm-tf and AllenNLP read for inference."""
+        """Return the content of an options.json that bilm-tf and AllenNLP read for inference, or, of a model of
+        ELMoForManyLangs, of its network config."""
+        if self.token_embedder is not None:
+            return {**_network_config(self.lstm, self.token_embedder), **self.training}
         lstm = self.lstm
         data: dict[str, Any] = {
             "bidirectional": True,
@@ -176,21 +212,94 @@ def _parse_char_cnn(section: "_Section") -> CharCNNOptions:
     n_characters = section.integer("n_characters", N_CHARACTERS)
     if n_characters not in (N_CHARACTERS - 1, N_CHARACTERS):  # 261 as training writes it, 262 for inference
         raise OptionsError(f"{section.source}: n_characters is {n_characters}, expected 262 (or 261 from training)")
+    options = _char_cnn(section, embedding_dim, section.integer("max_characters_per_token", 50, least=3))
+    section.finish()
+    return options
+
+
+def _char_cnn(section: "_Section", embedding_dim: int, max_characters: int) -> CharCNNOptions:
+    """The keys that both families of options have."""
     options = CharCNNOptions(
         filters=section.filters("filters"),
         embedding_dim=embedding_dim,
         activation=section.choice("activation", ("relu", "tanh")),
         n_highway=section.integer("n_highway", 0, least=0),
-        max_characters_per_token=section.integer("max_characters_per_token", 50, least=3),
+        max_characters_per_token=max_characters,
     )
-    section.finish()
     widest = max(width for width, _ in options.filters)
-    if widest > options.max_characters_per_token:
+    if widest > max_characters:
         raise OptionsError(
-            f"{section.source}: a filter of width {widest} does not fit into max_characters_per_token "
-            f"{options.max_characters_per_token}"
+            f"{section.source}: a filter of width {widest} does not fit into max_characters_per_token {max_characters}"
         )
     return options
+
+
+def _parse_network(top: "_Section") -> BiLMOptions:
+    """A network config of ELMoForManyLangs."""
+    encoder, embedder = top.section("encoder"), top.section("token_embedder")
+    return BiLMOptions(_parse_encoder(encoder), None, top.data, _parse_token_embedder(embedder))
+
+
+def _parse_encoder(section: "_Section") -> LSTMOptions:
+    if section.name("name", ("elmo", "lstm")) == "lstm":
+        raise OptionsError(
+            f'{section.source}: name is "lstm", a network whose second layer reads both directions: it is no biLM and '
+            'has no layers to mix; only models with the encoder "elmo" are read'
+        )
+    options = LSTMOptions(
+        dim=section.integer("dim"),
+        projection_dim=section.integer("projection_dim"),
+        n_layers=section.integer("n_layers"),
+        cell_clip=section.clip("cell_clip"),
+        proj_clip=section.clip("proj_clip"),
+        use_skip_connections=True,
+        forget_bias=0.0,
+        always_projects=True,
+    )
+    section.finish("ELMoForManyLangs does not have")
+    return options
+
+
+def _parse_token_embedder(section: "_Section") -> TokenEmbedderOptions:
+    kind = section.name("name", ("cnn", "lstm"))
+    word_dim, char_dim = section.integer("word_dim", least=0), section.integer("char_dim", least=0)
+    if not word_dim and not char_dim:
+        raise OptionsError(f"{section.source}: word_dim and char_dim are both 0, so it would read nothing of a token")
+    if kind == "lstm" and char_dim:
+        raise OptionsError(
+            f'{section.source}: name is "lstm" with char_dim {char_dim}, which ELMoForManyLangs itself cannot run; '
+            'expected char_dim 0, or the name "cnn"'
+        )
+    most = section.integer("max_characters_per_token", least=_LEAST_CHARACTERS) if kind == "cnn" else None
+    char_cnn = _char_cnn(section, char_dim, most) if char_dim and most else None
+    for unused in ("activation", "filters", "n_highway", "max_characters_per_token"):
+        section.take(unused, None)
+    section.finish("ELMoForManyLangs does not have")
+    return TokenEmbedderOptions(word_dim, char_cnn, most)
+
+
+def _network_config(lstm: LSTMOptions, embedder: TokenEmbedderOptions) -> dict[str, Any]:
+    """The sections of a network config of ELMoForManyLangs; what the network makes no use of is left out."""
+    encoder = {
+        "cell_clip": lstm.cell_clip or 0,
+        "dim": lstm.dim,
+        "n_layers": lstm.n_layers,
+        "name": "elmo",
+        "proj_clip": lstm.proj_clip or 0,
+        "projection_dim": lstm.projection_dim,
+    }
+    cnn = embedder.char_cnn
+    section: dict[str, Any] = {
+        "char_dim": cnn.embedding_dim if cnn else 0,
+        "name": "lstm" if embedder.max_characters is None else "cnn",
+        "word_dim": embedder.word_dim,
+    }
+    if cnn is not None:
+        filters = [list(pair) for pair in cnn.filters]
+        section |= {"activation": cnn.activation, "filters": filters, "n_highway": cnn.n_highway}
+    if embedder.max_characters is not None:
+        section["max_characters_per_token"] = embedder.max_characters
+    return {"encoder": encoder, "token_embedder": section}
 
 
 def _parse_training(top: "_Section") -> dict[str, Any]:
@@ -252,16 +361,22 @@ class _Section:
             raise OptionsError(f"{self.source}: {key} is {value!r}, expected one of {', '.join(choices)}")
         return value
 
+    def name(self, key: str, choices: tuple[str, ...]) -> str:
+        """One of the choices, in upper or lower case."""
+        value = self.take(key)
+        self.data[key] = value.lower() if isinstance(value, str) else value
+        return str(self.choice(key, choices))
+
     def filters(self, key: str) -> tuple[tuple[int, int], ...]:
         value = self.take(key)
         if not isinstance(value, list) or not value or not all(_is_filter(pair) for pair in value):
             raise OptionsError(f"{self.source}: {key} is {value!r}, expected a list of [width, number] pairs")
         return tuple((pair[0], pair[1]) for pair in value)
 
-    def finish(self) -> None:
+    def finish(self, who: str = "neither bilm-tf nor AllenNLP has") -> None:
         if self.data:
             unknown = ", ".join(map(repr, sorted(self.data)))
-            raise OptionsError(f"{self.source}: unknown key {unknown}, which neither bilm-tf nor AllenNLP has here")
+            raise OptionsError(f"{self.source}: unknown key {unknown}, which {who} here")
 
 
 def _is_number(value: Any) -> bool:

@@ -15,7 +15,7 @@ DTYPES = ("float32", "float16", "lossless")
 
 @failing_clearly
 def convert(
-    src: str = Argument(help="Name, directory, zip archive, .hdf5 file or checkpoint of a model"),
+    src: str = Argument(help="Name, directory, archive, .hdf5 file or checkpoint of a model"),
     dst: str = Argument(help="Directory to write"),
     dtype: str = Option(
         "float32", help="How weights are stored: float32, float16, or lossless (float16 where that keeps every value)"
@@ -39,3 +39,5 @@ def convert(
         for name, size in report["files"].items():
             print(f"{name:<16}{size:>14,} bytes")
         print(f"✔ {dst}: digest {report['digest']}")
+        if "lexicons.json" in report["files"]:
+            print("ℹ bilm-tf's layout has no place for a model of ELMoForManyLangs: only spacy-elmo reads this form")

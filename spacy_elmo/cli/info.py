@@ -9,7 +9,7 @@ from spacy_elmo.cli.output import Quiet, failing_clearly
 
 @failing_clearly
 def info(
-    model: str = Argument("en_elmo_sm", help="Name, directory, zip archive, .hdf5 file or checkpoint"),
+    model: str = Argument("en_elmo_sm", help="Name, directory, archive, .hdf5 file or checkpoint"),
     machine: bool = Option(False, "--machine", help="Show what runs the model on this machine, and why"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,

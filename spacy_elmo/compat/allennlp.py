@@ -94,8 +94,9 @@ class Elmo(nn.Module):
             raise ElmoError(f"Elmo: dropout is {dropout}, expected 0 to 1")
         self.bilm = _bilm_of(options_file, weight_file, requires_grad, module)
         if not isinstance(self.bilm.embedder, CharacterCNN):
+            what = "knows characters of its own" if self.bilm.lexicons else "reads words"
             raise ElmoError(
-                f"{weight_file or 'module'}: this biLM reads words, but Elmo's inputs are characters; use BiLM.encode"
+                f"{weight_file or 'module'}: this biLM {what}, not the ids that batch_to_ids makes; use BiLM.encode"
             )
         self.scalar_mixes = nn.ModuleList(
             ScalarMix(

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from spacy_elmo.errors import WeightsError
+from spacy_elmo.formats.tar import Entry, Tar, is_tar
 
 # The largest published archive is a few GB, with about ten members.
 _MOST_MEMBERS = 1000
@@ -29,40 +30,36 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 
 
 class Archive:
-    """A zip archive whose directory has been checked.
+    """A zip or tar archive whose directory has been checked.
 
-    kind: what it is, to show; path: where it lies.
+    kind: "zip archive" or "tar archive"; path: where it lies.
     sizes: bytes of its files, unpacked, by their names; what macOS adds is left out.
 
     Raises:
-        WeightsError: the file is no zip archive, is damaged, or its directory is not one of an honest model.
+        WeightsError: the file is no archive, is damaged, or its directory is not one of an honest model.
     """
 
     def __init__(self, path: Path) -> None:
-        self.kind, self.path = "zip archive", path
-        try:
-            with _open(path) as file:
-                entries = file.infolist()
-        except (*_DAMAGE, OSError) as error:
-            raise WeightsError(f"{path}: no zip archive, or a damaged one ({error})") from None
+        is_a_tar = is_tar(path)
+        self.kind, self.path = "tar archive" if is_a_tar else "zip archive", path
+        self._content = Tar(path, _MOST_BYTES, _MOST_RATIO, _MOST_MEMBERS) if is_a_tar else _Zip(path)
+        entries = self._content.entries
         self._check_whole(entries)
         for entry in entries:
-            if problem := _problem(entry):
-                raise WeightsError(f"{path}: the member {entry.orig_filename[:100]!r} {problem}; refused")
-        files = {PurePosixPath(entry.filename): entry for entry in entries if not entry.is_dir()}
+            if problem := _problem_of_name(entry) or entry.problem:
+                raise WeightsError(f"{path}: the member {entry.name[:100]!r} {problem}; refused")
+        files = {PurePosixPath(entry.name): entry for entry in entries if not entry.is_folder}
         own = {str(name): files[name] for name in sorted(files) if name.parts[0] != "__MACOSX" and name.name[0] != "."}
-        self.sizes = {name: entry.file_size for name, entry in own.items()}
-        self._names = {name: entry.filename for name, entry in own.items()}  # as the archive spells them
+        self.sizes = {name: entry.size for name, entry in own.items()}
+        self._entries = own
 
-    def _check_whole(self, entries: list[zipfile.ZipInfo]) -> None:
+    def _check_whole(self, entries: list[Entry]) -> None:
         if len(entries) > _MOST_MEMBERS:
             raise WeightsError(f"{self.path}: {len(entries):,} members, a model has a few; refused")
-        if len({str(PurePosixPath(entry.filename)) for entry in entries}) < len(entries):
+        if len({str(PurePosixPath(entry.name)) for entry in entries}) < len(entries):
             raise WeightsError(f"{self.path}: several members have the same name; refused")
-        if (total := sum(entry.file_size for entry in entries)) > _MOST_BYTES:
+        if (total := sum(entry.size for entry in entries)) > _MOST_BYTES:
             raise WeightsError(f"{self.path}: {total:,} bytes unpacked, more than {_MOST_BYTES:,}; refused")
-        if sum(entry.compress_size for entry in entries) > self.path.stat().st_size:
-            raise WeightsError(f"{self.path}: its members overlap; refused")
 
     @property
     def top(self) -> "Member":
@@ -77,10 +74,11 @@ class Archive:
         """
         done, size = 0, self.sizes[name]
         try:
-            with _open(self.path) as file, file.open(self._names[name]) as source:
-                while done <= size and (chunk := source.read(_CHUNK)):
-                    done += len(chunk)
-                    target.write(chunk)
+            for chunk in self._content.chunks(self._entries[name]):
+                done += len(chunk)
+                target.write(chunk)
+                if done > size:
+                    break
         except _DAMAGE as error:
             raise WeightsError(f"{self.path}: {name}: cannot be unpacked ({error}); fetch the archive again?") from None
         if done != size:
@@ -197,12 +195,52 @@ def size_of(file: File) -> int:
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
+def read_text_of(file: File) -> bytes:
+    """Content of a file of text, undecoded.
+
+    Raises:
+        WeightsError: it is not there, cannot be read, or is too long for a text of a model.
+    """
+    if not file.is_file():
+        raise WeightsError(f"{file}: no such file")
+    if (size := size_of(file)) > _MOST_TEXT:
+        raise WeightsError(f"{file}: {size:,} bytes, too long for a text of a model")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{file}: cannot be read ({error})") from None
+
+
 def is_archive(path: Path) -> bool:
-    """Whether a file is, or says it is, a zip archive."""
+    """Whether a file is, or says it is, a zip or tar archive."""
     if path.suffix.lower() in (".zip", ".hdf5"):  # a name that says enough saves a look into the file
         return path.suffix.lower() == ".zip"
     with path.open("rb") as file:
-        return file.read(4) == b"PK\3\4"
+        return file.read(4) == b"PK\3\4" or is_tar(path)
+
+
+class _Zip:
+    """A zip archive whose directory has been read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            with _open(path) as file:
+                infos = file.infolist()
+        except (*_DAMAGE, OSError) as error:
+            raise WeightsError(f"{path}: no zip archive, or a damaged one ({error})") from None
+        self.entries = [
+            Entry(info.orig_filename, info.file_size, info.header_offset, info.is_dir(), _problem(info))
+            for info in infos
+        ]
+        if sum(info.compress_size for info in infos) > path.stat().st_size:
+            raise WeightsError(f"{path}: its members overlap; refused")
+
+    def chunks(self, entry: Entry) -> Iterator[bytes]:
+        """The content of a member, piece by piece."""
+        with _open(self._path) as file, file.open(entry.name) as source:
+            while chunk := source.read(_CHUNK):
+                yield chunk
 
 
 class _Cautious(io.BufferedReader):
@@ -220,13 +258,18 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _problem(entry: zipfile.ZipInfo) -> str | None:
-    """What is wrong with a member, by what the directory says of it."""
-    name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
+def _problem_of_name(entry: Entry) -> str | None:
+    name = entry.name
     if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
         return "leads out of the archive"
-    if not name.isprintable() or "\\" in name or not PurePosixPath(name).parts:
+    if not name.isprintable() or "\\" in name or not (entry.is_folder or PurePosixPath(name).parts):
         return "has a name with odd characters"
+    return None
+
+
+def _problem(entry: zipfile.ZipInfo) -> str | None:
+    """What is wrong with a member of a zip archive, by what the directory says of it."""
+    kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"
     if entry.flag_bits & 1:

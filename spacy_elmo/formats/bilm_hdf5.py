@@ -3,6 +3,10 @@
 One table (`entries`) says where each array of the file lives in the biLM and how it is turned round; reading
 and writing walk it in opposite directions. Values are never changed: the forget bias, which both originals
 add when they load, stays out of the weights here as it does in the file.
+
+Models of ELMoForManyLangs are kept in the same layout, which bilm-tf does not read: `options.json` is their network
+config, `lexicons.json` is beside it, `char_embed` has a row for each character of the lexicon, `word_embed` one for
+each word, `CNN_proj` and `W_P_0` are always there, and `B` holds the forget bias.
 """
 
 import hashlib
@@ -19,7 +23,10 @@ import torch
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.characters import N_CHARACTERS
+from spacy_elmo.bilm.lexicons import Lexicons
+from spacy_elmo.bilm.options import CharCNNOptions, TokenEmbedderOptions
 from spacy_elmo.errors import WeightsError
+from spacy_elmo.formats import lexicons_json
 from spacy_elmo.formats.archive import File
 from spacy_elmo.formats.hdf5_file import (
     Array,
@@ -31,7 +38,7 @@ from spacy_elmo.formats.hdf5_file import (
     write_arrays,
 )
 
-OWN_ROOTS = ("CNN", "RNN", "char_embed")  # datasets under other names are not ours to judge
+OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets under other names are not ours to judge
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,15 @@ class Entry:
     to_file: Callable[[Array], Array] = np.asarray
 
 
-def entries(options: BiLMOptions, n_words: int = 0) -> Iterator[Entry]:
-    """Yield every array that a file with these options holds; `n_words` counts a word-input biLM's vocabulary."""
+def entries(options: BiLMOptions, n_words: int = 0, lexicons: Lexicons | None = None) -> Iterator[Entry]:
+    """Yield every array that a file with these options holds.
+
+    n_words: in the vocabulary of a word-input biLM; lexicons: of a model of ELMoForManyLangs.
+    """
     lstm, cnn = options.lstm, options.char_cnn
-    if cnn is None:
+    if options.token_embedder is not None and lexicons is not None:
+        yield from _token_embedder_entries(options.token_embedder, lexicons, lstm.projection_dim)
+    elif cnn is None:
         yield Entry("embedding", "embedder.weight", (n_words, lstm.projection_dim), to_ours=_add_row, to_file=_drop_row)
     else:
         yield Entry(
@@ -66,23 +78,43 @@ def entries(options: BiLMOptions, n_words: int = 0) -> Iterator[Entry]:
             to_ours=_add_row,
             to_file=_drop_row,
         )
-        for i, (size, number) in enumerate(cnn.filters):
-            shape = (1, size, cnn.embedding_dim, number)
-            flat = (size * cnn.embedding_dim, number)
-            to_ours, to_file = _reshape(flat), _reshape(shape)
-            yield Entry(f"CNN/W_cnn_{i}", f"embedder.filters.{i}", shape, to_ours=to_ours, to_file=to_file)
-            yield Entry(f"CNN/b_cnn_{i}", f"embedder.biases.{i}", (number,))
-        n = cnn.n_filters
-        for i in range(cnn.n_highway):
-            for gate in ("carry", "transform"):
-                yield Entry(f"CNN_high_{i}/W_{gate}", f"embedder.highways.{i}.{gate}_weight", (n, n))
-                yield Entry(f"CNN_high_{i}/b_{gate}", f"embedder.highways.{i}.{gate}_bias", (n,))
-        if n != lstm.projection_dim:
-            yield Entry("CNN_proj/W_proj", "embedder.projection.weight", (n, lstm.projection_dim))
-            yield Entry("CNN_proj/b_proj", "embedder.projection.bias", (lstm.projection_dim,))
+        yield from _cnn_entries(cnn, "embedder")
+        if cnn.n_filters != lstm.projection_dim:
+            yield from _projection_entries(cnn.n_filters, lstm.projection_dim)
     for direction in (0, 1):
         for i in range(lstm.n_layers):
             yield from _lstm_entries(options, direction, i)
+
+
+def _cnn_entries(cnn: CharCNNOptions, module: str) -> Iterator[Entry]:
+    """Convolutions and highways."""
+    for i, (size, number) in enumerate(cnn.filters):
+        shape = (1, size, cnn.embedding_dim, number)
+        flat = (size * cnn.embedding_dim, number)
+        to_ours, to_file = _reshape(flat), _reshape(shape)
+        yield Entry(f"CNN/W_cnn_{i}", f"{module}.filters.{i}", shape, to_ours=to_ours, to_file=to_file)
+        yield Entry(f"CNN/b_cnn_{i}", f"{module}.biases.{i}", (number,))
+    n = cnn.n_filters
+    for i in range(cnn.n_highway):
+        for gate in ("carry", "transform"):
+            yield Entry(f"CNN_high_{i}/W_{gate}", f"{module}.highways.{i}.{gate}_weight", (n, n))
+            yield Entry(f"CNN_high_{i}/b_{gate}", f"{module}.highways.{i}.{gate}_bias", (n,))
+
+
+def _projection_entries(n_in: int, n_out: int) -> Iterator[Entry]:
+    yield Entry("CNN_proj/W_proj", "embedder.projection.weight", (n_in, n_out))
+    yield Entry("CNN_proj/b_proj", "embedder.projection.bias", (n_out,))
+
+
+def _token_embedder_entries(options: TokenEmbedderOptions, lexicons: Lexicons, width: int) -> Iterator[Entry]:
+    """Of ELMoForManyLangs: no row is added to its tables, and there is always a projection."""
+    if lexicons.words is not None:
+        yield Entry("word_embed", "embedder.words.weight", (len(lexicons.words), options.word_dim))
+    if options.char_cnn is not None and lexicons.characters is not None:
+        shape = len(lexicons.characters), options.char_cnn.embedding_dim
+        yield Entry("char_embed", "embedder.char_cnn.embedding", shape)
+        yield from _cnn_entries(options.char_cnn, "embedder.char_cnn")
+    yield from _projection_entries(options.n_features, width)
 
 
 def _lstm_entries(options: BiLMOptions, direction: int, layer: int) -> Iterator[Entry]:
@@ -104,7 +136,7 @@ def _lstm_entries(options: BiLMOptions, direction: int, layer: int) -> Iterator[
 
     yield entry("W_0", "weight", (2 * lstm.projection_dim, 4 * lstm.dim), gates=True)
     yield entry("B", "bias", (4 * lstm.dim,), gates=True)
-    if lstm.projection_dim != lstm.dim:
+    if lstm.always_projects or lstm.projection_dim != lstm.dim:
         yield entry("W_P_0", "projection", (lstm.dim, lstm.projection_dim))
 
 
@@ -137,6 +169,7 @@ def read(
     options: BiLMOptions,
     vocabulary: list[str] | None = None,
     card: dict[str, Any] | None = None,
+    lexicons: Lexicons | None = None,
 ) -> BiLM:
     """Read a weights file (float16, float32 or float64) into a frozen biLM in evaluation mode.
 
@@ -149,14 +182,15 @@ def read(
     source = str(weights) if isinstance(weights, File) else "weights"
     if isinstance(weights, Path) and not weights.is_file():
         raise WeightsError(f"{source}: no such weights file")
+    lexicons = lexicons_json.checked(options, lexicons, source)
     with open_hdf5(weights, source) as file:
         n_words = len(vocabulary) if vocabulary else 0
         table = []
-        for entry in entries(options, n_words):
+        for entry in entries(options, n_words, lexicons):
             with naming_damage(f"{source}: {entry.name}"):
                 table.append((entry, find_dataset(file, (entry.name, *entry.others), entry.shape, source)))
         _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
-        return assemble(options, vocabulary, card, _read_arrays(table, source))
+        return assemble(options, vocabulary, card, _read_arrays(table, source), lexicons)
 
 
 def _read_arrays(table: Iterable[tuple[Entry, h5py.Dataset]], source: str) -> Iterator[tuple[Entry, Array]]:
@@ -172,10 +206,11 @@ def assemble(
     vocabulary: list[str] | None,
     card: dict[str, Any] | None,
     arrays: Iterable[tuple[Entry, Array]],
+    lexicons: Lexicons | None = None,
 ) -> BiLM:
     """Put the arrays of all `entries` of these options, float32 in the layout of the file, into a frozen biLM in
     evaluation mode. One of them is taken at a time."""
-    bilm = BiLM(options, vocabulary, card, seed=None).requires_grad_(False)
+    bilm = BiLM(options, vocabulary, card, seed=None, lexicons=lexicons).requires_grad_(False)
     parameters = dict(bilm.named_parameters())
     for entry, array in arrays:
         parameter = parameters[entry.parameter]
@@ -196,7 +231,7 @@ def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:
     """Yield name and float32 array of everything the file holds, in its layout and in order of names."""
     parameters = dict(bilm.named_parameters())
     n_words = len(bilm.vocabulary) if bilm.vocabulary else 0
-    for entry in sorted(entries(bilm.options, n_words), key=lambda entry: entry.name):
+    for entry in sorted(entries(bilm.options, n_words, bilm.lexicons), key=lambda entry: entry.name):
         value = parameters[entry.parameter].detach()
         value = value if entry.direction is None else value[entry.direction]
         yield entry.name, entry.to_file(value.float().cpu().numpy())
@@ -209,7 +244,7 @@ def write_weights(bilm: BiLM, file: BinaryIO, dtype: StoredDtype = "float32") ->
 
 def digest(bilm: BiLM, rounded: bool = False) -> str:
     """SHA-256 over the architecture and the float32 arrays in order of names, whatever the file they came from; of a
-    word-input biLM, over its vocabulary too.
+    word-input biLM, over its vocabulary too, and of a model of ELMoForManyLangs, over its lexicons.
 
     rounded: over the arrays in float16, which a reduced precision does not change.
     """
@@ -218,6 +253,8 @@ def digest(bilm: BiLM, rounded: bool = False) -> str:
     sha.update(json.dumps(architecture, sort_keys=True).encode())
     if bilm.vocabulary:
         sha.update(json.dumps(bilm.vocabulary).encode())
+    if bilm.lexicons:
+        sha.update(json.dumps(lexicons_json.to_dict(bilm.lexicons), sort_keys=True).encode())
     for name, array in arrays(bilm):
         sha.update(f"{name}{list(array.shape)}".encode())
         with np.errstate(over="ignore"):

@@ -1,5 +1,6 @@
 """A model as bilm-tf, AllenNLP, NLPL and this package keep it: `options.json` beside an HDF5 file of weights, and where
-it has them `vocab.txt`, `softmax.hdf5` and `model_card.json`."""
+it has them `vocab.txt`, `softmax.hdf5` and `model_card.json`; with `lexicons.json`, a model of ELMoForManyLangs in our
+own form."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import h5py
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
-from spacy_elmo.formats import beside, bilm_hdf5, softmax_hdf5
+from spacy_elmo.formats import beside, bilm_hdf5, lexicons_json, softmax_hdf5
 from spacy_elmo.formats.archive import File, Folder, size_of
 from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.formats.reader import Parts, Place
@@ -19,6 +20,7 @@ from spacy_elmo.support.files import write_text, write_whole
 from spacy_elmo.support.words import text_of
 
 FORMAT = "bilm-tf HDF5"
+MANYLANGS_FORMAT = "ELMoForManyLangs as HDF5"  # what this package keeps such a model as
 
 
 def find(place: Place) -> "BiLMFiles | None":
@@ -27,7 +29,8 @@ def find(place: Place) -> "BiLMFiles | None":
         weights = _weights_among(place)
     else:
         weights = place.file if place.file.is_file() and _is_hdf5(place.file) else None
-    return None if weights is None else BiLMFiles(weights, place.options, FORMAT + place.container)
+    kind = MANYLANGS_FORMAT if lexicons_json.NAME in place.names else FORMAT
+    return None if weights is None else BiLMFiles(weights, place.options, kind + place.container)
 
 
 def _is_hdf5(file: File) -> bool:
@@ -96,6 +99,9 @@ class BiLMFiles:
 
     def bilm(self, parts: Parts) -> BiLM:
         """Read the weights, see `bilm_hdf5.read`."""
+        if parts.options.token_embedder is not None:
+            lexicons = lexicons_json.read(self.folder / lexicons_json.NAME)
+            return bilm_hdf5.read(self.weights, parts.options, None, parts.card, lexicons)
         if parts.options.char_cnn is not None:
             return bilm_hdf5.read(self.weights, parts.options, None, parts.card)
         if parts.vocabulary is None:
@@ -112,7 +118,8 @@ class BiLMFiles:
 
 
 def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> None:
-    """Write `options.json`, `weights.hdf5` and, where the biLM has them, `model_card.json` and `vocab.txt`.
+    """Write `options.json`, `weights.hdf5` and, where the biLM has them, `model_card.json`, `vocab.txt` and
+    `lexicons.json`.
 
     dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" takes float16
         where that keeps every value, else float32.
@@ -130,8 +137,9 @@ def write_texts(bilm: BiLM, directory: Path) -> None:
     write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
     card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
     words = text_of(bilm.vocabulary) if bilm.vocabulary else None
-    for path, text in ((directory / beside.CARD, card), (directory / beside.VOCABULARY, words)):
+    lexicons = lexicons_json.text_of(bilm.lexicons) if bilm.lexicons else None
+    for name, text in ((beside.CARD, card), (beside.VOCABULARY, words), (lexicons_json.NAME, lexicons)):
         if text is None:
-            path.unlink(missing_ok=True)  # another model's
+            (directory / name).unlink(missing_ok=True)  # another model's
         else:
-            write_text(path, text)
+            write_text(directory / name, text)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import PurePath
 
 _PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".th", ".bin", ".ckpt")
-_TARRED = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z")
+_PACKED = (".7z", ".rar", ".zst", ".lzma", ".Z")
 
 
 def explain(names: Collection[str]) -> str | None:
@@ -19,8 +19,8 @@ def explain(names: Collection[str]) -> str | None:
     endings = {PurePath(name).suffix.lower() for name in names}
     if names & {"encoder.pkl", "token_embedder.pkl"}:
         return (
-            "a model of ELMoForManyLangs, whose network and characters differ from ELMo's and which is not read; take "
-            "a model of the same language from `python -m spacy elmo download --list`, or pretrain one"
+            "a model of ELMoForManyLangs; unpack the archive, and name the directory that holds token_embedder.pkl and "
+            "encoder.pkl"
         )
     if names & {"saved_model.pb", "tfhub_module.pb"}:
         return (
@@ -36,6 +36,6 @@ def explain(names: Collection[str]) -> str | None:
         return "a model trained with AllenNLP, not a biLM; name the options and weights of the ELMo inside it"
     if endings & set(_PICKLED):
         return "a pickle; no ELMo is published as one, and pickles can run code, so it was not opened"
-    if endings & set(_TARRED):
-        return "an archive that is not a zip; unpack it and name the directory"
+    if endings & set(_PACKED):
+        return "an archive that is neither zip nor tar; unpack it and name the directory"
     return None

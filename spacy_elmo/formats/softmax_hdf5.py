@@ -27,7 +27,7 @@ def explain_missing(path: File) -> str | None:
     """Say that there is no such file, and what that means; None where there is one."""
     if path.is_file():
         return None
-    return f"{path}: no such file; a model without its softmax can embed words, but not predict them"
+    return f"{path}: no such file; without it and vocab.txt a model can embed words, but not predict them"
 
 
 def read(path: File, n_words: int, projection_dim: int) -> Softmax:

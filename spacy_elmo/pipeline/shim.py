@@ -20,7 +20,7 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.products import Precision
 from spacy_elmo.bilm.threads import ForkSafeLock, Threads
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.formats import bilm_hdf5
+from spacy_elmo.formats import bilm_hdf5, lexicons_json
 from spacy_elmo.pipeline.rows import Array
 
 Encoder = Model[list[Doc], list[Array]]
@@ -180,6 +180,8 @@ class BiLMShim(Shim):
             "vocabulary": bilm.vocabulary,
             "weights": bilm_hdf5.to_bytes(bilm),
         }
+        if bilm.lexicons is not None:
+            parts["lexicons"] = lexicons_json.to_dict(bilm.lexicons)
         data: bytes = srsly.msgpack_dumps(parts)
         return data
 
@@ -193,9 +195,12 @@ class BiLMShim(Shim):
             parts = srsly.msgpack_loads(data)
             weights = io.BytesIO(parts["weights"])
             options, vocabulary, card = parts["options"], parts["vocabulary"], parts["card"]
+            stored = parts.get("lexicons")  # of models of ELMoForManyLangs
         except (ValueError, KeyError, TypeError) as error:
             raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({error!r})") from None
-        self.set(bilm_hdf5.read(weights, BiLMOptions.from_dict(options, "options in bytes"), vocabulary, card))
+        lexicons = None if stored is None else lexicons_json.from_dict(stored, "lexicons in bytes")
+        parsed = BiLMOptions.from_dict(options, "options in bytes")
+        self.set(bilm_hdf5.read(weights, parsed, vocabulary, card, lexicons))
         return self
 
     def copy(self) -> "BiLMShim":

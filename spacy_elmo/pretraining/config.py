@@ -56,11 +56,13 @@ class ModelConfig:
         """The architecture of a biLM; `source` names it in errors.
 
         Raises:
-            PretrainingError: it reads whole words.
+            PretrainingError: it has not bilm-tf's character CNN.
         """
         if options.char_cnn is None:
-            raise PretrainingError(f"{source}: reads whole words; only biLMs that read characters can be pretrained")
-        return cls(**dataclasses.asdict(options.lstm), **dataclasses.asdict(options.char_cnn))
+            what = "is a model of ELMoForManyLangs" if options.token_embedder else "reads whole words"
+            raise PretrainingError(f"{source}: {what}; only biLMs with bilm-tf's character CNN can be pretrained")
+        values = dataclasses.asdict(options.lstm) | dataclasses.asdict(options.char_cnn)
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
 
 @dataclass(frozen=True)

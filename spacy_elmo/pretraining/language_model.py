@@ -21,13 +21,14 @@ class LanguageModel(nn.Module):
     dropout: on the input of each LSTM layer (the skip connection takes it so, too) and on the last output.
 
     Raises:
-        PretrainingError: the biLM reads whole words.
+        PretrainingError: the biLM has not bilm-tf's character CNN.
     """
 
     def __init__(self, bilm: BiLM, softmax: Softmax, dropout: float = 0.0) -> None:
         super().__init__()
         if not isinstance(bilm.embedder, CharacterCNN):
-            raise PretrainingError("only a biLM that reads characters can be pretrained; this one reads whole words")
+            what = "reads whole words" if bilm.options.token_embedder is None else "is a model of ELMoForManyLangs"
+            raise PretrainingError(f"only a biLM with bilm-tf's character CNN can be pretrained; this one {what}")
         self.bilm, self.softmax, self.dropout = bilm, softmax, dropout
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -148,6 +148,8 @@ class _Run:
         """
         asked = self.config.training.precision
         saved: Precision | None = self.saved.get("precision") if self.saved else None  # older checkpoints have none
+        if saved not in (None, *get_args(Precision)):
+            raise PretrainingError(f"{self.out / checkpoint.NAME}: unknown precision {saved!r}; damaged?")
         automatic = saved or fastest_precision(self.group)
         self.precision = automatic if asked == "auto" else asked
         source = ", as in the checkpoint" if asked == "auto" and saved else ""

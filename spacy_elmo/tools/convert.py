@@ -6,18 +6,28 @@ from typing import Any
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.formats import softmax_hdf5
+from spacy_elmo.formats import lexicons_json, softmax_hdf5
 from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.support.files import folder_aside, write_text
 from spacy_elmo.support.words import text_of
 
 # What a directory of ours may hold; the packed vocabulary is there only so that another model's does not stay.
-LAYOUT = ("weights.hdf5", "options.json", "vocab.txt", "vocab.txt.gz", "model_card.json", softmax_hdf5.NAME)
+LAYOUT = (
+    "weights.hdf5",
+    "options.json",
+    "vocab.txt",
+    "vocab.txt.gz",
+    "model_card.json",
+    softmax_hdf5.NAME,
+    lexicons_json.NAME,
+)
 
 
 def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", force: bool = False) -> dict[str, Any]:
-    """Write a model as options.json and weights.hdf5, with its vocab.txt, model_card.json and softmax.hdf5 where it
-    has them; return `source, target, dtype, digest, files` (their sizes in bytes).
+    """Write a model as options.json and weights.hdf5, with its vocab.txt, model_card.json, softmax.hdf5 and
+    lexicons.json where it has them; return `source, target, dtype, digest, files` (their sizes in bytes).
+
+    A model with a lexicons.json is one of ELMoForManyLangs, in a form of our own that bilm-tf and AllenNLP do not read.
 
     source: see `formats.load`; dtype: see `formats.write`.
     force: write into a directory that is not empty, over a model there; its other files stay.

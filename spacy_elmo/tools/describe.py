@@ -3,7 +3,8 @@
 from typing import Any
 
 from spacy_elmo import formats
-from spacy_elmo.bilm.characters import N_CHARACTERS
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.bilm.characters import Bytes
 
 
 def describe(model: str) -> dict[str, Any]:
@@ -14,7 +15,7 @@ def describe(model: str) -> dict[str, Any]:
     """
     opened = formats.open_model(model)
     bilm = opened.bilm()
-    lstm, cnn = bilm.options.lstm, bilm.options.char_cnn
+    lstm = bilm.options.lstm
     return {
         "name": opened.card.get("name", opened.name),
         "format": opened.format,
@@ -25,18 +26,30 @@ def describe(model: str) -> dict[str, Any]:
         "cell_clip": lstm.cell_clip,
         "proj_clip": lstm.proj_clip,
         "use_skip_connections": lstm.use_skip_connections,
-        "filters": [list(pair) for pair in cnn.filters] if cnn else None,
-        "activation": cnn.activation if cnn else None,
-        "n_highway": cnn.n_highway if cnn else None,
-        "max_characters": cnn.max_characters_per_token if cnn else None,
-        "n_characters": N_CHARACTERS if cnn else None,
-        "vocabulary": len(bilm.vocabulary) if bilm.vocabulary else None,
+        **_describe_embedder(bilm),
         "mixes": opened.mixes,
         "parameters": sum(array.size for _, array in formats.arrays(bilm)),
         "weights_bytes": opened.weights_bytes,
         "digest": opened.digest,
         "license": opened.card.get("license"),
         "description": opened.card.get("description"),
+    }
+
+
+def _describe_embedder(bilm: BiLM) -> dict[str, Any]:
+    """What is read of a token, for a model of ELMoForManyLangs from its lexicons."""
+    embedder, lexicons = bilm.options.token_embedder, bilm.lexicons
+    cnn = embedder.char_cnn if embedder else bilm.options.char_cnn
+    characters, words = (lexicons.characters, lexicons.words) if lexicons else (None, bilm.vocabulary)
+    return {
+        "filters": [list(pair) for pair in cnn.filters] if cnn else None,
+        "activation": cnn.activation if cnn else None,
+        "n_highway": cnn.n_highway if cnn else None,
+        "max_characters": embedder.max_characters if embedder else cnn and cnn.max_characters_per_token,
+        "n_characters": len(characters or Bytes()) if cnn else None,
+        "vocabulary": len(words) if words else None,
+        "word_dim": embedder.word_dim if embedder else None,
+        "hints": lexicons.hints() if lexicons else [],
     }
 
 
@@ -53,6 +66,7 @@ def table(facts: dict[str, Any]) -> str:
         "skip connections": "yes" if facts["use_skip_connections"] else "no",
         "input": _input(facts),
         "mix": "; ".join(map(_mix, facts["mixes"])) or None,
+        "hint": "; ".join(facts["hints"]) or None,
         "parameters": f"{facts['parameters']:,}",
         "weights": human_size(facts["weights_bytes"]),
         "digest": facts["digest"],
@@ -70,7 +84,9 @@ def _input(facts: dict[str, Any]) -> str:
         return f"words, {facts['vocabulary']:,} in the vocabulary"
     filters = " ".join(f"[{width},{number}]" for width, number in facts["filters"])
     highways = "1 highway" if facts["n_highway"] == 1 else f"{facts['n_highway']} highways"
-    return f"up to {facts['max_characters']} characters, filters {filters}, {facts['activation']}, {highways}"
+    what = "characters" if facts["word_dim"] is None else f"of {facts['n_characters']:,} characters (code points)"
+    words = f"; {facts['vocabulary']:,} words" if facts["word_dim"] else ""
+    return f"up to {facts['max_characters']} {what}, filters {filters}, {facts['activation']}, {highways}{words}"
 
 
 def human_size(n_bytes: int) -> str:

@@ -90,7 +90,15 @@ def encode(bilm, sentence, weights=None, clipped=None):
     return torch.stack(layers)
 
 
+def product(x, weight, bias=None, activation=None, limit=None):
+    """`x @ weight + bias` and what is done with the sums, `[rows, n_out]`."""
+    sums = x.double() @ weight.double() + (0 if bias is None else bias.double())
+    if limit is not None:
+        return sums.clamp(-limit, limit)
+    return sums if activation is None else getattr(torch, activation)(sums)
+
+
 @pytest.fixture(scope="session")
 def slowly():
-    """The second implementation: `encode`, `embed`, and `weights_of`."""
-    return SimpleNamespace(encode=encode, embed=embed, weights_of=weights_of)
+    """The second implementation: `encode`, `embed`, `product`, and `weights_of`."""
+    return SimpleNamespace(encode=encode, embed=embed, product=product, weights_of=weights_of)

@@ -148,7 +148,9 @@ def test_states_and_inputs_of_another_layout_and_type_are_read_as_they_are(versi
 
 
 def weights_of(layer):
-    parts = zip(layer.weight, gates.with_forget_bias(layer.bias)[:, 0], layer.projection, strict=True)
+    parts = zip(
+        layer.weight, gates.with_forget_bias(layer.bias, layer.forget_bias)[:, 0], layer.projection, strict=True
+    )
     return [DirectionWeights.of(*direction) for direction in parts]
 
 
@@ -183,24 +185,11 @@ def test_tensors_that_do_not_fit_are_refused_before_they_are_read():
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    rows=st.integers(1, 300),
-    n_in=st.integers(1, 60),
-    n_out=st.integers(1, 150),
-    has_bias=st.booleans(),
-    how=st.sampled_from([{}, {"activation": "relu"}, {"activation": "sigmoid"}, {"limit": 0.5}]),
-    seed=st.integers(0, 99),
-)
-def test_products_are_those_of_float64(version, rows, n_in, n_out, has_bias, how, seed):
-    generator = torch.Generator().manual_seed(seed)
-    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
-    product = kernels.CompiledProduct(weight, bias if has_bias else None, **how)
-    expected = x.double() @ weight.double() + (bias.double() if has_bias else 0)
-    if limit := how.get("limit"):
-        expected = expected.clamp(-limit, limit)
-    elif activation := how.get("activation"):
-        expected = getattr(torch, activation)(expected)
-    found = product(x)
+@given(drawn=st.data())
+def test_products_are_those_of_float64(version, strategies, slowly, drawn):
+    x, weight, bias, how = drawn.draw(strategies.operands(rows=300, n_in=60, n_out=150))
+    product = kernels.CompiledProduct(weight, bias, **how)
+    found, expected = product(x), slowly.product(x, weight, bias, **how)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)  # sums reach 30
     assert torch.equal(product(x[-1:]), found[-1:])  # the same bits alone
 
@@ -312,6 +301,40 @@ def test_its_threads_are_torchs_own():
     subprocess.run([sys.executable, "-c", THREADS], check=True, timeout=120)
 
 
+OUT_OF_MEMORY = """
+import resource
+import torch
+from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
+
+layer = BidirectionalLSTMLayer(16, 4096, 16).requires_grad_(False)
+for parameter in layer.parameters():
+    parameter.zero_()
+rows = 6000
+x = torch.zeros(2, rows, 16)
+cells = 2 * rows * 4096 * 4
+state = torch.zeros(2, rows, 16), torch.zeros(2, rows, 4096)
+with torch.inference_mode():
+    before, _ = layer(x[:, :6], [6])
+    used = 4096 * int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (used + cells * 3 // 2, -1))  # for a copy of the state, and half of the rest
+    try:
+        layer(x, [rows], state)
+    except MemoryError as error:
+        print(error)
+    assert torch.equal(layer(x[:, :6], [6])[0], before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory of a process is limited so on Linux only")
+@needs_compiled
+def test_too_little_memory_is_one_clear_error():
+    if kernels.instruction_set() == "generic":
+        pytest.skip("torch's operators run here")
+    command = [sys.executable, "-c", OUT_OF_MEMORY]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert found.stdout == "no memory for the LSTM states of 6000 sequences: lower max_batch_tokens\n"
+
+
 def test_changed_weights_are_seen(version):
     layer, x = make_layer(40, 8), torch.randn(2, 5, 8)
     compiled(layer, x)
@@ -335,8 +358,15 @@ def import_with(variable, code=CHOSEN):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_a_version_that_the_environment_names_is_used(version):
-    assert import_with(version).stdout.split() == [version]
+@needs_compiled
+def test_a_version_that_the_environment_names_is_used():
+    last = kernels.instruction_sets()[-1]
+    assert import_with(last).stdout.split() == [last]
+
+
+@needs_compiled
+def test_the_environment_may_name_a_version_in_capitals():
+    assert import_with(f" {kernels.instruction_sets()[-1].upper()} ").stdout.split() == [kernels.instruction_sets()[-1]]
 
 
 @needs_compiled

@@ -60,6 +60,16 @@ def test_part_that_does_not_load_is_told_from_one_that_was_not_built(monkeypatch
     assert "does not load (libc.so.6: version `GLIBC_2.99' not found)" in kernels.why_missing()
 
 
+@pytest.mark.skipif(kernels.is_missing(), reason="built without a C compiler")
+def test_part_that_was_built_from_other_source_is_not_used(monkeypatch, without_compiled_part):
+    monkeypatch.setattr(kernels._kernels, "SOURCE", kernels._kernels.SOURCE + 1)
+    found, failure = kernels._load()
+    assert found is None
+    without_compiled_part()
+    monkeypatch.setattr(kernels, "_failure", failure)
+    assert "built from another version of _kernels.c and _kernels_level.h): install" in kernels.why_missing()
+
+
 def test_package_without_the_file_says_so_itself(data):
     code = (
         "import sys; sys.modules['spacy_elmo.bilm._kernels'] = None\n"

@@ -10,8 +10,8 @@ from spacy_elmo.bilm.batching import Packing
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, plain_recurrence
 
 
-def make_layer(n_in=3, dim=5, projection_dim=3, cell_clip=None, proj_clip=None, seed=0):
-    layer = BidirectionalLSTMLayer(n_in, dim, projection_dim, cell_clip, proj_clip).double()
+def make_layer(n_in=3, dim=5, projection_dim=3, cell_clip=None, proj_clip=None, seed=0, **settings):
+    layer = BidirectionalLSTMLayer(n_in, dim, projection_dim, cell_clip, proj_clip, **settings).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -29,7 +29,7 @@ def step_by_step(layer, direction, x, h, c):
     outputs = []
     for step in x:
         enter, forget, leave, candidate = np.split(np.concatenate([step, h]) @ weight + bias, 4)
-        c = sigmoid(forget + 1) * c + sigmoid(enter) * np.tanh(candidate)
+        c = sigmoid(forget + layer.forget_bias) * c + sigmoid(enter) * np.tanh(candidate)
         if layer.cell_clip is not None:
             c = np.clip(c, -layer.cell_clip, layer.cell_clip)
         h = sigmoid(leave) * np.tanh(c)
@@ -79,14 +79,15 @@ def run_and_compare(layer, lengths, with_state, how, seed):
     projection_dim=st.sampled_from([2, 5]),
     cell_clip=st.sampled_from([None, 0.3]),
     proj_clip=st.sampled_from([None, 0.2]),
+    cell=st.fixed_dictionaries({"forget_bias": st.sampled_from([1.0, 0.0]), "always_projects": st.booleans()}),
     with_state=st.booleans(),
     how=st.sampled_from(["gradients", "in place", "frozen", "plain"]),
     seed=st.integers(0, 1000),
 )
 def test_any_lengths_give_outputs_and_states_of_single_steps(
-    lengths, projection_dim, cell_clip, proj_clip, with_state, how, seed
+    lengths, projection_dim, cell_clip, proj_clip, cell, with_state, how, seed
 ):
-    layer = make_layer(4, 5, projection_dim, cell_clip, proj_clip, seed)
+    layer = make_layer(4, 5, projection_dim, cell_clip, proj_clip, seed, **cell)
     run_and_compare(layer, lengths, with_state, how, seed)
 
 
@@ -115,7 +116,7 @@ def test_a_projection_clip_without_projection_clips_nothing():
     fresh=st.sets(st.integers(0, 19)),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_gradients_are_those_of_finite_differences(lengths, projection_dim, clips, fresh, seed):
     """Of everything a loss can reach: outputs and last states with respect to inputs, first states and weights."""
     layer = make_layer(3, 4, projection_dim, *clips, seed)

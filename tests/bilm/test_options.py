@@ -216,3 +216,94 @@ def test_a_missing_file_and_a_directory_are_errors_that_name_them(tmp_path):
     for path in (tmp_path / "nowhere.json", tmp_path):
         with pytest.raises(OptionsError, match=path.name):
             BiLMOptions.from_file(path)
+
+
+# --- network configs of ELMoForManyLangs ---
+
+NETWORK = {
+    "encoder": {"name": "elmo", "projection_dim": 16, "cell_clip": 3, "proj_clip": 3, "dim": 32, "n_layers": 2},
+    "token_embedder": {
+        "name": "cnn",
+        "activation": "relu",
+        "filters": [[1, 4], [2, 8], [3, 16]],
+        "n_highway": 2,
+        "word_dim": 10,
+        "char_dim": 5,
+        "max_characters_per_token": 50,
+    },
+    "classifier": {"name": "softmax"},
+    "dropout": 0.1,
+}
+
+
+def network(**sections):
+    """NETWORK with some keys of its sections set."""
+    options = copy.deepcopy(NETWORK)
+    for section, values in sections.items():
+        options[section] |= values
+    return options
+
+
+def test_a_network_config_is_read():
+    options = BiLMOptions.from_dict(NETWORK)
+    lstm, embedder = options.lstm, options.token_embedder
+    assert (lstm.dim, lstm.projection_dim, lstm.n_layers, lstm.cell_clip, lstm.proj_clip) == (32, 16, 2, 3, 3)
+    assert (lstm.use_skip_connections, lstm.forget_bias, lstm.always_projects) == (True, 0, True)
+    assert (embedder.word_dim, embedder.max_characters, embedder.n_features) == (10, 50, 38)
+    assert embedder.char_cnn.embedding_dim == 5
+    assert options.char_cnn is None
+    assert options.training == {"classifier": {"name": "softmax"}, "dropout": 0.1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        NETWORK,
+        network(encoder={"cell_clip": 0, "proj_clip": None}),
+        network(token_embedder={"word_dim": 0}),
+        network(token_embedder={"char_dim": 0}),
+        network(token_embedder={"char_dim": 0, "name": "LSTM"}),
+        network(encoder={"name": "ELMo", "projection_dim": 64}),
+    ],
+)
+def test_a_written_network_config_is_read_as_the_same(options):
+    read = BiLMOptions.from_dict(options)
+    again = BiLMOptions.from_dict(json.loads(json.dumps(read.to_dict())))
+    assert again == read
+    assert again.training == read.training
+    assert again.to_dict() == read.to_dict()
+
+
+def test_a_network_without_characters_has_no_need_of_their_settings():
+    section = {"name": "lstm", "word_dim": 3, "char_dim": 0}
+    embedder = BiLMOptions.from_dict({**NETWORK, "token_embedder": section}).token_embedder
+    assert (embedder.char_cnn, embedder.max_characters) == (None, None)
+
+
+def test_the_options_of_bilm_tf_may_have_a_key_encoder_of_their_own():
+    assert BiLMOptions.from_dict({**GOOD, "encoder": "x"}).token_embedder is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (network(encoder={"name": "lstm"}), r'encoder: name is "lstm".*no biLM'),
+        (network(encoder={"name": "gru"}), "name is 'gru', expected one of elmo, lstm"),
+        (network(encoder={"name": 3}), "name is 3, expected one of elmo, lstm"),
+        (network(encoder={"dim": 0}), "dim is 0"),
+        (network(encoder={"cell_clip": -1}), "cell_clip is -1"),
+        (network(encoder={"cell_clp": 3}), "unknown key 'cell_clp', which ELMoForManyLangs does not have"),
+        (network(token_embedder={"name": "bert"}), "name is 'bert', expected one of cnn, lstm"),
+        (network(token_embedder={"name": "lstm"}), r'name is "lstm" with char_dim 5, which .* itself cannot run'),
+        (network(token_embedder={"word_dim": 0, "char_dim": 0}), "word_dim and char_dim are both 0"),
+        (network(token_embedder={"word_dim": -1}), "word_dim is -1"),
+        (network(token_embedder={"max_characters_per_token": 6}), "max_characters_per_token is 6, .* at least 7"),
+        (network(token_embedder={"filters": [[51, 2]]}), "a filter of width 51 does not fit"),
+        (network(token_embedder={"activation": "gelu"}), "activation is 'gelu'"),
+        (network(token_embedder={"charcnn": 1}), "unknown key 'charcnn'"),
+        ({"encoder": NETWORK["encoder"]}, "the key 'token_embedder' is missing"),
+    ],
+)
+def test_a_network_config_that_is_unfit_is_an_error_that_says_why(options, message):
+    with pytest.raises(OptionsError, match=message):
+        BiLMOptions.from_dict(options, "net.json")

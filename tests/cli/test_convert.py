@@ -1,21 +1,15 @@
 import json
+from functools import partial
 
 import pytest
 
-from spacy_elmo.cli import elmo_cli
 from spacy_elmo.formats import digest, load
 
 
 @pytest.fixture
-def convert(capsys):
+def convert(elmo):
     """Run the command; exit status, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit:
-            elmo_cli(["convert", *map(str, args)])
-        return exit.value.code or 0, *capsys.readouterr()
-
-    return run
+    return partial(elmo, "convert")
 
 
 def test_json_is_one_object(convert, data, tmp_path):

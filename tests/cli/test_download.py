@@ -1,22 +1,16 @@
 import json
+from functools import partial
 
 import pytest
 
-from spacy_elmo.cli import elmo_cli
 from spacy_elmo.formats.known import KNOWN
 
 
 @pytest.fixture
-def download(capsys, tmp_path, monkeypatch):
+def download(elmo, tmp_path, monkeypatch):
     """Run the command with an empty cache; exit status, stdout and stderr."""
     monkeypatch.setenv("SPACY_ELMO_CACHE", str(tmp_path))
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit:
-            elmo_cli(["download", *args])
-        return exit.value.code or 0, *capsys.readouterr()
-
-    return run
+    return partial(elmo, "download")
 
 
 def test_the_list_names_the_models_and_the_cache(download, tmp_path):

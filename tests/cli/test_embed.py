@@ -1,28 +1,22 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import h5py
 import pytest
 
-from spacy_elmo.cli import elmo_cli
 from spacy_elmo.tools.embedding.spool import Spool
 from spacy_elmo.tools.embedding.text import Text
 
 
 @pytest.fixture
-def embed(tmp_path, capsys, data):
+def embed(elmo, tmp_path, data):
     """Run the command in tmp_path on a small text; exit status, stdout and stderr."""
     (tmp_path / "text.txt").write_text("One is here .\nTwo are\nTwo are\n")
 
     def run(*args, out="out.hdf5"):
-        with pytest.raises(SystemExit) as exit:
-            elmo_cli(
-                ["embed", str(tmp_path / "text.txt"), str(tmp_path / out), "--model", str(data / "tiny_2l_skip"), *args]
-            )
-        return exit.value.code or 0, *capsys.readouterr()
+        return elmo("embed", tmp_path / "text.txt", tmp_path / out, "--model", data / "tiny_2l_skip", *args)
 
     return run
 
@@ -108,7 +102,7 @@ def test_wrong_usage_is_status_2(embed, wrong):
     assert embed(*wrong)[0] == 2
 
 
-def test_help_has_an_example():
-    done = subprocess.run([sys.executable, "-m", "spacy", "elmo", "embed", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
+def test_help_has_an_example(elmo):
+    done = elmo("embed", "--help")
+    assert done.status == 0
     assert "python -m spacy elmo embed" in done.stdout

@@ -4,21 +4,25 @@ import json
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from spacy_elmo import formats
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.cli import elmo_cli
 from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.tools.embed import embed_file
 
 LINES = ["the bank lent money", "a bank of the river", "he saw the bank"]
 
 
-def run(*arguments, status=0):
-    done = CliRunner().invoke(elmo_cli, list(map(str, arguments)))
-    assert done.exit_code == status, done.output
-    return done
+@pytest.fixture
+def run(elmo):
+    """Run a command, which ends with this status."""
+
+    def run(*arguments, status=0):
+        done = elmo(*arguments)
+        assert done.status == status, done
+        return done
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def corpus(text, data, tmp_path_factory):
     return out
 
 
-def test_substitutes_as_json_and_as_a_table(predictor, text):
+def test_substitutes_as_json_and_as_a_table(run, predictor, text):
     done = run("substitutes", text, "--model", predictor, "--top", 2, "--json")
     sentences = json.loads(done.stdout)["sentences"]
     assert [[one["word"] for one in words] for words in sentences] == [line.split() for line in LINES]
@@ -67,14 +71,14 @@ def test_substitutes_as_json_and_as_a_table(predictor, text):
     assert table[2] == f"    forward   {first} {p:.3f}  {second} {q:.3f}"
 
 
-def test_models_that_cannot_predict_are_one_line_and_status_1(data, text):
+def test_models_that_cannot_predict_are_one_line_and_status_1(run, data, text):
     done = run("substitutes", text, "--model", data / "tiny_2l_clip", status=1)
     assert "softmax.hdf5: no such file" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
 
 
-def test_neighbours_as_json_and_as_a_table(corpus, data):
+def test_neighbours_as_json_and_as_a_table(run, corpus, data):
     asked = ("neighbours", "bank", corpus, "--in", "my bank lent money", "--model", data / "tiny_2l_skip", "--quiet")
     found = json.loads(run(*asked, "--json").stdout)
     assert found["query"] == {"word": "bank", "position": 1, "sentence": "my bank lent money"}
@@ -88,11 +92,11 @@ def test_neighbours_as_json_and_as_a_table(corpus, data):
     assert len(json.loads(others.stdout)["neighbours"]) == 4
 
 
-def test_words_that_are_not_there_are_status_1(corpus):
+def test_words_that_are_not_there_are_status_1(run, corpus):
     assert "not a word of" in run("neighbours", "shore", corpus, "--line", 0, "--quiet", status=1).stderr
 
 
-def test_visualize_says_what_it_drew(text, data, tmp_path):
+def test_visualize_says_what_it_drew(run, text, data, tmp_path):
     out = tmp_path / "bank.png"
     asked = ("visualize", text, out, "--model", data / "tiny_2l_skip", "--words", "bank,the")
     assert run(*asked).stdout == f"✔ {out}: 6 points (bank 3, the 3)\n"
@@ -114,10 +118,10 @@ def test_visualize_says_what_it_drew(text, data, tmp_path):
         ("visualize", "text.txt", "out.png", "--words", ","),
     ],
 )
-def test_wrong_usage_is_status_2(arguments):
+def test_wrong_usage_is_status_2(run, arguments):
     run(*arguments, status=2)
 
 
 @pytest.mark.parametrize("command", ["substitutes", "neighbours", "visualize"])
-def test_help_has_an_example(command):
+def test_help_has_an_example(run, command):
     assert f"python -m spacy elmo {command}" in run(command, "--help").stdout

@@ -1,8 +1,5 @@
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,14 +10,9 @@ from spacy_elmo.formats import digest, load
 from spacy_elmo.tools.describe import human_size
 
 
-def run(*args, **variables):
-    command = [sys.executable, "-m", "spacy", "elmo", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **variables})
-
-
-def test_info_of_the_bundled_model_is_one_json_object(bundled_width):
-    done = run("info", "--json")
-    assert done.returncode == 0
+def test_info_of_the_bundled_model_is_one_json_object(elmo, bundled_width):
+    done = elmo("info", "--json")
+    assert done.status == 0
     facts = json.loads(done.stdout)
     bilm = load("en_elmo_sm")
     assert facts["name"] == "en_elmo_sm"
@@ -35,17 +27,18 @@ def test_info_of_the_bundled_model_is_one_json_object(bundled_width):
     assert facts["parameters"] == sum(p.numel() for p in bilm.parameters()) - bilm.options.char_cnn.embedding_dim
 
 
-def test_info_as_a_table(data):
-    done = run("info", data / "tiny_2l_clip")
-    assert done.returncode == 0
+def test_info_as_a_table(elmo, data):
+    done = elmo("info", data / "tiny_2l_clip")
+    assert done.status == 0
     assert re.search(r"clipping +cell 0.5, projection 0.3", done.stdout)
     assert re.search(r"license +not stated", done.stdout)
     assert re.search(r"name +tiny_2l_clip", done.stdout)
 
 
-def test_machine_is_one_json_object():
-    done = run("info", "--machine", "--json", ONEDNN_MAX_CPU_ISA="AVX2")
-    assert done.returncode == 0
+def test_machine_is_one_json_object(elmo, monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    done = elmo("info", "--machine", "--json")
+    assert done.status == 0
     facts = json.loads(done.stdout)
     assert facts["model"] == "en_elmo_sm"
     assert facts["variables"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
@@ -53,9 +46,9 @@ def test_machine_is_one_json_object():
     assert in_float32 == ["one sentence", "stream", "training"]
 
 
-def test_machine_as_a_table(data):
-    done = run("info", data / "tiny_2l_clip", "--machine")
-    assert done.returncode == 0
+def test_machine_as_a_table(elmo, data):
+    done = elmo("info", data / "tiny_2l_clip", "--machine")
+    assert done.status == 0
     for name in ("processor", "compiled part", "torch", "threads", "GPUs", "pretraining"):
         assert re.search(rf"^{name} +\S", done.stdout, re.MULTILINE), name
     assert "What runs the LSTM layers of tiny_2l_clip" in done.stdout
@@ -63,43 +56,43 @@ def test_machine_as_a_table(data):
 
 
 @pytest.mark.skipif(kernels.is_missing(), reason="built without a C compiler")
-def test_machine_tells_the_instruction_set_that_was_asked_for():
-    done = run("info", "--machine", "--json", SPACY_ELMO_ISA="generic")
+def test_machine_tells_the_instruction_set_that_was_asked_for(elmo_process):
+    done = elmo_process("info", "--machine", "--json", SPACY_ELMO_ISA="generic")
     facts = json.loads(done.stdout)
     assert facts["compiled_part"]["instruction_set"] == facts["variables"]["SPACY_ELMO_ISA"] == "generic"
     assert "compiled" not in [case["engine"] for case in facts["engines"]]
 
 
-def test_machine_with_an_unknown_instruction_set_is_one_line_and_status_1():
-    done = run("info", "--machine", SPACY_ELMO_ISA="avx1024")
+def test_machine_with_an_unknown_instruction_set_is_one_line_and_status_1(elmo_process):
+    done = elmo_process("info", "--machine", SPACY_ELMO_ISA="avx1024")
     if kernels.is_missing():
-        assert done.returncode == 0
+        assert done.status == 0
         return
-    assert done.returncode == 1
+    assert done.status == 1
     assert "avx1024" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("option", [[], ["--machine"]])
 @pytest.mark.parametrize("model", ["/no/such/model", "no_such_name"])
-def test_info_of_no_model_is_one_line_and_status_1(model, option):
-    done = run("info", model, *option)
-    assert done.returncode == 1
+def test_info_of_no_model_is_one_line_and_status_1(elmo, model, option):
+    done = elmo("info", model, *option)
+    assert done.status == 1
     assert model in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
 
 
-def test_wrong_usage_is_status_2():
-    assert run("info", "--no-such-option").returncode == 2
-    assert run("no-such-command").returncode == 2
+def test_wrong_usage_is_status_2(elmo):
+    assert elmo("info", "--no-such-option").status == 2
+    assert elmo("no-such-command").status == 2
 
 
-def test_help_has_an_example():
-    done = run("info", "--help")
-    assert done.returncode == 0
+def test_help_has_an_example(elmo):
+    done = elmo("info", "--help")
+    assert done.status == 0
     assert "python -m spacy elmo info" in done.stdout
-    assert "info" in run("--help").stdout
+    assert "info" in elmo("--help").stdout
 
 
 def test_version_is_the_installed_one():
@@ -109,15 +102,14 @@ def test_version_is_the_installed_one():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_output_that_cannot_be_written_is_one_line_and_status_1():
+def test_output_that_cannot_be_written_is_one_line_and_status_1(elmo_process):
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "spacy", "elmo", "info", "en_elmo_sm"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
+        done = elmo_process("info", "en_elmo_sm", stdout=full)
+    assert done.status == 1
     assert re.fullmatch(r"✘ .*No space left on device\n", done.stderr)
 
 
-def test_small_weights_are_told_in_kilobytes(data):
-    assert re.search(r"weights +\d+\.\d (kB|MB)", run("info", data / "tiny_2l_skip").stdout)
+def test_small_weights_are_told_in_kilobytes(elmo, data):
+    assert re.search(r"weights +\d+\.\d (kB|MB)", elmo("info", data / "tiny_2l_skip").stdout)
     assert human_size(25_104) == "25.1 kB"
     assert human_size(3_600_000) == "3.6 MB"

@@ -1,7 +1,6 @@
 """Configs for `spacy train` that `init-config --pipeline` writes; test_spacy_commands.py trains with them."""
 
-import subprocess
-import sys
+from functools import partial
 
 import pytest
 import spacy
@@ -9,7 +8,6 @@ from spacy.util import load_config, load_config_from_str, load_model_from_config
 from thinc.api import Config
 
 from spacy_elmo import ElmoError
-from spacy_elmo.cli import elmo_cli
 from spacy_elmo.formats import load
 from spacy_elmo.pipeline.listener import link_of
 from spacy_elmo.tools.init_config import COMPONENTS, CONFIGS, OPTIMIZE, build, bundled, text
@@ -18,15 +16,9 @@ REGENERATE = "python -c 'from spacy_elmo.tools.init_config import write_bundled;
 
 
 @pytest.fixture
-def init_config(capsys):
+def init_config(elmo):
     """Run the command; exit status, stdout and stderr."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as exit:
-            elmo_cli(["init-config", *map(str, args)])
-        return exit.value.code or 0, *capsys.readouterr()
-
-    return run
+    return partial(elmo, "init-config")
 
 
 def listeners(nlp, name):
@@ -40,15 +32,11 @@ def test_the_bundled_files_are_what_the_command_writes():
         assert load_config(CONFIGS / name) == Config(config), f"{name} is out of date; {REGENERATE}"
 
 
-def test_a_written_file_is_a_bundled_one(tmp_path):
+def test_a_written_file_is_a_bundled_one(elmo_process, tmp_path):
     path = tmp_path / "mine.cfg"
-    done = subprocess.run(
-        [sys.executable, "-m", "spacy", "elmo", "init-config", path, "--pipeline", "tagger, parser"],
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert f"python -m spacy train {path}" in done.stdout
+    status, printed, said = elmo_process("init-config", path, "--pipeline", "tagger, parser")
+    assert (status, said) == (0, "")
+    assert f"python -m spacy train {path}" in printed
     assert load_config(path) == load_config(CONFIGS / "tagger_parser.cfg"), REGENERATE
 
 

@@ -1,23 +1,17 @@
 import json
-import subprocess
-import sys
 
 import pytest
-
-from spacy_elmo.cli import elmo_cli
 
 TEXT = "One is here. Two are here.\n\nThree are here.\n\nFour! Five are here.\n"
 
 
 @pytest.fixture
-def prepare(tmp_path, capsys):
+def prepare(elmo, tmp_path):
     """Run the command in tmp_path on a small text; exit status, stdout and stderr."""
     (tmp_path / "raw.txt").write_text(TEXT)
 
     def run(*args, raw="raw.txt"):
-        with pytest.raises(SystemExit) as exit:
-            elmo_cli(["prepare", str(tmp_path / raw), str(tmp_path / "out"), *args])
-        return exit.value.code or 0, *capsys.readouterr()
+        return elmo("prepare", tmp_path / raw, tmp_path / "out", *args)
 
     return run
 
@@ -64,7 +58,7 @@ def test_wrong_usage_is_status_2(prepare, wrong):
     assert prepare(*wrong)[0] == 2
 
 
-def test_help_has_an_example():
-    done = subprocess.run([sys.executable, "-m", "spacy", "elmo", "prepare", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
+def test_help_has_an_example(elmo_process):
+    done = elmo_process("prepare", "--help")
+    assert done.status == 0
     assert "python -m spacy elmo prepare" in done.stdout

@@ -4,8 +4,6 @@ import configparser
 import json
 import random
 import re
-import subprocess
-import sys
 
 import pytest
 import spacy
@@ -23,10 +21,6 @@ TINY = {
     "training.max_steps": 6,
     "logging.log_every": 3,
 }
-
-
-def run(*args):
-    return subprocess.run([sys.executable, "-m", "spacy", "elmo", *map(str, args)], capture_output=True, text=True)
 
 
 def settings(values):
@@ -48,18 +42,18 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(elmo, tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "pretrain.cfg"
-    done = run("init-config", path, "--pretrain", "--size", "xs")
-    assert done.returncode == 0, done.stderr
+    done = elmo("init-config", path, "--pretrain", "--size", "xs")
+    assert done.status == 0, done.stderr
     return path
 
 
 @pytest.fixture(scope="module")
-def model(corpus, config, tmp_path_factory):
+def model(elmo_process, corpus, config, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "model"
-    done = run("pretrain", corpus, out, "--config", config, "--quiet", *settings(TINY))
-    assert done.returncode == 0, done.stderr
+    done = elmo_process("pretrain", corpus, out, "--config", config, "--quiet", *settings(TINY))
+    assert done.status == 0, done.stderr
     assert done.stderr == ""
     return out
 
@@ -83,14 +77,14 @@ def test_a_trained_model_works_in_a_pipeline_at_once(model):
     assert all(set(line) == keys for line in lines)
 
 
-def test_evaluate_as_json_and_as_a_table(model, corpus, tmp_path):
+def test_evaluate_as_json_and_as_a_table(elmo, elmo_process, model, corpus, tmp_path):
     pairs = [
         {"sentence_good": "the cat sat .", "sentence_bad": ". sat cat the", "linguistics_term": "order"},
         {"sentence_good": "a dog ran on", "sentence_bad": "a dog on ran", "linguistics_term": "place"},
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    done = run("evaluate", model, corpus / "heldout", "--blimp", tmp_path, "--json", "--quiet")
-    assert done.returncode == 0, done.stderr
+    done = elmo_process("evaluate", model, corpus / "heldout", "--blimp", tmp_path, "--json", "--quiet")
+    assert done.status == 0, done.stderr
     figures = json.loads(done.stdout)
     lines = (corpus / "heldout" / "text.txt").read_text().splitlines()
     assert figures["tokens"] == sum(len(line.split()) + 1 for line in lines)
@@ -100,37 +94,37 @@ def test_evaluate_as_json_and_as_a_table(model, corpus, tmp_path):
         assert 1 < mean < 30
     assert set(figures["blimp"]) == {"forward", "backward", "sum", "by_phenomenon"}
     assert set(figures["blimp"]["by_phenomenon"]) == {"order", "place"}
-    table = run("evaluate", model, corpus / "heldout", "--blimp", tmp_path, "--quiet").stdout
+    table = elmo("evaluate", model, corpus / "heldout", "--blimp", tmp_path, "--quiet").stdout
     assert re.search(rf"^zero state .* {figures['zero_state']['perplexity']:.2f}$", table, re.MULTILINE)
     assert re.search(r"^order ", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize("argument", ["no/such/text", "--blimp=no/such/dir"])
-def test_evaluate_on_nothing_is_one_line_and_status_1(model, argument):
-    done = run("evaluate", model, argument)
-    assert done.returncode == 1
+def test_evaluate_on_nothing_is_one_line_and_status_1(elmo, model, argument):
+    done = elmo("evaluate", model, argument)
+    assert done.status == 1
     assert "no/such" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_language_that_spacy_does_not_know_is_one_line_and_status_1(model, tmp_path):
+def test_language_that_spacy_does_not_know_is_one_line_and_status_1(elmo, model, tmp_path):
     pair = {"sentence_good": "a b", "sentence_bad": "b a", "linguistics_term": "order"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
-    done = run("evaluate", model, "--blimp", tmp_path, "--lang", "zz", "--quiet")
-    assert done.returncode == 1
+    done = elmo("evaluate", model, "--blimp", tmp_path, "--lang", "zz", "--quiet")
+    assert done.status == 1
     assert "'zz'" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_model_without_softmax_cannot_be_evaluated(data, corpus):
-    done = run("evaluate", data / "tiny_2l_clip", corpus / "heldout")
-    assert done.returncode == 1
+def test_a_model_without_softmax_cannot_be_evaluated(elmo, data, corpus):
+    done = elmo("evaluate", data / "tiny_2l_clip", corpus / "heldout")
+    assert done.status == 1
     assert "vocab.txt" in done.stderr
 
 
-def test_wrong_settings_are_status_1_and_named(corpus, config, tmp_path):
-    done = run("pretrain", corpus, tmp_path / "out", "--config", config, "--training.batch_sise", "3")
-    assert done.returncode == 1
+def test_wrong_settings_are_status_1_and_named(elmo, corpus, config, tmp_path):
+    done = elmo("pretrain", corpus, tmp_path / "out", "--config", config, "--training.batch_sise", "3")
+    assert done.status == 1
     assert "did you mean 'batch_size'" in done.stderr
     assert not (tmp_path / "out").exists()
 
@@ -139,12 +133,12 @@ def test_wrong_settings_are_status_1_and_named(corpus, config, tmp_path):
     "arguments",
     [("evaluate", "some_model"), ("init-config", "x.cfg"), ("init-config", "x.cfg", "--pretrain", "--size", "xxl")],
 )
-def test_wrong_usage_is_status_2(arguments, tmp_path, monkeypatch):
+def test_wrong_usage_is_status_2(elmo, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert run(*arguments).returncode == 2
+    assert elmo(*arguments).status == 2
     assert not (tmp_path / "x.cfg").exists()
 
 
 @pytest.mark.parametrize("command", ["pretrain", "evaluate", "init-config"])
-def test_help_has_an_example(command):
-    assert f"python -m spacy elmo {command}" in run(command, "--help").stdout
+def test_help_has_an_example(elmo, command):
+    assert f"python -m spacy elmo {command}" in elmo(command, "--help").stdout

@@ -3,7 +3,8 @@
 The expected numbers are the originals' own (bilm-tf and AllenNLP); none of them comes from spacy_elmo. Each
 `expected.npz` holds, as `bilm_tf/KEY` and `allennlp/KEY`, the layers of every sentence from zero state
 (`zs_NN`), the batches with carried state (`st0` .. `st3`) and the states after the last one (`state_*`). The
-keys are explained in the README of the references.
+keys are explained in the README of the references. Those of models of ELMoForManyLangs are `alone_NN` and `st3_NN`,
+as they stand in the references.
 
     python tests/data/make.py ../shared/references
 
@@ -34,6 +35,15 @@ def main(references: Path) -> None:
                 expected |= {f"{original}/{key}": arrays[key] for key in arrays.files if wanted(key)}
         np.savez_compressed(folder / "expected.npz", **expected)
     pack(references / "tensorflow", HERE / "tensorflow" / "references.tar.xz")
+    for name in ("words_chars", "clip3", "words_only"):
+        source, folder = references / "elmoformanylangs" / name, HERE / "elmoformanylangs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in source.iterdir():
+            if file.suffix in (".json", ".dic", ".pkl"):
+                shutil.copyfile(file, folder / file.name)
+        with np.load(source / "expected.npz") as arrays:
+            kept = {key: arrays[key] for key in arrays.files if key.startswith(("alone_", "st3_"))}
+        np.savez_compressed(folder / "expected.npz", **kept)
 
 
 def wanted(key: str) -> bool:

@@ -9,10 +9,8 @@ import pytest
 from spacy_elmo import WeightsError
 from spacy_elmo.formats import load
 
-MANY_LANGS = ["config.json", "char.dic", "word.dic", "encoder.pkl", "token_embedder.pkl"]
 CHECKPOINT = ["checkpoint", "options.json", "model.ckpt-10.meta", "model.ckpt-10.data-00000-of-00001"]
 CASES = [
-    (MANY_LANGS, "ELMoForManyLangs.*download --list"),
     (["tfhub_module.pb"], "a part of a TF-Hub module"),
     (CHECKPOINT, r"TensorFlow checkpoint.*without its \.index"),
     (["checkpoint"], "TensorFlow checkpoint"),
@@ -60,12 +58,11 @@ def test_a_foreign_model_is_recognised(tmp_path, trap, names, message, packed):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("encoder.pkl", "ELMoForManyLangs"),
         ("elmo.pt", "a pickle"),
         ("elmo.pth", "a pickle"),
         ("model.ckpt-10.meta", "TensorFlow checkpoint"),
         ("model.ckpt-10.data-00000-of-00001", "TensorFlow checkpoint"),
-        ("elmo_2.tar.gz", "not a zip; unpack it"),
+        ("elmo_2.7z", "an archive that is neither zip nor tar; unpack it"),
     ],
 )
 def test_a_foreign_file_is_recognised(tmp_path, trap, name, message):

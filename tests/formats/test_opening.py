@@ -84,7 +84,7 @@ def test_a_model_without_softmax_says_so_and_names_the_file(whole_model):
     (whole_model / "softmax.hdf5").unlink()
     model = open_model(whole_model)
     assert not model.has_softmax
-    with pytest.raises(WeightsError, match=r"softmax\.hdf5: no such file; a model without its softmax can embed"):
+    with pytest.raises(WeightsError, match=r"softmax\.hdf5: no such file; without it and vocab\.txt a model can embed"):
         model.softmax()
 
 

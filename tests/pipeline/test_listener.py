@@ -288,7 +288,7 @@ def tensor_listener():
 @pytest.mark.parametrize("frozen", [True, False])
 def test_listener_of_spacys_is_a_drop_in(tiny, frozen):
     nlp = pipeline(tiny, tok2vec=tensor_listener(), elmo={"frozen": frozen})
-    train(nlp, 400)
+    train(nlp, 200)
     assert tags(nlp) == [right for _, right in TAGGED]
 
 
@@ -307,7 +307,7 @@ def learn_tags_twice(nlp, n_updates, annotates=()):
 def test_listener_of_spacys_beside_ours(tiny):
     nlp = pipeline(tiny)
     nlp.add_pipe("morphologizer", config={"model": {"tok2vec": tensor_listener()}})
-    learn_tags_twice(nlp, 400, annotates=["sentencizer"])
+    learn_tags_twice(nlp, 200, annotates=["sentencizer"])
     assert tags(nlp) == [right for _, right in TAGGED]
     assert [token.pos_ for token in nlp("Peter met Anna")] == TAGGED[-1][1]
 

@@ -44,7 +44,13 @@ TEXTS = ["I deposited money at the bank.", "We sat on the bank. It rained.", "",
 
 @pytest.mark.parametrize(
     ("method", "loaded"),
-    [("fork", True), ("fork", False), ("spawn", True), ("spawn", False), ("forkserver", True)],
+    [
+        ("fork", True),
+        ("fork", False),
+        ("spawn", True),
+        pytest.param("spawn", False, marks=pytest.mark.slow),
+        ("forkserver", True),
+    ],
 )
 def test_two_processes_give_the_same_vectors(method, loaded, tmp_path, bundled_width):
     script, out = tmp_path / "script.py", tmp_path / "out.json"
@@ -124,7 +130,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_listeners_are_served_in_other_processes(method, tmp_path, data):
     script, out = tmp_path / "script.py", tmp_path / "out.json"
     script.write_text(LISTENING.format(method=method, weights=str(data / "tiny_2l_skip"), out=str(out)))

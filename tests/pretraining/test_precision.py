@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining import checkpoint, precision
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.precision import explain_emulation, fastest_precision, support_of
@@ -160,7 +161,9 @@ print(json.dumps([support_of("bfloat16", cpu), support_of("float16", cpu), faste
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="of x86")
-@pytest.mark.parametrize("limit", ["", "AVX2", "AVX512_CORE", "AVX512_CORE_BF16"])
+@pytest.mark.parametrize(
+    "limit", ["", "AVX2", *(pytest.param(one, marks=pytest.mark.slow) for one in ("AVX512_CORE", "AVX512_CORE_BF16"))]
+)
 def test_what_is_said_of_this_processor_agrees_with_onednn(limit):
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": limit}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, capture_output=True, text=True)
@@ -274,6 +277,15 @@ def test_checkpoint_that_names_no_precision_goes_on_in_the_one_chosen_here(train
     assert types == [torch.bfloat16] * 2
 
 
+@pytest.mark.parametrize("wrong", ["load", "float64", "", 16])
+def test_checkpoint_that_names_an_unknown_precision_is_one_clear_error(train, wrong):
+    out = train(training__max_steps=5)
+    checkpoint.save(out / checkpoint.NAME, {**checkpoint.load(out / checkpoint.NAME), "precision": wrong})
+    with pytest.raises(PretrainingError, match=f"checkpoint.pt: unknown precision {wrong!r}"):
+        train(resume=True, training__max_steps=7, training__precision="auto")
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="of x86")
 def test_process_that_onednn_keeps_to_avx2_warns_of_bfloat16_and_chooses_float32(corpus_file, tmp_path, tiny_config):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}

@@ -179,8 +179,8 @@ def test_what_was_written_is_compared(full, tmp_path, monkeypatch):
 
 def test_foreign_models_are_refused_with_what_to_do(tmp_path):
     (tmp_path / "145").mkdir()
-    (tmp_path / "145" / "encoder.pkl").write_bytes(b"")
-    with pytest.raises(WeightsError, match="ELMoForManyLangs"):
+    (tmp_path / "145" / "elmo.pkl").write_bytes(b"")
+    with pytest.raises(WeightsError, match="a pickle"):
         convert(str(tmp_path / "145"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

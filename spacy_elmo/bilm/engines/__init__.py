@@ -1,4 +1,4 @@
-"""A layer and what it is to read in, the fastest way to run its recurrence out.
+"""A layer and a call of it in, the fastest engine that can run the call out.
 
 Each file here runs the recurrence that `bilm/lstm.py` defines in a way that is faster for some cases. All have one call
 (engine.py). `ENGINES` lists them, the fastest first; the first that has no reason against a case runs it. Where all

@@ -37,7 +37,7 @@ class Compiled(Engine):
 
     def _weights(self, layer: Layer) -> list[DirectionWeights]:
         def lay_out() -> list[DirectionWeights]:
-            bias = with_forget_bias(layer.bias)[:, 0]
+            bias = with_forget_bias(layer.bias, layer.forget_bias)[:, 0]
             projections = [None, None] if layer.projection is None else layer.projection.detach()
             with torch.inference_mode(False), torch.no_grad():
                 parts = zip(layer.weight.detach(), bias, projections, strict=True)

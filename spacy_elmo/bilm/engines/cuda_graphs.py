@@ -56,7 +56,7 @@ class CudaGraphs(Engine):
         """As `Engine`."""
 
         def make() -> GraphedSteps:
-            bias = with_forget_bias(layer.bias).to(layer.weight.dtype)
+            bias = with_forget_bias(layer.bias, layer.forget_bias).to(layer.weight.dtype)
             clips = layer.cell_clip, layer.proj_clip
             return GraphedSteps(layer.weight, bias, layer.projection, layer.n_in, *clips)
 

@@ -27,6 +27,7 @@ class Layer(Protocol):
     projection_dim: int
     cell_clip: float | None
     proj_clip: float | None
+    forget_bias: float
     weight: nn.Parameter
     bias: nn.Parameter
     projection: nn.Parameter | None

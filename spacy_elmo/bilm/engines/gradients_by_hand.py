@@ -26,7 +26,8 @@ class GradientsByHand(Engine):
         parts = (x, hidden, layer.weight, layer.bias, layer.projection)
         x_, hidden_, *parameters = (None if part is None else part.to(dtype) for part in parts)
         clips = (layer.cell_clip, layer.proj_clip)
-        y, last_hidden, last_cell = _Recurrence.apply(x_, hidden_, cell, *parameters, call.steps(), clips)  # type: ignore[no-untyped-call]
+        settings = call.steps(), clips, layer.forget_bias
+        y, last_hidden, last_cell = _Recurrence.apply(x_, hidden_, cell, *parameters, *settings)  # type: ignore[no-untyped-call]
         return y.to(x.dtype), (last_hidden.to(x.dtype), last_cell)
 
     def precision(self, layer: Layer, call: Call) -> str:
@@ -58,6 +59,7 @@ class _Recurrence(torch.autograd.Function):
         projection: Tensor | None,
         steps: list[TimeStep],
         clips: tuple[float | None, float | None],
+        forget_bias: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute outputs and last states as the plain recurrence does; keep gates, cells and outputs of every step."""
         (_, n_tokens, n_in), dim = x.shape, cell.shape[2]
@@ -65,7 +67,7 @@ class _Recurrence(torch.autograd.Function):
         cells, squashed = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
         outputs = x.new_empty(2, n_tokens, hidden.shape[2])
         ctx.initial, last_hidden, last_cell = (hidden, cell), hidden.clone(), cell.clone()
-        torch.baddbmm(with_forget_bias(bias), x, weight[:, :n_in], out=gates)
+        torch.baddbmm(with_forget_bias(bias, forget_bias), x, weight[:, :n_in], out=gates)
         for step in steps:
             now = step.tokens
             hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
@@ -111,7 +113,7 @@ class _Recurrence(torch.autograd.Function):
             d_projection = torch.bmm((squashed * gates[..., 2 * dim : 3 * dim]).transpose(1, 2), d_outputs)
         d_bias = torch.bmm(x.new_ones(2, 1, x.shape[1]), d_gates).squeeze(1)
         d_x = torch.bmm(d_gates, weight[:, :n_in].transpose(1, 2)) if ctx.needs_input_grad[0] else None
-        return d_x, d_hidden, d_cell, d_weight, d_bias, d_projection, None, None
+        return d_x, d_hidden, d_cell, d_weight, d_bias, d_projection, None, None, None
 
 
 def _step_back(

@@ -24,7 +24,7 @@ class InPlace(Engine):
         steps, dim, given = call.steps(), layer.dim, call.x.dtype
         input_weight, weight = layer.weight[:, : layer.n_in], layer.weight[:, layer.n_in :]
         x, hidden, cell = call.x.to(weight), call.state[0].to(weight), call.state[1].to(weight, copy=True)
-        bias = with_forget_bias(layer.bias).to(weight)
+        bias = with_forget_bias(layer.bias, layer.forget_bias).to(weight)
         outputs: list[Tensor] = []
         ended: list[State] = []  # what the rows hold whose sequence is over, shortest sequence first
         gates = x.new_empty(2, 0, 4 * dim)

@@ -80,10 +80,10 @@ class Encoder:
         return self
 
     def __call__(self, sentences: Sequence[Sequence[str]]) -> list[Array]:
-        """Return the array of each sentence, the same to the last bit whatever came before.
+        """Return the array of each sentence; what came before has no part in it.
 
-        A word's vector is rounded in the company it is computed in; remembered, it would carry that into later calls,
-        and a resumed run would not give the file of an uninterrupted one.
+        A word's vector is rounded in the company it is computed in. Remembered, it would carry that into later calls,
+        and text that a biLM amplifies would differ between a resumed run and an uninterrupted one.
         """
         self._bilm.clear_word_table()
         arrays: list[Any] = [None] * len(sentences)

@@ -15,8 +15,8 @@ from spacy_elmo.bilm.time_steps import time_steps
 CLIPS = st.sampled_from([(None, None), (0.4, 0.2)])
 
 
-def make_layer(dim, width, clips, device="cpu"):
-    layer = BidirectionalLSTMLayer(3, dim, width, *clips)
+def make_layer(dim, width, clips, device="cpu", cell=(1.0, False)):
+    layer = BidirectionalLSTMLayer(3, dim, width, *clips, *cell)
     with torch.no_grad():
         layer.initialize(torch.Generator().manual_seed(0))
         layer.bias.copy_(torch.linspace(-0.5, 0.5, layer.bias.numel()).view_as(layer.bias))
@@ -25,7 +25,9 @@ def make_layer(dim, width, clips, device="cpu"):
 
 def make_graphed(layer):
     clips = layer.cell_clip, layer.proj_clip
-    return GraphedSteps(layer.weight, with_forget_bias(layer.bias), layer.projection, layer.n_in, *clips)
+    return GraphedSteps(
+        layer.weight, with_forget_bias(layer.bias, layer.forget_bias), layer.projection, layer.n_in, *clips
+    )
 
 
 def make_inputs(layer, lengths, seed, device="cpu"):
@@ -77,3 +79,12 @@ def test_captured_blocks_give_what_single_steps_give(width):
     with torch.no_grad():
         layer.bias.add_(1.0)
         assert not torch.equal(layer(x, sizes, state)[0], before)
+
+
+@pytest.mark.parametrize("forget_bias", [1.0, 0.0])
+def test_the_forget_gate_gets_what_the_layer_adds_to_it(forget_bias):
+    layer = make_layer(4, 4, (0.5, 0.2), cell=(forget_bias, True))
+    x, sizes, state = make_inputs(layer, [5, 3, 1], seed=0)
+    call = layer.call(x, sizes, state)
+    with torch.inference_mode():
+        assert_close(CudaGraphs().run(layer, call), plain_recurrence(layer, call))

@@ -33,9 +33,9 @@ def use_version(version):
         kernels._kernels.choose(before)
 
 
-def make_layer(n_in=5, dim=20, width=7, clips=(None, None), scale=0.7, seed=0, device="cpu"):
-    """A frozen layer with random weights; without a projection where width is dim."""
-    layer = BidirectionalLSTMLayer(n_in, dim, width, *clips).requires_grad_(False)
+def make_layer(n_in=5, dim=20, width=7, clips=(None, None), cell=(1.0, False), scale=0.7, seed=0, device="cpu"):
+    """A frozen layer with random weights. cell: its forget_bias and always_projects."""
+    layer = BidirectionalLSTMLayer(n_in, dim, width, *clips, *cell).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in layer.parameters():
         fan_in = parameter.shape[1] if parameter.dim() == 3 else 1 / 0.09
@@ -91,6 +91,7 @@ def cases(draw):
         "dim": dim,
         "width": draw(st.integers(1, 40) | st.just(dim)),
         "clips": (draw(st.sampled_from([None, 0.3])), draw(st.sampled_from([None, 0.05]))),
+        "cell": (draw(st.sampled_from([1.0, 0.0])), draw(st.booleans())),
         "seed": seed,
     }
     call = {
@@ -112,6 +113,7 @@ WIDE = {"n_in": 33, "dim": 2051, "width": 21, "clips": (0.5, 0.2)}
 @example(case=({}, {"lengths": TALL_THEN_LOW}))
 @example(case=({"clips": (0.5, 0.3)}, {"lengths": [400, 310, 300]}))
 @example(case=({"width": 20}, {"lengths": [500], "share_of_starts": 0.01}))
+@example(case=({"width": 20, "clips": (0.5, 0.1), "cell": (0.0, True)}, {"lengths": [9] * 5 + [3]}))
 @example(case=(WIDE, {"lengths": [12] * 7 + [2]}))
 @example(case=(WIDE, {"lengths": [3] * 50}))
 def test_an_engine_comes_to_what_the_plain_recurrence_does(name, version, case):

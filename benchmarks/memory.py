@@ -1,0 +1,28 @@
+"""Number of a process in, its memory in MiB out, and that of the processes that it started; read where Linux tells."""
+
+from contextlib import suppress
+from pathlib import Path
+
+IS_TOLD = Path("/proc/self/smaps_rollup").exists()
+
+
+def peak(pid: int, is_from_now: bool = False) -> float | None:
+    """Highest resident memory so far; None where nobody tells. is_from_now: forget what was; it is that now, then."""
+    if IS_TOLD and is_from_now:
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
+    return _fields(pid, "status")["VmHWM:"] if IS_TOLD else None
+
+
+def look(pid: int, looks: list[dict[int, tuple[float, float]]]) -> None:
+    """Add a look at a process and its children: the share of each in the memory, in which what several have in common
+    counts once, and what it has alone. One that has just ended is left out."""
+    looks.append({})
+    for one in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split())):
+        with suppress(OSError, KeyError):
+            kept = _fields(one, "smaps_rollup")
+            looks[-1][one] = kept["Pss:"], kept["Private_Clean:"] + kept["Private_Dirty:"]
+
+
+def _fields(pid: int, file: str) -> dict[str, float]:
+    lines = Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8").splitlines()
+    return {line.split()[0]: int(line.split()[1]) / 1024 for line in lines if line.endswith(" kB")}

@@ -1,0 +1,70 @@
+"""`lexicons.json` beside the weights: the words and characters that a model of ELMoForManyLangs knows."""
+
+import json
+from typing import Any
+
+from spacy_elmo.bilm import BiLMOptions
+from spacy_elmo.bilm.lexicons import Lexicons
+from spacy_elmo.errors import ElmoError, WeightsError
+from spacy_elmo.formats.archive import File, read_text_of
+
+NAME = "lexicons.json"
+
+
+def read(file: File) -> Lexicons:
+    """Read the lexicons, not checked against options yet.
+
+    Raises:
+        WeightsError: the file is missing, damaged or of another form.
+    """
+    try:
+        return from_dict(json.loads(read_text_of(file)), str(file))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ElmoError):
+            raise
+        raise WeightsError(f"{file}: not valid JSON ({error})") from None
+
+
+def from_dict(data: Any, source: str) -> Lexicons:
+    """What `to_dict` gave; `source` names it in errors.
+
+    Raises:
+        WeightsError: it is of another form.
+    """
+    parts = [data.get("words"), data.get("characters")] if isinstance(data, dict) else [0, 0]
+    for part in parts:
+        if part is not None and not (isinstance(part, list) and all(isinstance(entry, str) for entry in part)):
+            raise WeightsError(
+                f"{source}: expected an object with words and characters, each a list of strings or null"
+            )
+    return Lexicons(*parts)
+
+
+def text_of(lexicons: Lexicons) -> str:
+    """Content of the file."""
+    return json.dumps(to_dict(lexicons), ensure_ascii=False) + "\n"
+
+
+def to_dict(lexicons: Lexicons) -> dict[str, Any]:
+    """`words` and `characters`, lists in the order of their ids, or None."""
+    words, characters = lexicons.words, lexicons.characters
+    return {
+        "words": None if words is None else list(words),
+        "characters": None if characters is None else list(characters),
+    }
+
+
+def checked(options: BiLMOptions, lexicons: Lexicons | None, source: str) -> Lexicons | None:
+    """What a model with these options reads of the lexicons; None where it reads none.
+
+    Raises:
+        WeightsError: a lexicon is missing, lacks an entry that every model has, or has one twice.
+    """
+    if options.token_embedder is None:
+        return None
+    try:
+        used = (lexicons or Lexicons(None, None)).for_options(options.token_embedder)
+        used.check()
+    except ElmoError as error:
+        raise WeightsError(f"{source}: {error}") from None
+    return used

@@ -1,0 +1,107 @@
+"""A file that `torch.save` wrote of a network's `state_dict` in, its tensors by name out.
+
+Such a file is a pickle, and a pickle can call anything. So what it names is looked at before torch reads it, and torch
+reads it with `weights_only=True`; nothing that it holds is executed.
+"""
+
+import io
+import itertools
+import os
+import pickletools
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from spacy_elmo.errors import WeightsError
+from spacy_elmo.formats.archive import File, opened
+
+# What the pickle of a state_dict of float32 tensors is made of.
+_KNOWN_GLOBALS = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage")
+# Other ways to name or call something; torch.save makes no use of them.
+_OTHER_CALLS = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID")
+_LEGACY_PICKLES = 5  # magic number, protocol, system, tensors, storages
+_MOST_PICKLED = 2**20  # bytes; without the numbers, a model has some 10 kB
+_MOST_MEMBERS, _MOST_DIRECTORY = 10_000, 2**22  # of the zip archive that torch writes, and bytes
+
+
+def read(file: File) -> dict[str, Tensor]:
+    """Return the tensors of a file, on the CPU wherever they were saved.
+
+    Raises:
+        WeightsError: the file is missing, truncated or no such file, or it holds anything but float32 tensors by name.
+    """
+    if not file.is_file():
+        raise WeightsError(f"{file}: no such file")
+    with ExitStack() as stack:
+        content = stack.enter_context(opened(file))
+        if isinstance(content, Path):
+            try:
+                content = stack.enter_context(content.open("rb"))
+            except OSError as error:
+                raise WeightsError(f"{file}: cannot be read ({error})") from None
+        try:
+            _refuse_unknown(content, str(file))
+            content.seek(0)
+            state = torch.load(content, map_location="cpu", weights_only=True)
+        except WeightsError:
+            raise
+        except Exception as error:  # torch's own are of many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise WeightsError(
+                f"{file}: cannot be read as a state_dict of torch; truncated, damaged or of another format ({reason})"
+            ) from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise WeightsError(f"{file}: holds no tensors by name, so it is no state_dict of torch")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _refuse_unknown(file: BinaryIO, source: str) -> None:
+    """Raise a WeightsError where a pickle in the file names anything that a state_dict does not."""
+    for opcode, argument, _ in _opcodes(file, source):
+        if opcode.name in _OTHER_CALLS or (opcode.name == "GLOBAL" and argument not in _KNOWN_GLOBALS):
+            what = str(argument).replace(" ", ".")[:100] if opcode.name == "GLOBAL" else f"a call ({opcode.name})"
+            raise WeightsError(
+                f"{source}: this pickle holds {what}, and weights hold tensors alone; it may be hostile, and was not "
+                "loaded"
+            )
+
+
+def _opcodes(file: BinaryIO, source: str) -> "itertools.chain[tuple[pickletools.OpcodeInfo, object, int | None]]":
+    if file.read(4) == b"PK\3\4":
+        pickled, n_pickles = io.BytesIO(_pickle_in_zip(file, source)), 1
+    else:
+        file.seek(0)
+        pickled, n_pickles = io.BytesIO(file.read(_MOST_PICKLED)), _LEGACY_PICKLES
+    return itertools.chain.from_iterable(pickletools.genops(pickled) for _ in range(n_pickles))
+
+
+def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
+    """The one pickle in the zip archive that torch writes since 1.6; what it stores there is not compressed."""
+    with zipfile.ZipFile(_Cautious(file)) as archive:
+        entries = archive.infolist()
+        pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        total = sum(entry.file_size for entry in entries)
+        is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if len(entries) > _MOST_MEMBERS or is_compressed or total > file.seek(0, os.SEEK_END):
+            raise WeightsError(f"{source}: torch writes no zip archive like this; damaged or hostile")
+        if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLED:
+            raise WeightsError(f"{source}: expected one short pickle in this zip archive, as torch.save writes it")
+        return archive.read(pickles[0])
+
+
+class _Cautious:
+    """A file that gives nobody more than some MB at once: zipfile reads a directory of any length in one go."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._file.read(min(size, _MOST_DIRECTORY + 1) if size >= 0 else _MOST_DIRECTORY + 1)
+        if len(content) > _MOST_DIRECTORY:
+            raise zipfile.BadZipFile("its directory is longer than that of any model")
+        return content
