@@ -72,10 +72,11 @@ def test_any_of_its_files_names_a_module(tensorflow_models, file):
     assert model.digest == open_model(tensorflow_models / HUB).digest
 
 
-def test_a_module_in_an_archive_is_read(tensorflow_models, tmp_path):
-    shutil.make_archive(str(tmp_path / "model"), "zip", tensorflow_models / HUB)
-    model = open_model(tmp_path / "model.zip")
-    assert model.format == "TF-Hub module in a zip archive"
+@pytest.mark.parametrize(("packer", "kind"), [("zip", "zip"), ("gztar", "tar")])
+def test_a_module_in_an_archive_is_read(tensorflow_models, tmp_path, packer, kind):
+    archive = shutil.make_archive(str(tmp_path / "model"), packer, tensorflow_models / HUB)
+    model = open_model(archive)
+    assert model.format == f"TF-Hub module in a {kind} archive"
     assert model.digest == open_model(tensorflow_models / HUB).digest
 
 
