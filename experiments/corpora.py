@@ -103,6 +103,26 @@ def read_banking77(data: Path) -> Corpus:
     return Corpus(train[:-n_dev], train[-n_dev:], test)
 
 
+def read_hate_offensive(data: Path) -> Corpus:
+    """Tweets (offensive text), and whether they are hate speech, merely offensive, or neither."""
+    with open_text(data / "textcat/hate-offensive/labeled_data.csv.xz") as lines:
+        return split_by_number(text_item(row["tweet"], row["class"]) for row in csv.DictReader(lines))
+
+
+def read_spam(data: Path) -> Corpus:
+    """SMS Spam Collection: text messages, spam or ham."""
+    with open_text(data / "textcat/sms-spam/SMSSpamCollection.xz") as lines:
+        return split_by_number(text_item(row[1], row[0]) for row in csv.reader(lines, delimiter="\t"))
+
+
+def split_by_number(items: Iterable[Item]) -> Corpus:
+    """Split a set without parts: every tenth item, counted from 1, is of the test part, the one behind it of dev."""
+    parts: dict[int, list[Item]] = {0: [], 1: [], 2: []}
+    for number, item in enumerate(items, start=1):
+        parts[min(number % 10, 2)].append(item)
+    return Corpus(parts[2], parts[1], parts[0])
+
+
 def read_columns(path: Path, word: int, tag: int, numbered: bool = True) -> Iterator[Item]:
     """Read sentences of tab-separated lines, with an empty line (or only tabs) behind each.
 

@@ -1,11 +1,24 @@
 """The experiments read their corpora right, run what is missing and nothing twice, and count what they say."""
 
 import argparse
+import csv
+import io
+import itertools
 import json
 import lzma
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from spacy.lang.en.stop_words import STOP_WORDS
+
+from spacy_elmo import formats
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.formats import softmax_hdf5
+from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.language_model import LanguageModel
 
 WNUT = "#photography\tO\nin\tO\nNew\tB-location\nYork\tI-location\n\t\nok\tO\n\n\n"
 UNER = (
@@ -222,3 +235,174 @@ def test_stored_runs_of_the_table_are_those_that_the_command_finds(modules, monk
     monkeypatch.setattr(tasks, "measure", None)
     tasks.main()
     assert "14.89 ± 3.01" in capsys.readouterr().out
+
+
+# Probes
+
+TWEETS = 'n,class,tweet\n1,0,"one\ntweet"\n' + "2,2,nice day\n3,1,silly thing\n" * 10
+SPAM = 'ham\t"Ok, lar"\t\t\t\n' + "spam\tWin now\nham\tSee you\n" * 10
+MASC = "# masc_tagged/a.txt\nIt fell .\nWe use it now .\n"
+PAIR = {"linguistics_term": "agreement", "sentence_good": "It falls.", "sentence_bad": "It fall."}
+WORDS = ["<S>", "</S>", "<UNK>", "it", "It", ".", "now", "We"]
+
+
+@pytest.fixture
+def probe_data(corpora):
+    """The corpora with those that only probes read."""
+    for name, text in {
+        "textcat/hate-offensive/labeled_data.csv.xz": TWEETS,
+        "textcat/sms-spam/SMSSpamCollection.xz": SPAM,
+        "textcat/banking77/train.csv.xz": "text,category\nWhere is it?,card\nHelp me,other\n" + "Stop it,card\n" * 18,
+        "heldout/masc/masc_tokenized.txt.xz": MASC,
+    }.items():
+        (corpora / name).parent.mkdir(parents=True, exist_ok=True)
+        (corpora / name).write_bytes(lzma.compress(text.encode()))
+    content = lzma.compress(json.dumps(PAIR).encode())
+    (corpora / "lm").mkdir()
+    with tarfile.open(corpora / "lm/blimp.tar.xz", "w:xz") as archive:
+        member = tarfile.TarInfo("blimp/agreement.jsonl.xz")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return corpora
+
+
+@pytest.fixture
+def state(data, tmp_path):
+    """A tiny biLM with a vocabulary of eight words."""
+    bilm = formats.load(data / "tiny_2l_skip")
+    directory = tmp_path / "state"
+    formats.write(bilm, directory)
+    (directory / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    softmax_hdf5.write(Softmax(len(WORDS), bilm.options.lstm.projection_dim, seed=1), directory / "softmax.hdf5")
+    return directory
+
+
+@pytest.fixture
+def reference(modules, monkeypatch, tmp_path):
+    """A function that sets the words that perplexity is taken over."""
+
+    def use(words):
+        path = tmp_path / "vocabulary.txt.xz"
+        path.write_bytes(lzma.compress("\n".join(words).encode()))
+        monkeypatch.setattr(modules("probe"), "VOCABULARY", path)
+
+    return use
+
+
+def stem(word):
+    endings = ("ing", "ers", "er", "ed", "es", "s", "ly")
+    return next((word[: -len(end)] for end in endings if word.endswith(end) and len(word) > len(end) + 2), word)
+
+
+def test_words_of_the_senses_list_stand_once_in_each_of_four_sentences_that_share_no_other(modules):
+    path = modules("probe").SENSES
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    groups = {word: list(group) for word, group in itertools.groupby(rows, key=lambda row: row["word"])}
+    assert len(groups) == len(rows) / 2 >= 110
+    assert list(groups) == sorted(groups)
+    assert len({row[which] for row in rows for which in ("first", "second")}) == 2 * len(rows)
+    for word, (one, other) in groups.items():
+        assert one["part of speech"] == other["part of speech"] in ("noun", "verb", "adjective")
+        assert one["sense"] != other["sense"]
+        content = []
+        for sentence in (row[which].lower().split() for row in (one, other) for which in ("first", "second")):
+            assert sentence.count(word) == 1
+            words = [token for token in sentence if token[0].isalpha()]
+            assert 8 <= len(words) <= 20
+            content.append({stem(token) for token in words if token not in STOP_WORDS and token != word})
+        assert all(not first & second for first, second in itertools.combinations(content, 2)), word
+
+
+def test_sets_without_parts_are_split_by_the_number_of_the_item(modules, probe_data):
+    corpora = modules("corpora")
+    tweets, spam = corpora.read_hate_offensive(probe_data), corpora.read_spam(probe_data)
+    assert [item.words for item in tweets.dev] == [["one", "tweet"], ["silly", "thing"], ["silly", "thing"]]
+    for corpus in (tweets, spam):
+        assert [len(part) for part in (corpus.train, corpus.dev, corpus.test)] == [16, 3, 2]
+    assert (spam.dev[0].words, spam.dev[0].gold) == (["Ok", ",", "lar"], "ham")
+
+
+def test_probe_scores_layers_features_and_predictions_and_reads_its_report(
+    modules, monkeypatch, probe_data, state, reference, tmp_path, capsys
+):
+    probe, report = modules("probe"), tmp_path / "report.json"
+    reference(WORDS)
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["probe.py", *map(str, arguments), f"--data={probe_data}", "--threads=1"])
+        probe.main()
+        return capsys.readouterr().out
+
+    table = run(state, "bag-of-words", "hashed", "--whole", f"--json={report}")
+    rows = json.loads(report.read_bytes())["rows"]
+    assert [row["layer"] for row in rows] == ["0", "1", "2", "mean", "all", "", ""]
+    assert all(0 <= row[name] <= 100 for row in rows for name in probe.PROBES)
+    assert rows[0]["senses"] == 50  # the token embedding knows no context
+    assert [{"masc", "blimp"} <= row.keys() for row in rows] == [False, False, False, True, False, False, False]
+    assert len(table.splitlines()) == 9
+    assert run(report) == table
+
+
+def test_probe_names_the_corpus_that_is_missing(modules, monkeypatch, tmp_path, data):
+    monkeypatch.setattr("sys.argv", ["probe.py", str(data / "tiny_2l_skip"), f"--data={tmp_path / 'none'}"])
+    with pytest.raises(SystemExit, match=r"wnut17train.*--data"):
+        modules("probe").main()
+
+
+def test_perplexity_is_over_the_reference_words_alone(modules, state, reference):
+    probe, vectors = modules("probe"), modules("vectors")
+    kept = [0, 1, 2, 4, 5]
+    reference([WORDS[row] for row in kept])
+    evaluator = vectors.load_bilm(str(state), None)[1]
+    (batch,) = evaluator.predictions([["It", "now", "."]])
+    weight, bias = evaluator.softmax.weight[kept], evaluator.softmax.bias[kept]
+    truth = torch.tensor([[3, 2, 4, 1], [0, 3, 2, 4]])  # "now" is none of them: <UNK>
+    losses = [
+        torch.nn.functional.cross_entropy(batch.hidden[direction] @ weight.T + bias, truth[direction])
+        for direction in (0, 1)
+    ]
+    found = probe.perplexity(probe.over_reference_words(evaluator), [["It", "now", "."]])
+    assert found == pytest.approx(float(torch.stack(losses).mean().exp()), rel=1e-5)
+    reference([*WORDS, "more"])
+    assert probe.over_reference_words(evaluator) is None
+
+
+def test_the_checkpoint_of_a_run_is_read(modules, state, data, tmp_path):
+    bilm, softmax = formats.load(data / "tiny_2l_skip"), Softmax(len(WORDS), 16, seed=2)
+    run = tmp_path / "run"
+    run.mkdir()
+    saved = {"format": checkpoint.FORMAT, "options": bilm.options.to_dict()}
+    checkpoint.save(run / checkpoint.NAME, {**saved, "model": LanguageModel(bilm, softmax).state_dict()})
+    found, evaluator = modules("vectors").load_bilm(str(run), state)
+    assert formats.digest(found) == formats.digest(bilm)
+    assert torch.equal(evaluator.softmax.weight, softmax.weight)
+
+
+def test_senses_are_compared_in_eight_ways(modules):
+    won = modules("probe").comparisons_won
+    one, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    assert won(np.stack([one, one, other, other])) == 1
+    assert won(np.stack([one, other, one, other])) == 0.25  # both pairs are apart, as two of four across are: ties
+    assert won(np.stack([one, one, one, one])) == 0.5
+
+
+def test_entities_count_whole(modules):
+    probe, item = modules("probe"), modules("corpora").Item
+    items = [item(["a", "b"], ["B-PER", "I-PER"]), item(["c"], ["B-LOC"])]
+    assert probe.entity_f1(items, ["B-PER", "I-PER", "B-LOC"]) == 1
+    assert probe.entity_f1(items, ["B-PER", "O", "B-LOC"]) == 0.5
+    assert probe.entity_f1(items, ["O", "I-PER", "I-LOC"]) == 0.5
+
+
+def test_a_word_is_the_mean_of_its_pieces(modules):
+    layers = torch.arange(10.0).view(1, 5, 2)
+    found = modules("vectors").mean_of_pieces(layers, [None, 0, 0, 2, None], 3)
+    assert found.tolist() == [[[3, 4], [0, 0], [6, 7]]]
+
+
+def test_features_of_a_tag_are_of_the_word_and_its_neighbors(modules):
+    vectors, item = modules("vectors"), modules("corpora").Item
+    tagged = list(vectors.features_of([item(["A", "b"], ["X", "Y"])], vectors.lower))
+    assert tagged == [["1 a", "2 b"], ["0 a", "1 b"]]
+    assert list(vectors.features_of([item(["A", "b"], "x")], vectors.lower)) == [["a", "b"]]
