@@ -1,48 +1,20 @@
-"""Make the raw text that en_elmo_sm is trained on: `python clean.py PRETRAINING OUT [--exclude FILE ...]`.
+"""Documents of the licensed texts in, the same without what is no running text out: a function for each source.
 
-In: the folder of licensed texts, one folder a source, `.txt.xz` files of one paragraph a line.
-Out: `OUT/<source>.txt`, one file a source: UTF-8, LF, one paragraph a line, one blank line between documents.
-The same input gives the same bytes. A table of what was kept is printed.
+A document is the list of its paragraphs. What a source repeats goes later, see overlap.py.
 """
 
-import argparse
 import lzma
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 Document = list[str]  # its paragraphs
-
-# Authors who died in 1956 or later: not yet free where copyright lasts for life and 70 years.
-NOT_FREE = (
-    "agatha-christie",
-    "algis-budrys",
-    "apsley-cherry-garrard",
-    "bertrand-russell",
-    "dorothy-l-sayers",
-    "e-m-forster",
-    "ernest-hemingway",
-    "frederik-pohl",
-    "fritz-leiber",
-    "h-beam-piper",
-    "harry-harrison",
-    "mack-reynolds",
-    "p-g-wodehouse",
-    "philip-k-dick",
-    "poul-anderson",
-    "robert-sheckley",
-    "upton-sinclair",
-    "w-e-b-du-bois",
-    "w-somerset-maugham",
-)
-CAPPED = ("edward-gibbon", "plato", "samuel-pepys")  # archaic text by the million words
-CAP = 200_000  # words of each of them
+Documents = Iterable[Document]
 
 INVISIBLE = re.compile("[\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\uffff\ue000-\uf8ff]")
 BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")  # white space and control characters
-WORD = re.compile(r"[^\W_]+")
-TOKEN = re.compile(r"\w+|[^\w\s]")
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*$")
 MARKUP = re.compile(r"</?[A-Za-z!]|[{}|\\]|https?:|www\.|\[\[|&[a-z]+;")
 # What is left where a template, a cross-reference, a quoted title, a formula or a measure was dropped:
@@ -63,24 +35,22 @@ def normalise(line: str) -> str:
     return BLANK.sub(" ", INVISIBLE.sub("", unicodedata.normalize("NFC", line))).strip()
 
 
-def blocks(path: Path) -> Iterator[Document]:
-    """Yield each run of lines that are not blank, normalised."""
-    block: Document = []
-    with lzma.open(path, "rt", encoding="utf8", newline="\n") as file:
-        for line in map(normalise, file):
-            if line:
-                block.append(line)
-            elif block:
-                yield block
-                block = []
-    if block:
-        yield block
-
-
-def folder_blocks(folder: Path) -> Iterator[Document]:
-    """Yield the blocks of each file of the folder, the files in the order of their names."""
-    for path in sorted(folder.glob("*.txt.xz")):
-        yield from blocks(path)
+def read(path: Path, advance: Callable[[int], object]) -> Iterator[Document]:
+    """Yield each run of lines that are not blank, normalised; `advance` is told of every byte of the packed file."""
+    document: Document = []
+    with path.open("rb") as packed, lzma.open(packed, "rt", encoding="utf8", newline="\n") as file:
+        place = 0
+        for line in file:
+            if text := normalise(str(line)):
+                document.append(text)
+            elif document:
+                yield document
+                document = []
+                advance(packed.tell() - place)
+                place = packed.tell()
+        advance(packed.tell() - place)
+    if document:
+        yield document
 
 
 def is_prose(text: str, shortest: int = 40) -> bool:
@@ -97,19 +67,6 @@ def is_prose(text: str, shortest: int = 40) -> bool:
     )
 
 
-class Unseen:
-    """Says of a paragraph whether it is the first of its kind; figures do not count (bots' stubs, editions)."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-
-    def __call__(self, text: str) -> bool:
-        """Return whether no earlier paragraph was the same but for figures and capitals."""
-        before = len(self.seen)
-        self.seen.add(re.sub(r"\d+", "0", text.lower()))
-        return len(self.seen) > before
-
-
 def without_brackets(text: str) -> str:
     """Return text without the empty brackets that dropped templates and cross-references leave."""
     return OPENING_HOLE.sub("", EMPTY_BRACKETS.sub("", text))
@@ -123,44 +80,85 @@ def without_holes(text: str) -> str:
     return text
 
 
-def enwiki_2021(folder: Path) -> Iterator[Document]:
-    """Articles without titles, headings, lists, tables, sentences with a hole, and stubs that a bot repeats.
+def without_lone_quotes(text: str) -> str:
+    """Return text without the quotation marks that open or close nothing in it."""
+    lone: list[int] = []
+    opened: list[int] = []  # at most one
+    for mark in re.finditer('["“”]', text):
+        place = mark.start()
+        if mark[0] == "“" or (mark[0] == '"' and (not place or text[place - 1] in " (—–-“")):
+            lone += opened
+            opened = [place]
+        elif opened:
+            opened = []
+        else:
+            lone.append(place)
+    for place in reversed(lone + opened):
+        text = text[:place] + text[place + 1 :]
+    return BLANK.sub(" ", text).strip()
 
-    The source has every article twice; the second has nothing new and disappears.
-    """
-    unseen = Unseen()
-    for _title, *lines in folder_blocks(folder):
-        texts = map(without_holes, lines)
-        yield [
-            text
-            for text in texts
-            # Headings end in "." here, so a sentence must also have eight words.
-            if is_prose(text) and text.count(" ") >= 7 and unseen(text)
-        ]
+
+def as_it_is(documents: Documents) -> Iterator[Document]:
+    """Text that is clean."""
+    yield from documents
 
 
-def enwiki_2014_core(folder: Path) -> Iterator[Document]:
-    """Every article in its order without its title, else as it is: one article in a hundred is held out by number."""
-    for _title, *texts in folder_blocks(folder):
+def without_title(documents: Documents) -> Iterator[Document]:
+    """Articles without their first lines, else as they are."""
+    for _title, *texts in documents:
         yield texts
 
 
-def standardebooks(folder: Path) -> Iterator[Document]:
-    """Chapters of the books that are free everywhere, without headings; the longest archaic works are capped."""
-    for path in sorted(folder.glob("*.txt.xz")):
-        if path.name.startswith(NOT_FREE):
-            continue
-        words = 0
-        for lines in blocks(path):
-            # Headings and numbers have no lower case or no punctuation at their end; lines of verse may have a comma.
-            yield [line for line in lines if re.search(r"[a-z]", line) and re.search(r"[^\w\s]$", line)]
-            words += sum(len(line.split()) for line in lines)
-            if path.name.startswith(CAPPED) and words >= CAP:
-                break
+def prose(documents: Documents) -> Iterator[Document]:
+    """Texts that are clean but for list items and headings; a line may introduce a list."""
+    for lines in documents:
+        yield [line for line in lines if is_prose(re.sub(r":$", ".", line))]
 
 
-def openstax(folder: Path) -> Iterator[Document]:
-    """Modules without objectives, glossaries, exercises' options, references, teachers' notes; no repeated text."""
+def enwiki(documents: Documents) -> Iterator[Document]:
+    """Articles without titles, headings, lists, tables and sentences with a hole."""
+    for _title, *lines in documents:
+        texts = map(without_holes, lines)
+        # Headings end in "." in one of the sources, so a sentence must also have eight words.
+        yield [text for text in texts if is_prose(text) and text.count(" ") >= 7]
+
+
+def books(documents: Documents) -> Iterator[Document]:
+    """Chapters without headings."""
+    for lines in documents:
+        # Headings and numbers have no lower case or no punctuation at their end; lines of verse may have a comma.
+        yield [line for line in lines if re.search(r"[a-z]", line) and re.search(r"[^\w\s]$", line)]
+
+
+def press(documents: Documents) -> Iterator[Document]:
+    """Press releases without lists of grants; paragraphs were cut within quotations, whose marks stand alone then."""
+    for lines in documents:
+        texts = (re.sub(r"(?<=[.!?])(?=“)", " ", line) for line in lines)
+        yield [text for text in map(without_lone_quotes, texts) if is_prose(text)]
+
+
+def stackexchange(documents: Documents) -> Iterator[Document]:
+    """Questions and answers without bullets, emphasis, code and formulas."""
+    for lines in documents:
+        texts = (re.sub(r"^[*>•-]+ ?|\*+(?=\w)|(?<=[\w.!?])\*+", "", line) for line in lines)
+        yield [text for text in texts if not MARKUP.search(text) and not re.search(r"\$\S+\$|^\W*$|=>", text)]
+
+
+def chat(documents: Documents) -> Iterator[Document]:
+    """Lines of chat without those that are commands, paths or settings."""
+    code = re.compile(r"<\w+>|/\w+/|^/|\w=\w|^\$|[|{}]\s")
+    for lines in documents:
+        yield [line for line in lines if not code.search(line)]
+
+
+def meetings(documents: Documents) -> Iterator[Document]:
+    """Speech with its hyphens closed up ("twenty - four") and letters that were spelled ("LC_D_") as words."""
+    for lines in documents:
+        yield [re.sub(r"(?<=\w) - (?=\w)", "-", line.replace("_", "")) for line in lines]
+
+
+def openstax(documents: Documents) -> Iterator[Document]:
+    """Modules without objectives, glossaries, exercises' options, references, teachers' notes."""
     debris = re.compile(
         r"^(?:\(?[A-Za-z]\)|[A-Za-z]\.|\d+[a-z]?[.)])\s"  # "(a) ...", "b. ...", "77. ...": options and answers
         r"|_{3}|^(?:True|False)\b|[Ww]hich (?:one )?of the following|^Data from\b|^\["
@@ -171,44 +169,35 @@ def openstax(folder: Path) -> Iterator[Document]:
         r"|: [^.:]{3,60}, (?:1[5-9]|20)\d\d\.$"  # "... Oxford: Oxford University Press, 2009."
         r"|[Rr]etrieved (?:from|[A-Z])|[Aa]ccessed [A-Z]"
     )
-    unseen = Unseen()
-    for lines in folder_blocks(folder):
+    for lines in documents:
         if "an OpenStax resource" in " ".join(lines[:9]):  # the preface, alike in every book
             continue
         texts = map(without_holes, lines)
-        yield [text for text in texts if is_prose(text) and not debris.search(text) and unseen(text)]
+        yield [text for text in texts if is_prose(text) and not debris.search(text)]
 
 
-def sgd_dialogues(folder: Path) -> Iterator[Document]:
-    """Three of every eight dialogues: they repeat each other, and a million tokens are enough."""
-    for number, turns in enumerate(folder_blocks(folder)):
-        if number * 3 % 8 < 3:
-            yield turns
-
-
-def techdocs(folder: Path) -> Iterator[Document]:
+def techdocs(documents: Documents) -> Iterator[Document]:
     """Pages of documentation: sentences only, also those that introduce code; no code, no boilerplate."""
     code = re.compile(r"=|[$@]\w|::|;$|\w\(\w*\)[.;]\w|[(\[]\)\[|%|`|--\w|^(?:Type|Default|Applies to|Example):")
-    unseen = Unseen()
-    for lines in folder_blocks(folder):
+    for lines in documents:
         texts = (re.sub(r"^\[!?[A-Za-z]+\] ?", "", line) for line in lines)  # "[!NOTE] "
         yield [
             text
             for text in texts
-            if is_prose(re.sub(r":$", ".", text)) and not HOLE.search(text) and not code.search(text) and unseen(text)
+            if is_prose(re.sub(r":$", ".", text)) and not HOLE.search(text) and not code.search(text)
         ]
 
 
-def plos(folder: Path) -> Iterator[Document]:
+def plos(documents: Documents) -> Iterator[Document]:
     """Articles, with the commas closed up that dropped citations leave ("and LNs , , rapidly")."""
-    for lines in folder_blocks(folder):
+    for lines in documents:
         texts = (re.sub(r"[ ,;–]+(?=[.;](?: |$))", "", without_brackets(line)) for line in lines)
         texts = (re.sub(r",*(?: (?:[,;]|–,)|,,)[ ,;–]*(?= )", ",", text) for text in texts)
         texts = (re.sub(r"(?<!\.)\.\.(?= |$)", ".", text) for text in texts)  # "et al.."
         yield [text for text in texts if is_prose(text)]
 
 
-def us_presidential(folder: Path) -> Iterator[Document]:
+def speeches(documents: Documents) -> Iterator[Document]:
     """Speeches, a new one at each title or salutation, without headings and [Applause]; continued lines are joined."""
     border = re.compile(
         r"(?:PRESIDENT [A-Z. ]+'S|ADDRESS|STATE OF THE UNION|SPECIAL MESSAGE) .*[A-Z]{3}"
@@ -216,7 +205,7 @@ def us_presidential(folder: Path) -> Iterator[Document]:
         r"|(?:Mr\.|Madam|Vice President|Senator|Chief Justice) [A-Z].*(?:Chief Justice|Speaker|Congress|President)"
     )
     speech: Document = []
-    for line in (line for block in folder_blocks(folder) for line in block):
+    for line in chain.from_iterable(documents):
         # Big5 read as Latin-1: the quotes and dashes of a few speeches.
         text = normalise(re.sub(r"¡[ -~\xa1-\xfe]", lambda pair: pair[0].encode("latin-1").decode("big5"), line))
         text = re.sub(r" ?[(\[](?:applause|laughter|standing)[^)\]]*[)\]]", "", text, flags=re.IGNORECASE)
@@ -231,90 +220,7 @@ def us_presidential(folder: Path) -> Iterator[Document]:
     yield speech
 
 
-def expository(folder: Path) -> Iterator[Document]:
-    """Texts that are clean but for list items and formulaic lines, and those that repeat."""
-    unseen = Unseen()
-    for lines in folder_blocks(folder):
-        yield [line for line in lines if is_prose(line) and "The World Factbook" not in line and unseen(line)]
-
-
-SOURCES: dict[str, tuple[str, Callable[[Path], Iterator[Document]]]] = {
-    "enwiki-2021": ("enwiki-2021-shard", enwiki_2021),
-    "enwiki-2014-core": ("enwiki-2014-core", enwiki_2014_core),
-    "standardebooks": ("standardebooks-cc0", standardebooks),
-    "openstax": ("openstax-ccby", openstax),
-    "sgd-dialogues": ("sgd-dialogues", sgd_dialogues),
-    "techdocs": ("techdocs", techdocs),
-    "plos": ("plos-ccby", plos),
-    "us-presidential": ("us-presidential-pd", us_presidential),
-    "historyatstate": ("historyatstate-pd", expository),
-    "cia-factbook": ("cia-factbook-pd", expository),
-}
-# An article left without a paragraph stays as this line, so that the articles after it keep their numbers.
-NUMBERED, PLACE = "enwiki-2014-core", "…"
-
-
-class Overlap:
-    """Finds paragraphs that share 13 words in a row with texts kept for evaluation, however either is tokenized."""
-
-    WINDOW, ANCHOR = 13, 7  # a window holds a whole anchor that starts at a multiple of 7: 13 >= 7 + 7 - 1
-
-    def __init__(self, paths: Iterable[Path]) -> None:
-        self.windows: set[str] = set()
-        self.anchors: set[str] = set()
-        for path in paths:
-            with lzma.open(path, "rt", encoding="utf8") if path.suffix == ".xz" else path.open(encoding="utf8") as file:
-                text = file.read()
-            for part in text.split("<unk>"):
-                words = self.words(part)
-                self.windows.update(self.grams(words, self.WINDOW))
-                self.anchors.update(self.grams(words, self.ANCHOR))
-
-    @staticmethod
-    def words(text: str) -> list[str]:
-        """Return the lower-cased runs of letters and digits; "do n't", "don't" and "don’t" are all "don t"."""
-        return WORD.findall(text.lower().replace(" n't", "n't"))
-
-    @staticmethod
-    def grams(words: list[str], length: int, step: int = 1) -> Iterator[str]:
-        """Yield each run of that many words that starts at a multiple of step."""
-        return (" ".join(words[i : i + length]) for i in range(0, len(words) - length + 1, step))
-
-    def __contains__(self, text: str) -> bool:
-        """Return whether text has a window of the evaluation texts."""
-        if not self.anchors:
-            return False
-        words = self.words(text)
-        if self.anchors.isdisjoint(self.grams(words, self.ANCHOR, self.ANCHOR)):
-            return False
-        return not self.windows.isdisjoint(self.grams(words, self.WINDOW))
-
-
-def main() -> None:
-    """Clean every source and print a row for each: documents, paragraphs, tokens, paragraphs left out by --exclude."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pretraining", type=Path, help="the folder of licensed texts")
-    parser.add_argument("out", type=Path, help="the folder to write to")
-    parser.add_argument("--exclude", type=Path, nargs="+", default=[], help="evaluation texts, plain or .xz")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    overlap = Overlap(args.exclude)
-    print(f"{'source':18}{'documents':>10}{'paragraphs':>11}{'tokens':>12}{'excluded':>9}")
-    for source, (folder, clean) in SOURCES.items():
-        documents = paragraphs = tokens = excluded = 0
-        with (args.out / f"{source}.txt").open("w", encoding="utf8", newline="\n") as file:
-            for document in clean(args.pretraining / folder):
-                kept = [text for text in document if text not in overlap]
-                excluded += len(document) - len(kept)
-                if not kept and source == NUMBERED:
-                    kept = [PLACE]
-                if kept:
-                    file.write("\n" * (documents > 0) + "\n".join(kept) + "\n")
-                    documents += 1
-                    paragraphs += len(kept)
-                    tokens += sum(len(TOKEN.findall(text)) for text in kept)
-        print(f"{source:18}{documents:10,}{paragraphs:11,}{tokens:12,}{excluded:9,}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def factbook(documents: Documents) -> Iterator[Document]:
+    """Sentences about countries, without those about the book itself."""
+    for lines in prose(documents):
+        yield [line for line in lines if "The World Factbook" not in line]
