@@ -47,7 +47,7 @@ import numpy as np
 import sklearn
 import torch
 from corpora import Item
-from environments import MissingPeerError, note
+from environments import SideError, note
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -94,7 +94,7 @@ def main() -> None:
         rows = [row for model in args.models for row in rows_of(model, args)]
     except FileNotFoundError as error:
         sys.exit(f"{error.filename}: no such file; the corpora are not part of the project, see --data")
-    except (ElmoError, MissingPeerError) as error:
+    except (ElmoError, SideError) as error:
         sys.exit(str(error))
     print(render(rows))
     if args.json:

@@ -94,20 +94,23 @@ def load_bilm(model: str, softmax: Path | None) -> tuple[BiLM, Evaluator | None]
         head = Softmax(n_words, width, seed=None)
         LanguageModel(bilm, head).requires_grad_(False).eval().load_state_dict(state["model"])
         return bilm, Evaluator(bilm, head, Vocabulary.from_file((softmax or Path(model)) / "vocab.txt"))
-    bilm, weights = formats.load(model), formats.locate(model).weights
-    path, words = (softmax / name if softmax else weights.with_name(name) for name in (softmax_hdf5.NAME, "vocab.txt"))
-    if not softmax and not words.is_file():
-        note(f"{model}: no vocab.txt beside the weights, so no perplexity and no BLiMP; see --softmax")
-        return bilm, None
-    vocabulary = Vocabulary.from_file(words)
-    return bilm, Evaluator(bilm, softmax_hdf5.read(path, len(vocabulary), bilm.options.lstm.projection_dim), vocabulary)
+    opened = formats.open_model(model)
+    if softmax:
+        vocabulary = Vocabulary.from_file(softmax / "vocab.txt")
+        width = opened.options.lstm.projection_dim
+        head = softmax_hdf5.read(softmax / softmax_hdf5.NAME, len(vocabulary), width)
+        return opened.bilm(), Evaluator(opened.bilm(), head, vocabulary)
+    if not opened.has_softmax:
+        note(f"{model}: no softmax, so no perplexity and no BLiMP; see --softmax")
+        return opened.bilm(), None
+    return opened.bilm(), Evaluator(opened.bilm(), opened.softmax(), Vocabulary(opened.vocabulary or ()))
 
 
 def load_minilm() -> Encode:
     """Return what encodes sentences by MiniLM's embeddings and six layers.
 
     Raises:
-        MissingPeerError: its environment cannot be made.
+        SideError: its environment cannot be made.
     """
     packages = next(python_of("minilm").parents[1].glob("lib/python*/site-packages"))
     site.addsitedir(str(packages))  # behind our own packages: torch is the same for all

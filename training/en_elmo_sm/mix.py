@@ -25,9 +25,9 @@ from clean import Documents
 from overlap import SHORTEST, EvaluationRuns, SeenRuns, Words, runs
 from sources import SOURCES, Source
 
-from spacy_elmo.pretraining.progress import progress_bar
 from spacy_elmo.pretraining.text import read_lines, read_sentences
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
+from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools.prepare import prepare
 
 HERE = Path(__file__).parent
