@@ -9,8 +9,12 @@ from spacy_elmo.cli.output import Quiet, failing_clearly
 
 @failing_clearly
 def download(
-    name: str | None = Argument(None, help="Name of a model, as --list shows them, or hf:owner/name[@revision]"),
+    name: str | None = Argument(
+        None,
+        help="Name of a model, as --list shows them; a name of Flair's; a number of NLPL's; hf:owner/name[@revision]",
+    ),
     list_known: bool = Option(False, "--list", help="Show the known models"),
+    language: str | None = Option(None, "--lang", help="With --list: only those for this language, such as fi"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
@@ -21,14 +25,18 @@ def download(
 
     Example: python -m spacy elmo download allennlp-small
 
+    Example: python -m spacy elmo download --list --lang fi
+
     Example: python -m spacy elmo download hf:lysandre/elmo
     """
     if list_known == (name is not None):
         raise BadParameter("give the NAME of a model, or --list")
+    if language is not None and not list_known:
+        raise BadParameter("--lang goes with --list")
     from spacy_elmo.tools import download as tool
 
     if name is None:
-        facts = tool.known_models()
+        facts = tool.known_models(language)
         print(json.dumps(facts) if as_json else tool.table(facts))
         return
     report = tool.download(name, show_progress=not quiet)
@@ -38,4 +46,4 @@ def download(
         for file in report["files"]:
             print(f"{file['name']}: {file['bytes']:,} bytes, SHA-256 {file['sha256']}")
         print(f"license: {report['license'] or 'not stated'}")
-        print(f'✔ {report["path"]}; use it by its name: weights = "{name}"')
+        print(f'✔ {report["path"]}; use it by its name: weights = "{report["name"]}"')

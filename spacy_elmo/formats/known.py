@@ -1,11 +1,10 @@
 """The public ELMo models by name: where their files are, what is known of them, where a download goes.
 
-Addresses are those that the authors published (allennlp.org/elmo, the NLPL repository and its wiki, the authors'
-repositories). A size, SHA-256 or licence is given only where it is certain.
+Addresses are those that the authors published, or that the named source gives: none is guessed. A size, SHA-256 or
+licence is given only where it is certain.
 """
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,15 @@ class KnownFile:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A public model. language: ISO 639-1 code; license: as its authors state it, None where they do not."""
+    """A public model. language: ISO 639-1 code, or ISO 639-3 where there is none; license: as its authors state it;
+    source: the document that gives the addresses. None of each where it is not known."""
 
     name: str
-    language: str
+    language: str | None
     description: str
     files: tuple[KnownFile, ...]
     license: str | None = None
+    source: str | None = None
 
     @property
     def path(self) -> Path:
@@ -49,8 +50,24 @@ class KnownModel:
 
     def card(self) -> dict[str, Any]:
         """What a model card says of it, in addition to its own."""
-        facts = {"name": self.name, "language": self.language, "description": self.description, "license": self.license}
+        facts = {key: getattr(self, key) for key in ("name", "language", "description", "license", "source")}
         return {key: value for key, value in facts.items() if value is not None}
+
+    def serves(self, language: str) -> bool:
+        """Whether it is for text in that language. Norwegian is Bokmål (nb) and Nynorsk (nn), written apart or not."""
+        pair = {self.language, language}
+        return len(pair) == 1 or pair in ({"no", "nb"}, {"no", "nn"})
+
+
+def find(name: str) -> KnownModel | None:
+    """The model that goes by this name, which may be Flair's, `flair:small`; None where there is none."""
+    return KNOWN.get(ALIASES.get(name, name))
+
+
+def find_loosely(name: str) -> KnownModel | None:
+    """The same, for a command that takes nothing but names of models: also Flair's names as they are in Flair, `small`,
+    and the numbers of NLPL's models, `218` or `218.zip`, as simple_elmo is called with them."""
+    return find(name) or find(f"flair:{name}") or find(f"nlpl-{name.removesuffix('.zip')}")
 
 
 def cache_directory() -> Path:
@@ -68,102 +85,209 @@ def cache_directory() -> Path:
     return Path(pooch.os_cache("spacy-elmo"))
 
 
+# Where files lie.
 _ALLENNLP = "https://allennlp.s3.amazonaws.com/models/elmo/"
+_S3 = "https://s3-us-west-2.amazonaws.com/allennlp/models/"  # the same bucket, as other sources write it
+_FLAIR_PT = f"{_S3}elmo/contributed/pt/elmo_pt_"
+_JAPANESE = "https://exawizardsallenlp.blob.core.windows.net/data/"
+_GERMAN = "https://github.com/t-systems-on-site-services-gmbh/german-elmo-model/releases/download/files_1/"
+_BASQUE = "https://schweter.eu/cloud/eu-elmo/"
+_SLOVENIAN = "https://www.clarin.si/repository/xmlui/bitstream/handle/11356/1277/slovenian-elmo.tar.gz"
+_SIMPLIFIED_CHINESE = "http://39.96.43.154/zhs.model.tar.bz2"
+_NLPL = "http://vectors.nlpl.eu/repository/"
+
+# AllenNLP's models: their folders, their text.
+_SMALL, _MEDIUM, _ORIGINAL = (
+    "2x1024_128_2048cnn_1xhighway",
+    "2x2048_256_2048cnn_1xhighway",
+    "2x4096_512_2048cnn_2xhighway",
+)
+_SMALL_SHA256 = "747ba97abce8a5f446558369e10bb0f7931437a46867476fdd156f5d7f576229"
+_BILLION = "1 Billion Word Benchmark"
+_WEB = "LSTM 4096/512, Wikipedia and news, 5.5 billion tokens"
 _FREE = "no restrictions imposed (allenai/allennlp#1462)"
 
+# The languages of ELMoForManyLangs in the order of NLPL's numbers, from 136 on.
+_MANY_LANGUAGES = (
+    "ar Arabic, bg Bulgarian, ca Catalan, cs Czech, cu Old Church Slavonic, da Danish, de German, el Greek, "
+    "en English, es Spanish, et Estonian, eu Basque, fa Persian, fi Finnish, fr French, ga Irish, gl Galician, "
+    "grc Ancient Greek, he Hebrew, hi Hindi, hr Croatian, hu Hungarian, id Indonesian, it Italian, ja Japanese, "
+    "ko Korean, la Latin, lv Latvian, nl Dutch, nb Norwegian Bokmål, nn Norwegian Nynorsk, pl Polish, "
+    "pt Portuguese, ro Romanian, ru Russian, sk Slovak, sl Slovene, sv Swedish, tr Turkish, ug Uyghur, "
+    "uk Ukrainian, ur Urdu, vi Vietnamese, zh Chinese in traditional characters"
+)
 
-def _pair(options: str, weights: str, size: int | None = None, sha256: str | None = None) -> tuple[KnownFile, ...]:
+_Files = tuple[KnownFile, ...]
+_Row = tuple[str, str | None, str, _Files]  # name, language, description, files
+
+
+def _languages() -> list[list[str]]:
+    """Code and name of each."""
+    return [language.split(" ", 1) for language in _MANY_LANGUAGES.split(", ")]
+
+
+def _published(source: str, license: str | None, *rows: _Row) -> list[KnownModel]:
+    return [KnownModel(*row, license, source) for row in rows]
+
+
+def _pair(options: str, weights: str, size: int | None = None, sha256: str | None = None) -> _Files:
     return KnownFile("options.json", options), KnownFile("weights.hdf5", weights, size, sha256)
 
 
-def _allennlp(folder: str, size: int | None = None, sha256: str | None = None) -> tuple[KnownFile, ...]:
+def _in_folder(url: str) -> _Files:
+    return _pair(f"{url}options.json", f"{url}weights.hdf5")
+
+
+def _allennlp(folder: str, size: int | None = None, sha256: str | None = None) -> _Files:
     start = f"{_ALLENNLP}{folder}/elmo_{folder}_"
     return _pair(f"{start}options.json", f"{start}weights.hdf5", size, sha256)
 
 
-def _contributed(options: str, weights: str) -> tuple[KnownFile, ...]:
+def _contributed(options: str, weights: str) -> _Files:
     return _pair(f"{_ALLENNLP}contributed/{options}", f"{_ALLENNLP}contributed/{weights}")
 
 
-def _nlpl(number: int, language: str, description: str) -> KnownModel:
-    file = KnownFile(f"{number}.zip", f"http://vectors.nlpl.eu/repository/20/{number}.zip")
-    return KnownModel(f"nlpl-{number}", language, description, (file,))
+def _crosslingual(language: str) -> _Files:
+    return _pair(f"{_S3}multilingual_elmo/options262.json", f"{_S3}multilingual_elmo/{language}_weights.hdf5")
 
 
-def _by_name(models: Iterable[KnownModel]) -> dict[str, KnownModel]:
-    return {model.name: model for model in models}
+def _with_softmax(size: str) -> str:
+    return f"checkpoint of allennlp-{size}, with softmax"
 
 
-_SMALL_SHA256 = "747ba97abce8a5f446558369e10bb0f7931437a46867476fdd156f5d7f576229"
-_GERMAN = "https://github.com/t-systems-on-site-services-gmbh/german-elmo-model/releases/download/files_1/"
+def _checkpoint(folder: str, step: int) -> _Files:
+    parts = (f"model.ckpt-{step}.{part}" for part in ("index", "meta", "data-00000-of-00001"))
+    files = (KnownFile(name, f"{_S3}elmo/{folder}/{name}") for name in ("options.json", *parts))
+    return *files, KnownFile("vocab.txt", f"{_S3}elmo/vocab-2016-09-10.txt")
 
-KNOWN = _by_name(
-    [
-        KnownModel(
-            "allennlp-small",
+
+def _archive(url: str) -> _Files:
+    return (KnownFile(url.rpartition("/")[2], url),)
+
+
+def _deeppavlov(name: str) -> _Files:
+    return _archive(f"http://files.deeppavlov.ai/deeppavlov_data/elmo_{name}.tar.gz")
+
+
+def _nlpl(number: int, language: str | None, description: str) -> _Row:
+    return f"nlpl-{number}", language, description, _archive(f"{_NLPL}20/{number}.zip")
+
+
+_MODELS = (
+    *_published(
+        "allennlp.org/elmo",
+        _FREE,
+        ("allennlp-small", "en", f"LSTM 1024/128, {_BILLION}", _allennlp(_SMALL, 54_402_456, _SMALL_SHA256)),
+        ("allennlp-medium", "en", f"LSTM 2048/256, {_BILLION}", _allennlp(_MEDIUM)),
+        ("allennlp-original", "en", f"LSTM 4096/512, {_BILLION}", _allennlp(_ORIGINAL, 374_434_792)),
+        ("allennlp-original-5.5b", "en", _WEB, _allennlp(f"{_ORIGINAL}_5.5B")),
+    ),
+    *_published(
+        "allenai/bilm-tf README, #105, #198",
+        _FREE,
+        ("allennlp-small-checkpoint", "en", _with_softmax("small"), _checkpoint(f"{_SMALL}/tf_checkpoint", 1501260)),
+        ("allennlp-medium-checkpoint", "en", _with_softmax("medium"), _checkpoint(f"{_MEDIUM}/tf_checkpoint", 1501260)),
+        (
+            "allennlp-original-checkpoint",
             "en",
-            "LSTM 1024/128, 1 Billion Word Benchmark",
-            _allennlp("2x1024_128_2048cnn_1xhighway", 54_402_456, _SMALL_SHA256),
-            _FREE,
+            _with_softmax("original"),
+            _checkpoint(f"{_ORIGINAL}_tf_checkpoint", 935588),
         ),
-        KnownModel(
-            "allennlp-medium",
-            "en",
-            "LSTM 2048/256, 1 Billion Word Benchmark",
-            _allennlp("2x2048_256_2048cnn_1xhighway"),
-            _FREE,
-        ),
-        KnownModel(
-            "allennlp-original",
-            "en",
-            "LSTM 4096/512, 1 Billion Word Benchmark",
-            _allennlp("2x4096_512_2048cnn_2xhighway", 374_434_792),
-            _FREE,
-        ),
-        KnownModel(
-            "allennlp-original-5.5b",
-            "en",
-            "LSTM 4096/512, Wikipedia and news, 5.5 billion tokens",
-            _allennlp("2x4096_512_2048cnn_2xhighway_5.5B"),
-            _FREE,
-        ),
-        KnownModel(
+    ),
+    *_published(
+        "allennlp.org/elmo",
+        None,
+        (
             "allennlp-pubmed",
             "en",
             "LSTM 4096/512, PubMed",
-            _contributed(
-                "pubmed/elmo_2x4096_512_2048cnn_2xhighway_options.json",
-                "pubmed/elmo_2x4096_512_2048cnn_2xhighway_weights_PubMed_only.hdf5",
-            ),
+            _contributed(f"pubmed/elmo_{_ORIGINAL}_options.json", f"pubmed/elmo_{_ORIGINAL}_weights_PubMed_only.hdf5"),
         ),
-        KnownModel(
+        (
             "allennlp-portuguese",
             "pt",
             "Wikipedia",
             _contributed("pt/wikipedia/options.json", "pt/wikipedia/elmo_pt_weights.hdf5"),
         ),
-        KnownModel(
+        (
             "allennlp-portuguese-brwac",
             "pt",
             "brWaC",
             _contributed("pt/brwac/options.json", "pt/brwac/elmo_pt_weights_dgx1.hdf5"),
         ),
-        KnownModel(
-            "allennlp-japanese",
-            "ja",
-            "ExaWizards (Bataa and Wu 2019)",
-            _pair(
-                "https://exawizardsallenlp.blob.core.windows.net/data/options.json",
-                "https://exawizardsallenlp.blob.core.windows.net/data/weights.hdf5",
-            ),
+    ),
+    *_published(
+        "flairNLP/flair, ELMoEmbeddings",
+        None,
+        (
+            "flair-portuguese",
+            "pt",
+            "what Flair calls pt",
+            _pair(f"{_FLAIR_PT}options.json", f"{_FLAIR_PT}weights.hdf5"),
         ),
-        KnownModel(
-            "german-tsystems",
-            "de",
-            "Wikipedia (May, T-Systems on site services)",
-            _pair(f"{_GERMAN}options.json", f"{_GERMAN}weights.hdf5"),
-            "BSD-2-Clause",
+    ),
+    *_published(
+        "allenai/allennlp-website#117",
+        None,
+        ("allennlp-japanese", "ja", "ExaWizards (Bataa and Wu 2019)", _in_folder(_JAPANESE)),
+    ),
+    *_published(
+        "t-systems-on-site-services-gmbh/german-elmo-model#2",
+        "BSD-2-Clause",
+        ("german-tsystems", "de", "Wikipedia (May, T-Systems on site services)", _in_folder(_GERMAN)),
+    ),
+    *_published(
+        "stefan-it/plur README",
+        None,
+        ("basque-plur", "eu", "Wikipedia, OPUS, Leipzig Corpora Collection (Schweter)", _in_folder(_BASQUE)),
+    ),
+    *_published(
+        "CLARIN.SI 11356/1277",
+        None,
+        ("embeddia-slovenian", "sl", "EMBEDDIA (Ulčar and Robnik-Šikonja 2020)", _archive(_SLOVENIAN)),
+    ),
+    *_published(
+        "deeppavlov/DeepPavlov docs/features/pretrained_vectors.rst",
+        "Apache-2.0",
+        ("deeppavlov-wiki", "ru", "TF-Hub module, Wikipedia", _deeppavlov("ru-wiki_600k_steps")),
+        ("deeppavlov-news", "ru", "TF-Hub module, WMT news", _deeppavlov("ru-news_wmt11-16_1.5M_steps")),
+        ("deeppavlov-twitter", "ru", "TF-Hub module, Twitter", _deeppavlov("ru-twitter_2013-01_2018-04_600k_steps")),
+    ),
+    *_published(
+        "deeppavlov/DeepPavlov",
+        None,
+        (
+            "deeppavlov-news-simple",
+            "ru",
+            "TF-Hub module, WMT news, reduced vocabulary",
+            _deeppavlov("news_wmt11-16-simple_reduce_vocab"),
         ),
+    ),
+    *_published(
+        "allenai/allennlp#2628",
+        None,
+        *(
+            (f"crosslingual-{language}", language, "Wikipedia (Schuster et al. 2019)", _crosslingual(language))
+            for language in ("de", "en", "es", "fr", "it", "pt", "sv")
+        ),
+    ),
+    *_published(
+        "HIT-SCIR/ELMoForManyLangs README",
+        "MIT (HIT-SCIR/ELMoForManyLangs#64)",
+        *(
+            (f"nlpl-{number}", code, f"ELMoForManyLangs, {name}", _archive(f"{_NLPL}11/{number}.zip"))
+            for number, (code, name) in enumerate(_languages(), start=136)
+        ),
+        (
+            "elmoformanylangs-zhs",
+            "zh",
+            "ELMoForManyLangs, Chinese in simplified characters",
+            _archive(_SIMPLIFIED_CHINESE),
+        ),
+    ),
+    *_published(
+        "vectors.nlpl.eu/repository",
+        None,
         _nlpl(195, "ru", "Russian National Corpus and Wikipedia, tokens"),
         _nlpl(196, "ru", "Russian National Corpus and Wikipedia, lemmas"),
         _nlpl(199, "ru", "Taiga, lemmas, LSTM 2048"),
@@ -173,7 +297,27 @@ KNOWN = _by_name(
         _nlpl(209, "en", "as used for SemEval-2020 task 1"),
         _nlpl(210, "no", "Wikipedia 2020, lemmas"),
         _nlpl(211, "no", "Wikipedia 2020, tokens"),
+        _nlpl(212, "ru", "Araneum, lemmas, LSTM 2048"),
         _nlpl(217, "no", "NorELMo30: Wikipedia and Norsk Aviskorpus"),
         _nlpl(218, "no", "NorELMo100: Wikipedia and Norsk Aviskorpus"),
-    ]
+    ),
+    *_published("proitservices/elmo_embedding_api README", None, _nlpl(219, None, "language and text not known")),
 )
+
+KNOWN = {model.name: model for model in _MODELS}
+
+# Other names of known models: those of Flair, and those of RusVectores.
+ALIASES = {
+    "flair:small": "allennlp-small",
+    "flair:medium": "allennlp-medium",
+    "flair:original": "allennlp-original",
+    "flair:large": "allennlp-original-5.5b",
+    "flair:5.5B": "allennlp-original-5.5b",
+    "flair:pubmed": "allennlp-pubmed",
+    "flair:pt": "flair-portuguese",
+    "flair:portuguese": "flair-portuguese",
+    "ruwikiruscorpora_tokens_elmo_1024_2019": "nlpl-195",
+    "ruwikiruscorpora_lemmas_elmo_1024_2019": "nlpl-196",
+    "tayga_lemmas_elmo_2048_2019": "nlpl-199",
+    "araneum_lemmas_elmo_2048_2020": "nlpl-212",
+}

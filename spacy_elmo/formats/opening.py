@@ -10,9 +10,8 @@ from typing import Any
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats import bilm_hdf5, bilm_tf, elmoformanylangs, foreign, hugging_face
+from spacy_elmo.formats import bilm_hdf5, bilm_tf, elmoformanylangs, foreign, hugging_face, known
 from spacy_elmo.formats.archive import Archive, is_archive
-from spacy_elmo.formats.known import KNOWN
 from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
 from spacy_elmo.formats.tensorflow import checkpoint, hub
 
@@ -131,10 +130,10 @@ ModelFiles = OpenedModel  # its earlier name
 def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     """Find a model. Nothing is downloaded, and no part is read yet.
 
-    path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `hf:owner/name`), a directory with
-        an options.json and one weights file, one of ELMoForManyLangs, a checkpoint of bilm-tf (its folder, or the start
-        of its files' names), the folder of a TF-Hub module, a zip or tar archive of one of these, or a `.hdf5` file
-        with its options beside it.
+    path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `flair:small`, `hf:owner/name`), a
+        directory with an options.json and one weights file, one of ELMoForManyLangs, a checkpoint of bilm-tf (its
+        folder, or the start of its files' names), the folder of a TF-Hub module, a zip or tar archive of one of these,
+        or a `.hdf5` file with its options beside it. A path that exists wins over the name of a downloaded model.
     options: the options.json (of ELMoForManyLangs, the network config), where it lies elsewhere.
 
     Raises:
@@ -160,18 +159,18 @@ def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
     """Where a model lies, what it goes by, and what is known of it."""
     if not os.fspath(path):
         raise WeightsError(f"the name or path of the weights is empty; {_expected()}")
-    if isinstance(path, str) and path.startswith(hugging_face.PREFIX) and not _exists(Path(path).exists):
-        hub_model = hugging_face.HubModel.parse(path)
-        return hub_model.cached(), str(hub_model), hub_model.card()
-    known = KNOWN.get(path) if isinstance(path, str) else None
-    if known is None:
-        root = MODELS / path if path in _bundled() else Path(path)
-        return root, root.name or str(root), {}
-    if not known.is_downloaded:
-        raise WeightsError(
-            f"{path} is not downloaded: python -m spacy elmo download {path} (a directory of that name: ./{path})"
-        )
-    return known.path, known.name, known.card()
+    if path in _bundled():
+        return MODELS / path, str(path), {}
+    if isinstance(path, str) and not _exists(Path(path).exists):  # what exists wins over a name
+        if path.startswith(hugging_face.PREFIX):
+            hub_model = hugging_face.HubModel.parse(path)
+            return hub_model.cached(), str(hub_model), hub_model.card()
+        if model := known.find(path):
+            if not model.is_downloaded:
+                raise WeightsError(f"{path} is not downloaded: python -m spacy elmo download {path}")
+            return model.path, model.name, model.card()
+    root = Path(path)
+    return root, root.name or str(root), {}
 
 
 def _bundled() -> list[str]:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import hugging_face
-from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel, cache_directory
+from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel, cache_directory, find_loosely
 from spacy_elmo.support.progress import progress_bar
 
 _FRUITLESS = 3  # attempts in a row that brought nothing, after which to give up
@@ -29,12 +29,13 @@ _CHUNK = 2**16  # what a cut connection can lose
 
 def download(name: str, show_progress: bool = False) -> dict[str, Any]:
     """Download a known model, or what of it is missing; or one of the Hugging Face hub, `hf:owner/name`, into the hub's
-    own cache.
+    own cache. Other names that `find_loosely` knows will do, such as `flair:small`, `small` and `218`.
 
     Returns `name, license, path, files`, of each file `name, url, bytes, sha256`.
 
     A file appears under its name once it is whole and its checksum, where one is known, is right; until then it is
-    beside it as `FILE.part`, from where the next call goes on. The model is loaded once, to see that it is one.
+    beside it as `FILE.part`, from where the next call goes on. The model is loaded once, to see that it is one; its
+    name is not found before all its files are there.
     Of several calls at once, in threads or processes, one downloads a model and the others wait for it.
 
     Raises:
@@ -44,20 +45,20 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
     if name.startswith(hugging_face.PREFIX):
         return _download_from_hub(hugging_face.HubModel.parse(name), show_progress)
     model = _find(name)
-    directory = cache_directory() / name
+    directory = cache_directory() / model.name
     with _locked(model, directory, show_progress):
         paths = [_fetch(file, directory, show_progress) for file in model.files]
         try:
-            formats.load(name)
+            formats.load(model.path)
         except ElmoError as error:
             for path in paths:
                 path.unlink()
-            raise ElmoError(f"{name}: what the server sent is not a model, and was removed ({error})") from None
+            raise ElmoError(f"{model.name}: what the server sent is not a model, and was removed ({error})") from None
     files = [
         {"name": file.name, "url": file.url, "bytes": path.stat().st_size, "sha256": pooch.file_hash(str(path))}
         for file, path in zip(model.files, paths, strict=True)
     ]
-    return {"name": name, "license": model.license, "path": str(model.path), "files": files}
+    return {"name": model.name, "license": model.license, "path": str(model.path), "files": files}
 
 
 def _download_from_hub(model: hugging_face.HubModel, show_progress: bool) -> dict[str, Any]:
@@ -113,30 +114,53 @@ def _hub_bars(hub: Any, show_progress: bool) -> Iterator[None]:
             hub.utils.enable_progress_bars()
 
 
-def known_models() -> dict[str, Any]:
-    """What `download --list --json` prints."""
-    models = [{**asdict(model), "downloaded": model.is_downloaded} for model in KNOWN.values()]
+def known_models(language: str | None = None) -> dict[str, Any]:
+    """What `download --list --json` prints: all known models, or those for text in one language.
+
+    Raises:
+        ElmoError: no known model is for that language.
+    """
+    chosen = [model for model in KNOWN.values() if language is None or model.serves(language.lower())]
+    if not chosen:
+        codes = sorted({model.language for model in KNOWN.values() if model.language})
+        raise ElmoError(f"no known model is for the language {language}; there are models for {', '.join(codes)}")
+    models = [{**asdict(model), "downloaded": model.is_downloaded} for model in chosen]
     return {"cache": str(cache_directory()), "models": models}
 
 
 def table(facts: dict[str, Any]) -> str:
     """The known models as lines to read; those that are downloaded are marked."""
-    lines = [f"  {'name':<27}{'language':<10}{'MB':>7}  description"]
-    for model in facts["models"]:
-        sizes = [file["size"] for file in model["files"] if file["size"]]
-        size = f"{sum(sizes) / 1e6:.0f}" if sizes else "?"
-        mark = "✔" if model["downloaded"] else " "
-        lines.append(f"{mark} {model['name']:<27}{model['language']:<10}{size:>7}  {model['description']}")
+    rows = [("", "name", "language", "MB", "license", "description"), *map(_row, facts["models"])]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     any_downloaded = any(model["downloaded"] for model in facts["models"])
     return "\n".join([*lines, "", f"{'✔: is in' if any_downloaded else 'Downloads go to'} {facts['cache']}"])
 
 
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    """A line of the table. The licence is without the place where it is stated."""
+    sizes = [file["size"] for file in model["files"] if file["size"]]
+    return (
+        "✔" if model["downloaded"] else " ",
+        model["name"],
+        model["language"] or "?",
+        f"{sum(sizes) / 1e6:.0f}" if sizes else "?",
+        (model["license"] or "?").partition(" (")[0],
+        model["description"],
+    )
+
+
 def _find(name: str) -> KnownModel:
-    if name in KNOWN:
-        return KNOWN[name]
-    near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.85)  # not one NLPL id for another
+    if model := find_loosely(name):
+        return model
+    candidates = [known for known in KNOWN if _digits(known) == _digits(name)]  # not one NLPL id for another
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.85)
     hint = f"did you mean {near[0]}?" if near else "see python -m spacy elmo download --list"
     raise ElmoError(f"{name}: no model of that name is known; {hint}")
+
+
+def _digits(name: str) -> str:
+    return "".join(filter(str.isdigit, name))
 
 
 def _locked(model: KnownModel, directory: Path, show_progress: bool) -> AbstractContextManager[object]:
