@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -22,6 +23,7 @@ COMMANDS = [block for language, block in FENCED if language == "bash"]
 READERS = [block for language, block in FENCED if language == "python" and "h5py.File" in block]
 OPENERS = [block for language, block in FENCED if language == "python" and block.startswith("# sentences")]
 MANY_LANGS = [block for language, block in FENCED if language == "python" and '"179"' in block]
+KERAS = [block for language, block in FENCED if language == "python" and "KERAS_BACKEND" in block]
 WORDS = ["<S>", "</S>", "<UNK>", "the", "fox"]
 
 
@@ -97,6 +99,55 @@ def test_a_model_of_elmoformanylangs_ends_in_the_vectors_of_the_original(data, t
     np.testing.assert_allclose(found["second"][0], expected[2], rtol=0, atol=1e-5)
 
 
+# What the text around the block for Keras promises, run behind it.
+AFTER_KERAS = """
+import torch
+from spacy_elmo.formats import load
+
+layer = model.layers[1]
+elmo, given = layer.elmo.module, load("en_elmo_sm")
+mix, loaded = elmo.scalar_mixes[0], given.state_dict()
+is_kept = [torch.equal(value, loaded[name]) for name, value in elmo.bilm.state_dict().items()]
+assert mix.gamma != 1 and (mix.weights != 0).all()
+if not any(parameter.requires_grad for parameter in elmo.bilm.parameters()):
+    assert all(is_kept)
+    layers = given.encode([[token.text for token in tokenizer(text)] for text in texts])
+    weights = (mix.gamma * mix.weights.softmax(0)).detach().numpy()
+    expected = [np.tensordot(weights, one, 1).mean(axis=0) for one in layers]
+    np.testing.assert_allclose(keras.Model(ids, sentence).predict(inputs, verbose=0), expected, rtol=0, atol=1e-5)
+    layer.trainable = False
+    layer.trainable = True
+    assert len(layer.trainable_variables) == 2
+    assert not any(parameter.requires_grad for parameter in elmo.bilm.parameters())
+else:
+    assert not any(is_kept)
+
+model.save_weights("film.weights.h5")
+model.set_weights([0 * weights for weights in model.get_weights()])
+assert not np.allclose(model.predict(inputs, verbose=0), scores)
+model.load_weights("film.weights.h5")
+np.testing.assert_array_equal(model.predict(inputs, verbose=0), scores)
+
+tags = keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True))(tokens)
+tagger = keras.Model(ids, keras.layers.Dense(2, activation="softmax")(tags))
+longer = np.pad(inputs, [(0, 0), (0, 5), (0, 0)])
+found = tagger.predict(longer, verbose=0)[:, :-5]
+np.testing.assert_allclose(found[1], tagger.predict(inputs, verbose=0)[1], atol=1e-5)
+tagger.compile("adam", "sparse_categorical_crossentropy")
+tagger.fit(inputs, np.ones(inputs.shape[:2]), verbose=0)
+"""
+
+
+@pytest.mark.skipif(not find_spec("keras"), reason="the chapter on Keras needs the extra keras")
+@pytest.mark.parametrize("more", ["", ", requires_grad=True"], ids=["frozen", "fine-tuned"])
+def test_elmo_is_trained_and_saved_in_keras(more, tmp_path):
+    (block,) = KERAS
+    assert block.count("dropout=0)") == 1
+    script = block.replace("dropout=0)", f"dropout=0{more})") + AFTER_KERAS
+    environment = os.environ | {"KERAS_HOME": str(tmp_path)}  # where it writes its settings
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+
+
 def test_no_block_of_ours_escapes_the_tests():
     """Ours are run by test_docs.py or here; all others name the library that they are of."""
     old = (
@@ -111,4 +162,4 @@ def test_no_block_of_ours_escapes_the_tests():
     )
     for language, block in FENCED:
         if language == "python" and not block.startswith(("import spacy\n", "from spacy_elmo")):
-            assert block in (*READERS, *OPENERS, *MANY_LANGS) or any(name in block for name in old), block
+            assert block in (*READERS, *OPENERS, *MANY_LANGS, *KERAS) or any(name in block for name in old), block
