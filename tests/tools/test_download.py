@@ -602,7 +602,7 @@ def test_a_cache_that_cannot_be_made_is_an_error_of_ours(tiny, cache):
 def test_an_unknown_name_is_an_error_with_the_nearest(cache):
     with pytest.raises(ElmoError, match="did you mean allennlp-small"):
         download("allennlp-smal")
-    for name in ("zzz", "nlpl-144"):
+    for name in ("zzz", "nlpl-99999"):
         with pytest.raises(ElmoError, match="--list"):
             download(name)
 
@@ -612,7 +612,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest(cache):
 
 def test_a_known_model_is_not_downloaded_by_loading_it(cache, monkeypatch):
     monkeypatch.setattr(requests, "get", lambda *_, **__: pytest.fail("went to the network"))
-    with pytest.raises(WeightsError, match=r"python -m spacy elmo download allennlp-small .*\./allennlp-small"):
+    with pytest.raises(WeightsError, match=r"is not downloaded: python -m spacy elmo download allennlp-small"):
         load("allennlp-small")
 
 
@@ -635,7 +635,10 @@ def test_the_registry_is_well_formed(cache):
         assert name == model.name
         assert re.fullmatch(r"[a-z0-9.-]+", name)
         assert not model.is_downloaded
-        assert {file.name for file in model.files} == {"options.json", "weights.hdf5"} or len(model.files) == 1
+        names = [file.name for file in model.files]
+        assert len(names) == len(set(names))
+        is_checkpoint = any(name.endswith(".index") for name in names)
+        assert len(names) == 1 or ("options.json" in names and ("weights.hdf5" in names or is_checkpoint))
         for file in model.files:
             assert re.fullmatch(r"https?://[\w./-]+", file.url)
             assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
