@@ -37,7 +37,7 @@ PRECISIONS = ("float32", "float16", "int8")
 SAMPLES = {"minilm": 400}  # texts of a pipeline that is slow
 COMPARED_SENTENCES, TOLERANCE = 32, 1e-5
 # A turn of a second or two: long enough for the processor to be shared out fairly, and for pauses of short calls.
-CROWDED_CALLS = {"original": 10, "small": 120, "bundled": 180}
+CROWDED_CALLS = {"original": 10, "manylangs": 10, "small": 120, "bundled": 180}
 GATES = ((32, 1024), (128, 1024), (128, 4096))  # rows and cells
 PROCESSES = ((1, None), (4, "fork"), (4, "spawn"))
 WORDS = {"sm": 60_000, "original": 793_471}  # of the vocabulary in pretraining
@@ -80,6 +80,8 @@ def encode(report: Report, args: Namespace) -> None:
     timed unless all give the same layers in float32 to 1e-5.
 
     size: original (dim 4096, projection 512), small (1024, 128), both with random weights, and the bundled model.
+          manylangs, if you ask for it and for ours alone: a random model of ELMoForManyLangs' (4096, 512), with 150,000
+                  words and 15,000 characters
     case: stream  all sentences (original: 640); spacy-elmo sorts and packs them itself, the others get a sample of
                   batches of 32
           single  one sentence at a time, the same for all engines, evenly spaced in the text
@@ -126,8 +128,9 @@ def start_sides(report: Report, size: str, args: Namespace, stack: ExitStack) ->
     ours = {"device": args.device, "batch_tokens": args.batch_tokens}
     settings: dict[str, Row] = {OURS: {**ours, "precision": "float32"}}
     settings |= {f"{OURS} {one}": {**ours, "precision": one} for one in args.precisions if one != "float32"}
-    settings |= {one: {} for one in args.engines if one in PEERS and args.device == "cpu"}
-    settings |= {one: {"device": args.device} for one in args.engines if one == PLAIN_LOOP}
+    engines = args.engines if size not in cases.OURS_ALONE else ()
+    settings |= {one: {} for one in engines if one in PEERS and args.device == "cpu"}
+    settings |= {one: {"device": args.device} for one in engines if one == PLAIN_LOOP}
     sentences, expected = cases.read_sentences(args.sentences), None
     for name, own in settings.items():
         note(f"{size}: memory and layers of {name}")
@@ -303,7 +306,7 @@ COMMANDS: dict[str, Callable[[Report, Namespace], None]] = {
     "train": train,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
-    "sizes": {"type": names_of(cases.SIZES), "default": ",".join(cases.SIZES), "help": "models"},
+    "sizes": {"type": names_of(cases.SIZES + cases.OURS_ALONE), "default": ",".join(cases.SIZES), "help": "models"},
     "cases": {"type": names_of(cases.CASES), "default": ",".join(cases.CASES), "help": "what is encoded"},
     "engines": {"type": names_of(ENGINES), "default": ",".join(PEERS), "help": f"that encode beside {OURS}"},
     "precisions": {"type": names_of(PRECISIONS), "default": "float32", "help": f"of {OURS} beside float32"},

@@ -14,17 +14,23 @@ from peers import Sentences, batches_of
 
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions, CharCNNOptions, LSTMOptions
+from spacy_elmo.bilm.lexicons import Lexicons
+from spacy_elmo.formats.elmoformanylangs import PUBLIC_CONFIG
 
 SENTENCES = Path(__file__).with_name("sentences.txt")
 SIZES = ("original", "small", "bundled")
+OURS_ALONE = ("manylangs",)  # no peer loads it
 CASES = ("stream", "single", "long", "pieces")
-STREAM_SENTENCES = {"original": 640}  # of ours; all at the other sizes
+STREAM_SENTENCES = {"original": 640, "manylangs": 640}  # of ours; all at the other sizes
 STREAM_TOKENS = {"original": 800, "small": 2_400, "bundled": 4_800}  # of engines other than ours
 LONG_TOKENS = {"original": 250, "small": 2_000, "bundled": 4_000}  # likewise; of pieces, a tenth of it in each
-SINGLE_SENTENCES = {"original": 8, "small": 20, "bundled": 20}
+SINGLE_SENTENCES = {"original": 8, "manylangs": 8, "small": 20, "bundled": 20}
 DOCUMENT_TOKENS, PIECE_TOKENS = 20_000, 1_000
 _FILES = tempfile.TemporaryDirectory()  # it goes when the process ends
 FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
+MARKERS = ("<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>")
+# 150,000 words and 15,000 characters.
+LEXICONS = Lexicons([*MARKERS, *map(str, range(149_994))], [*MARKERS, *map(chr, range(33, 33 + 14_994))])
 
 
 def read_sentences(count: int) -> list[list[str]]:
@@ -36,6 +42,8 @@ def load(size: str) -> BiLM:
     """Return the model of this name; all but the bundled one have random weights."""
     if size == "bundled":
         return formats.load(formats.BUNDLED)
+    if size == "manylangs":
+        return BiLM(BiLMOptions.from_dict(PUBLIC_CONFIG), seed=0, lexicons=LEXICONS).requires_grad_(False)
     dim, projection_dim, n_highway = {"original": (4096, 512, 2), "small": (1024, 128, 1)}[size]
     lstm = LSTMOptions(dim, projection_dim, n_layers=2, cell_clip=3.0, proj_clip=3.0, use_skip_connections=True)
     return BiLM(BiLMOptions(lstm, CharCNNOptions(FILTERS, n_highway=n_highway)), seed=0).requires_grad_(False)
@@ -84,8 +92,7 @@ def needed_operations(options: BiLMOptions, sentences: Sentences) -> int:
     The character CNN counts once for each distinct word, BOS and EOS among them, and in its windows only the positions
     that hold a character or a border of the word; the LSTMs count for every token, BOS and EOS included.
     """
-    cnn = options.char_cnn
-    assert cnn is not None
+    cnn = char_cnn_of(options)
     words, full = {word for sentence in sentences for word in sentence}, cnn.max_characters_per_token
     lengths = [3, 3, *(min(len(word.encode()), full - 2) + 2 for word in words)]  # BOS, EOS
     windows = sum(
@@ -106,9 +113,16 @@ def needed_bytes(options: BiLMOptions, sentence: Sequence[str]) -> int:
 
 def n_weights(options: BiLMOptions) -> tuple[int, int, int]:
     """Numbers in the matrices of highways and projection, and of all LSTMs in those that meet inputs and states."""
-    cnn, lstm = options.char_cnn, options.lstm
-    assert cnn is not None
-    projected = cnn.n_filters * lstm.projection_dim if cnn.n_filters != lstm.projection_dim else 0
+    cnn, lstm = char_cnn_of(options), options.lstm
+    n_features = cnn.n_filters + (options.token_embedder.word_dim if options.token_embedder else 0)
+    projected = n_features * lstm.projection_dim if n_features != lstm.projection_dim else 0
     inputs = 4 * lstm.dim * lstm.projection_dim
     states = inputs + (lstm.dim * lstm.projection_dim if lstm.dim != lstm.projection_dim else 0)
     return cnn.n_highway * 2 * cnn.n_filters**2 + projected, 2 * lstm.n_layers * inputs, 2 * lstm.n_layers * states
+
+
+def char_cnn_of(options: BiLMOptions) -> CharCNNOptions:
+    """The character CNN, in both families of models."""
+    cnn = options.token_embedder.char_cnn if options.token_embedder else options.char_cnn
+    assert cnn is not None
+    return cnn

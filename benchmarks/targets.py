@@ -42,7 +42,7 @@ def targets(tables: Mapping[str, Sequence[Row]], level: str | None) -> list[tupl
 def find(tables: Mapping[str, Sequence[Row]]) -> Iterator[Found]:
     """Yield what is wanted, at least or at most, which limits, what is reached, and the size and case behind it."""
     for row in tables.get("encode", ()):
-        if row["side"] == OURS:
+        if row["side"] == OURS and row["size"] in SHARE:
             yield from find_encoding(row, tables["encode"])
     for row in tables.get("pipeline", ()):
         if row["side"] == "minilm":
