@@ -130,7 +130,7 @@ def known_models(language: str | None = None) -> dict[str, Any]:
 
 def table(facts: dict[str, Any]) -> str:
     """The known models as lines to read; those that are downloaded are marked."""
-    rows = [("", "name", "language", "MB", "license", "description"), *map(_row, facts["models"])]
+    rows = [("  name", "language", "MB", "license", "description"), *map(_row, facts["models"])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     any_downloaded = any(model["downloaded"] for model in facts["models"])
@@ -141,8 +141,7 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
     """A line of the table. The licence is without the place where it is stated."""
     sizes = [file["size"] for file in model["files"] if file["size"]]
     return (
-        "✔" if model["downloaded"] else " ",
-        model["name"],
+        f"{'✔' if model['downloaded'] else ' '} {model['name']}",
         model["language"] or "?",
         f"{sum(sizes) / 1e6:.0f}" if sizes else "?",
         (model["license"] or "?").partition(" (")[0],

@@ -1,5 +1,4 @@
 import json
-import re
 from functools import partial
 
 import pytest
@@ -29,7 +28,29 @@ def test_the_list_as_json_is_one_object(download):
     assert small["files"][1]["size"] == 54_402_456
 
 
-@pytest.mark.parametrize("args", [(), ("allennlp-small", "--list")])
+def test_the_list_is_of_one_language(download):
+    status, printed, _ = download("--list", "--lang", "fi")
+    assert (status, "nlpl-149 " in printed, "allennlp" in printed) == (0, True, False)
+    status, printed, _ = download("--list", "--lang", "fi", "--json")
+    model = json.loads(printed)["models"][0]
+    assert (model["language"], model["license"][:3], model["source"]) == (
+        "fi",
+        "MIT",
+        "HIT-SCIR/ELMoForManyLangs README",
+    )
+
+
+def test_what_is_not_known_is_a_question_mark(download):
+    line = next(line for line in download("--list")[1].splitlines() if "nlpl-219" in line)
+    assert line.split()[:4] == ["nlpl-219", "?", "?", "?"]
+
+
+def test_a_language_without_models_is_one_line_and_status_1(download):
+    status, printed, error = download("--list", "--lang", "finnish")
+    assert (status, printed, len(error.splitlines())) == (1, "", 1)
+
+
+@pytest.mark.parametrize("args", [(), ("allennlp-small", "--list"), ("allennlp-small", "--lang", "en")])
 def test_a_name_or_the_list_is_wanted(download, args):
     assert download(*args)[0] == 2
 
@@ -49,5 +70,5 @@ def test_the_list_says_what_is_there(download, tmp_path):
         (tmp_path / "allennlp-small").mkdir(exist_ok=True)
         (tmp_path / "allennlp-small" / file.name).touch()
     _, printed, _ = download("--list")
-    assert re.search(r"^✔ +allennlp-small ", printed, re.MULTILINE)
+    assert "✔ allennlp-small " in printed
     assert printed.endswith(f"\n✔: is in {tmp_path}\n")

@@ -9,22 +9,25 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import zipfile
+from pathlib import Path
 from unittest.mock import Mock
 
 import h5py
 import pytest
 import requests
 import spacy
+import torch
 from filelock import FileLock
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.formats import digest, known, load, open_model
-from spacy_elmo.formats.known import KNOWN, KnownFile, KnownModel
+from spacy_elmo.formats.known import ALIASES, KNOWN, KnownFile, KnownModel
 from spacy_elmo.tools import download as tool
 from spacy_elmo.tools.describe import describe
 from spacy_elmo.tools.download import download
@@ -138,6 +141,31 @@ def tiny(server, cache, monkeypatch):
     return put
 
 
+@pytest.fixture
+def publish(server, cache, monkeypatch):
+    """Put files on the server, and a model of them into the registry."""
+
+    def put(name, contents):
+        server.files.update(contents)
+        files = tuple(map(server.file, contents))
+        monkeypatch.setitem(KNOWN, name, KnownModel(name, "en", "a published one", files))
+
+    return put
+
+
+def contents_of(folder):
+    """The files of a folder and of its folders, by their names in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def packed(folder, inside="."):
+    """A tar.gz of a folder, whose files lie in a folder `inside` there."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        tar.add(folder, inside)
+    return file.getvalue()
+
+
 def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
@@ -247,6 +275,82 @@ def test_an_archive_of_nlpl_is_downloaded_and_read_in_place(server, cache, data,
     assert names(cache / "nlpl-218") == ["218.zip"]
     assert digest(load("nlpl-218")) == digest(load(data / "tiny_2l_skip"))
     assert open_model("nlpl-218").name == "nlpl-218"
+
+
+def test_a_module_in_a_tar_is_downloaded_and_read_in_place(publish, cache, tensorflow_models):
+    module = tensorflow_models / "hub_tiny_2l_skip"
+    publish("module", {"elmo_ru.tar.gz": packed(module)})
+    assert download("module")["path"] == str(cache / "module" / "elmo_ru.tar.gz")
+    assert digest(load("module")) == digest(load(module))
+
+
+def test_a_model_in_a_folder_of_a_tar_is_downloaded(publish, data):
+    publish("embeddia", {"slovenian-elmo.tar.gz": packed(data / "tiny_2l_skip", "slovenian")})
+    download("embeddia")
+    assert digest(load("embeddia")) == digest(load(data / "tiny_2l_skip"))
+
+
+def test_a_model_of_elmoformanylangs_is_downloaded(publish, data, tmp_path):
+    model = data / "elmoformanylangs" / "clip3"
+    with zipfile.ZipFile(tmp_path / "149.zip", "w") as file:
+        for name, content in contents_of(model).items():
+            file.writestr(name, content)
+    publish("nlpl-149", {"149.zip": (tmp_path / "149.zip").read_bytes()})
+    download("149")
+    assert digest(load("nlpl-149")) == digest(load(model))
+
+
+# --- models of several files ---
+
+
+CHECKPOINT = ("options.json", "model.ckpt-60.index", "model.ckpt-60.data-00000-of-00001", "vocab.txt")
+
+
+@pytest.fixture
+def checkpoint(publish, tensorflow_models):
+    """Publish a checkpoint, `ckpt`, as AllenNLP publishes its own; the folder that it is of."""
+    folder = tensorflow_models / "trained_chars"
+    publish("ckpt", {name: (folder / name).read_bytes() for name in CHECKPOINT})
+    return folder
+
+
+def test_a_checkpoint_is_downloaded_with_its_softmax(checkpoint, cache):
+    assert download("ckpt")["path"] == str(cache / "ckpt")
+    found, expected = open_model("ckpt"), open_model(checkpoint)
+    assert found.digest == expected.digest
+    assert found.vocabulary == expected.vocabulary
+    assert torch.equal(found.softmax().weight, expected.softmax().weight)
+
+
+@pytest.mark.parametrize("missing", CHECKPOINT)
+def test_a_model_without_one_of_its_files_is_not_there_and_only_that_one_is_fetched_next(
+    server, checkpoint, cache, missing
+):
+    content = server.files.pop(missing)
+    with pytest.raises(ElmoError, match=rf"{missing}: .*still published"):
+        download("ckpt")
+    with pytest.raises(WeightsError, match="ckpt is not downloaded"):
+        load("ckpt")
+    assert not known_models_by_name()["ckpt"]["downloaded"]
+    there = set(names(cache / "ckpt"))
+    server.files[missing] = content
+    server.requests.clear()
+    download("ckpt")
+    assert {name for name, _ in server.requests} == set(CHECKPOINT) - there
+    assert missing in {name for name, _ in server.requests}
+    assert digest(load("ckpt")) == digest(load(checkpoint))
+
+
+def test_parts_that_do_not_belong_together_are_all_removed(server, checkpoint, cache, tensorflow_models):
+    part = "model.ckpt-60.data-00000-of-00001"
+    server.files[part] = (tensorflow_models / "trained_words" / part).read_bytes()
+    with pytest.raises(ElmoError, match="ckpt: what the server sent is not a model"):
+        download("ckpt")
+    assert names(cache / "ckpt") == []
+
+
+def known_models_by_name():
+    return {model["name"]: model for model in tool.known_models()["models"]}
 
 
 # --- cut connections ---
@@ -602,24 +706,73 @@ def test_a_cache_that_cannot_be_made_is_an_error_of_ours(tiny, cache):
 def test_an_unknown_name_is_an_error_with_the_nearest(cache):
     with pytest.raises(ElmoError, match="did you mean allennlp-small"):
         download("allennlp-smal")
-    for name in ("zzz", "nlpl-99999"):
-        with pytest.raises(ElmoError, match="--list"):
+    for name in ("zzz", "nlpl-180", "180", "flair:huge"):
+        with pytest.raises(ElmoError, match=f"^{name}: .*--list"):
             download(name)
 
 
 # --- names ---
 
 
-def test_a_known_model_is_not_downloaded_by_loading_it(cache, monkeypatch):
+@pytest.mark.parametrize("name", ["allennlp-small", "flair:small", "nlpl-149"])
+def test_a_known_model_is_not_downloaded_by_loading_it(cache, monkeypatch, name):
     monkeypatch.setattr(requests, "get", lambda *_, **__: pytest.fail("went to the network"))
-    with pytest.raises(WeightsError, match=r"is not downloaded: python -m spacy elmo download allennlp-small"):
-        load("allennlp-small")
+    with pytest.raises(WeightsError, match=f"{name} is not downloaded: python -m spacy elmo download {name}$"):
+        load(name)
 
 
-def test_a_directory_of_that_name_is_named_as_a_path(cache, data, tmp_path, monkeypatch):
-    (tmp_path / "allennlp-small").symlink_to(data / "tiny_2l_skip")
+@pytest.mark.parametrize("name", ["allennlp-small", "flair:small", "nlpl-149"])
+def test_a_path_that_exists_wins_over_a_name(cache, data, tmp_path, monkeypatch, name):
+    (tmp_path / name).symlink_to(data / "tiny_2l_skip")
     monkeypatch.chdir(tmp_path)
-    assert digest(load("./allennlp-small")) == digest(load(data / "tiny_2l_skip"))
+    expected = digest(load(data / "tiny_2l_skip"))
+    assert {digest(load(path)) for path in (name, f"./{name}", Path(name))} == {expected}
+    assert open_model(name).card == open_model(data / "tiny_2l_skip").card
+
+
+def test_what_is_downloaded_is_checked_also_where_a_path_has_its_name(server, tiny, tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert download("tiny")["name"] == "tiny"
+
+
+@pytest.mark.parametrize("name", ["flair:wee", "wee", "tiny"])
+def test_a_name_of_flair_is_an_alias(tiny, cache, data, monkeypatch, name):
+    monkeypatch.setitem(ALIASES, "flair:wee", "tiny")
+    report = download(name)
+    assert (report["name"], report["path"]) == ("tiny", str(cache / "tiny"))
+    assert digest(load("flair:wee")) == digest(load("tiny")) == digest(load(data / "tiny_2l_skip"))
+    assert open_model("flair:wee").name == "tiny"
+
+
+def test_a_bare_name_of_flair_is_none_of_weights(tiny, monkeypatch):
+    monkeypatch.setitem(ALIASES, "flair:wee", "tiny")
+    download("wee")
+    with pytest.raises(WeightsError, match="wee: no such weights"):
+        load("wee")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        *(
+            (f"{start}{name}", f"allennlp-{name}")
+            for name in ("small", "medium", "original")
+            for start in ("", "flair:")
+        ),
+        ("large", "allennlp-original-5.5b"),
+        ("flair:5.5B", "allennlp-original-5.5b"),
+        ("pt", "flair-portuguese"),
+        ("flair:portuguese", "flair-portuguese"),
+        ("pubmed", "allennlp-pubmed"),
+        ("218", "nlpl-218"),
+        ("218.zip", "nlpl-218"),
+        ("149", "nlpl-149"),
+        ("tayga_lemmas_elmo_2048_2019", "nlpl-199"),
+    ],
+)
+def test_names_of_flair_simple_elmo_and_rusvectores_are_known(name, found):
+    assert known.find_loosely(name) is KNOWN[found]
 
 
 def test_the_cache_is_the_users_unless_said_otherwise(monkeypatch, tmp_path):
@@ -635,13 +788,58 @@ def test_the_registry_is_well_formed(cache):
         assert name == model.name
         assert re.fullmatch(r"[a-z0-9.-]+", name)
         assert not model.is_downloaded
-        names = [file.name for file in model.files]
-        assert len(names) == len(set(names))
-        is_checkpoint = any(name.endswith(".index") for name in names)
-        assert len(names) == 1 or ("options.json" in names and ("weights.hdf5" in names or is_checkpoint))
+        assert model.source
+        assert model.language is None or re.fullmatch(r"[a-z]{2,3}", model.language)
+        assert len({file.name for file in model.files}) == len(model.files)
+        assert "options.json" in {file.name for file in model.files} or len(model.files) == 1
         for file in model.files:
-            assert re.fullmatch(r"https?://[\w./-]+", file.url)
+            assert re.fullmatch(r"https?://[\w./-]+[^/]", file.url)
             assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
     small = KNOWN["allennlp-small"].files[1]
     assert (small.size, small.sha256[:8]) == (54_402_456, "747ba97a")
     assert json.loads(json.dumps(tool.known_models()))["models"][0]["name"] == "allennlp-small"
+    assert set(ALIASES.values()) <= set(KNOWN)
+
+
+def test_the_models_of_elmoformanylangs_have_the_numbers_of_nlpl():
+    languages = {number: KNOWN[f"nlpl-{number}"].language for number in range(136, 180)}
+    some = {136: "ar", 140: "cu", 144: "en", 149: "fi", 153: "grc", 158: "id", 165: "nb", 172: "sl", 179: "zh"}
+    assert some.items() <= languages.items()
+    assert KNOWN["nlpl-149"].files[0].url == "http://vectors.nlpl.eu/repository/11/149.zip"
+    assert all(KNOWN[f"nlpl-{number}"].license.startswith("MIT") for number in languages)
+
+
+def test_the_docs_list_every_model_with_its_source_and_licence():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf8")
+    rows, licence = {}, None
+    for line in re.findall(r"^\| `.*`.*\|.*\|.*\|.*\|.*\|$", page.partition("## Public models")[2], re.MULTILINE):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        licence = licence if cells[4] == "as above" else cells[4]
+        rows.update(dict.fromkeys(re.findall(r"`(.+?)`", cells[0]), (licence, cells[5])))
+    many = {f"nlpl-{number}" for number in range(136, 180)}
+    assert set(rows) | many == set(KNOWN)
+    for name, (licence, source) in rows.items():
+        assert source == KNOWN[name].source
+        assert licence.startswith(KNOWN[name].license or "?")
+    for name in many:
+        assert f"{name[5:]} {KNOWN[name].description.partition(', ')[2]}" in page.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("language", "some", "others"),
+    [
+        ("fi", {"nlpl-149"}, {"fr", "en"}),
+        ("nb", {"nlpl-165", "nlpl-218"}, {"nn", "en"}),
+        ("no", {"nlpl-165", "nlpl-166", "nlpl-218"}, {"en"}),
+        ("ZH", {"nlpl-179", "elmoformanylangs-zhs"}, {"ja"}),
+    ],
+)
+def test_the_list_is_of_one_language_if_you_like(cache, language, some, others):
+    models = tool.known_models(language)["models"]
+    assert some <= {model["name"] for model in models}
+    assert not others & {model["language"] for model in models}
+
+
+def test_a_language_without_models_is_an_error_that_names_those_with_some(cache):
+    with pytest.raises(ElmoError, match=r"for the language finnish; there are models for ar, .*, fi, "):
+        tool.known_models("finnish")
