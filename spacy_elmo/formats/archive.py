@@ -213,7 +213,8 @@ def read_text_of(file: File) -> bytes:
 
 def is_archive(path: Path) -> bool:
     """Whether a file is, or says it is, a zip or tar archive."""
-    if path.suffix.lower() in (".zip", ".hdf5"):  # a name that says enough saves a look into the file
+    # A name that says enough saves a look into the file; torch writes a `.th` as a zip archive of its own kind.
+    if path.suffix.lower() in (".zip", ".hdf5", ".th"):
         return path.suffix.lower() == ".zip"
     with path.open("rb") as file:
         return file.read(4) == b"PK\3\4" or is_tar(path)

@@ -8,7 +8,8 @@ from spacy_elmo.formats.archive import Folder
 from spacy_elmo.support.words import read_words
 
 CARD = "model_card.json"
-VOCABULARY, PACKED_VOCABULARY = "vocab.txt", "vocab.txt.gz"
+VOCABULARY = "vocab.txt"
+_OTHER_VOCABULARIES = ("vocab.txt.gz", "vocab-train.txt")  # packed, and as T-Systems has published it (German)
 
 
 def read_card(folder: Folder) -> dict[str, Any]:
@@ -31,12 +32,12 @@ def read_card(folder: Folder) -> dict[str, Any]:
 
 
 def read_vocabulary(folder: Folder) -> list[str] | None:
-    """Words of the `vocab.txt` or `vocab.txt.gz`, one a line; None where there is none.
+    """Words of the `vocab.txt`, `vocab.txt.gz` or `vocab-train.txt`, one a line; None where there is none.
 
     Raises:
         WeightsError: it is damaged, too long or not UTF-8.
     """
-    for name in (VOCABULARY, PACKED_VOCABULARY):
+    for name in (VOCABULARY, *_OTHER_VOCABULARIES):
         if (folder / name).is_file():
             return read_words(folder / name, WeightsError)
     return None

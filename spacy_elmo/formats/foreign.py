@@ -32,8 +32,8 @@ def explain(names: Collection[str]) -> str | None:
             "a TensorFlow checkpoint, or a part of one, without its .index file; put the .index and .data files of one "
             "step together"
         )
-    if "weights.th" in names or "weights.pt" in names:
-        return "a model trained with AllenNLP, not a biLM; name the options and weights of the ELMo inside it"
+    if "weights.th" in names:
+        return "a model of AllenNLP; unpack the archive, and name the directory that holds weights.th and config.json"
     if endings & set(_PICKLED):
         return "a pickle; no ELMo is published as one, and pickles can run code, so it was not opened"
     if endings & set(_PACKED):

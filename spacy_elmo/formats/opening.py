@@ -10,7 +10,7 @@ from typing import Any
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats import bilm_hdf5, bilm_tf, elmoformanylangs, foreign, hugging_face, known
+from spacy_elmo.formats import allennlp, bilm_hdf5, bilm_tf, elmoformanylangs, foreign, hugging_face, known
 from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
 from spacy_elmo.formats.tensorflow import checkpoint, hub
@@ -19,7 +19,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
 
 # The first that finds a model of its format opens it.
-FORMATS: tuple[Find, ...] = (bilm_tf.find, elmoformanylangs.find, hub.find, checkpoint.find)
+FORMATS: tuple[Find, ...] = (bilm_tf.find, elmoformanylangs.find, hub.find, checkpoint.find, allennlp.find)
 
 PathLike = str | os.PathLike[str]
 
@@ -132,8 +132,9 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
 
     path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `flair:small`, `hf:owner/name`), a
         directory with an options.json and one weights file, one of ELMoForManyLangs, a checkpoint of bilm-tf (its
-        folder, or the start of its files' names), the folder of a TF-Hub module, a zip or tar archive of one of these,
-        or a `.hdf5` file with its options beside it. A path that exists wins over the name of a downloaded model.
+        folder, or the start of its files' names), the folder of a TF-Hub module, that of a model of AllenNLP with an ELMo
+        inside, a zip or tar archive of one of these, or a `.hdf5` file with its options beside it. A path that exists
+        wins over the name of a downloaded model.
     options: the options.json (of ELMoForManyLangs, the network config), where it lies elsewhere.
 
     Raises:

@@ -9,6 +9,7 @@ import itertools
 import os
 import pickletools
 import zipfile
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,10 @@ from spacy_elmo.formats.archive import File, opened
 
 # What the pickle of a state_dict of float32 tensors is made of.
 _KNOWN_GLOBALS = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage")
+# What other tensors need beside it.
+OTHER_STORAGES = tuple(
+    f"torch {kind}Storage" for kind in ("Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+)
 # Other ways to name or call something; torch.save makes no use of them.
 _OTHER_CALLS = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, tensors, storages
@@ -28,11 +33,13 @@ _MOST_PICKLED = 2**20  # bytes; without the numbers, a model has some 10 kB
 _MOST_MEMBERS, _MOST_DIRECTORY = 10_000, 2**22  # of the zip archive that torch writes, and bytes
 
 
-def read(file: File) -> dict[str, Tensor]:
+def read(file: File, other_storages: Collection[str] = ()) -> dict[str, Tensor]:
     """Return the tensors of a file, on the CPU wherever they were saved.
 
+    other_storages: of `OTHER_STORAGES`, those that are allowed beside float32.
+
     Raises:
-        WeightsError: the file is missing, truncated or no such file, or it holds anything but float32 tensors by name.
+        WeightsError: the file is missing, truncated or no such file, or it holds anything but such tensors by name.
     """
     if not file.is_file():
         raise WeightsError(f"{file}: no such file")
@@ -44,7 +51,7 @@ def read(file: File) -> dict[str, Tensor]:
             except OSError as error:
                 raise WeightsError(f"{file}: cannot be read ({error})") from None
         try:
-            _refuse_unknown(content, str(file))
+            _refuse_unknown(content, {*_KNOWN_GLOBALS, *other_storages}, str(file))
             content.seek(0)
             state = torch.load(content, map_location="cpu", weights_only=True)
         except WeightsError:
@@ -59,10 +66,10 @@ def read(file: File) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in state.items()}
 
 
-def _refuse_unknown(file: BinaryIO, source: str) -> None:
-    """Raise a WeightsError where a pickle in the file names anything that a state_dict does not."""
+def _refuse_unknown(file: BinaryIO, known: Collection[str], source: str) -> None:
+    """Raise a WeightsError where a pickle in the file names anything but what is known."""
     for opcode, argument, _ in _opcodes(file, source):
-        if opcode.name in _OTHER_CALLS or (opcode.name == "GLOBAL" and argument not in _KNOWN_GLOBALS):
+        if opcode.name in _OTHER_CALLS or (opcode.name == "GLOBAL" and argument not in known):
             what = str(argument).replace(" ", ".")[:100] if opcode.name == "GLOBAL" else f"a call ({opcode.name})"
             raise WeightsError(
                 f"{source}: this pickle holds {what}, and weights hold tensors alone; it may be hostile, and was not "

@@ -14,7 +14,6 @@ CASES = [
     (["tfhub_module.pb"], "a part of a TF-Hub module"),
     (CHECKPOINT, r"TensorFlow checkpoint.*without its \.index"),
     (["checkpoint"], "TensorFlow checkpoint"),
-    (["weights.th", "config.json", "vocabulary"], "trained with AllenNLP"),
     (["model.pkl"], "a pickle"),
 ]
 

@@ -64,6 +64,22 @@ def test_the_names_of_nlpl_are_found(model_dir):
     assert digest(load(model_dir / "model.hdf5")) == expected
 
 
+def test_the_only_options_beside_the_weights_are_theirs(model_dir):
+    expected = digest(load(model_dir))
+    (model_dir / "weights.hdf5").rename(model_dir / "fr_weights.hdf5")
+    (model_dir / "options.json").rename(model_dir / "options262.json")
+    assert digest(load(model_dir / "fr_weights.hdf5")) == expected
+    (model_dir / "other_options.json").write_bytes((model_dir / "options262.json").read_bytes())
+    with pytest.raises(OptionsError, match=r"fr_weights\.hdf5: no options\.json beside it"):
+        load(model_dir / "fr_weights.hdf5")
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "vocab-train.txt"])
+def test_a_vocabulary_is_known_by_each_of_its_names(word_model, name):
+    (word_model / "vocab.txt").rename(word_model / name)
+    assert load(word_model).vocabulary == ["<S>", "</S>", "<UNK>", "last"]
+
+
 def test_a_softmax_beside_the_weights_is_not_taken_for_them(model_dir):
     expected = digest(load(model_dir))
     (model_dir / "weights.hdf5").rename(model_dir / "x_weights.hdf5")
