@@ -231,7 +231,7 @@ class _Zip:
         except (*_DAMAGE, OSError) as error:
             raise WeightsError(f"{path}: no zip archive, or a damaged one ({error})") from None
         self.entries = [
-            Entry(info.orig_filename, info.file_size, info.header_offset, info.is_dir(), _problem(info))
+            Entry(info.orig_filename, info.file_size, info.header_offset, _is_folder(info), _problem(info))
             for info in infos
         ]
         if sum(info.compress_size for info in infos) > path.stat().st_size:
@@ -266,6 +266,10 @@ def _problem_of_name(entry: Entry) -> str | None:
     if not name.isprintable() or "\\" in name or not (entry.is_folder or PurePosixPath(name).parts):
         return "has a name with odd characters"
     return None
+
+
+def _is_folder(entry: zipfile.ZipInfo) -> bool:
+    return entry.orig_filename.endswith("/")  # is_dir fails where a null ends the name at once
 
 
 def _problem(entry: zipfile.ZipInfo) -> str | None:

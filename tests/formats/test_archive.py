@@ -175,6 +175,12 @@ def test_what_only_claims_to_be_a_zip_is_refused(tmp_path, content):
     refused(tmp_path / "218.zip", "no zip archive, or a damaged one")
 
 
+def test_a_name_that_begins_with_a_null_is_refused(pack, parts):
+    path = pack(parts)
+    path.write_bytes(path.read_bytes().replace(b"vocab.txt", b"\0ocab.txt"))
+    refused(path, "has a name with odd characters")
+
+
 def test_a_cut_archive_is_refused(pack, parts):
     path = pack(parts)
     path.write_bytes(path.read_bytes()[:-100])

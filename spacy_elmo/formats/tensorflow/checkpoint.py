@@ -17,10 +17,10 @@ FORMAT = "bilm-tf checkpoint"
 
 _STATE = "checkpoint"
 _MOST_STATE = 2**20  # bytes
-_NEWEST = re.compile(rb'^\s*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
+_NEWEST = re.compile(rb'^[ \t]*model_checkpoint_path:\s*"((?:[^"\\]|\\.)*)"', re.MULTILINE)
 _ENDING = re.compile(r"\.(?:index|meta|data-\d{5}-of-\d{5})$")
 _IN_DEEPPAVLOV = re.compile(r"saves|epochs|\d+")
-_STEP = re.compile(r"(.*)-(\d+)")
+_STEP = re.compile(r"(.*)-(\d{1,18})")
 
 
 def find(place: Place) -> TensorFlowModel | None:

@@ -133,7 +133,7 @@ def _clips(reader: Reader, nodes: Mapping[str, _Node]) -> tuple[Mapping[str, set
     for name, node in nodes.items():
         if node.op == _MINIMUM and (match := _CELL.match(name)):
             clipped, limit = node.inputs if len(node.inputs) == 2 else ("", "")
-            kind = re.sub(r".*/|_\d+$", "", clipped)
+            kind = re.sub(r"_\d+$", "", clipped.rpartition("/")[2])
             if kind not in of_kind:
                 raise MalformedError(f"{name} clips {clipped or 'nothing'}")
             of_kind[kind][match[1]].add(_constant(reader, nodes, limit))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import h5py
 import numpy as np
@@ -419,3 +420,10 @@ def test_packaged_references_are_the_shared_ones(shared, tensorflow_models):
     for path in source.rglob("*"):
         if path.is_file() and path.name != "README.md":
             assert (tensorflow_models / path.relative_to(source)).read_bytes() == path.read_bytes()
+
+
+def test_a_step_of_thousands_of_digits_is_only_a_name(tensorflow_models, tmp_path):
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as file:
+        for part in (tensorflow_models / "trained_chars").glob("*.*"):
+            file.write(part, part.name.replace("-60", "-" + "1" * 5000))
+    assert open_model(tmp_path / "model.zip").format == "bilm-tf checkpoint in a zip archive"
