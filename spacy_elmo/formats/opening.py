@@ -132,9 +132,9 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
 
     path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `flair:small`, `hf:owner/name`), a
         directory with an options.json and one weights file, one of ELMoForManyLangs, a checkpoint of bilm-tf (its
-        folder, or the start of its files' names), the folder of a TF-Hub module, that of a model of AllenNLP with an ELMo
-        inside, a zip or tar archive of one of these, or a `.hdf5` file with its options beside it. A path that exists
-        wins over the name of a downloaded model.
+        folder, or the start of its files' names), the folder of a TF-Hub module, that of a model of AllenNLP with an
+        ELMo inside, a zip or tar archive of one of these, or a `.hdf5` file with its options beside it. A path that
+        exists wins over the name of a downloaded model.
     options: the options.json (of ELMoForManyLangs, the network config), where it lies elsewhere.
 
     Raises:

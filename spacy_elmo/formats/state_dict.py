@@ -97,6 +97,10 @@ def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
             raise WeightsError(f"{source}: torch writes no zip archive like this; damaged or hostile")
         if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLED:
             raise WeightsError(f"{source}: expected one short pickle in this zip archive, as torch.save writes it")
+        if (damaged := archive.testzip()) is not None:  # torch does not look at the checksums
+            raise WeightsError(
+                f"{source}: the checksum of {damaged} in it is wrong; the file is damaged, copy it again"
+            )
         return archive.read(pickles[0])
 
 

@@ -360,6 +360,17 @@ def test_a_pickle_with_other_globals_is_refused(model, tmp_path, legacy, what):
     assert not (tmp_path / "mark").exists()
 
 
+def test_a_flipped_bit_in_a_zip_of_torch_is_found(model):
+    """torch itself does not look at the checksums."""
+    change_state(model / "encoder.pkl", lambda state: None, legacy=False)
+    with zipfile.ZipFile(model / "encoder.pkl") as file:
+        tensor = file.read(next(name for name in file.namelist() if name.endswith("data/0")))
+    content = bytearray((model / "encoder.pkl").read_bytes())
+    content[content.index(tensor)] ^= 1
+    (model / "encoder.pkl").write_bytes(content)
+    refused(model, r"encoder\.pkl: the checksum of \S+data/0 in it is wrong")
+
+
 def test_a_pickle_in_a_compressed_zip_is_refused(model):
     change_state(model / "encoder.pkl", lambda state: None, legacy=False)
     with zipfile.ZipFile(model / "encoder.pkl") as file:

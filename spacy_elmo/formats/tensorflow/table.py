@@ -34,9 +34,12 @@ def entries(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         raise MalformedError("its end is not that of a table")
     _, at = _handle(table, len(table) - _FOOTER)  # of the metaindex, which TensorFlow leaves empty
     index, _ = _handle(table, at)
-    last = None
+    last, end = None, 0
     for _, handle in _block_entries(_block(table, index)):
         where, _ = _handle(handle, 0)
+        if where[0] < end:  # else a block could be named, and its checksum made, any number of times
+            raise MalformedError("its blocks do not lie one behind the other")
+        end = sum(where)
         for key, value in _block_entries(_block(table, where)):
             if last is not None and key <= last:
                 raise MalformedError("its keys do not rise")

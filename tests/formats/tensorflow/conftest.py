@@ -126,12 +126,14 @@ def copy_of(tensorflow_models, tmp_path):
 
 @pytest.fixture(scope="session")
 def raw_table():
-    """Bytes of a table of one data block, which is what is given: `raw_table(entries)`."""
+    """Bytes of a table of one data block, which is what is given, and named so many times: `raw_table(entries)`."""
 
-    def make(content):
+    def make(content, times=1):
         content += bytes(4) + (1).to_bytes(4, "little") + b"\0"
         whole = content + checksum(content).to_bytes(4, "little")
-        plain, index = block([(b"\xff", varint(0) + varint(len(content) - 1))])
+        plain, index = block(
+            [(bytes([255] * number), varint(0) + varint(len(content) - 1)) for number in range(1, times + 1)]
+        )
         handles = varint(len(whole)) + varint(0) + varint(len(whole)) + varint(len(plain) - 1)
         return whole + index + handles.ljust(40, b"\0") + MAGIC
 

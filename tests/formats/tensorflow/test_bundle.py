@@ -220,6 +220,13 @@ def test_blocks_that_no_table_has_are_refused(tmp_path, raw_table, entries, mess
         Bundle(tmp_path / "model.index")
 
 
+def test_a_block_that_is_named_twice_is_refused(tmp_path, raw_table):
+    """Its checksum would be made each time: an index of 4 MB could take hours."""
+    (tmp_path / "model.index").write_bytes(raw_table(b"", times=2))
+    with pytest.raises(WeightsError, match="blocks do not lie one behind the other"):
+        Bundle(tmp_path / "model.index")
+
+
 def test_a_missing_shard_is_an_error_that_names_it(copy_of):
     folder = copy_of("two_shards")
     (folder / "model.ckpt-935588.data-00001-of-00002").unlink()
