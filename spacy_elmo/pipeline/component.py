@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from spacy import util
 from spacy.language import Language
+from spacy.pipeline.trainable_pipe import TrainablePipe
 from spacy.tokens import Doc
 from spacy.training import Example, validate_examples, validate_get_examples
 from spacy.vocab import Vocab
@@ -16,10 +17,10 @@ from thinc.api import Model, Optimizer
 
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.pipeline.annotations import annotate, stored_vectors
+from spacy_elmo.pipeline.annotations import annotate
 from spacy_elmo.pipeline.cache import Memory, Precision
-from spacy_elmo.pipeline.encoder import batch_by_tokens
-from spacy_elmo.pipeline.linking import ListenedTo, Pending, Vectors, refuse_second
+from spacy_elmo.pipeline.encoder import RememberingEncoder, batch_by_tokens
+from spacy_elmo.pipeline.hub import Hub, Vectors
 from spacy_elmo.pipeline.mix import FixedMix, Layers
 from spacy_elmo.pipeline.replacing import make_replaceable
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
@@ -88,8 +89,8 @@ def make_elmo(
     """
     for other, component in nlp.components:
         if isinstance(component, ElmoComponent):
-            refuse_second(other, name)
-    return ElmoComponent(
+            _refuse_second(other, name)
+    component = ElmoComponent(
         nlp.vocab,
         model,
         name,
@@ -102,10 +103,15 @@ def make_elmo(
         cache_precision=cache_precision,
         lr_scale=lr_scale,
     )
+    component.hub.pipelines.add(nlp)
+    return component
 
 
-class ElmoComponent(ListenedTo):
-    """Contextual word vectors from a biLM, on `doc._.elmo`, `token.vector` and where listeners find them."""
+class ElmoComponent(TrainablePipe):
+    """Contextual word vectors from a biLM, on `doc._.elmo`, `token.vector` and where listeners find them.
+
+    hub: who listens to it, and the training that goes on; memory: what a training remembers of a frozen biLM.
+    """
 
     def __init__(
         self,
@@ -126,19 +132,16 @@ class ElmoComponent(ListenedTo):
         for setting, value in (("cache_mb", cache_mb), ("lr_scale", lr_scale)):
             if not value >= 0:
                 raise ElmoError(f"{name}: {setting} is {value}, expected at least 0")
-        shim = shim_of(model)
-        shim.trainable, shim.lr_scale = not frozen, lr_scale
+        shim_of(model).set_tuning(not frozen, lr_scale)
         self.vocab = vocab
         self.model = model
         self.name = name
         self.cfg: dict[str, Any] = {}
         self.mix = FixedMix(layers)
-        self.keep_layers = keep_layers
         self.vectors = vectors
         self.memory = Memory(cache_mb, cache_path, cache_precision)
-        super().__init__()
-        self._deferred: Optimizer | None = None
-        self._loss = 0.0
+        self._encoder = RememberingEncoder(model, self.mix, self.memory)
+        self.hub = Hub(name, self._encoder, keep_layers, vectors)
         make_replaceable(model, name, frozen, lr_scale, layers)
 
     # Annotating
@@ -147,35 +150,26 @@ class ElmoComponent(ListenedTo):
         """Return what `set_annotations` takes of each Doc: its mixed vectors, `[n_tokens, width]`, or, where all
         layers are asked for, its rows, `[n_tokens, row_width]` (see `rows.py`)."""
         self.mix.check(shim_of(self.model).bilm.options.n_outputs)
-        return self._encode(list(docs), self._gives_rows)
+        return self._encoder.encode(list(docs), self.hub.all_layers)
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Array]) -> None:
         """Put what `predict` gave on the Docs."""
-        hooks = self.vectors in ("auto", "hooks")
-        width, gives_rows = shim_of(self.model).bilm.options.width, self._gives_rows
+        hub, hooks = self.hub, self.vectors in ("auto", "hooks")
         docs = list(docs)
-        self._same_text.check_prediction(docs)
-        if gives_rows:
-            self._keep_predicted(docs, scores)
+        if hub.training is not None:
+            hub.training.same_text.check_prediction(docs)
+        if hub.all_layers:
+            hub.keep_predicted(docs, scores)
         for doc, score in zip(docs, scores, strict=True):
-            vectors, layers = score, None
-            if gives_rows:
-                every = to_layers(torch.from_numpy(score), width)
-                # A copy also where it is one of the layers, or that one would keep all of them in memory.
-                vectors = self.mix(every).clone(memory_format=torch.contiguous_format).numpy()
-                layers = every.numpy() if self.keep_layers else None
-            annotate(doc, vectors, layers, hooks, self._sets_tensor(doc))
+            vectors, layers = self._mix_rows(score) if hub.all_layers else (score, None)
+            annotate(doc, vectors, layers, hooks, hub.sets_tensor(doc))
 
-    def _sets_tensor(self, doc: Doc) -> bool:
-        """Whether `doc.tensor` is ours to set: always for a listener that names us, never where one names another
-        component; for listeners that take any ("*"), unless a component before us has set it."""
-        if self._tensor_is_linked or self.vectors == "tensor":
-            return True
-        if self._reader_of_another:
-            return False
-        if self._reader_of_any:
-            return doc.tensor.size == 0 or doc.tensor is stored_vectors(doc)
-        return self._tensor_is_read or self.vectors == "auto"
+    def _mix_rows(self, rows: Array) -> tuple[Array, Array | None]:
+        """Mixed vectors, and all layers where these are kept."""
+        layers = to_layers(torch.from_numpy(rows), shim_of(self.model).bilm.options.width)
+        # A copy also where it is one of the layers, or that one would keep all of them in memory.
+        mixed: Array = self.mix(layers).clone(memory_format=torch.contiguous_format).numpy()
+        return mixed, layers.numpy() if self.hub.keep_layers else None
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of Docs; of a batch that fails, each Doc is tried alone, so that the error handler
@@ -193,39 +187,62 @@ class ElmoComponent(ListenedTo):
             else:
                 yield from docs
 
+    # Listeners: what spaCy asks of a component that others listen to (`spacy.ty.ListenedToComponent`)
+
+    @property
+    def listener_map(self) -> dict[str, list[Model[Any, Any]]]:
+        """Listeners by the name of their component. spaCy empties it before it links a pipeline anew."""
+        return self.hub.listener_map
+
+    @listener_map.setter
+    def listener_map(self, value: dict[str, list[Model[Any, Any]]]) -> None:
+        self.hub.name = self.name  # spaCy may have renamed the component just before
+        self.hub.listener_map = value
+
+    @property
+    def listeners(self) -> list[Model[Any, Any]]:
+        """Listeners of components further down: ElmoListeners, and listeners of spaCy's that read `doc.tensor`."""
+        return [listener for listeners in self.listener_map.values() for listener in listeners]
+
+    @property
+    def listening_components(self) -> list[str]:
+        """Names of the components with such listeners."""
+        return list(self.listener_map)
+
+    def add_listener(self, listener: Model[Any, Any], component_name: str) -> None:
+        """Note a listener of a component further down, spaCy's or ours."""
+        self.hub.add_listener(listener, component_name)
+
+    def remove_listener(self, listener: Model[Any, Any], component_name: str) -> bool:
+        """Drop a listener; says whether it was there."""
+        return self.hub.remove_listener(listener, component_name)
+
+    def find_listeners(self, component: Any) -> None:
+        """Look for listeners in a component further down.
+
+        Raises:
+            ElmoError: the component is a second `elmo`, or `doc.tensor` would have to hold the vectors of two.
+        """
+        if isinstance(component, ElmoComponent):
+            _refuse_second(self.name, component.name)
+        self.hub.find_listeners(component)
+
     # Training
 
     def initialize(self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None) -> None:
         """Load the weights, so that what is wrong with them shows before training starts, and tell how much of the
         training text the cache will hold."""
         validate_get_examples(get_examples, "ElmoComponent.initialize")
-        self._forget_training()
+        if nlp is not None:
+            self.hub.pipelines.add(nlp)
+        self.hub.begin_training(None if nlp is None else _sets_sentences(nlp, self.name))
         self.predict([example.x for example in islice(get_examples(), 1)])
-        self._same_text.begin(None if nlp is None else _sets_sentences(nlp, self.name))
-        if self._is_listened_to and not shim_of(self.model).trainable:
+        if self.hub.is_listened_to and not shim_of(self.model).trainable:
             self._tell_of_memory(get_examples)
-
-    def _forget_training(self) -> None:
-        """Begin anew: with the weights as they were loaded, and nothing left to learn from."""
-        shim = shim_of(self.model)
-        if shim.has_learned and shim.is_of_source:
-            self._leave_weights()
-        shim.begin_anew(self.name)
-        self._drop_recordings()
-        self._is_learning, self._loss = False, 0.0
-
-    def _leave_weights(self) -> None:
-        """Others are about to take the place of those that listeners were trained with."""
-        for link in self._links:
-            link.pin()
-        self._drop_recordings()
-
-    def _drop_recordings(self) -> None:
-        self._recordings, self._deferred = Pending(), None
 
     def _tell_of_memory(self, get_examples: Callable[[], Iterable[Example]]) -> None:
         options = shim_of(self.model).bilm.options
-        width = row_width(options.n_outputs, options.width) if self._gives_rows else self._mixed_width
+        width = row_width(options.n_outputs, options.width) if self.hub.all_layers else self.hub.mixed_width
         sizes = (len(example.x) for example in get_examples())
         print(f"ℹ {self.name}: {self.memory.forecast(sizes, width)}", file=sys.stderr)  # spaCy's log is silent here
 
@@ -245,37 +262,16 @@ class ElmoComponent(ListenedTo):
         losses = {} if losses is None else losses
         examples = list(examples)
         validate_examples(examples, "ElmoComponent.update")
-        losses[self.name] = losses.get(self.name, 0.0) + self._catch_up()
-        self._remember()
         docs = [example.predicted for example in examples]
-        self._same_text.check_update(docs)
-        self._serve(docs)
+        losses[self.name] = losses.get(self.name, 0.0) + self.hub.begun_training.begin_batch(docs)
+        self.hub.remember()
+        self.hub.serve(docs)
         return losses
 
-    def _catch_up(self) -> float:
-        """Take the step that `finish_update` put off; return the loss of what has been learned from."""
-        self._backprop()
-        if self._deferred is not None:
-            shim_of(self.model).finish_update(self._deferred)
-            self._deferred = None
-        loss, self._loss = self._loss, 0.0
-        return loss
-
-    def _backprop(self) -> None:
-        recordings, self._recordings = self._recordings, Pending()
-        self._loss += sum(recording.backprop() for recording in recordings)
-
     def finish_update(self, sgd: Optimizer) -> None:
-        """Let the optimizer change the weights of a biLM that is fine-tuned.
-
-        `nlp.update` with an optimizer asks for this before the listeners have learned from the batch: then it is
-        done at the start of the next update (spaCy's Tok2Vec is a step late there, too).
-        """
-        if any(not recording.has_gradients for recording in self._recordings):
-            self._deferred = sgd
-        else:
-            self._backprop()
-            shim_of(self.model).finish_update(sgd)
+        """Let the optimizer change the weights of a biLM that is fine-tuned, once the listeners have learned from the
+        batch (see `TrainingSession.finish_update`)."""
+        self.hub.begun_training.finish_update(sgd)
 
     def unfreeze(self, n_top: int | None) -> None:
         """Fine-tune only the `n_top` topmost parts of the biLM from now on: its LSTM layers from above, then the
@@ -293,7 +289,8 @@ class ElmoComponent(ListenedTo):
 
     def use_params(self, params: Any) -> Iterator[None]:
         """Use other parameters for a while, the averages of an optimizer; a bare generator, as spaCy's own is."""
-        self._backprop()  # what was recorded was recorded with the parameters of now
+        if self.hub.training is not None:
+            self.hub.training.backprop()  # what was recorded was recorded with the parameters of now
         with self.model.use_params(params):
             yield
 
@@ -304,6 +301,16 @@ class ElmoComponent(ListenedTo):
     def add_label(self, label: str) -> int:
         """Always an error: `elmo` has no labels."""
         raise ElmoError(f"{self.name}: vectors have no labels; add {label!r} to the component that predicts it")
+
+    # Reading layers by hand
+
+    def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
+        """All layers of Docs, `[n_tokens, row_width]` each (see `rows.py`), computed where they are not there yet."""
+        return self.hub.rows(docs, is_train)
+
+    def missing(self, docs: Iterable[Doc]) -> list[Doc]:
+        """Those of the Docs that the biLM, as it is now, has not run on, as they are now."""
+        return self.hub.missing(docs)
 
     # Serialization
 
@@ -341,7 +348,7 @@ class ElmoComponent(ListenedTo):
                 f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
                 "save the pipeline again, or restore its files"
             )
-        self._leave_weights()
+        self.hub.leave_weights()
         shim_of(self.model).set(bilm)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
@@ -352,9 +359,17 @@ class ElmoComponent(ListenedTo):
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
         """Load what `to_bytes` gave."""
-        self._leave_weights()
+        self.hub.leave_weights()
         util.from_bytes(bytes_data, {"model": self.model.from_bytes}, exclude)
         return self
+
+
+def _refuse_second(one: str, other: str) -> None:
+    """Raise: two `elmo` components would overwrite each other's vectors."""
+    raise ElmoError(
+        f"the pipeline has two elmo components, {one!r} and {other!r}, and both would write doc._.elmo; "
+        "remove one, or run the second in a pipeline of its own"
+    )
 
 
 def _seal(path: Path, digest: str) -> str:

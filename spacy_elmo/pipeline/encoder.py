@@ -1,12 +1,11 @@
-"""Docs in, rows out (see `rows.py`): the thinc model around the biLM. Batching and speed are the biLM's."""
+"""Docs in, rows out (see `rows.py`): the thinc model around the biLM, and the two ways through it, without gradients
+and with them. Batching and speed are the biLM's."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from spacy.tokens import Doc
 from thinc.api import Model
@@ -15,10 +14,13 @@ from spacy_elmo.bilm.products import Precision, check_precision
 from spacy_elmo.bilm.threads import check_threads
 from spacy_elmo.bilm.transfer import floats_on_cpu
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.pipeline.cache import Cache
+from spacy_elmo.pipeline.cache import Cache, Memory
+from spacy_elmo.pipeline.mix import FixedMix
+from spacy_elmo.pipeline.reading import Reading
 from spacy_elmo.pipeline.rows import Array, row_width, to_rows
 from spacy_elmo.pipeline.shim import BiLMShim, Encoder, shim_of
-from spacy_elmo.pipeline.spans import GetSpans, token_sequences
+from spacy_elmo.pipeline.spans import GetSpans
+from spacy_elmo.pipeline.weights import WeightsSource
 from spacy_elmo.support.device import choose_device
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -67,7 +69,7 @@ def build_bilm(
             "max_batch_tokens": max_batch_tokens,
             "max_sequence_length": max_sequence_length,
         },
-        shims=[BiLMShim(weights, str(chosen), precision, threads)],
+        shims=[BiLMShim(WeightsSource(weights, str(chosen), precision, threads))],
     )
 
 
@@ -80,45 +82,20 @@ def _forward(model: Encoder, docs: list[Doc], is_train: bool) -> tuple[list[Arra
     ops: Any = model.ops
     if not (is_train and shim_of(model).learns):
         return [ops.asarray(rows) for rows in encode_docs(model, docs)], lambda d_rows: []
-    recorded = Recording(model, docs)
+    recording = Recording(model, docs)
 
     def backprop(d_rows: list[Array]) -> list[Doc]:
         for number, gradient in enumerate(d_rows):
-            recorded.add_gradient(number, ops.to_numpy(gradient))
-        recorded.backprop()
+            recording.add_gradient(number, ops.to_numpy(gradient))
+        recording.backprop()
         return []
 
-    return [ops.asarray(rows) for rows in recorded.rows], backprop
+    return [ops.asarray(rows) for rows in recording.rows], backprop
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """What the biLM is to read of Docs: sentences, and for each the number of its Doc and the tokens it has there.
-
-    lengths: of the Docs, with the tokens that are not read.
-    """
-
-    sentences: list[list[str]]
-    places: list[tuple[int, npt.NDArray[np.int64]]]
-    lengths: list[int]
-
-    @classmethod
-    def of(cls, model: Encoder, docs: Sequence[Doc]) -> "_Reading":
-        places = [
-            (number, indices)
-            for number, doc in enumerate(docs)
-            for indices in token_sequences(doc, model.attrs["get_spans"], model.attrs["max_sequence_length"])
-        ]
-        texts = [[token.text for token in doc] for doc in docs]
-        sentences = [[texts[number][i] for i in indices] for number, indices in places]
-        return cls(sentences, places, [len(doc) for doc in docs])
-
-    def by_content(self) -> dict[Any, int]:
-        """Numbers of the Docs by what is read of them, and where; none of those of which nothing is."""
-        contents: dict[int, list[Any]] = {}
-        for sentence, (number, indices) in zip(self.sentences, self.places, strict=True):
-            contents.setdefault(number, []).append((tuple(sentence), indices.tobytes()))
-        return {(self.lengths[number], *content): number for number, content in contents.items()}
+def read(model: Encoder, docs: Sequence[Doc]) -> Reading:
+    """What the biLM of a model reads of Docs."""
+    return Reading.of(docs, model.attrs["get_spans"], model.attrs["max_sequence_length"])
 
 
 def encode_docs(
@@ -135,7 +112,7 @@ def encode_docs(
     bilm = shim_of(model).bilm
     width = reduce(torch.zeros(bilm.options.n_outputs, 0, bilm.options.width)).shape[-1]
     results = [np.zeros((len(doc), width), dtype=np.float32) for doc in docs]
-    reading = _Reading.of(model, docs)
+    reading = read(model, docs)
     wanted: dict[Any, list[int]] = {}
     for number, sentence in enumerate(reading.sentences):
         wanted.setdefault(number if cache is None else cache.key(sentence), []).append(number)
@@ -164,6 +141,36 @@ def encode_docs(
     return results
 
 
+class RememberingEncoder:
+    """Docs to vectors for an `elmo` component and its listeners: by the model, or from what a training remembers.
+
+    mix: the component's own; memory: what is remembered.
+    """
+
+    def __init__(self, model: Encoder, mix: FixedMix, memory: Memory) -> None:
+        self.model, self.mix, self.memory = model, mix, memory
+
+    def encode(self, docs: Sequence[Doc], all_layers: bool) -> list[Array]:
+        """Rows of all layers (see `rows.py`), or the mix of them, `[n_tokens, width]`."""
+        reduce: Reduce = to_rows if all_layers else self.mix
+        return encode_docs(self.model, docs, reduce, self._cache(all_layers))
+
+    def remember(self, all_layers: bool) -> None:
+        """A training asks for the rows of all layers, or for the mix: remember these from now on."""
+        self.memory.turn_on(self._content(all_layers))
+
+    def _cache(self, all_layers: bool) -> Cache | None:
+        shim = shim_of(self.model)
+        if shim.is_learning:  # of no use: the next step changes what the biLM gives
+            return None
+        weights = shim.weights
+        header = {"biLM": lambda: weights.digest, "precision of the biLM": lambda: shim.source.precision}
+        return self.memory.open(self._content(all_layers), weights.version, header)
+
+    def _content(self, all_layers: bool) -> str:
+        return "rows" if all_layers else f"mix {self.mix.layers}"
+
+
 class Recording:
     """Docs run through the biLM with what it takes to train it by them.
 
@@ -177,7 +184,7 @@ class Recording:
         self.rows = [np.zeros((len(doc), width), dtype=np.float32) for doc in docs]
         self.has_gradients = False
         self._gradients = [np.zeros_like(rows) for rows in self.rows]
-        self._model, self._reading = model, (reading := _Reading.of(model, docs))
+        self._model, self._reading = model, (reading := read(model, docs))
         self._batches: list[tuple[list[int], list[int], torch.Tensor]] = []
         for batch in bilm.stream_with_gradients(reading.sentences, model.attrs["max_batch_tokens"]):
             values = to_rows(batch.layers)
@@ -188,7 +195,7 @@ class Recording:
 
     def find(self, doc: Doc) -> int | None:
         """Number of the recorded Doc of which the same was read as would be of this one; None where there is none."""
-        content = next(iter(_Reading.of(self._model, [doc]).by_content()), None)
+        content = next(iter(read(self._model, [doc]).by_content()), None)
         return self._numbers.get(content)
 
     @cached_property

@@ -7,27 +7,22 @@
 Rows go from `elmo` to its listeners by Doc, not by batch: components leave Docs out of a batch, or change their order.
 """
 
-import functools
-import warnings
-import weakref
+import copy
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spacy.pipeline.tok2vec import Tok2VecListener
-from spacy.pipeline.tok2vec import forward as tok2vec_listener_forward
 from spacy.tokens import Doc
 from thinc.api import Maxout, Model, chain, concatenate, with_array
 from thinc.model import deserialize_attr, serialize_attr
 from thinc.shims import Shim
 
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.pipeline.doc_rows import maker_of
 from spacy_elmo.pipeline.mix import LEARNED, Layers, mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.shim import Encoder, shim_of
-
-if TYPE_CHECKING:
-    from spacy_elmo.pipeline.linking import ListenedTo
+from spacy_elmo.pipeline.upstream import Absences, Upstream
+from spacy_elmo.pipeline.weak import Weak
+from spacy_elmo.pipeline.weights import TrainedWith
 
 Tok2VecModel = Model[list[Doc], list[Array]]
 
@@ -71,7 +66,7 @@ def build_listener(
     }
     link = Link(upstream, width, mix)
     source: Tok2VecModel = Model(
-        _SOURCE, _forward, init=_init, dims={"nO": None}, attrs={"link": link}, shims=[_Witness(link)]
+        _SOURCE, _forward, init=_init, dims={"nO": None}, attrs={"link": link}, shims=[TrainingNote(link)]
     )
     return chain(source, scalar_mix(width, mix, **settings))  # type: ignore[arg-type]
 
@@ -95,7 +90,7 @@ def build_tok2vec(
     bilm: `spacy-elmo.BiLM.v1`; frozen: whether its weights stay; lr_scale: times which the learning rate holds for
         them; the other arguments as of the listener. What it gives is not remembered in training.
     """
-    shim_of(bilm).trainable, shim_of(bilm).lr_scale = not frozen, lr_scale
+    shim_of(bilm).set_tuning(not frozen, lr_scale)
     mixed = scalar_mix(
         width,
         mix,
@@ -142,47 +137,57 @@ class Link:
     """A listener's side of its connection with the `elmo` component upstream.
 
     width: of what `mix` makes of the layers, which the biLM upstream must fit.
-    trained_with: digest of the biLM that the listener was trained with, where that is known to stay.
+    trained_with: the weights that the listener was trained with.
     """
 
     def __init__(self, upstream_name: str, width: int, mix: Layers) -> None:
         self.upstream_name, self.width, self.mix = upstream_name, width, mix
-        self.upstream: ListenedTo | None = None
         self.listener_name = ""
         self.makes_docs = False  # whether its component makes Docs of its own, which nobody can have run on before
-        self.trained_with: str | None = None
-        self._was_trained = False
-        self._checked: Any = None
+        self.trained_with = TrainedWith()
+        self.absences = Absences()
+        # All that it was connected with, the latest last; a component may be in two pipelines. Weak, so that a pipeline
+        # that is dropped is freed at once.
+        self._upstreams: list[Weak[Upstream]] = []
+        self._fitting: Any = None  # the state of the weights that were found to fit last
 
-    def connect(self, upstream: "ListenedTo", listener_name: str) -> None:
+    @property
+    def upstream(self) -> Upstream | None:
+        """The component that it was connected with last, if that is still there."""
+        return self._upstreams[-1]() if self._upstreams else None
+
+    def connect(self, upstream: Upstream, listener_name: str) -> None:
         """Listen to this component from now on."""
         if self.upstream is not upstream:
             self.pin()
-        self.upstream, self.listener_name = upstream, listener_name
+        self.disconnect(upstream)
+        self._upstreams.append(Weak(upstream))
+        self.listener_name = listener_name
 
-    def disconnect(self) -> None:
-        """Listen to nobody."""
-        self.upstream = None
+    def disconnect(self, upstream: Upstream) -> None:
+        """Listen to this component no longer."""
+        self._upstreams = [weak for weak in self._upstreams if weak() not in (None, upstream)]
 
     def begin(self) -> None:
         """Forget all training."""
-        self.trained_with, self._was_trained, self._checked = None, False, None
+        self.trained_with, self._fitting = TrainedWith(), None
 
     def pin(self) -> None:
         """Note the weights that are there as those that it was trained with: others are about to take their place."""
-        if self._was_trained:
-            self.trained_with = self.digest
+        if self.upstream is not None:
+            self.trained_with.pin(self.upstream.weights)
 
-    def load(self, digest: str | None) -> None:
-        """Take over a training with the biLM of this digest."""
-        self.trained_with, self._was_trained, self._checked = digest, True, None
+    def load(self, identity: str | None) -> None:
+        """Take over a training with the weights of this identity."""
+        self.trained_with.load(identity)
+        self._fitting = None
 
-    def note_training(self, upstream: "ListenedTo") -> None:
-        """From here on the listener is trained with what is there."""
-        shim = shim_of(upstream.model)
-        self.trained_with, self._was_trained = None if shim.learns else shim.identity, True
+    @property
+    def identity(self) -> str | None:
+        """Of the weights it was trained with, else of those that it listens to."""
+        return self.trained_with.saved(self.upstream.weights if self.upstream is not None else None)
 
-    def get_upstream(self, docs: Sequence[Doc], is_train: bool = False) -> "ListenedTo":
+    def get_upstream(self, docs: Sequence[Doc], is_train: bool = False) -> Upstream:
         """The component upstream, if it is there and fits: the one that has run on the Docs, where a listener is
         shared by two pipelines, else the one it was connected with last.
 
@@ -197,62 +202,64 @@ class Link:
                 'it in this pipeline; add it (nlp.add_pipe("elmo", before=...)), do not exclude it when loading, or '
                 "set the listener's upstream to its name"
             )
-        maker = maker_of(docs)
-        if maker is not None and maker.name == upstream.name and maker.knows(self):
-            upstream = maker
-        state = (shim_of(upstream.model).id, shim_of(upstream.model).version)
-        if state != self._checked:
+        if len(self._upstreams) > 1:
+            upstream = self._that_ran_on(docs) or upstream
+        version = upstream.weights.version
+        if version != self._fitting:
             self._check(upstream, is_train)
-            self._checked = state
+            self._fitting = version
         return upstream
 
-    def _check(self, upstream: "ListenedTo", is_train: bool) -> None:
-        shim = shim_of(upstream.model)
-        expected = mixed_width(self.mix, shim.bilm.options)
+    def _that_ran_on(self, docs: Sequence[Doc]) -> Upstream | None:
+        """The one that ran last on these Docs; None where it is not one, or several."""
+        alive = [upstream for weak in self._upstreams if (upstream := weak()) is not None]
+        found: dict[int, Upstream] = {}
+        for doc in docs:
+            ran = [(when, number) for number, one in enumerate(alive) if (when := one.ran_at(doc)) is not None]
+            if ran:
+                number = max(ran)[1]
+                found[number] = alive[number]
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def _check(self, upstream: Upstream, is_train: bool) -> None:
+        weights = upstream.weights
+        expected = mixed_width(self.mix, weights.bilm.options)
         if self.width != expected:
             raise ElmoError(
                 f"{self.listener_name}: the width of its ElmoListener is {self.width}, but the biLM of "
                 f"{upstream.name!r} gives vectors of width {expected}; set width = {expected}"
             )
-        if is_train and shim.learns and self.fits_before(upstream):
+        if is_train and upstream.learns and self.trained_with.fits_before(weights):
             return  # the first batches had nothing for this listener, and the biLM learned from others
-        if self.trained_with is not None and self.trained_with != shim.identity:
+        if self.trained_with.is_other_than(weights):
             raise WeightsError(
                 f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
-                f"{self.trained_with[:12]}… there, {shim.identity[:12]}… here); load the pipeline with its own elmo, "
-                "give the component a biLM of its own before elmo is trained further (replace_listeners), or train "
-                "the component anew"
+                f"{str(self.trained_with.identity)[:12]}… there, {weights.identity[:12]}… here); load the pipeline "
+                "with its own elmo, give the component a biLM of its own before elmo is trained further "
+                "(replace_listeners), or train the component anew"
             )
-
-    def fits_before(self, upstream: "ListenedTo") -> bool:
-        """Whether it was trained with the weights that were there before they began to learn."""
-        return self.trained_with == shim_of(upstream.model).identity_before
-
-    @property
-    def digest(self) -> str | None:
-        """Of the biLM it was trained with, else of the one it listens to."""
-        if self.trained_with is not None or self.upstream is None:
-            return self.trained_with
-        return shim_of(self.upstream.model).identity
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Link":
         copied = Link(self.upstream_name, self.width, self.mix)
         copied.__dict__.update(self.__dict__)
+        copied.trained_with = copy.copy(self.trained_with)
+        copied._upstreams = copy.deepcopy(self._upstreams, memo)
         return copied
 
 
-class _Witness(Shim):
-    """Sees that a listener's component is trained, also where the listener itself had nothing to read as yet."""
+class TrainingNote(Shim):
+    """Notes that a listener's component is trained, also where the listener itself had nothing to read as yet: thinc
+    calls `finish_update` of every part of a component that is trained, and of no other."""
 
     def __init__(self, link: Link) -> None:
         super().__init__(None)
         self.link = link
 
     def finish_update(self, optimizer: Any) -> None:
-        """Called for all components that are trained, and for no other."""
-        upstream = self.link.upstream
-        if upstream is not None and shim_of(upstream.model).learns and self.link.fits_before(upstream):
-            self.link.note_training(upstream)
+        """The component has been trained on a batch."""
+        link, upstream = self.link, self.link.upstream
+        if upstream is not None and upstream.learns and link.trained_with.fits_before(upstream.weights):
+            link.trained_with.note(upstream.weights, learns=True)
 
     def to_device(self, device_type: str, device_id: int) -> None:
         """Nothing to bring there."""
@@ -261,14 +268,14 @@ class _Witness(Shim):
         """Nothing to keep."""
         return b""
 
-    def from_bytes(self, data: bytes) -> "_Witness":
+    def from_bytes(self, data: bytes) -> "TrainingNote":
         """Nothing to take over."""
         return self
 
 
 @serialize_attr.register
 def _serialize_link(_: Link, value: Link, name: str, model: Model[Any, Any]) -> bytes:
-    return (value.digest or "").encode()
+    return (value.identity or "").encode()
 
 
 @deserialize_attr.register
@@ -278,7 +285,7 @@ def _deserialize_link(_: Link, value: Any, name: str, model: Model[Any, Any]) ->
     return link
 
 
-def connect(node: Model[Any, Any], upstream: "ListenedTo", listener_name: str) -> Link | None:
+def connect(node: Model[Any, Any], upstream: Upstream, listener_name: str) -> Link | None:
     """Let a listener's source listen to this component; returns its link, None where the node is another."""
     link = link_of(node)
     if link is not None:
@@ -294,25 +301,11 @@ def link_of(node: Model[Any, Any]) -> Link | None:
     return link if isinstance(link, Link) else None
 
 
-# Docs that were given only to learn about shapes: nobody has annotated them, and that is all right.
-_SAMPLES: weakref.WeakSet[Doc] = weakref.WeakSet()
-
-
-def _warn_of_absence(docs: Sequence[Doc], upstream_name: str, listener_name: str, consequence: str) -> None:
-    if all(doc in _SAMPLES for doc in docs):
-        return
-    warnings.warn(
-        f"{listener_name}: {upstream_name!r}, which it listens to, has not run on a Doc before it, or the Doc was "
-        f"changed since (is {upstream_name!r} disabled?); {consequence}",
-        stacklevel=3,
-    )
-
-
 def _init(model: Tok2VecModel, X: list[Doc] | None = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
     link: Link = model.attrs["link"]
     link.begin()
     link.get_upstream(X or [])
-    _SAMPLES.update(X or [])
+    link.absences.expect(X or [])
 
 
 def _forward(
@@ -321,10 +314,10 @@ def _forward(
     link: Link = model.attrs["link"]
     upstream = link.get_upstream(docs, is_train)
     if is_train:
-        link.note_training(upstream)
+        link.trained_with.note(upstream.weights, upstream.learns)
     elif not link.makes_docs and (missing := upstream.missing(docs)):
         consequence = "its vectors are computed now, for this component alone"
-        _warn_of_absence(missing, upstream.name, link.listener_name, consequence)
+        link.absences.warn(missing, upstream.name, link.listener_name, consequence)
     rows = upstream.rows(docs, is_train)
     ops: Any = model.ops
 
@@ -333,28 +326,3 @@ def _forward(
         return []
 
     return [ops.asarray(one) for one in rows], backprop
-
-
-# Listeners of spaCy's give zeros where nobody has run before them, and tell nobody what they train on
-
-
-def watch(listener: Tok2VecListener, upstream: "ListenedTo") -> None:
-    """Let a listener of spaCy's warn before it gives zeros, and tell the component upstream what it is trained on."""
-    listener.replace_callbacks(functools.partial(_watched_forward, upstream), init=_watched_init)
-
-
-def _watched_init(model: Any, X: list[Doc] | None = None, Y: Any = None) -> None:  # noqa: N803
-    _SAMPLES.update(X or [])
-
-
-def _watched_forward(upstream: "ListenedTo", model: Any, docs: list[Doc], is_train: bool) -> Any:
-    missing = [doc for doc in docs if len(doc) and doc.tensor.size == 0]
-    if is_train:
-        upstream.note_training(docs)
-        if model._batch_id is None and not missing:
-            is_train = False  # in training, too, it reads doc.tensor, but refuses that of an empty Doc
-    elif missing:
-        _warn_of_absence(
-            missing, model.upstream_name, "a listener", "it gets zeros, and what it predicts means nothing"
-        )
-    return tok2vec_listener_forward(model, docs, is_train)

@@ -5,17 +5,20 @@ import functools
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from spacy.pipeline.tok2vec import Tok2VecListener
 from thinc.api import chain
 
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.pipeline.mix import Layers, scalar_mix
+from spacy_elmo.pipeline.mix import FixedMix, Layers, scalar_mix
 from spacy_elmo.pipeline.shim import Encoder
 
-if TYPE_CHECKING:
-    from spacy_elmo.pipeline.linking import ListenedTo
+
+class HasMix(Protocol):
+    """A component that has a mix of its own, as `ElmoComponent` has."""
+
+    mix: FixedMix
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Replacement:
         self._assumed.append(_Assumed(tok2vec, copy.deepcopy(tok2vec), path, replaced))
         return replaced
 
-    def model(self, copied: Encoder, listener: Any, upstream: "ListenedTo") -> Any:
+    def model(self, copied: Encoder, listener: Any, upstream: HasMix) -> Any:
         """Called with a copy of the upstream model, once all that `config` gave is where the user's paths say.
 
         Raises:
@@ -83,7 +86,7 @@ class Replacement:
         if not isinstance(config, dict):
             return
         if "Listener" in str(config.get("@architectures", "")):
-            # of spaCy's, "*" is that of another component: see `ListenedTo.find_listeners`
+            # of spaCy's, "*" is that of another component: see `Hub.find_listeners`
             upstream = config.get("upstream", self.name)
             if upstream == self.name or (upstream == "*" and _is_ours(config)):
                 yield []

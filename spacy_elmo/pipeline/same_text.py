@@ -12,15 +12,11 @@ class SameText:
     """What the biLM has read in training, compared with what it is to read later: sentences, or whole Docs.
 
     name: of the component; get_spans: as of `build_bilm`.
+    setter: the component before this one that sets sentence boundaries, where known.
     """
 
-    def __init__(self, name: str, get_spans: GetSpans) -> None:
-        self.name, self._get_spans = name, get_spans
-        self.begin(None)
-
-    def begin(self, setter: str | None) -> None:
-        """Forget all training; setter: the component before this one that sets sentence boundaries, where known."""
-        self._setter = setter
+    def __init__(self, name: str, get_spans: GetSpans, setter: str | None = None) -> None:
+        self.name, self._get_spans, self._setter = name, get_spans, setter
         self._read_whole = self._read_sentences = self._is_warned = False
 
     def check_update(self, docs: Iterable[Doc]) -> None:

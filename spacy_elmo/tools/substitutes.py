@@ -13,7 +13,8 @@ from spacy.tokens import Doc, Token
 from torch import Tensor
 
 from spacy_elmo.errors import CorpusError, ElmoError
-from spacy_elmo.pipeline.spans import sentence_spans, token_sequences
+from spacy_elmo.pipeline.reading import Reading
+from spacy_elmo.pipeline.spans import sentence_spans
 from spacy_elmo.pretraining.evaluation import Evaluator, Predictions, blocks
 from spacy_elmo.pretraining.vocabulary import SPECIAL
 from spacy_elmo.support.text import find_files, read_sentences
@@ -154,11 +155,11 @@ class SubstitutesComponent:
         """Annotate a Doc."""
         if self._evaluator is None:
             self._evaluator = Evaluator.load(self.model, self.device)
-        sequences = token_sequences(doc, sentence_spans(), _MAX_LENGTH)
-        texts = [[doc[int(i)].text for i in sequence] for sequence in sequences]
+        reading = Reading.of([doc], sentence_spans(), _MAX_LENGTH)
         found: list[dict[str, Any] | None] = [None] * len(doc)
-        for sequence, words in zip(sequences, substitutes(self._evaluator, texts, self.top), strict=True):
-            for i, one in zip(sequence, words, strict=True):
+        listed = substitutes(self._evaluator, reading.sentences, self.top)
+        for (_, indices), words in zip(reading.places, listed, strict=True):
+            for i, one in zip(indices, words, strict=True):
                 found[i] = asdict(one)
         doc.user_data[_KEY] = found
         return doc

@@ -157,7 +157,7 @@ def test_evaluation_with_averages_between_updates_breaks_nothing(make):
         nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
         with nlp.use_params(optimizer.averages):
             nlp.evaluate(data)
-    copy.deepcopy(nlp.get_pipe("elmo")._recordings)
+    copy.deepcopy(nlp.get_pipe("elmo"))
 
 
 def test_learning_rate_of_a_replaced_bilm_is_kept(make, tmp_path):
@@ -208,7 +208,7 @@ def test_nlp_update_learns_as_the_training_loop_does(make):
             else:
                 nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
         if not with_loop:
-            nlp.get_pipe("elmo")._catch_up()  # the last step, which waits for the next update
+            nlp.get_pipe("elmo").hub.training.begin_batch([])  # the last step, which waits for the next update
         results.append(weights(nlp))
     for name in results[0]:
         torch.testing.assert_close(results[0][name], results[1][name], atol=1e-5, rtol=1e-4)
@@ -238,7 +238,7 @@ def test_gradients_of_partial_batches_add_up(make):
         for start in range(0, len(data), size):
             nlp.update(data[start : start + size], sgd=False, annotates=["sentencizer"])
         elmo = nlp.get_pipe("elmo")
-        elmo._backprop()
+        elmo.hub.training.backprop()
         bilm = shim_of(elmo.model).bilm
         results.append({name: parameter.grad for name, parameter in bilm.named_parameters()})
     # the tagger's loss is a mean over the batch, so that halves count otherwise: compare directions
@@ -268,7 +268,7 @@ def test_averages_reach_the_bilm_and_are_what_is_saved(make):
     optimizer = Adam(0.01, use_averages=True)
     for _ in range(3):
         nlp.update(data, sgd=optimizer, annotates=["sentencizer"])
-    nlp.get_pipe("elmo")._catch_up()
+    nlp.get_pipe("elmo").hub.training.begin_batch([])
     last = weights(nlp)
     with nlp.use_params(optimizer.averages):
         averaged = weights(nlp)

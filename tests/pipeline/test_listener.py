@@ -3,6 +3,7 @@
 import copy
 import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from thinc.api import Maxout, chain, concatenate, with_array
 
 from spacy_elmo import ElmoError, WeightsError
 from spacy_elmo.bilm import BiLM
-from spacy_elmo.pipeline.doc_rows import ROWS
 from spacy_elmo.pipeline.listener import build_listener, link_of
 from spacy_elmo.pipeline.mix import mix_weights
 from spacy_elmo.pipeline.rows import to_layers
@@ -123,9 +123,9 @@ def test_rows_stay_in_the_process_and_go_with_the_doc(tiny):
     assert elmo.missing([doc]) == []
     others = [Doc(nlp.vocab).from_bytes(doc.to_bytes()), doc[:2].as_doc()]
     assert elmo.missing(others) == others
-    before = len(ROWS)
+    rows = weakref.ref(elmo.rows([doc])[0])
     del doc
-    assert len(ROWS) == before - 1
+    assert rows() is None
 
 
 def test_prediction_is_that_of_training_in_any_batch(tiny):
@@ -365,18 +365,89 @@ def test_tensor_holds_what_listeners_were_trained_on_or_linking_is_an_error(tiny
         assert sum(one == other for one, other in zip(found, right, strict=True)) >= 13
 
 
-def test_disabled_listener_of_spacys_leaves_the_tensor_to_those_that_are_not(tiny):
+@pytest.mark.parametrize("asks", ["elmo", "tok2vec"])
+def test_tensor_asked_for_by_a_disabled_listener_and_another_is_an_error_that_names_both(tiny, asks):
+    """Enabled again, one of the two would read the vectors of another component."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec", config={"model": HASHED})
+    nlp.add_pipe("elmo", config={"model": {"weights": tiny}})
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": {**tensor_listener(), "upstream": asks}}})
+    nlp.initialize(lambda: examples(nlp))
+    nlp.disable_pipe("tagger")
+    other = {**tensor_listener(), "upstream": "tok2vec" if asks == "elmo" else "elmo"}
+    with pytest.raises(ElmoError, match=r"(?=.*tagger)(?=.*morphologizer)"):
+        nlp.add_pipe("morphologizer", config={"model": {"tok2vec": other}})
+
+
+def test_listener_of_spacys_that_was_removed_asks_for_nothing(tiny):
     nlp = spacy.blank("en")
     nlp.add_pipe("tok2vec", config={"model": HASHED})
     nlp.add_pipe("elmo", config={"model": {"weights": tiny}})
     nlp.add_pipe("tagger", config={"model": {"tok2vec": tensor_listener()}})
-    nlp.initialize(lambda: examples(nlp))
-    nlp.disable_pipe("tagger")
+    kept = nlp.remove_pipe("tagger")
     nlp.add_pipe("morphologizer", config={"model": {"tok2vec": {**tensor_listener(), "upstream": "tok2vec"}}})
-    nlp._link_components()
+    nlp.get_pipe("tok2vec").initialize(lambda: examples(nlp), nlp=nlp)
     doc = nlp.get_pipe("tok2vec")(nlp.make_doc("We sat here."))
     before = doc.tensor.copy()
     np.testing.assert_array_equal(nlp.get_pipe("elmo")(doc).tensor, before)
+    assert kept[0] == "tagger"
+
+
+def tok2vec_before_elmo(tiny, width, upstream="*", **settings):
+    """A pipeline tok2vec, tagger that listens to it; trained, and only then with elmo between the two."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("tok2vec", config={"model": {**HASHED, "width": width}})
+    spacys = {**tensor_listener(), "upstream": upstream, "width": width}
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": spacys}})
+    data = examples(nlp)
+    optimizer = nlp.initialize(lambda: data)
+    optimizer.learn_rate = 0.02
+    for _ in range(60):
+        nlp.update(data, sgd=optimizer)
+    assert tags(nlp) == [right for _, right in TAGGED]
+    nlp.add_pipe("elmo", config={"model": {"weights": tiny}, **settings}, before="tagger")
+    return nlp
+
+
+@pytest.mark.parametrize("width", [WIDTH, 16])
+@pytest.mark.parametrize("upstream", ["*", "tok2vec"])
+def test_tensor_of_another_component_stays_for_a_listener_that_was_disabled_when_spacy_linked(
+    tiny, tmp_path, width, upstream
+):
+    right = [right for _, right in TAGGED]
+    nlp = tok2vec_before_elmo(tiny, width, upstream)
+    assert tags(nlp) == right
+    nlp.to_disk(tmp_path / "saved")
+    loaded = spacy.load(tmp_path / "saved", disable=["tagger"])
+    loaded.enable_pipe("tagger")
+    assert tags(loaded) == right
+    with nlp.select_pipes(disable="tagger"):
+        nlp._link_components()
+    assert tags(nlp) == right
+    other = spacy.blank("en")
+    other.add_pipe("elmo", source=nlp)  # links this elmo in a pipeline without the tagger
+    assert tags(nlp) == right
+
+
+def test_setting_tensor_leaves_that_of_another_component_alone_with_one_warning(tiny):
+    nlp = tok2vec_before_elmo(tiny, WIDTH, vectors="tensor")
+    with pytest.warns(UserWarning, match="'tok2vec' has put there") as told:
+        assert tags(nlp) == [right for _, right in TAGGED]
+    assert len(told) == 1
+
+
+def test_own_tensor_is_replaced_however_the_doc_came_back(tiny):
+    nlp = spacy.blank("en")
+    elmo = nlp.add_pipe("elmo", config={"model": {"weights": tiny}, "vectors": "tensor"})
+    docs = [nlp("New York is big ."), Doc(nlp.vocab).from_bytes(nlp("New York is big .").to_bytes())]
+    docs += list(nlp.pipe(["New York is big ."] * 2, n_process=2))
+    for doc in docs:
+        with doc.retokenize() as retokenizer:
+            retokenizer.merge(doc[0:2])
+            retokenizer.split(doc[3], ["bi", "g"], heads=[doc[3], doc[3]])
+        elmo(doc)
+        expected = elmo(Doc(nlp.vocab, words=[token.text for token in doc]))
+        np.testing.assert_array_equal(doc.tensor, expected.tensor)
 
 
 def test_listener_of_spacys_of_another_width_is_an_error(tiny):

@@ -81,13 +81,13 @@ import torch
 
 nlp = spacy.blank("en")
 shim = shim_of(nlp.add_pipe("elmo").model)
-assert shim._model is None
+assert shim._weights is None
 child = os.fork()
 if child == 0:
     with torch.no_grad():
         is_packed = not reasons_against_packing(torch.zeros(1), "float32")
         is_compiled = not reasons_against_kernels(torch.zeros(1))
-    modules = [] if shim._model is None else list(shim._model._packed_modules())
+    modules = [] if shim._weights is None else list(shim._weights.bilm._packed_modules())
     for module in modules:  # what the engine that runs predictions needs, and nothing beside it
         expected = is_packed or (is_compiled and isinstance(module, BidirectionalLSTMLayer))
         if len(module._packed._contents) != expected:

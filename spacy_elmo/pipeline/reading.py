@@ -1,0 +1,48 @@
+"""Docs in, what the biLM reads of them out: sentences as lists of words, and where each word stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from spacy.tokens import Doc
+
+from spacy_elmo.pipeline.spans import GetSpans, token_sequences
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the biLM reads of some Docs.
+
+    sentences: their words.
+    places: for each sentence the number of its Doc, and the indices of its tokens there, `[n_tokens]`.
+    lengths: of the Docs, with the tokens that are not read.
+    """
+
+    sentences: list[list[str]]
+    places: list[tuple[int, npt.NDArray[np.int64]]]
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, docs: Sequence[Doc], get_spans: GetSpans, max_length: int) -> "Reading":
+        """Read Docs; get_spans, max_length: as `get_spans` and `max_sequence_length` of `spacy-elmo.BiLM.v1`.
+
+        Raises:
+            ElmoError: see `token_sequences`.
+        """
+        places = [
+            (number, indices)
+            for number, doc in enumerate(docs)
+            for indices in token_sequences(doc, get_spans, max_length)
+        ]
+        texts = [[token.text for token in doc] for doc in docs]
+        sentences = [[texts[number][i] for i in indices] for number, indices in places]
+        return cls(sentences, places, [len(doc) for doc in docs])
+
+    def by_content(self) -> dict[Any, int]:
+        """Numbers of the Docs by what is read of them, and where; none of those of which nothing is."""
+        contents: dict[int, list[Any]] = {}
+        for sentence, (number, indices) in zip(self.sentences, self.places, strict=True):
+            contents.setdefault(number, []).append((tuple(sentence), indices.tobytes()))
+        return {(self.lengths[number], *content): number for number, content in contents.items()}

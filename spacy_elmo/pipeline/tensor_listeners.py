@@ -1,0 +1,159 @@
+"""spaCy's own listeners, which read `doc.tensor`: which stand behind `elmo`, and what they train on.
+
+`spacy.Tok2VecListener.v1` gives zeros where nobody has run before it, and tells nobody what it trains on; `watch` mends
+that. (All this is `spacy/pipeline/tok2vec.py`.)
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from spacy.language import Language
+from spacy.pipeline.tok2vec import Tok2VecListener
+from spacy.pipeline.tok2vec import forward as tok2vec_listener_forward
+from spacy.tokens import Doc
+from thinc.api import Model
+
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.annotations import stored_vectors
+from spacy_elmo.pipeline.rows import Array
+from spacy_elmo.pipeline.upstream import Absences, Upstream
+from spacy_elmo.pipeline.weak import Weak
+
+ANY = "*"  # the upstream of a listener that takes whichever tok2vec there is
+
+
+class TensorReaders:
+    """spaCy's listeners behind an `elmo` component, whichever component they listen to.
+
+    spaCy shows only components that are enabled (`Language._link_components`), but those that are disabled read the
+    tensor when they are enabled again: so each is kept in mind until it is gone from its pipeline.
+    """
+
+    def __init__(self) -> None:
+        self._readers: weakref.WeakKeyDictionary[Tok2VecListener, _Reader] = weakref.WeakKeyDictionary()
+
+    def add(self, listener: Tok2VecListener, component: Any, pipelines: Iterable[Language]) -> None:
+        """Note a listener in the model of a component; pipelines: those that the component may be in."""
+        homes = [nlp for nlp in pipelines if any(one is component for _, one in nlp.components)]
+        self._readers.setdefault(listener, _Reader(component.model.id)).note(component.name, homes)
+
+    def discard(self, listener: Tok2VecListener) -> None:
+        """Forget a listener, which is replaced."""
+        self._readers.pop(listener, None)
+
+    def of(self, upstream_name: str) -> dict[Tok2VecListener, str]:
+        """Those that listen to a component of this name, with the names of their own."""
+        return {one: name for one, name in self._living() if one.upstream_name == upstream_name}
+
+    def of_others(self, name: str) -> dict[Tok2VecListener, str]:
+        """Those that listen to a component of another name than this."""
+        return {one: of for one, of in self._living() if one.upstream_name not in (name, ANY)}
+
+    def _living(self) -> list[tuple[Tok2VecListener, str]]:
+        return [(one, reader.name) for one, reader in list(self._readers.items()) if reader.is_in_pipeline]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TensorReaders, (), {"listeners": self._living()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a copy or another process: pipelines do not go along."""
+        for listener, name in state["listeners"]:
+            self._readers.setdefault(listener, _Reader(listener.id)).note(name, [])
+
+
+class _Reader:
+    """Where a listener is: in a component's model, in pipelines that are known or not.
+
+    model_id: of that model; name: of the component.
+    """
+
+    def __init__(self, model_id: int) -> None:
+        self.name = ""
+        self._model_id = model_id
+        self._homes: list[weakref.ref[Language]] = []
+        self._is_elsewhere = False
+
+    def note(self, name: str, homes: Iterable[Language]) -> None:
+        self.name, self._homes = name, [weakref.ref(nlp) for nlp in homes]
+        self._is_elsewhere = self._is_elsewhere or not self._homes
+
+    @property
+    def is_in_pipeline(self) -> bool:
+        """Whether its component is still in a pipeline, as far as can be told."""
+        if self._is_elsewhere:
+            return True
+        living = [nlp for home in self._homes if (nlp := home()) is not None]
+        models = [getattr(component, "model", None) for nlp in living for _, component in nlp.components]
+        return any(isinstance(model, Model) and model.id == self._model_id for model in models)
+
+
+def holds_tensor_of_another(doc: Doc) -> bool:
+    """Whether `doc.tensor` has been set by another component: it is not what lies on `doc._.elmo`.
+
+    Retokenizing drops, repeats or zeroes rows of it (`spacy/tokens/_retokenize.pyx`); the others are as they were.
+    """
+    tensor, vectors = doc.tensor, stored_vectors(doc)
+    if not tensor.size or tensor is vectors:
+        return False
+    if not isinstance(tensor, np.ndarray) or not isinstance(vectors, np.ndarray):
+        return True
+    if tensor.shape[1:] != vectors.shape[1:]:
+        return True
+    if np.array_equal(tensor, vectors):
+        return False
+    return any(row.any() and not (vectors == row).all(axis=1).any() for row in tensor)
+
+
+def serve(
+    listeners: Iterable[Tok2VecListener],
+    docs: Sequence[Doc],
+    mixed: list[Array],
+    backprop: Callable[[list[Array]], list[Doc]],
+) -> None:
+    """Hand listeners what to train on, by the batch, as they want it.
+
+    mixed: `[n_tokens, width]` of each Doc; backprop: takes the gradients of these.
+    """
+    for listener in listeners:
+        listener.receive(Tok2VecListener.get_batch_id(docs), mixed, backprop)
+
+
+def check_width(listener: Tok2VecListener, width: int, upstream_name: str, layers: Any) -> None:
+    """Raise an ElmoError where a listener is not as wide as the mix that it listens to."""
+    if listener.has_dim("nO") and (asked := listener.get_dim("nO")) != width:
+        raise ElmoError(
+            f"{upstream_name}: the width of a spacy.Tok2VecListener.v1 is {asked}, but the mix that it listens to "
+            f"(layers = {layers!r}) has vectors of width {width}; set width = {width}"
+        )
+
+
+def watch(listener: Tok2VecListener, upstream: Upstream) -> None:
+    """Let a listener warn before it gives zeros, and tell the component upstream what it is trained on."""
+    watcher = _Watcher(upstream)
+    listener.replace_callbacks(watcher.forward, init=watcher.init)
+
+
+class _Watcher:
+    """What a watched listener does in place of what spaCy has it do."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = Weak(upstream)
+        self._absences = Absences()
+
+    def init(self, model: Any, X: list[Doc] | None = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
+        self._absences.expect(X or [])
+
+    def forward(self, model: Any, docs: list[Doc], is_train: bool) -> Any:
+        missing = [doc for doc in docs if len(doc) and doc.tensor.size == 0]
+        if is_train:
+            if (upstream := self._upstream()) is not None:
+                upstream.note_training(docs)
+            if model._batch_id is None and not missing:
+                is_train = False  # in training, too, it reads doc.tensor, but refuses that of an empty Doc
+        elif missing:
+            self._absences.warn(
+                missing, model.upstream_name, "a listener", "it gets zeros, and what it predicts means nothing"
+            )
+        return tok2vec_listener_forward(model, docs, is_train)

@@ -1,0 +1,132 @@
+"""Where the weights of a biLM come from, what tells one state of them from another, and which a listener was trained
+with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.bilm.products import Precision
+from spacy_elmo.bilm.threads import ForkSafeLock, Threads
+
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where a biLM is read from, and how it is run.
+
+    path: bundled name, directory, archive or file; None for random weights.
+    device, precision, threads: as of `spacy-elmo.BiLM.v1`, the device chosen.
+    """
+
+    path: str | None
+    device: str
+    precision: Precision = "float32"
+    threads: Threads = "auto"
+
+    def read(self) -> BiLM:
+        """Read the biLM.
+
+        Raises:
+            ElmoError: it cannot be read; see `formats.load`.
+        """
+        return _random_bilm() if self.path is None else formats.load(self.path)
+
+    def prepare(self, bilm: BiLM) -> BiLM:
+        """Bring a biLM to the device, the precision and the number of threads; none of its weights is trained."""
+        with torch.inference_mode(False):
+            bilm = bilm.to(self.device).eval().requires_grad_(False)
+            bilm.set_precision(self.precision)
+            bilm.set_threads(self.threads)
+            return bilm
+
+
+@torch.inference_mode(False)
+def _random_bilm() -> BiLM:
+    options = formats.open_model(formats.BUNDLED).options
+    return BiLM(options, card={"description": "random weights, asked for with weights = null"})
+
+
+class Weights:
+    """A biLM in memory, from when it is loaded until another takes its place.
+
+    number: what tells it from every other one of this process; is_of_source: whether `WeightsSource` read it.
+    is_learning: whether training has begun to change it; has_learned: whether it is changed.
+    identity_before: its `identity` when training began to change it.
+    """
+
+    def __init__(self, bilm: BiLM, number: tuple[int, int], is_of_source: bool) -> None:
+        self.bilm, self.is_of_source = bilm, is_of_source
+        self.is_learning = self.has_learned = False
+        self.identity_before: str | None = None
+        self._number = number
+        self._digests: dict[bool, tuple[Version, str]] = {}
+        self._lock = ForkSafeLock()
+
+    @property
+    def version(self) -> Version:
+        """What tells this state of the weights from every other within this process."""
+        return (*self._number, *(parameter._version for parameter in self.bilm.parameters()))
+
+    @property
+    def digest(self) -> str:
+        """`formats.digest` of the biLM, computed again only when its weights have changed."""
+        return self._make_digest(rounded=False)
+
+    @property
+    def identity(self) -> str:
+        """The digest of the rounded weights, the same in every precision."""
+        return self._make_digest(rounded=True)
+
+    def _make_digest(self, rounded: bool) -> str:
+        with self._lock:
+            version = self.version
+            if rounded not in self._digests or self._digests[rounded][0] != version:
+                self._digests[rounded] = (version, formats.digest(self.bilm, rounded))
+            return self._digests[rounded][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=ForkSafeLock())
+
+
+class TrainedWith:
+    """Which weights a listener was trained with.
+
+    identity: of these weights; None where it was not trained, or together with weights that were learning themselves:
+        then they are those upstream, whatever these have become.
+    """
+
+    def __init__(self) -> None:
+        self.identity: str | None = None
+        self._is_trained = False
+
+    def note(self, weights: Weights, learns: bool) -> None:
+        """The listener is trained with these weights; learns: whether they are trained, too."""
+        self.identity, self._is_trained = None if learns else weights.identity, True
+
+    def load(self, identity: str | None) -> None:
+        """Take over what `saved` gave."""
+        self.identity, self._is_trained = identity, True
+
+    def pin(self, weights: Weights) -> None:
+        """Keep these weights, which were upstream until now, as those that a trained listener was trained with."""
+        if self._is_trained:
+            self.identity = self.saved(weights)
+
+    def saved(self, weights: Weights | None) -> str | None:
+        """What to save: the identity, else that of the weights upstream."""
+        return weights.identity if self.identity is None and weights is not None else self.identity
+
+    def is_other_than(self, weights: Weights) -> bool:
+        """Whether the listener was trained with other weights than these."""
+        return self.identity is not None and self.identity != weights.identity
+
+    def fits_before(self, weights: Weights) -> bool:
+        """Whether it was trained with these as they were before they began to learn."""
+        return self.identity == weights.identity_before
