@@ -174,8 +174,8 @@ class Link:
 
     def pin(self) -> None:
         """Note the weights that are there as those that it was trained with: others are about to take their place."""
-        if self.upstream is not None:
-            self.trained_with.pin(self.upstream.weights)
+        if self.trained_with.is_trained:
+            self.trained_with.identity = self.identity
 
     def load(self, identity: str | None) -> None:
         """Take over a training with the weights of this identity."""
@@ -185,7 +185,9 @@ class Link:
     @property
     def identity(self) -> str | None:
         """Of the weights it was trained with, else of those that it listens to."""
-        return self.trained_with.saved(self.upstream.weights if self.upstream is not None else None)
+        if self.trained_with.identity is not None or self.upstream is None:
+            return self.trained_with.identity
+        return self.upstream.weights.identity
 
     def get_upstream(self, docs: Sequence[Doc], is_train: bool = False) -> Upstream:
         """The component upstream, if it is there and fits: the one that has run on the Docs, where a listener is

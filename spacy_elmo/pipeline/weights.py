@@ -100,28 +100,20 @@ class TrainedWith:
 
     identity: of these weights; None where it was not trained, or together with weights that were learning themselves:
         then they are those upstream, whatever these have become.
+    is_trained: whether it was trained at all.
     """
 
     def __init__(self) -> None:
         self.identity: str | None = None
-        self._is_trained = False
+        self.is_trained = False
 
     def note(self, weights: Weights, learns: bool) -> None:
         """The listener is trained with these weights; learns: whether they are trained, too."""
-        self.identity, self._is_trained = None if learns else weights.identity, True
+        self.identity, self.is_trained = None if learns else weights.identity, True
 
     def load(self, identity: str | None) -> None:
-        """Take over what `saved` gave."""
-        self.identity, self._is_trained = identity, True
-
-    def pin(self, weights: Weights) -> None:
-        """Keep these weights, which were upstream until now, as those that a trained listener was trained with."""
-        if self._is_trained:
-            self.identity = self.saved(weights)
-
-    def saved(self, weights: Weights | None) -> str | None:
-        """What to save: the identity, else that of the weights upstream."""
-        return weights.identity if self.identity is None and weights is not None else self.identity
+        """Take over a training with the weights of this identity, or, where it is None, with those upstream."""
+        self.identity, self.is_trained = identity, True
 
     def is_other_than(self, weights: Weights) -> bool:
         """Whether the listener was trained with other weights than these."""
