@@ -153,8 +153,12 @@ class Link:
 
     @property
     def upstream(self) -> Upstream | None:
-        """The component that it was connected with last, if that is still there."""
-        return self._upstreams[-1]() if self._upstreams else None
+        """The component that it was connected with last, of those that are still there."""
+        return self._living[-1] if self._living else None
+
+    @property
+    def _living(self) -> list[Upstream]:
+        return [upstream for weak in self._upstreams if (upstream := weak()) is not None]
 
     def connect(self, upstream: Upstream, listener_name: str) -> None:
         """Listen to this component from now on."""
@@ -214,13 +218,13 @@ class Link:
 
     def _that_ran_on(self, docs: Sequence[Doc]) -> Upstream | None:
         """The one that ran last on these Docs; None where it is not one, or several."""
-        alive = [upstream for weak in self._upstreams if (upstream := weak()) is not None]
+        living = self._living
         found: dict[int, Upstream] = {}
         for doc in docs:
-            ran = [(when, number) for number, one in enumerate(alive) if (when := one.ran_at(doc)) is not None]
+            ran = [(when, number) for number, one in enumerate(living) if (when := one.ran_at(doc)) is not None]
             if ran:
                 number = max(ran)[1]
-                found[number] = alive[number]
+                found[number] = living[number]
         return next(iter(found.values())) if len(found) == 1 else None
 
     def _check(self, upstream: Upstream, is_train: bool) -> None:
