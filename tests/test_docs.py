@@ -81,3 +81,32 @@ def test_readme_shows_what_quickstart_prints(capsys):
             row = re.search(rf"^{word} +(\S+) +(\S+)$", shown, re.MULTILINE)
             assert row is not None, word
             assert set(row.groups()) <= set(near), word
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf8")
+SOURCES = [path.relative_to(ROOT / "spacy_elmo") for path in (ROOT / "spacy_elmo").rglob("*.py")]
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"[\w/]+\.py\b", ARCHITECTURE))))
+def test_architecture_names_files_as_they_are(name):
+    assert [path for path in SOURCES if f"/{path.as_posix()}".endswith(f"/{name}")], name
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([\w/]+)/`", ARCHITECTURE))))
+def test_architecture_names_folders_as_they_are(name):
+    assert (ROOT / "spacy_elmo" / name).is_dir()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Za-z_.]+)`(?! as its)", ARCHITECTURE))))
+def test_architecture_names_things_that_are_in_the_code(name):
+    """Classes, functions, settings; of files and folders see above."""
+    last = name.split(".")[-1]
+    if last in ("py", "toml") or not name.strip("."):
+        return
+    assert any(re.search(rf"\b{last}\b", (ROOT / "spacy_elmo" / path).read_text(encoding="utf8")) for path in SOURCES)
+
+
+def test_architecture_shows_every_file_of_the_pipeline():
+    """What is new there is put in its place on the page, too."""
+    missing = [path.name for path in SOURCES if path.parent.name == "pipeline" and f"{path.name}" not in ARCHITECTURE]
+    assert set(missing) <= {"__init__.py"}

@@ -160,9 +160,9 @@ class ElmoComponent(TrainablePipe):
             hub.training.same_text.check_prediction(docs)
         if hub.all_layers:
             hub.keep_predicted(docs, scores)
-        for doc, score in zip(docs, scores, strict=True):
+        for doc, score, tensor in zip(docs, scores, hub.sets_tensor(docs), strict=True):
             vectors, layers = self._mix_rows(score) if hub.all_layers else (score, None)
-            annotate(doc, vectors, layers, hooks, hub.sets_tensor(doc))
+            annotate(doc, vectors, layers, hooks, tensor)
 
     def _mix_rows(self, rows: Array) -> tuple[Array, Array | None]:
         """Mixed vectors, and all layers where these are kept."""

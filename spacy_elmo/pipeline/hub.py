@@ -314,21 +314,19 @@ class Hub:
 
     # Whose doc.tensor is
 
-    def sets_tensor(self, doc: Doc) -> bool:
-        """Whether `doc.tensor` is the component's to set.
+    def sets_tensor(self, docs: Sequence[Doc]) -> list[bool]:
+        """For each Doc, whether `doc.tensor` is the component's to set.
 
         For a listener that names the component, always (linking refuses others that read it). Else never where it holds
         the vectors of another component, or where a listener waits for those of another.
         """
         if self._tensor_readers.of(self.name):
-            return True
-        if holds_tensor_of_another(doc):
-            if self.vectors == "tensor":
-                self._warn_of_tensor()
-            return False
-        if self._tensor_readers.of_others(self.name):
-            return False
-        return self.vectors in ("auto", "tensor") or bool(self._tensor_readers.of(ANY))
+            return [True] * len(docs)
+        is_free = [not holds_tensor_of_another(doc) for doc in docs]
+        if self.vectors == "tensor" and not all(is_free):
+            self._warn_of_tensor()
+        is_wanted = self.vectors in ("auto", "tensor") or bool(self._tensor_readers.of(ANY))
+        return is_free if is_wanted and not self._tensor_readers.of_others(self.name) else [False] * len(docs)
 
     def _warn_of_tensor(self) -> None:
         if self._is_warned_of_tensor:
