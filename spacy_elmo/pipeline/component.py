@@ -381,5 +381,5 @@ def _seal(path: Path, digest: str) -> str:
 def _sets_sentences(nlp: Language, name: str) -> str | None:
     """The component before `name` that sets sentence boundaries, if any."""
     before = nlp.pipe_names[: nlp.pipe_names.index(name)] if name in nlp.pipe_names else []
-    setters = [one for one in before if {"token.is_sent_start", "doc.sents"} & set(nlp.get_pipe_meta(one).assigns)]
+    setters = [pipe for pipe in before if {"token.is_sent_start", "doc.sents"} & set(nlp.get_pipe_meta(pipe).assigns)]
     return setters[0] if setters else None

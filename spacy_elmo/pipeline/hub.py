@@ -158,7 +158,7 @@ class Hub:
         if listener not in listeners:
             return False
         # another list: spaCy's replace_listeners is on its way through this one
-        self.listener_map[component_name] = [one for one in listeners if one is not listener]
+        self.listener_map[component_name] = [other for other in listeners if other is not listener]
         if not self.listener_map[component_name]:
             del self.listener_map[component_name]
         link = link_of(listener)
@@ -221,8 +221,8 @@ class Hub:
 
     def keep_predicted(self, docs: Sequence[Doc], rows: Sequence[Array]) -> None:
         """Have the rows of annotated Docs ready; of one that is being trained on, those of the training stay."""
-        new = [(doc, one) for doc, one in zip(docs, rows, strict=True) if not self._is_trained_on(doc)]
-        self._put([doc for doc, _ in new], [one for _, one in new])
+        new = [number for number, doc in enumerate(docs) if not self._is_trained_on(doc)]
+        self._put([docs[number] for number in new], [rows[number] for number in new])
 
     def _is_trained_on(self, doc: Doc) -> bool:
         ready = self._ready.get(doc)
@@ -234,8 +234,8 @@ class Hub:
         """Have rows ready for the listeners; recording: where their gradients go, those of the first Doc as of Doc
         number `first`."""
         version, now = self.weights.version, time.monotonic_ns()
-        for number, (doc, one) in enumerate(zip(docs, rows, strict=True), start=first):
-            self._ready[doc] = _Ready(one, version, _words_of(doc), now, recording, number)
+        for number, (doc, doc_rows) in enumerate(zip(docs, rows, strict=True), start=first):
+            self._ready[doc] = _Ready(doc_rows, version, _words_of(doc), now, recording, number)
 
     def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
         """Take the gradients of a listener for the rows of Docs; a biLM that is not trained by them ignores them."""

@@ -221,7 +221,7 @@ class Link:
         living = self._living
         found: dict[int, Upstream] = {}
         for doc in docs:
-            ran = [(when, number) for number, one in enumerate(living) if (when := one.ran_at(doc)) is not None]
+            ran = [(when, number) for number, hub in enumerate(living) if (when := hub.ran_at(doc)) is not None]
             if ran:
                 number = max(ran)[1]
                 found[number] = living[number]
@@ -328,7 +328,7 @@ def _forward(
     ops: Any = model.ops
 
     def backprop(d_rows: list[Array]) -> list[Doc]:
-        upstream.add_gradients(docs, [ops.to_numpy(one) for one in d_rows])
+        upstream.add_gradients(docs, [ops.to_numpy(d_doc) for d_doc in d_rows])
         return []
 
-    return [ops.asarray(one) for one in rows], backprop
+    return [ops.asarray(doc_rows) for doc_rows in rows], backprop

@@ -198,11 +198,11 @@ def _forward(
         return [], lambda d_mixed: d_mixed
     ops, attrs = model.ops, model.attrs
     n_outputs, width = _shape(model, rows)
-    lengths = ops.asarray1i([len(one) for one in rows])
+    lengths = ops.asarray1i([len(doc_rows) for doc_rows in rows])
     joined = ops.xp.concatenate(rows)
     backprop_norm = None
     if attrs["do_layer_norm"]:
-        joined, backprop_norm = _normalize(ops.xp, joined, [len(one) for one in rows], width)
+        joined, backprop_norm = _normalize(ops.xp, joined, [len(doc_rows) for doc_rows in rows], width)
     fixed: FixedMix | None = attrs["fixed"]
     if fixed is not None and fixed.layers == "concat":
         mixed, backprop_mix = _concat(ops.xp, joined, width)
@@ -238,7 +238,7 @@ def _weigh(
                 "(nlp.initialize), or load the biLM that it was trained with"
             )
         weights, gamma = model.ops.softmax(model.get_param("s")), model.get_param("gamma")[0]
-    embedding, *upper = (joined[:, there] for there in columns(joined.shape[1], width))
+    embedding, *upper = (joined[:, layer] for layer in columns(joined.shape[1], width))
     total = xp.zeros((len(joined), width), dtype="f")
     total.reshape(-1, 2, width // 2)[:] = (weights[0] * embedding)[:, None]
     for weight, layer in zip(weights[1:], upper, strict=True):
@@ -282,9 +282,9 @@ def _normalize(xp: Any, joined: Any, lengths: list[int], width: int) -> tuple[An
     is_read = joined.any(axis=1, keepdims=True)
     ends = np.cumsum(lengths)
     blocks = [
-        (slice(int(end) - length, int(end)), there)
+        (slice(int(end) - length, int(end)), layer)
         for end, length in zip(ends, lengths, strict=True)
-        for there in columns(joined.shape[1], width)
+        for layer in columns(joined.shape[1], width)
     ]
     for block in blocks:
         mask = is_read[block[0]]

@@ -67,10 +67,10 @@ class Replacement:
             ElmoError: that is not where the listeners were: config and model would be two different things.
         """
         assumed, self._assumed = self._assumed, []
-        wrong = [one for one in assumed if not one.holds]
+        wrong = [place for place in assumed if not place.holds]
         if wrong:
             # One of these stands for the tok2vec in the config now.
-            for config in (assumed[0].tok2vec, *(one.replaced for one in assumed)):
+            for config in (assumed[0].tok2vec, *(place.replaced for place in assumed)):
                 config.clear()
                 config.update(copy.deepcopy(assumed[0].before))
             raise ElmoError(

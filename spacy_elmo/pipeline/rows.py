@@ -37,5 +37,5 @@ def to_rows(layers: Tensor) -> Tensor:
 
 def to_layers(rows: Tensor, width: int) -> Tensor:
     """rows: `[n_tokens, row_width]`. Returns `[n_outputs, n_tokens, width]`."""
-    embedding, *upper = (rows[:, there] for there in columns(rows.shape[1], width))
+    embedding, *upper = (rows[:, layer] for layer in columns(rows.shape[1], width))
     return torch.stack([torch.cat([embedding, embedding], dim=1), *upper])

@@ -36,7 +36,7 @@ class TensorReaders:
 
     def add(self, listener: Tok2VecListener, component: Any, pipelines: Iterable[Language]) -> None:
         """Note a listener in the model of a component; pipelines: those that the component may be in."""
-        homes = [nlp for nlp in pipelines if any(one is component for _, one in nlp.components)]
+        homes = [nlp for nlp in pipelines if any(other is component for _, other in nlp.components)]
         self._readers.setdefault(listener, _Reader(component.model.id)).note(component.name, homes)
 
     def discard(self, listener: Tok2VecListener) -> None:
@@ -45,14 +45,14 @@ class TensorReaders:
 
     def of(self, upstream_name: str) -> dict[Tok2VecListener, str]:
         """Those that listen to a component of this name, with the names of their own."""
-        return {one: name for one, name in self._living() if one.upstream_name == upstream_name}
+        return {listener: name for listener, name in self._living() if listener.upstream_name == upstream_name}
 
     def of_others(self, name: str) -> dict[Tok2VecListener, str]:
         """Those that listen to a component of another name than this."""
-        return {one: of for one, of in self._living() if one.upstream_name not in (name, ANY)}
+        return {listener: own for listener, own in self._living() if listener.upstream_name not in (name, ANY)}
 
     def _living(self) -> list[tuple[Tok2VecListener, str]]:
-        return [(one, reader.name) for one, reader in list(self._readers.items()) if reader.is_in_pipeline]
+        return [(listener, reader.name) for listener, reader in list(self._readers.items()) if reader.is_in_pipeline]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TensorReaders, (), {"listeners": self._living()}

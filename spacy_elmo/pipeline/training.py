@@ -58,7 +58,7 @@ class TrainingSession:
 
     def is_learning_from(self, recording: Recording | None) -> bool:
         """Whether listeners may still give gradients for what was recorded."""
-        return any(recording is one for one in self._recordings)
+        return any(recording is pending for pending in self._recordings)
 
     def finish_update(self, optimizer: Optimizer) -> None:
         """Let the optimizer change the weights.
