@@ -25,6 +25,7 @@ from spacy_elmo.pipeline.mix import FixedMix, Layers
 from spacy_elmo.pipeline.replacing import make_replaceable
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
+from spacy_elmo.support.sealed import seal, unseal
 
 # Docs that are worked on together, counted in batches of the biLM: enough to sort sentences by length.
 _WINDOW_BATCHES = 8
@@ -323,14 +324,13 @@ class ElmoComponent(TrainablePipe):
         util.to_disk(path, {"model": self._write_model}, exclude)
 
     def _write_model(self, path: Path) -> None:
-        shim = shim_of(self.model)
-        seal = path / "digest"
-        if seal.is_file() and seal.read_text() == _seal(path, shim.digest):
+        shim, stamp = shim_of(self.model), path / "digest"
+        if stamp.is_file() and stamp.read_bytes() == _stamp(path, shim.digest):
             formats.write_texts(shim.bilm, path)
             return
-        seal.unlink(missing_ok=True)
+        stamp.unlink(missing_ok=True)
         formats.write(shim.bilm, path, "lossless")
-        seal.write_text(_seal(path, shim.digest))  # last, so that what is half-written is never taken for whole
+        stamp.write_bytes(_stamp(path, shim.digest))  # last, so that what is half-written is never taken for whole
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
         """Load what `to_disk` wrote; `model.weights` of the config is not read.
@@ -342,8 +342,8 @@ class ElmoComponent(TrainablePipe):
         return self
 
     def _read_model(self, path: Path) -> None:
-        bilm, seal = formats.load(path), path / "digest"
-        if not seal.is_file() or seal.read_text() != _seal(path, formats.digest(bilm)):
+        bilm, stamp = formats.load(path), path / "digest"
+        if not stamp.is_file() or stamp.read_bytes() != _stamp(path, formats.digest(bilm)):
             raise WeightsError(
                 f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
                 "save the pipeline again, or restore its files"
@@ -352,15 +352,25 @@ class ElmoComponent(TrainablePipe):
         shim_of(self.model).set(bilm)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """The weights and settings as bytes; see `to_disk`."""
+        """The weights and settings as bytes, with a checksum; see `to_disk`."""
         self.memory.is_on = False
-        data: bytes = util.to_bytes({"model": self.model.to_bytes}, exclude)
-        return data
+        return seal(util.to_bytes({"model": self.model.to_bytes}, exclude))
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
-        """Load what `to_bytes` gave."""
+        """Load what `to_bytes` gave.
+
+        Raises:
+            WeightsError: the bytes are damaged, or of something else.
+        """
+        name = f"{self.name}: the bytes to load"
+        data = unseal(bytes_data, name)
         self.hub.leave_weights()
-        util.from_bytes(bytes_data, {"model": self.model.from_bytes}, exclude)
+        try:
+            util.from_bytes(data, {"model": self.model.from_bytes}, exclude)
+        except ElmoError:
+            raise
+        except Exception as error:  # without a checksum, of an earlier version: msgpack and thinc raise many kinds
+            raise WeightsError(f"{name} hold no elmo component, or are damaged ({error!r})") from None
         return self
 
 
@@ -372,10 +382,10 @@ def _refuse_second(one: str, other: str) -> None:
     )
 
 
-def _seal(path: Path, digest: str) -> str:
+def _stamp(path: Path, digest: str) -> bytes:
     """Digest of the biLM, and size of the weights file as it lies there."""
     weights = path / "weights.hdf5"
-    return f"{digest} {weights.stat().st_size if weights.is_file() else 0}\n"
+    return f"{digest} {weights.stat().st_size if weights.is_file() else 0}\n".encode()
 
 
 def _sets_sentences(nlp: Language, name: str) -> str | None:

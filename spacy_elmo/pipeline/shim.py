@@ -22,6 +22,7 @@ from spacy_elmo.formats import bilm_hdf5, lexicons_json
 from spacy_elmo.pipeline.finetuning import FineTuning, to_tensor
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.weights import Weights, WeightsSource
+from spacy_elmo.support.sealed import seal, unseal
 
 Encoder = Model[list[Doc], list[Array]]
 
@@ -197,8 +198,7 @@ class BiLMShim(Shim):
         }
         if bilm.lexicons is not None:
             parts["lexicons"] = lexicons_json.to_dict(bilm.lexicons)
-        data: bytes = srsly.msgpack_dumps(parts)
-        return data
+        return seal(srsly.msgpack_dumps(parts))
 
     def from_bytes(self, data: bytes) -> "BiLMShim":
         """Take over what `to_bytes` gave.
@@ -206,12 +206,13 @@ class BiLMShim(Shim):
         Raises:
             ElmoError: these are other or damaged bytes.
         """
+        data = unseal(data, "elmo: the bytes to load")
         try:
             parts = srsly.msgpack_loads(data)
             weights = io.BytesIO(parts["weights"])
             options, vocabulary, card = parts["options"], parts["vocabulary"], parts["card"]
             stored = parts.get("lexicons")  # of models of ELMoForManyLangs
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # msgpack has many of its own
             raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({error!r})") from None
         lexicons = None if stored is None else lexicons_json.from_dict(stored, "lexicons in bytes")
         parsed = BiLMOptions.from_dict(options, "options in bytes")

@@ -8,7 +8,7 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from spacy_elmo import ElmoError
+from spacy_elmo import ElmoError, WeightsError
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.formats import load, write
 from spacy_elmo.pipeline.shim import shim_of
@@ -145,6 +145,33 @@ def test_vocabulary_of_a_word_input_model_is_part_of_what_is_saved(data, tmp_pat
         np.testing.assert_allclose(spacy.load(tmp_path / "saved")("cat")._.elmo, nlp("cat")._.elmo, atol=1e-6)
         pipelines.append(nlp)
     assert np.abs(pipelines[0]("cat")._.elmo - pipelines[1]("cat")._.elmo).max() > 1e-3
+
+
+def test_digest_file_of_odd_bytes_is_a_clear_error(saved):
+    path, _ = saved
+    (path / "elmo" / "model" / "digest").write_bytes(b"\xff\xfe" * 40)
+    with pytest.raises(WeightsError, match="digest differs"):
+        spacy.load(path)
+
+
+@pytest.mark.parametrize("is_sealed", [True, False], ids=["with-checksum", "as-once-written"])
+def test_changed_bytes_are_a_clear_error_or_change_nothing(data, is_sealed):
+    """Without a checksum, as earlier versions wrote them, other vectors cannot be told; but only our errors come out."""
+    elmo = spacy.blank("en").add_pipe("elmo", config={"model": {"weights": str(data / "tiny_2l_skip")}})
+    whole = elmo.to_bytes()
+    start = 0 if is_sealed else whole.index(b"\x81")  # the message behind magic and checksum
+    random = np.random.default_rng(0)
+    for place in [*range(start, start + 150), *random.integers(start, len(whole), 100).tolist()]:
+        changed = bytearray(whole[start:])
+        changed[place - start] ^= 1 << int(random.integers(8))
+        try:
+            elmo.from_bytes(bytes(changed))
+        except ElmoError:
+            continue
+        assert not is_sealed
+    with pytest.raises(WeightsError, match="elmo: the bytes to load"):
+        elmo.from_bytes(whole[:-10])
+    elmo.from_bytes(whole)
 
 
 @pytest.mark.parametrize("damaged", [b"", b"garbage", b"\x80"])
