@@ -156,7 +156,7 @@ def test_digest_file_of_odd_bytes_is_a_clear_error(saved):
 
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["with-checksum", "as-once-written"])
 def test_changed_bytes_are_a_clear_error_or_change_nothing(data, is_sealed):
-    """Without a checksum, as earlier versions wrote them, other vectors cannot be told; but only our errors come out."""
+    """Without one, as earlier versions wrote them, other vectors cannot be told; but only our errors come out."""
     elmo = spacy.blank("en").add_pipe("elmo", config={"model": {"weights": str(data / "tiny_2l_skip")}})
     whole = elmo.to_bytes()
     start = 0 if is_sealed else whole.index(b"\x81")  # the message behind magic and checksum
