@@ -4,13 +4,18 @@ The vectors lie in `doc.user_data` under the keys spaCy uses for extension attri
 Doc wherever those do (n_process, DocBin with `store_user_data`). Hooks do not; `restore_hooks` puts them back.
 """
 
+import sys
+import warnings
+from array import array
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from spacy.attrs import ORTH
 from spacy.tokens import Doc, Span, Token
 
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.without_hooks import has_vector_without_hooks, is_read_by_retokenizer, vector_without_hooks
 
 Vector = npt.NDArray[np.float32]
 HasVector = Doc | Span | Token
@@ -18,6 +23,17 @@ HasVector = Doc | Span | Token
 # Keys of doc.user_data; spaCy's stubs know strings only.
 VECTORS: Any = ("._.", "elmo", None, None)
 LAYERS: Any = ("._.", "elmo_layers", None, None)
+# The words that both belong to. No extension: but with a key of this form, as_doc and from_docs drop it with them.
+WORDS: Any = ("._.", "elmo_words", None, None)
+
+_SHAPES = {VECTORS: (2, "[n_tokens, width]"), LAYERS: (3, "[n_layers + 1, n_tokens, layer_width]")}
+
+# Key of user_span_hooks, which as_doc shares with the new Doc, and which is not serialized.
+_WARNED = "elmo_warned"
+
+# A look at one token of a Doc of up to so many compares all words (about 15 ns each), of a longer one those around it.
+_COMPARED_WHOLE = 256
+_COMPARED_AROUND = 4
 
 
 def annotate(doc: Doc, vectors: Vector, layers: Vector | None, hooks: bool, tensor: bool) -> None:
@@ -27,14 +43,22 @@ def annotate(doc: Doc, vectors: Vector, layers: Vector | None, hooks: bool, tens
     hooks: answer `vector`, `has_vector`, `vector_norm` and `similarity` from them; tensor: set `doc.tensor`.
     """
     doc.user_data[VECTORS] = vectors
+    doc.user_data[WORDS] = words_of(doc)
     if layers is None:
         doc.user_data.pop(LAYERS, None)
     else:
         doc.user_data[LAYERS] = layers
     if hooks:
-        restore_hooks(doc)
+        _set_hooks(doc)
     if tensor:
         doc.tensor = vectors  # type: ignore[assignment]  # spaCy's stub wants float64; Tok2Vec sets float32
+
+
+def words_of(doc: Doc) -> bytes:
+    """What tells whether the words of a Doc have changed: spaCy's 64-bit hash of each, which is the same in every
+    process. They are compared exactly, for less than one more hash over them would cost."""
+    words: bytes = doc.to_array(ORTH).tobytes()
+    return words
 
 
 def stored_vectors(doc: Doc) -> Vector | None:
@@ -52,12 +76,17 @@ def restore_hooks(doc: Doc) -> Doc:
     Raises:
         ElmoError: the Doc has no ELMo vectors.
     """
-    _stored(doc)
+    _vectors_of(doc, 0, len(doc))
+    _set_hooks(doc)
+    return doc
+
+
+def _set_hooks(doc: Doc) -> None:
     doc.user_hooks.update(vector=_doc_vector, has_vector=_has_vector, vector_norm=_norm, similarity=similarity)
     # No "vector_norm" for spans: spaCy 3.8 calls the hook "vector" in its place.
-    doc.user_span_hooks.update(vector=_span_vector, has_vector=_has_vector, similarity=similarity)
+    doc.user_span_hooks.update(vector=_span_vector, has_vector=_span_has_vector, similarity=similarity)
+    doc.user_span_hooks.pop(_WARNED, None)
     doc.user_token_hooks.update(vector=_token_vector, has_vector=_has_vector, vector_norm=_norm, similarity=similarity)
-    return doc
 
 
 def similarity(one: HasVector, other: Any) -> float:
@@ -82,18 +111,19 @@ def similarity(one: HasVector, other: Any) -> float:
 def elmo_vector(item: Any) -> Vector:
     """ELMo vector of a token, span or Doc (mean over tokens that have one), else the item's own vector."""
     if isinstance(item, Token):
-        vector: Vector = _stored(item.doc)[item.i]
+        vector: Vector = _vectors_of(item.doc, item.i, item.i + 1)[item.i]
         return vector
     if isinstance(item, Span):
-        return _mean(_stored(item.doc)[item.start : item.end])
+        return _mean(_vectors_of(item.doc, item.start, item.end)[item.start : item.end])
     if isinstance(item, Doc):
-        return _mean(_stored(item))
+        return _mean(_vectors_of(item, 0, len(item)))
     other: Vector = np.asarray(item.vector)
     return other
 
 
-def _stored(doc: Doc) -> Vector:
-    vectors: Vector | None = _get_doc(doc)
+def _vectors_of(doc: Doc, start: int, end: int) -> Vector:
+    """The vectors of the Doc, `[n_tokens, width]`, of which those of these tokens are asked for."""
+    vectors: Vector | None = _checked(doc, VECTORS, start, end)
     if vectors is None:
         raise ElmoError(
             "this Doc has no ELMo vectors: elmo was disabled or not run, or the Doc was made with as_doc or from_docs, "
@@ -109,48 +139,102 @@ def _mean(vectors: Vector) -> Vector:
     return mean
 
 
-def _checked(doc: Doc, key: Any, axis: int) -> Any:
+# What lies on the Doc, checked: it may have been retokenized since, or come from a file.
+
+
+def _checked(doc: Doc, key: Any, start: int, end: int) -> Any:
+    """What lies under the key, whole, after a check that it belongs to these tokens; None where nothing does."""
     value = doc.user_data.get(key)
-    if value is not None and value.shape[axis] != len(doc):
-        raise ElmoError(
-            f"doc._.{key[1]} holds {value.shape[axis]} tokens, the Doc now has {len(doc)}: it was retokenized behind "
-            "the elmo component. Put the retokenizing component before elmo, or run elmo again"
-        )
+    if value is None:
+        return None
+    _check_array(key, value)
+    if (stored := value.shape[-2]) != len(doc):
+        raise _retokenized(key, f"holds {stored} tokens, the Doc now has {len(doc)}")
+    # spaCy puts another tensor in the place of one with rows whenever it merges or splits tokens (_retokenize.pyx).
+    if doc.tensor is not value and _words_differ(doc, start, end):
+        raise _retokenized(key, "belongs to other words than the Doc now has")
     return value
 
 
+def _check_array(key: Any, value: Any) -> None:
+    n_dims, shape = _SHAPES[key]
+    if not (isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim == n_dims):
+        given = f"{value.dtype} {list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ElmoError(
+            f"doc._.{key[1]}: expected an array of floats {shape}, got {given}; run the elmo component on the Doc again"
+        )
+
+
+def _words_differ(doc: Doc, start: int, end: int) -> bool:
+    """Whether the words of these tokens, or others near them, are not those that the vectors were made of."""
+    stored = doc.user_data.get(WORDS)
+    if stored is None:  # a DocBin of an earlier version
+        return False
+    if not isinstance(stored, bytes):
+        return True
+    if end - start == len(doc) or len(doc) <= _COMPARED_WHOLE:
+        return stored != words_of(doc)
+    near = doc[max(0, start - _COMPARED_AROUND) : end + _COMPARED_AROUND]
+    words = array("Q", [token.orth for token in near])
+    return stored[words.itemsize * near.start : words.itemsize * near.end] != words.tobytes()
+
+
+def _retokenized(key: Any, what: str) -> ElmoError:
+    return ElmoError(
+        f"doc._.{key[1]} {what}: the Doc was retokenized behind the elmo component. "
+        "Put the retokenizing component before elmo, or run elmo again"
+    )
+
+
+# Getters and setters of the extension attributes.
+
+
 def _get_doc(doc: Doc) -> Any:
-    return _checked(doc, VECTORS, 0)
+    return _checked(doc, VECTORS, 0, len(doc))
 
 
 def _set_doc(doc: Doc, vectors: Vector | None) -> None:
+    if vectors is not None:
+        _check_settable(doc, VECTORS, vectors)
+        if _words_differ(doc, 0, len(doc)):
+            doc.user_data.pop(LAYERS, None)  # they belong to the words of before
+        doc.user_data[WORDS] = words_of(doc)
     doc.user_data[VECTORS] = vectors
 
 
 def _get_layers(doc: Doc) -> Any:
-    return _checked(doc, LAYERS, 1)
+    return _checked(doc, LAYERS, 0, len(doc))
 
 
 def _set_layers(doc: Doc, layers: Vector | None) -> None:
+    if layers is not None:
+        _check_settable(doc, LAYERS, layers)
     doc.user_data[LAYERS] = layers
 
 
+def _check_settable(doc: Doc, key: Any, value: Any) -> None:
+    _check_array(key, value)
+    if value.shape[-2] != len(doc):
+        raise ElmoError(
+            f"doc._.{key[1]}: the Doc has {len(doc)} tokens, got an array {_SHAPES[key][1]} for {value.shape[-2]}"
+        )
+
+
 def _get_span(span: Span) -> Any:
-    vectors = _get_doc(span.doc)
+    vectors = _checked(span.doc, VECTORS, span.start, span.end)
     return None if vectors is None else vectors[span.start : span.end]
 
 
 def _get_token(token: Token) -> Any:
-    vectors = _get_doc(token.doc)
+    vectors = _checked(token.doc, VECTORS, token.i, token.i + 1)
     return None if vectors is None else vectors[token.i]
+
+
+# Hooks.
 
 
 def _doc_vector(doc: Doc) -> Vector:
     return elmo_vector(doc)
-
-
-def _span_vector(span: Span) -> Vector:
-    return elmo_vector(span)
 
 
 def _token_vector(token: Token) -> Vector:
@@ -163,6 +247,42 @@ def _has_vector(item: HasVector) -> bool:
 
 def _norm(item: HasVector) -> float:
     return float(np.linalg.norm(elmo_vector(item)))
+
+
+# Hooks of spans. Two parts of spaCy read span.vector though nobody asked for vectors: Span.as_doc (span.pyx), which
+# displacy and the entity linker call, and the retokenizer, which puts it into the vocab's table of static vectors.
+
+
+def _span_vector(span: Span) -> Any:
+    doc: Any = span.doc
+    if doc.tensor is None:  # from doc_cleaner; as_doc, which reads this hook first, would fail to cut it
+        doc.tensor = np.zeros(0, dtype=np.float32)  # as on a new Doc
+    if is_read_by_retokenizer(span, sys._getframe(1)):
+        return vector_without_hooks(span)
+    try:
+        return elmo_vector(span)
+    except ElmoError:
+        _warn_once(doc)
+        return vector_without_hooks(span)
+
+
+def _span_has_vector(span: Span) -> bool:
+    try:
+        return _has_vector(span)
+    except ElmoError:
+        _warn_once(span.doc)
+        return has_vector_without_hooks(span)
+
+
+def _warn_once(doc: Doc) -> None:
+    if _WARNED in doc.user_span_hooks:
+        return
+    doc.user_span_hooks[_WARNED] = _warn_once
+    warnings.warn(
+        "span.vector does not come from elmo here: the Doc was retokenized behind elmo, or has no ELMo vectors (as_doc "
+        "and doc_cleaner drop them). You get what spaCy answers without elmo. If you want ELMo's, run elmo on this Doc",
+        stacklevel=3,
+    )
 
 
 def register_extensions() -> None:

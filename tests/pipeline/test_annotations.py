@@ -1,10 +1,13 @@
+import pickle
+
 import numpy as np
 import pytest
 import spacy
+from spacy.strings import hash_string
 from spacy.tokens import Doc, DocBin, Span
 
 from spacy_elmo import ElmoError, restore_hooks
-from spacy_elmo.pipeline.annotations import annotate
+from spacy_elmo.pipeline.annotations import VECTORS, WORDS, annotate, words_of
 
 
 def cosine(a, b):
@@ -116,6 +119,205 @@ def test_doc_to_bytes_and_copy_keep_vectors(nlp):
     np.testing.assert_array_equal(doc.copy()[4].vector, doc[4].vector)
 
 
+# Vectors belong to words, whatever their number
+
+
+def merge_and_split(doc, first):
+    """Merge the two tokens from `first` on, and split the one after the next in two: as many tokens as before."""
+    with doc.retokenize() as retokenizer:
+        retokenizer.merge(doc[first : first + 2])
+        last = doc[first + 3]
+        retokenizer.split(last, [last.text[:1], last.text[1:]], heads=[(last, 0), (last, 1)])
+
+
+ASK = {
+    "doc._.elmo": lambda doc: doc._.elmo,
+    "doc._.elmo_layers": lambda doc: doc._.elmo_layers,
+    "span._.elmo": lambda doc: doc[0:1]._.elmo,
+    "token._.elmo": lambda doc: doc[0]._.elmo,
+    "doc.vector": lambda doc: doc.vector,
+    "token.vector": lambda doc: doc[0].vector,
+    "token.similarity": lambda doc: doc[0].similarity(doc[1]),
+    "token.elmo_similarity": lambda doc: doc[0]._.elmo_similarity(doc[1]),
+    "restore_hooks": restore_hooks,
+}
+
+
+def through_bytes(doc):
+    return Doc(doc.vocab).from_bytes(doc.to_bytes(exclude=["user_hooks"]))
+
+
+def through_docbin(doc):
+    return next(DocBin().from_bytes(DocBin(store_user_data=True, docs=[doc]).to_bytes()).get_docs(doc.vocab))
+
+
+@pytest.fixture(params=["as it is", "to_bytes", "DocBin", "copy", "pickle"])
+def travel(request):
+    return {
+        "as it is": lambda doc: doc,
+        "to_bytes": through_bytes,
+        "DocBin": through_docbin,
+        "copy": lambda doc: doc.copy(),
+        "pickle": lambda doc: pickle.loads(pickle.dumps(doc)),
+    }[request.param]
+
+
+def annotated(words, *, tensor, width=4):
+    """A Doc whose vectors are all other, with their layers."""
+    doc = Doc(spacy.blank("en").vocab, words=words)
+    vectors = np.arange(len(words) * width, dtype=np.float32).reshape(-1, width)
+    annotate(doc, vectors, np.stack([vectors] * 3), hooks=True, tensor=tensor)
+    return doc
+
+
+@pytest.mark.parametrize("tensor", [True, False])
+def test_as_many_other_words_are_an_error(travel, tensor):
+    doc = travel(annotated(["He", "likes", "New", "York", "and", "gimme", "coffee", "."], tensor=tensor))
+    restore_hooks(doc)
+    assert doc._.elmo_layers.shape == (3, 8, 4)
+    before = len(doc)
+    merge_and_split(doc, 2)
+    assert len(doc) == before
+    for how, ask in ASK.items():
+        with pytest.raises(ElmoError, match="retokenized"):
+            raise AssertionError(f"{how} gives {ask(doc)}")
+    with pytest.warns(UserWarning, match="retokenized"):
+        assert doc[0:1].has_vector == (doc.tensor.size > 0)
+
+
+def test_other_words_are_an_error_in_the_docs_that_processes_gave(bundled_width):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"vectors": "none"})
+    docs = list(nlp.pipe(["He likes New York and gimme coffee .", "We sat ."], n_process=2))
+    assert docs[0]._.elmo.shape == (8, bundled_width)
+    merge_and_split(docs[0], 2)
+    with pytest.raises(ElmoError, match="retokenized"):
+        docs[0]._.elmo  # noqa: B018
+    assert docs[1]._.elmo.shape == (3, bundled_width)
+
+
+def test_in_long_docs_words_nearby_and_all_of_the_doc_are_looked_at():
+    doc = annotated(["very"] * 400 + ["New", "York", "and", "gimme"] + ["very"] * 400, tensor=False)
+    np.testing.assert_array_equal(doc[402].vector, doc._.elmo[402])
+    np.testing.assert_array_equal(doc[803].vector, doc._.elmo[803])
+    np.testing.assert_array_equal(doc[0:2]._.elmo, doc._.elmo[:2])
+    merge_and_split(doc, 400)
+    for ask in (lambda: doc._.elmo, lambda: doc.vector):
+        with pytest.raises(ElmoError, match="retokenized"):
+            ask()
+    for i in range(398, 406):
+        with pytest.raises(ElmoError, match="retokenized"):
+            doc[i].vector  # noqa: B018
+    far = 4 * np.arange(804, dtype=np.float32)
+    assert doc[0].vector[0] == far[0]
+    assert doc[803].vector[0] == far[803]
+
+
+def test_docs_that_an_earlier_version_saved_are_known_by_their_length():
+    doc = annotated(["He", "likes", "New", "York", "and", "gimme", "coffee", "."], tensor=False)
+    del doc.user_data[WORDS]
+    doc = through_docbin(doc)
+    assert doc._.elmo.shape == (8, 4)
+    merge_and_split(doc, 2)
+    assert doc._.elmo.shape == (8, 4)
+    with doc.retokenize() as retokenizer:
+        retokenizer.merge(doc[0:2])
+    with pytest.raises(ElmoError, match="retokenized"):
+        doc._.elmo  # noqa: B018
+
+
+def test_words_are_told_by_what_is_the_same_in_every_process():
+    doc = Doc(spacy.blank("en").vocab, words=["We", "sat"])
+    assert words_of(doc) == np.array([hash_string("We"), hash_string("sat")], dtype=np.uint64).tobytes()
+
+
+def test_vectors_set_by_hand_belong_to_the_words_of_then():
+    doc = annotated(["He", "likes", "New", "York", "and", "gimme", "coffee", "."], tensor=True)
+    merge_and_split(doc, 2)
+    doc._.elmo = np.eye(8, dtype=np.float32)
+    assert doc[2]._.elmo[2] == 1.0
+    assert doc._.elmo_layers is None  # the old ones were those of other words
+    merge_and_split(doc, 0)
+    with pytest.raises(ElmoError, match="retokenized"):
+        doc._.elmo  # noqa: B018
+
+
+def test_what_tells_the_words_is_left_where_the_vectors_are_left():
+    doc = annotated(["We", "sat"], tensor=True)
+    part = doc[0:1].as_doc(copy_user_data=True)
+    assert part.user_data == {}
+    with pytest.warns(UserWarning, match="W101"):
+        both = Doc.from_docs([doc, doc])
+    assert both.user_data == {}
+    assert doc.to_json(underscore=[])["text"] == "We sat "
+
+
+# Vectors from a file that something else has written
+
+
+@pytest.mark.parametrize("name", ["elmo", "elmo_layers"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.ones(2, np.float32),
+        np.float32(1.0),
+        np.array(1.0, np.float32),
+        np.ones((2, 2, 2, 2), np.float32),
+        np.ones((2, 2), np.int64),
+        np.ones((3, 2, 2), np.complex64),
+        np.array([["a", "b"], ["c", "d"]]),
+        np.array([[{}, None], [1, 2]], dtype=object),
+        [[1.0, 2.0], [3.0, 4.0]],
+        {},
+        "vectors",
+        b"vectors",
+        3,
+        True,
+    ],
+)
+def test_what_is_no_array_of_vectors_is_one_clear_error(name, value):
+    doc = annotated(["We", "sat"], tensor=False)
+    with pytest.raises(ElmoError, match=rf"doc\._\.{name}: expected an array of floats \[n_.*got"):
+        doc._.set(name, value)
+    doc.user_data["._.", name, None, None] = value
+    for how, ask in ASK.items():
+        if (how == "doc._.elmo_layers") == (name == "elmo"):
+            continue
+        with pytest.raises(ElmoError, match=rf"doc\._\.{name}: expected an array of floats \[n_.*got"):
+            ask(doc)
+
+
+@pytest.mark.parametrize("words", [3, None, "words", b"words", [1, 2], {}, np.zeros(2)])
+def test_words_that_are_none_are_other_words(words):
+    doc = annotated(["We", "sat"], tensor=False)
+    doc.user_data[WORDS] = words
+    if words is None:
+        assert doc._.elmo.shape == (2, 4)
+    else:
+        with pytest.raises(ElmoError, match="retokenized"):
+            doc._.elmo  # noqa: B018
+
+
+@pytest.mark.parametrize(("name", "shape"), [("elmo", (3, 4)), ("elmo_layers", (3, 3, 4))])
+def test_setting_vectors_for_another_number_of_tokens_is_an_error(name, shape):
+    doc = annotated(["We", "sat"], tensor=False)
+    with pytest.raises(ElmoError, match="the Doc has 2 tokens"):
+        doc._.set(name, np.ones(shape, np.float32))
+
+
+def test_none_in_the_place_of_vectors_says_that_there_are_none():
+    doc = annotated(["We", "sat"], tensor=False)
+    doc.user_data[VECTORS] = None
+    doc = through_docbin(doc)
+    assert doc._.elmo is None
+    assert doc[0]._.elmo is None
+    with pytest.raises(ElmoError, match="no ELMo vectors"):
+        restore_hooks(doc)
+
+
+# Settings, and setting by hand
+
+
 def test_vectors_setting_says_who_answers(bundled_width):
     static = np.arange(300, dtype=np.float32)
     answers = {}
@@ -133,6 +335,19 @@ def test_vectors_setting_says_who_answers(bundled_width):
         "tensor": (300, (2, bundled_width)),
         "none": (300, (0,)),
     }
+
+
+def test_with_the_tensor_spacy_answers_by_its_own_rules():
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"vectors": "tensor"})
+    doc, other = nlp("He likes New York and gimme coffee ."), nlp("New coffee")
+    assert doc[6].similarity(other[1]) == 1.0
+    assert doc[6]._.elmo_similarity(other[1]) < 0.99
+    last_part = doc._.elmo[3].copy()
+    merge_and_split(doc, 2)
+    np.testing.assert_array_equal(doc[2].vector, last_part)
+    assert not doc[4].vector.any()
+    assert not doc[5].vector.any()
 
 
 def test_annotate_again_without_layers_drops_the_old_ones(nlp):

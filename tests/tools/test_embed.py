@@ -250,6 +250,12 @@ def test_docs_of_raw_text_keep_their_spaces_and_similarity(tmp_path, model):
     assert not rows.pop(" ").any()
     np.testing.assert_allclose([*rows.values()], load(model).encode([[*rows]])[0].mean(axis=0), rtol=0, atol=1e-6)
     assert 0 < spacy_elmo.restore_hooks(docs[0])[0].similarity(docs[1]) < 1
+    here = docs[0][4]
+    with docs[0].retokenize() as retokenizer:  # as many tokens as before
+        retokenizer.merge(docs[0][1:3])
+        retokenizer.split(here, ["he", "re"], heads=[(here, 0), (here, 1)])
+    with pytest.raises(ElmoError, match="retokenized"):
+        docs[0]._.elmo  # noqa: B018
 
 
 def test_package_that_is_missing_is_named_before_any_work(text, model, tmp_path, monkeypatch):

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import h5py
 import numpy as np
 import srsly
-from spacy.tokens import DocBin
+from spacy.tokens import Doc, DocBin
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats.hdf5_file import new_hdf5
-from spacy_elmo.pipeline.annotations import LAYERS, VECTORS
+from spacy_elmo.pipeline.annotations import annotate
 from spacy_elmo.tools.embedding.encoder import Array, Layout
 from spacy_elmo.tools.embedding.keys import FORMATS as FORMATS_WITH_KEYS
 from spacy_elmo.tools.embedding.text import Text, line_hash
@@ -214,15 +214,17 @@ def write_docbin(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: I
     with path.open("wb") as file:
         file.write(packed.compress(bytes(head)))
         for doc, row in zip(text.docs(), rows, strict=True):
-            user_data = srsly.msgpack_dumps(_user_data([token.is_space for token in doc], row.vectors))
-            file.write(packed.compress(srsly.msgpack_dumps(user_data)))
+            _annotate(doc, row.vectors)
+            file.write(packed.compress(srsly.msgpack_dumps(srsly.msgpack_dumps(doc.user_data))))
         file.write(packed.flush())
 
 
-def _user_data(is_space: list[bool], vectors: Array) -> dict[Any, Array]:
-    spread = np.zeros((*vectors.shape[:-2], len(is_space), vectors.shape[-1]), vectors.dtype)
-    spread[..., ~np.array(is_space, dtype=bool), :] = vectors
-    return {VECTORS: spread} if spread.ndim == 2 else {VECTORS: spread.mean(axis=0), LAYERS: spread}
+def _annotate(doc: Doc, vectors: Array) -> None:
+    is_word = ~np.array([token.is_space for token in doc], dtype=bool)
+    spread = np.zeros((*vectors.shape[:-2], len(doc), vectors.shape[-1]), vectors.dtype)
+    spread[..., is_word, :] = vectors
+    mean, layers = (spread, None) if spread.ndim == 2 else (spread.mean(axis=0), spread)
+    annotate(doc, mean, layers, hooks=False, tensor=False)
 
 
 WRITERS: dict[str, Writer] = {
