@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from spacy.attrs import ORTH
 from spacy.language import Language
 from spacy.pipeline.entity_linker import EntityLinker
 from spacy.pipeline.tok2vec import Tok2Vec, Tok2VecListener
@@ -19,6 +18,7 @@ from thinc.api import Model
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline import tensor_listeners
+from spacy_elmo.pipeline.annotations import words_of
 from spacy_elmo.pipeline.encoder import Recording, RememberingEncoder
 from spacy_elmo.pipeline.listener import Link, connect, link_of
 from spacy_elmo.pipeline.mix import mixed_width, scalar_mix
@@ -36,14 +36,14 @@ Vectors = Literal["auto", "hooks", "tensor", "none"]
 class _Ready:
     """What lies ready for the listeners of a Doc.
 
-    rows: `[n_tokens, row_width]`; version: of the weights that made them; words: `_words_of` the Doc; when: see
+    rows: `[n_tokens, row_width]`; version: of the weights that made them; words: `words_of` the Doc; when: see
     `Upstream.ran_at`.
     recording: where gradients go, as those of Doc `number`; None where the biLM is not trained by them.
     """
 
     rows: Array
     version: Version
-    words: int
+    words: bytes
     when: int
     recording: Recording | None = None
     number: int = 0
@@ -197,7 +197,7 @@ class Hub:
 
     def _is_current(self, doc: Doc, version: Version) -> bool:
         ready = self._ready.get(doc)
-        return ready is not None and ready.version == version and ready.words == _words_of(doc)
+        return ready is not None and ready.version == version and ready.words == words_of(doc)
 
     def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
         """All layers of Docs, a row a token (see `rows.py`), computed where they are not there yet."""
@@ -235,7 +235,7 @@ class Hub:
         number `first`."""
         version, now = self.weights.version, time.monotonic_ns()
         for number, (doc, doc_rows) in enumerate(zip(docs, rows, strict=True), start=first):
-            self._ready[doc] = _Ready(doc_rows, version, _words_of(doc), now, recording, number)
+            self._ready[doc] = _Ready(doc_rows, version, words_of(doc), now, recording, number)
 
     def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
         """Take the gradients of a listener for the rows of Docs; a biLM that is not trained by them ignores them."""
@@ -363,8 +363,3 @@ class Hub:
         self.__dict__.update(state)
         self.pipelines, self._ready = weakref.WeakSet(), weakref.WeakKeyDictionary()
         self._links = weakref.WeakSet(state["_links"])
-
-
-def _words_of(doc: Doc) -> int:
-    """What tells whether the words of a Doc have changed."""
-    return hash(doc.to_array([ORTH]).tobytes())
