@@ -13,13 +13,15 @@ T = TypeVar("T")
 
 def runs_eagerly(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate what works on strings, NumPy arrays and sizes that differ from batch to batch, and no graph can hold."""
+    disabled: Callable[P, T] | None = None
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if torch.compiler.is_dynamo_compiling():
-            # Not once for all, above: that imports torch._dynamo, which takes a second and most callers never need.
-            result: T = torch.compiler.disable(function)(*args, **kwargs)
-            return result
-        return function(*args, **kwargs)
+        nonlocal disabled
+        if not torch.compiler.is_dynamo_compiling():
+            return function(*args, **kwargs)
+        if disabled is None:  # only now: it imports torch._dynamo, which takes a second and most callers never need
+            disabled = torch.compiler.disable(function)
+        return disabled(*args, **kwargs)
 
     return call
