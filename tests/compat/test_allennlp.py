@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.references import BATCHES, close
 from spacy_elmo import ElmoError, formats
 from spacy_elmo.bilm import CarriedState, Elmo, batch_to_ids
 
 ALLENNLP = ("tiny_1l_noskip", "tiny_2l_clip", "tiny_2l_skip")  # what it can load
 MIXED = ALLENNLP[1:]
-BATCHES = (slice(0, 12), slice(12, 24), slice(24, 29), slice(0, 14))
 TEXT = [["The", "same", "words", "."], ["The", "same"], [], ["words", "words", "The"]]
 
 
@@ -37,12 +37,6 @@ def giving_layers(module):
         for number, mix in enumerate(module.scalar_mixes):
             mix.weights[number] = 1000.0
     return module
-
-
-def close(ours, theirs):
-    ours = ours.detach().numpy()
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("keep_boundaries", [False, True])

@@ -8,18 +8,13 @@ import pytest
 import spacy
 import torch
 
-from helpers.files import names, sha256
+from helpers.files import contents, names, sha256
 from spacy_elmo import ElmoError, WeightsError
 from spacy_elmo.formats import digest, load, open_model
 from spacy_elmo.formats.known import KNOWN, KnownModel
 from spacy_elmo.tools import download as tool
 from spacy_elmo.tools.describe import describe
 from spacy_elmo.tools.download import download
-
-
-def contents_of(folder):
-    """The files of a folder and of its folders, by their names in it."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def packed(folder, inside="."):
@@ -85,7 +80,7 @@ def test_a_model_in_a_folder_of_a_tar_is_downloaded(publish, data):
 def test_a_model_of_elmoformanylangs_is_downloaded(publish, data, tmp_path):
     model = data / "elmoformanylangs" / "clip3"
     with zipfile.ZipFile(tmp_path / "149.zip", "w") as file:
-        for name, content in contents_of(model).items():
+        for name, content in contents(model).items():
             file.writestr(name, content)
     publish("nlpl-149", {"149.zip": (tmp_path / "149.zip").read_bytes()})
     download("149")
