@@ -29,7 +29,7 @@ from spacy.training import Example
 from spacy.vocab import Vocab
 from thinc.api import Optimizer, fix_random_seed
 
-from spacy_elmo.pipeline.mix import mix_weights
+from spacy_elmo import task_weights
 
 VARIANTS = ("tok2vec", "elmo_mean", "elmo", "elmo_concat", "elmo_finetuned")
 BASELINE = "tok2vec"
@@ -182,8 +182,7 @@ class Training:
 
 def learned_mix(nlp: Language, component: str) -> dict[str, Any] | None:
     """Layer weights and gamma that a component's listener has learned; None where it has none."""
-    for node in nlp.get_pipe(component).model.walk():  # type: ignore[attr-defined]
-        if node.name == "elmo_scalar_mix" and node.has_param("s"):
-            weights, gamma = mix_weights(node)
-            return {"weights": weights, "gamma": gamma}
+    for mix in task_weights(nlp).get(component, []):
+        if mix.weights is not None:
+            return {"weights": mix.weights, "gamma": mix.gamma}
     return None

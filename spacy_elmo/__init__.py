@@ -8,9 +8,10 @@ from spacy_elmo.version import VERSION
 
 if TYPE_CHECKING:
     from spacy_elmo.pipeline.annotations import restore_hooks
+    from spacy_elmo.pipeline.task_weights import task_weights
 
 __version__ = VERSION
-__all__ = ["ElmoError", "OptionsError", "WeightsError", "__version__", "restore_hooks"]
+__all__ = ["ElmoError", "OptionsError", "WeightsError", "__version__", "restore_hooks", "task_weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from spacy_elmo.pipeline.annotations import restore_hooks
 
         return restore_hooks
+    if name == "task_weights":
+        from spacy_elmo.pipeline.task_weights import task_weights
+
+        return task_weights
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

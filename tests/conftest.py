@@ -21,10 +21,9 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from helpers.models import write_predictor
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import softmax_hdf5
 
 # The same examples in every run: a failure in CI is one that can be had at home.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
@@ -110,11 +109,7 @@ def whole_model(data, tmp_path) -> Path:
     """A directory of one's own with all parts of a model: `tiny_2l_skip`, of five words, and random softmax."""
     bilm, out = formats.load(data / "tiny_2l_skip"), tmp_path / "model"
     bilm.card = {"name": "tiny", "license": "CC0"}
-    formats.write(bilm, out)
-    words = ["<S>", "</S>", "<UNK>", "the", "bank"]
-    (out / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
-    softmax_hdf5.write(Softmax(len(words), bilm.options.lstm.projection_dim, seed=1), out / "softmax.hdf5")
-    return out
+    return write_predictor(bilm, ["<S>", "</S>", "<UNK>", "the", "bank"], out)
 
 
 @pytest.fixture

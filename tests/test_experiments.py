@@ -14,9 +14,9 @@ import pytest
 import torch
 from spacy.lang.en.stop_words import STOP_WORDS
 
+from helpers.models import write_predictor
 from spacy_elmo import formats
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.language_model import LanguageModel
 
@@ -270,11 +270,7 @@ def probe_data(corpora):
 def state(data, tmp_path):
     """A tiny biLM with a vocabulary of eight words."""
     bilm = formats.load(data / "tiny_2l_skip")
-    directory = tmp_path / "state"
-    formats.write(bilm, directory)
-    (directory / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    softmax_hdf5.write(Softmax(len(WORDS), bilm.options.lstm.projection_dim, seed=1), directory / "softmax.hdf5")
-    return directory
+    return write_predictor(bilm, WORDS, tmp_path / "state")
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from spacy_elmo import formats
+from helpers.models import write_predictor
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import softmax_hdf5
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "migrating.md"
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(encoding="utf8"), re.DOTALL | re.MULTILINE)
@@ -32,10 +30,7 @@ def workplace(tmp_path, data):
     """A directory with what the commands name: sentences, and a model with vocabulary and softmax."""
     (tmp_path / "sentences.txt").write_text("the fox .\nAnother sentence\n", encoding="utf8")
     bilm = BiLM(BiLMOptions.from_file(data / "tiny_2l_skip" / "options.json"))
-    model = tmp_path / "my_elmo"
-    formats.write(bilm, model)
-    softmax_hdf5.write(Softmax(len(WORDS), bilm.options.lstm.projection_dim), model / "softmax.hdf5")
-    (model / "vocab.txt").write_text("".join(word + "\n" for word in WORDS))
+    write_predictor(bilm, WORDS, tmp_path / "my_elmo")
     return tmp_path
 
 

@@ -1,7 +1,7 @@
 """Words in, context-insensitive vectors out: the character CNN with highways and projection, or, for a
 biLM that reads whole words, a table of word vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,12 +199,16 @@ class WordEmbedding(nn.Module):
         super().__init__()
         self.vocabulary = list(vocabulary)
         self.rows = {word: row for row, word in enumerate(self.vocabulary, start=1)}
-        missing = [word for word in (characters.BOS, characters.EOS, self.UNKNOWN) if word not in self.rows]
-        if missing:
+        if missing := self.find_missing(self.rows):
             raise ElmoError(
                 f"vocabulary of a word-input biLM: {', '.join(missing)} missing; bilm-tf's vocab.txt has it"
             )
         self.weight = empty_parameter(len(self.vocabulary) + 1, width)
+
+    @classmethod
+    def find_missing(cls, vocabulary: Container[str]) -> list[str]:
+        """Return what every vocabulary needs and this one lacks: the borders, and `<UNK>`."""
+        return [word for word in (*cls.borders, cls.UNKNOWN) if word not in vocabulary]
 
     def forward(self, words: Sequence[str]) -> Tensor:
         """Return the vectors of `words` as `[len(words), width]`."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.batching import Packing, WordTable, plan_batches
 from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
+from spacy_elmo.bilm.eager import runs_eagerly
 from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
 from spacy_elmo.bilm.memory import return_freed_memory
@@ -135,6 +136,7 @@ class BiLM(nn.Module):
         if seed is not None:
             self.initialize(torch.Generator().manual_seed(seed))
 
+    @runs_eagerly
     def forward(self, embeddings: Tensor, packing: Packing, state: CarriedState | None = None) -> Tensor:
         """Compute all layers of sequences that lie one behind the other.
 
@@ -174,6 +176,7 @@ class BiLM(nn.Module):
             x = y + x if number and self.options.lstm.use_skip_connections else y
             yield x, final
 
+    @runs_eagerly
     def encode(
         self,
         sentences: Sequence[Sequence[str]],
@@ -253,6 +256,7 @@ class BiLM(nn.Module):
             if is_large:
                 return_freed_memory()
 
+    @runs_eagerly
     def embed(self, words: Sequence[str]) -> Tensor:
         """Return the context-insensitive vectors of words, `[len(words), projection_dim]`.
 

@@ -1,4 +1,4 @@
-"""`python -m spacy elmo info`: what a model is, and what runs it here."""
+"""`python -m spacy elmo info`: what a model or a pipeline is, and what runs it here."""
 
 import json
 
@@ -9,21 +9,31 @@ from spacy_elmo.cli.output import Quiet, failing_clearly
 
 @failing_clearly
 def info(
-    model: str = Argument("en_elmo_sm", help="Name, directory, archive, .hdf5 file or checkpoint"),
+    model: str = Argument(
+        "en_elmo_sm",
+        metavar="MODEL|PIPELINE",
+        help="Name, directory, archive, .hdf5 file or checkpoint; or a saved pipeline: its directory, or its package",
+    ),
     machine: bool = Option(False, "--machine", help="Show what runs the model on this machine, and why"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Show architecture, sizes, digest and licence of a model. With --machine, show processor, compiled part, torch and
-    threads instead, and which engine runs the model in which precision.
+    """Show architecture, sizes, digest and licence of a model. Of a pipeline, show its elmo, the model in it, and how
+    each component mixes the layers: the weights that it has learned, the token embedding first, and gamma. With
+    --machine, show processor, compiled part, torch and threads instead, and which engine runs the model in which
+    precision.
 
     Example: python -m spacy elmo info en_elmo_sm
     """
-    if machine:
-        from spacy_elmo.tools.machine import describe_all as describe
-        from spacy_elmo.tools.machine import table
-    else:
-        from spacy_elmo.tools.describe import describe, table
+    from spacy_elmo.tools import describe, describe_pipeline
+    from spacy_elmo.tools import machine as describe_machine
 
-    facts = describe(model)
+    pipeline = describe_pipeline.find_pipeline(model)
+    if machine:
+        bilm = model if pipeline is None else str(describe_pipeline.find_bilm(model, pipeline))
+        facts, table = describe_machine.describe_all(bilm), describe_machine.table
+    elif pipeline is None:
+        facts, table = describe.describe(model), describe.table
+    else:
+        facts, table = describe_pipeline.describe_pipeline(model), describe_pipeline.table
     print(json.dumps(facts) if as_json else table(facts))

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NoReturn, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch.nn import functional
 from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.batching import Packing, WordTable
 from spacy_elmo.bilm.char_cnn import CharacterCNN
+from spacy_elmo.bilm.eager import runs_eagerly
 from spacy_elmo.bilm.model import BiLM, CarriedState
 from spacy_elmo.bilm.scalar_mix import ScalarMix
 from spacy_elmo.bilm.threads import keep_to_one_thread_after_fork
@@ -114,6 +115,7 @@ class Elmo(nn.Module):
         self._vocabulary = _vocabulary_ids(vocab_to_cache, self._max_characters) if vocab_to_cache else None
         self._table = WordTable()
 
+    @runs_eagerly
     def forward(self, inputs: Tensor, word_inputs: Tensor | None = None) -> ElmoOutput:
         """Run the biLM once and mix its layers.
 
@@ -126,9 +128,13 @@ class Elmo(nn.Module):
         Padding is zero, but for what layer normalization makes of it where boundaries are kept (as in AllenNLP).
 
         Raises:
-            ElmoError: ids have the wrong type, shape or range, there is padding before a token, or there are
-                `word_inputs` but no `vocab_to_cache`.
+            ElmoError: ids have the wrong type, shape or range, there is padding before a token, there are `word_inputs`
+                but no `vocab_to_cache`, or the module is being exported or traced.
         """
+        if torch.compiler.is_compiling():
+            raise _cannot_be("exported")
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise _cannot_be("traced")
         ids = self._read(inputs, word_inputs)
         shape = ids.shape[:-2]
         ids = ids.reshape(math.prod(shape), *ids.shape[-2:])
@@ -151,6 +157,9 @@ class Elmo(nn.Module):
     def get_output_dim(self) -> int:
         """Width of a representation."""
         return self.bilm.options.width
+
+    def __prepare_scriptable__(self) -> NoReturn:  # which torch.jit.script asks of every module (torch/jit/_script.py)
+        raise _cannot_be("scripted")
 
     def _read(self, inputs: Tensor, word_inputs: Tensor | None) -> Ids:
         """Character ids as an array, those of the words that are given by number included."""
@@ -226,6 +235,13 @@ def _vocabulary_ids(words: Sequence[str], max_characters: int) -> Ids:
     ids = batch_to_ids([words], max_characters)[0].numpy()
     ids[0] = 0
     return ids
+
+
+def _cannot_be(made: str) -> ElmoError:
+    return ElmoError(
+        f"Elmo cannot be {made}: what it does depends on the words of each batch; call it first, and export the layers "
+        "that take its representations"
+    )
 
 
 def _find_tokens(ids: Ids) -> Tensor:

@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
+from spacy_elmo.bilm.char_cnn import WordEmbedding
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import Folder
+from spacy_elmo.formats.archive import File, Folder
 from spacy_elmo.support.words import read_words
 
 CARD = "model_card.json"
@@ -37,7 +38,28 @@ def read_vocabulary(folder: Folder) -> list[str] | None:
     Raises:
         WeightsError: it is damaged, too long or not UTF-8.
     """
-    for name in (VOCABULARY, *_OTHER_VOCABULARIES):
-        if (folder / name).is_file():
-            return read_words(folder / name, WeightsError)
-    return None
+    file = _find_vocabulary(folder)
+    return None if file is None else read_words(file, WeightsError)
+
+
+def input_words(vocabulary: list[str] | None, folder: Folder, weights: File) -> list[str]:
+    """The vocabulary, as a biLM that reads whole words needs it.
+
+    vocabulary: what was read from the folder; weights: which need it.
+
+    Raises:
+        WeightsError: there is none, or it lacks the borders or `<UNK>`.
+    """
+    if vocabulary is None:
+        raise WeightsError(f"{weights}: a biLM without char_cnn reads words and needs a vocab.txt beside it")
+    if missing := WordEmbedding.find_missing(vocabulary):
+        raise WeightsError(
+            f"{_find_vocabulary(folder)}: {', '.join(missing)} missing; the biLM beside it reads words; "
+            "put the vocab.txt of its training there, which has them"
+        )
+    return vocabulary
+
+
+def _find_vocabulary(folder: Folder) -> File | None:
+    files = (folder / name for name in (VOCABULARY, *_OTHER_VOCABULARIES))
+    return next((file for file in files if file.is_file()), None)

@@ -104,9 +104,8 @@ class BiLMFiles:
             return bilm_hdf5.read(self.weights, parts.options, None, parts.card, lexicons)
         if parts.options.char_cnn is not None:
             return bilm_hdf5.read(self.weights, parts.options, None, parts.card)
-        if parts.vocabulary is None:
-            raise WeightsError(f"{self.weights}: a biLM without char_cnn reads words and needs a vocab.txt beside it")
-        return bilm_hdf5.read(self.weights, parts.options, parts.vocabulary, parts.card)
+        words = beside.input_words(parts.vocabulary, self.folder, self.weights)
+        return bilm_hdf5.read(self.weights, parts.options, words, parts.card)
 
     def why_no_softmax(self) -> str | None:
         """Whether there is no `softmax.hdf5`."""

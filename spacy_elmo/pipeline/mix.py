@@ -18,6 +18,7 @@ from spacy_elmo.pipeline.rows import Array, columns, count_outputs
 Layers = str | int | Sequence[float]
 NAMED = ("mean", "top", "concat")
 LEARNED = "learned"
+NODE = "elmo_scalar_mix"  # name of the layer that `scalar_mix` makes
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def scalar_mix(
             'out, or set mix = "learned"'
         )
     return Model(
-        "elmo_scalar_mix",
+        NODE,
         _forward,
         init=_init,
         params={"s": None, "gamma": None},

@@ -1,5 +1,6 @@
 """A model in, facts about it out (behind `python -m spacy elmo info`)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from spacy_elmo import formats
@@ -71,6 +72,11 @@ def table(facts: dict[str, Any]) -> str:
         "weights": human_size(facts["weights_bytes"]),
         "digest": facts["digest"],
     }
+    return aligned(shown)
+
+
+def aligned(shown: Mapping[str, str | None]) -> str:
+    """Names and values, a line each, the values below each other; names without a value are left out."""
     width = max(map(len, shown))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items() if value is not None)
 

@@ -24,6 +24,7 @@ from spacy_elmo.errors import ElmoError
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.precision import fastest_precision
 from spacy_elmo.support.device import choose_device
+from spacy_elmo.tools.describe import aligned
 
 VARIABLES = (
     kernels.VARIABLE,
@@ -175,9 +176,7 @@ def processor_name() -> str:
 
 def table(facts: dict[str, Any]) -> str:
     """The facts of `describe_all` as lines to read."""
-    machine = dict(_machine_lines(facts))
-    width = max(map(len, machine))
-    return "\n".join([*(f"{name:<{width}}  {value}" for name, value in machine.items()), "", *_engine_lines(facts)])
+    return "\n".join([aligned(dict(_machine_lines(facts))), "", *_engine_lines(facts)])
 
 
 def _machine_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

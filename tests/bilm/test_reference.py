@@ -9,11 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
+from helpers.references import BATCHES, close
 from spacy_elmo.bilm import CarriedState, characters
 from spacy_elmo.formats import load
 
-TOLERANCE = 1e-5
-BATCHES = (slice(0, 12), slice(12, 24), slice(24, 29), slice(0, 14))
 FOLDERS = ("tiny_1l_noskip", "tiny_2l_clip", "tiny_2l_skip", "tiny_noproj")
 ORIGINALS = ("allennlp", "bilm_tf", "ref_f64")
 
@@ -61,11 +60,6 @@ def reference(request, data, sentences):
     place, folder, original = request.param
     root = data if place == "packaged" else request.getfixturevalue("shared") / "references"
     return Reference(root / folder, original, sentences)
-
-
-def close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
 def test_every_reference_folder_is_tested(shared):

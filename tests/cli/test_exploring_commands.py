@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from helpers.models import write_predictor
 from spacy_elmo import formats
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.tools.embed import embed_file
 
 LINES = ["the bank lent money", "a bank of the river", "he saw the bank"]
@@ -35,16 +35,12 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def predictor(data, tmp_path_factory):
     """A model with softmax."""
-    out = tmp_path_factory.mktemp("predictor")
     bilm = formats.load(data / "tiny_2l_skip")
     words = ["<S>", "</S>", "<UNK>", "the", "bank", "a"]
     softmax = Softmax(len(words), bilm.options.lstm.projection_dim)
     with torch.no_grad():
         softmax.weight.mul_(20)
-    formats.write(bilm, out)
-    softmax_hdf5.write(softmax, out / "softmax.hdf5")
-    (out / "vocab.txt").write_text("".join(word + "\n" for word in words))
-    return out
+    return write_predictor(bilm, words, tmp_path_factory.mktemp("predictor"), softmax)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,9 @@ import re
 from pathlib import Path
 
 import pytest
+import spacy
+from spacy.tokens import Doc
+from spacy.training import Example
 
 from spacy_elmo import __version__
 from spacy_elmo.bilm import kernels
@@ -71,6 +74,46 @@ def test_machine_with_an_unknown_instruction_set_is_one_line_and_status_1(elmo_p
     assert done.status == 1
     assert "avx1024" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def pipeline(data, tmp_path_factory):
+    """A saved pipeline whose tagger listens to elmo, not trained yet."""
+    path, nlp = tmp_path_factory.mktemp("pipeline"), spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": str(data / "tiny_2l_skip")}})
+    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": 32, "initial_weights": [0.0, 0.0, 1.0]}
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": listener}})
+    tagged = Doc(nlp.vocab, words=["It", "works"], tags=["PRON", "VERB"])
+    nlp.initialize(lambda: [Example(tagged.copy(), tagged)])
+    nlp.to_disk(path)
+    return path
+
+
+def test_info_of_a_pipeline_shows_its_elmo_and_what_tasks_have_learned(elmo, pipeline):
+    done = elmo("info", pipeline)
+    assert done.status == 0
+    assert re.search(r"^components +elmo, tagger$", done.stdout, re.MULTILINE)
+    assert re.search(r"^mix of tagger +0\.212 0\.212 0\.576, gamma 1\.000$", done.stdout, re.MULTILINE)
+    assert re.search(r"^vectors +32 wide", done.stdout, re.MULTILINE)
+
+
+def test_info_of_a_pipeline_is_one_json_object(elmo, pipeline, data):
+    facts = json.loads(elmo("info", pipeline, "--json").stdout)
+    assert facts["task_weights"]["tagger"][0]["gamma"] == 1.0
+    assert facts["elmo"]["bilm"]["digest"] == digest(load(data / "tiny_2l_skip"))
+
+
+def test_machine_tells_what_runs_the_elmo_of_a_pipeline(elmo, pipeline):
+    facts = json.loads(elmo("info", pipeline, "--machine", "--json").stdout)
+    assert {case["case"] for case in facts["engines"]} == {"one sentence", "stream", "training"}
+
+
+@pytest.mark.parametrize("option", [[], ["--machine"]])
+def test_info_of_a_pipeline_without_elmo_is_one_line_and_status_1(elmo, tmp_path, option):
+    spacy.blank("en").to_disk(tmp_path)
+    done = elmo("info", tmp_path, *option)
+    assert done.status == 1
+    assert re.fullmatch(rf"✘ {tmp_path}: a pipeline without elmo.*none\n", done.stderr)
 
 
 @pytest.mark.parametrize("option", [[], ["--machine"]])

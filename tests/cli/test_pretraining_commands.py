@@ -9,6 +9,8 @@ import pytest
 import spacy
 from thinc.api import Config
 
+from helpers.commands import as_options
+
 WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "."]  # of the vocabulary
 
 TINY = {
@@ -21,10 +23,6 @@ TINY = {
     "training.max_steps": 6,
     "logging.log_every": 3,
 }
-
-
-def settings(values):
-    return [part for name, value in values.items() for part in (f"--{name}", json.dumps(value))]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def config(elmo, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(elmo_process, corpus, config, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "model"
-    done = elmo_process("pretrain", corpus, out, "--config", config, "--quiet", *settings(TINY))
+    done = elmo_process("pretrain", corpus, out, "--config", config, "--quiet", *as_options(TINY))
     assert done.status == 0, done.stderr
     assert done.stderr == ""
     return out

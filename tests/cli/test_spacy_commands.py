@@ -16,6 +16,7 @@ from spacy.training import Corpus, Example
 from spacy.util import load_config, load_config_from_str, load_model_from_config
 from thinc.api import Config
 
+from helpers.commands import as_options
 from spacy_elmo.formats import digest, load
 from spacy_elmo.pipeline.mix import mix_weights
 from spacy_elmo.pipeline.shim import shim_of
@@ -43,10 +44,6 @@ def spacy_cli(*args, status=0):
 def train(config, out=None, **changes):
     """What `python -m spacy train` does, in this process: starting one costs two seconds."""
     spacy_train(config, out, overrides=changes)
-
-
-def settings(values):
-    return [part for name, value in values.items() for part in (f"--{name}", json.dumps(value))]
 
 
 def make_doc(vocab, name, place, label="GPE", tag="NNP", dep="nsubj", cat="B"):
@@ -141,7 +138,7 @@ def same_parameters(one, other, component="ner"):
 
 def test_ner_learns_and_the_saved_pipeline_has_the_same_score(tiny, corpora, tmp_path):
     """By the commands themselves, in processes of their own."""
-    spacy_cli("train", tiny("ner"), "--output", tmp_path, *settings({**corpora, **STEPS}))
+    spacy_cli("train", tiny("ner"), "--output", tmp_path, *as_options({**corpora, **STEPS}))
     trained = tmp_path / "model-last"
     spacy_cli("evaluate", trained, corpora["paths.dev"], "--output", tmp_path / "metrics.json")
     scores = assert_same_scores(trained, corpora)
@@ -179,7 +176,7 @@ def test_bundled_configs_train_as_they_are_from_the_wheel(config, installed, cor
     where = subprocess.check_output([sys.executable, "-c", "import spacy_elmo; print(spacy_elmo.__file__)"], text=True)
     assert Path(where.strip()).parent == installed / "spacy_elmo"
     config = installed / "spacy_elmo" / "configs" / config
-    said = spacy_cli("train", config, "--output", tmp_path, *settings({**corpora, **STEPS}))
+    said = spacy_cli("train", config, "--output", tmp_path, *as_options({**corpora, **STEPS}))
     assert "Warning" not in said
     scores = assert_same_scores(tmp_path / "model-last", corpora)
     learned = [score for name, score in LEARNED.items() if name in config.stem.split("_")]
@@ -223,20 +220,20 @@ def test_docs_without_tokens_in_a_training_batch(pipeline, optimize, data):
 
 @pytest.mark.slow
 def test_debug_config_finds_nothing_wrong(tiny, corpora):
-    said = spacy_cli("debug", "config", tiny("ner"), "--show-variables", *settings(corpora))
+    said = spacy_cli("debug", "config", tiny("ner"), "--show-variables", *as_options(corpora))
     assert "Config is valid" in said
 
 
 @pytest.mark.slow
 def test_debug_config_names_a_setting_that_is_wrong(tiny, corpora):
     wrong = {**corpora, "components.ner.model.tok2vec.elmo.dropout": "much"}
-    said = spacy_cli("debug", "config", tiny("ner"), *settings(wrong), status=1)
+    said = spacy_cli("debug", "config", tiny("ner"), *as_options(wrong), status=1)
     assert "dropout" in said
 
 
 @pytest.mark.slow
 def test_debug_data_knows_the_labels(tiny, corpora):
-    said = spacy_cli("debug", "data", tiny("ner", "textcat"), *settings(corpora), "--verbose", "--no-format")
+    said = spacy_cli("debug", "data", tiny("ner", "textcat"), *as_options(corpora), "--verbose", "--no-format")
     assert "Pipeline can be initialized with data" in said
     assert "Labels in train data: 'PERSON' (120), 'GPE' (120)" in said
     assert "Dev labels: 'A', 'B', 'C'" in said
@@ -283,7 +280,7 @@ def test_fill_config_completes_a_listener(tmp_path, bundled_width):
 def test_a_listener_of_another_width_says_which_it_should_be(tmp_path, corpora):
     (tmp_path / "partial.cfg").write_text(PARTIAL.format(width=48))
     spacy_cli("init", "fill-config", tmp_path / "partial.cfg", tmp_path / "full.cfg")
-    said = spacy_cli("train", tmp_path / "full.cfg", *settings({**corpora, "training.max_steps": 1}), status=1)
+    said = spacy_cli("train", tmp_path / "full.cfg", *as_options({**corpora, "training.max_steps": 1}), status=1)
     width = build(["ner"])["components"]["ner"]["model"]["tok2vec"]["elmo"]["width"]
     assert f"set width = {width}" in said
 
@@ -364,7 +361,7 @@ def test_elmo_among_the_frozen_components_stays_and_is_learned_from(trained, tin
 @pytest.mark.slow
 def test_a_frozen_elmo_among_the_annotating_components(tiny, corpora, tmp_path):
     freezing = {"training.frozen_components": ["elmo"], "training.annotating_components": ["sentencizer", "elmo"]}
-    said = spacy_cli("train", tiny("ner"), "--output", tmp_path, *settings({**corpora, **STEPS, **freezing}))
+    said = spacy_cli("train", tiny("ner"), "--output", tmp_path, *as_options({**corpora, **STEPS, **freezing}))
     assert "W086" not in said
     assert assert_same_scores(tmp_path / "model-last", corpora)["ents_f"] > 0.8
 

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.references import BATCHES, close
 from spacy_elmo import ElmoError, formats
 from spacy_elmo.bilm import CarriedState, Elmo, batch_to_ids
 
 ALLENNLP = ("tiny_1l_noskip", "tiny_2l_clip", "tiny_2l_skip")  # what it can load
 MIXED = ALLENNLP[1:]
-BATCHES = (slice(0, 12), slice(12, 24), slice(24, 29), slice(0, 14))
 TEXT = [["The", "same", "words", "."], ["The", "same"], [], ["words", "words", "The"]]
 
 
@@ -37,12 +37,6 @@ def giving_layers(module):
         for number, mix in enumerate(module.scalar_mixes):
             mix.weights[number] = 1000.0
     return module
-
-
-def close(ours, theirs):
-    ours = ours.detach().numpy()
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("keep_boundaries", [False, True])
@@ -365,6 +359,95 @@ def test_files_beside_a_module_or_neither_are_an_error(tiny):
         Elmo(None, None, 1)
     with pytest.raises(ElmoError, match="module is a Linear, expected a BiLM"):
         Elmo(None, None, 1, module=torch.nn.Linear(1, 1))
+
+
+# --- in a compiled model ---
+
+
+class Classifier(torch.nn.Module):
+    def __init__(self, elmo):
+        super().__init__()
+        self.elmo, self.output = elmo, torch.nn.Linear(elmo.get_output_dim(), 2)
+
+    def forward(self, ids):
+        found = self.elmo(ids)
+        return (self.output(torch.relu(found["elmo_representations"][0])) * found["mask"][..., None]).sum(1)
+
+
+@pytest.fixture
+def compiler():
+    """A backend of torch.compile that runs what it is given; `graphs` are what it was given."""
+
+    def run(graph, _):
+        run.graphs.append(graph)
+        return graph.forward
+
+    run.graphs = []
+    yield run
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_a_compiled_model_gives_the_numbers_and_gradients_of_an_eager_one(tiny, compiler, requires_grad):
+    model = Classifier(elmo(tiny, requires_grad=requires_grad))
+    compiled = torch.compile(model, backend=compiler)
+    for text in (TEXT, TEXT[::-1] * 2, TEXT[:1], TEXT[1:]):
+        ids, found = batch_to_ids(text), []
+        for one in (model, compiled):
+            model.zero_grad()
+            scores = one(ids)
+            scores.sum().backward()
+            found.append([scores, *(parameter.grad for parameter in model.parameters() if parameter.requires_grad)])
+        torch.testing.assert_close(*found)
+    targets = {node.target for graph in compiler.graphs for node in graph.graph.nodes}
+    assert torch.relu in targets  # what the model does with the vectors is compiled
+
+
+@pytest.mark.slow
+def test_a_model_compiled_with_the_default_backend_gives_the_same(tiny):
+    model, ids = Classifier(elmo(tiny)), batch_to_ids(TEXT)
+    try:
+        torch.testing.assert_close(torch.compile(model)(ids), model(ids))
+    finally:
+        torch.compiler.reset()
+
+
+def test_a_compiled_model_that_encodes_sentences_gives_the_same(tiny, compiler):
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bilm = formats.load(tiny)
+
+        def forward(self, sentences):
+            top = [torch.from_numpy(layers[-1]) for layers in self.bilm.encode(sentences)]
+            return torch.relu(torch.cat(top)), self.bilm.embed(sentences[0])
+
+    model = Encoder()
+    torch.testing.assert_close(torch.compile(model, backend=compiler)(TEXT), model(TEXT))
+
+
+@pytest.mark.parametrize(
+    ("made", "call"),
+    [
+        ("exported", lambda model, ids: torch.export.export(model, (ids,), strict=False)),
+        ("traced", lambda model, ids: torch.jit.trace(model, ids)),
+        ("scripted", lambda model, ids: torch.jit.script(model)),
+    ],
+)
+def test_what_would_hold_one_batch_for_good_is_refused_in_one_line(tiny, made, call):
+    module = elmo(tiny)
+    for model in (module, Classifier(module)):
+        with pytest.raises(ElmoError, match=f"^Elmo cannot be {made}: .*call it first"):
+            call(model, batch_to_ids(TEXT))
+
+
+def test_compile_is_not_imported_by_who_does_not_compile(tiny):
+    code = (
+        "import sys\nfrom spacy_elmo.bilm import Elmo, batch_to_ids\n"
+        f"Elmo(None, {str(tiny)!r}, 1)(batch_to_ids([['A', 'word']]))\nprint('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 # --- where it is found ---

@@ -1,7 +1,6 @@
 """Models of AllenNLP: the ELMo in an archive of its code against the references; one clear error for what is unfit."""
 
 import json
-import os
 import pickle
 import shutil
 import tarfile
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.refusals import Trap
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.formats import allennlp, load, open_model, write
@@ -206,14 +206,6 @@ def test_weights_that_do_not_fit_are_one_clear_error(folder, original, case):
     change_state(folder, change)
     with pytest.raises(WeightsError, match=message):
         load(folder, options=original / "options.json")
-
-
-class Trap:
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 def test_nothing_in_the_weights_is_executed(folder, original, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import spacy
 
+from helpers.refusals import refused
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.formats import archive, digest, load, open_model, write
@@ -47,13 +48,6 @@ def pack(tmp_path):
         return path
 
     return packed
-
-
-def refused(path, message):
-    with pytest.raises(WeightsError, match=message) as caught:
-        load(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 # --- what is read ---

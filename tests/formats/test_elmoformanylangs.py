@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.references import close
+from helpers.refusals import Trap, refused
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.bilm import CarriedState
 from spacy_elmo.formats import digest, elmoformanylangs, load, open_model, write
@@ -50,11 +52,6 @@ def model(data, tmp_path):
     )
 
 
-def close(ours, theirs):
-    assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-
-
 def change_json(file, change):
     content = json.loads(file.read_text())
     change(content)
@@ -65,13 +62,6 @@ def change_state(file, change, legacy=True):
     state = torch.load(file, map_location="cpu", weights_only=True)
     change(state)
     torch.save(state, file, _use_new_zipfile_serialization=not legacy)
-
-
-def refused(path, message, error=WeightsError):
-    with pytest.raises(error, match=message) as caught:
-        load(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 # --- as the original ---
@@ -329,16 +319,6 @@ print(peak() - before)
 
 
 # --- what is refused ---
-
-
-class Trap:
-    """Leaves a mark where it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.mark.parametrize("protocol", range(6))

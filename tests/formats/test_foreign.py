@@ -1,11 +1,11 @@
 """Models in formats that are not read: the error says what they are and what to do, and nothing opens them."""
 
-import os
 import pickle
 import zipfile
 
 import pytest
 
+from helpers.refusals import Trap
 from spacy_elmo import WeightsError
 from spacy_elmo.formats import load
 
@@ -16,16 +16,6 @@ CASES = [
     (["checkpoint"], "TensorFlow checkpoint"),
     (["model.pkl"], "a pickle"),
 ]
-
-
-class Trap:
-    """Leaves a mark where it is unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.fixture

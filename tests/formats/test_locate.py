@@ -1,5 +1,6 @@
 """Names and paths of models, and what is imported to load one."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,14 @@ def test_words_with_unusual_line_separators_stay_whole(word_model):
 def test_a_word_model_without_vocabulary_is_an_error_that_names_it(word_model):
     (word_model / "vocab.txt").unlink()
     with pytest.raises(WeightsError, match=r"weights\.hdf5.*vocab\.txt"):
+        load(word_model)
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "vocab-train.txt"])
+def test_a_vocabulary_without_what_a_word_model_needs_is_an_error_that_names_the_file(word_model, name):
+    (word_model / "vocab.txt").unlink()
+    (word_model / name).write_text("the\n</S>\nof\nlast\n")
+    with pytest.raises(WeightsError, match=rf"{re.escape(str(word_model / name))}: <S>, <UNK> missing; .*vocab\.txt"):
         load(word_model)
 
 

@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
+from helpers.models import write_predictor
 from spacy_elmo import ElmoError, WeightsError
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.formats import arrays, bilm_hdf5, digest, load, softmax_hdf5, write
+from spacy_elmo.formats import arrays, bilm_hdf5, digest, load, write
 from spacy_elmo.pretraining.evaluation import Evaluator
 from spacy_elmo.tools.convert import convert
 
@@ -25,14 +26,9 @@ def same_vectors(one, other):
 @pytest.fixture
 def full(data, tmp_path):
     """A model with vocabulary, model card and softmax."""
-    source = tmp_path / "full"
     bilm = load(data / "tiny_2l_skip")
     bilm.card = {"name": "tiny", "license": "CC0"}
-    write(bilm, source)
-    words = ["<S>", "</S>", "<UNK>", "the", "fox", "ä"]
-    (source / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf8")
-    softmax_hdf5.write(softmax_hdf5.Softmax(len(words), bilm.options.lstm.projection_dim), source / "softmax.hdf5")
-    return source
+    return write_predictor(bilm, ["<S>", "</S>", "<UNK>", "the", "fox", "ä"], tmp_path / "full")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "lossless"])

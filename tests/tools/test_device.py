@@ -4,12 +4,9 @@ import json
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from spacy_elmo.cli import elmo_cli
-from spacy_elmo.tools.embed import embed_file
+from helpers.commands import Commands
 
-LINES = ["the bank lent money", "a bank of sand", "he sat on the bank"]
 COMMANDS = [
     "evaluate MODEL TEXT --json --quiet",
     "substitutes TEXT --model MODEL --json --quiet",
@@ -22,16 +19,8 @@ COMMANDS = [
 @pytest.fixture
 def run(whole_model, tmp_path):
     """Run a command on a device; its result."""
-    text, corpus = tmp_path / "text.txt", tmp_path / "corpus.hdf5"
-    text.write_text("".join(f"{line}\n" for line in LINES))
-    embed_file(text, corpus, model=str(whole_model), device="cpu")
-    values = {"MODEL": str(whole_model), "TEXT": str(text), "CORPUS": str(corpus), "SENTENCE": LINES[0]}
-
-    def on(command, device):
-        words = [values.get(word, word.replace("OUT", str(tmp_path / device))) for word in command.split()]
-        return CliRunner().invoke(elmo_cli, [*words, "--device", device])
-
-    return on
+    commands = Commands(whole_model, tmp_path)
+    return lambda command, device: commands.run(command, "--device", device, out=device)
 
 
 def numbers(found):

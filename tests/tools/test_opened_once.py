@@ -5,12 +5,8 @@ from pathlib import Path
 
 import h5py
 import pytest
-from typer.testing import CliRunner
 
-from spacy_elmo.cli import elmo_cli
-from spacy_elmo.tools.embed import embed_file
-
-LINES = ["the bank lent money", "a bank of sand", "he sat on the bank"]
+from helpers.commands import Commands
 
 
 @pytest.fixture
@@ -47,19 +43,9 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[0])
 @pytest.mark.parametrize("named", ["directory", "file"])
 def test_a_command_opens_the_weights_once(whole_model, tmp_path, opened, command, named):
-    text, corpus = tmp_path / "text.txt", tmp_path / "corpus.hdf5"
-    text.write_text("".join(f"{line}\n" for line in LINES))
-    embed_file(text, corpus, model=str(whole_model))
-    weights = whole_model / "weights.hdf5"
-    values = {
-        "MODEL": str(whole_model if named == "directory" else weights),
-        "TEXT": str(text),
-        "CORPUS": str(corpus),
-        "SENTENCE": "the bank lent",
-    }
-    arguments = [values.get(word, word.replace("OUT", str(tmp_path / "out"))) for word in command.split()]
+    commands, weights = Commands(whole_model, tmp_path), whole_model / "weights.hdf5"
     opened.clear()
-    done = CliRunner().invoke(elmo_cli, arguments)
+    done = commands.run(command, MODEL=str(whole_model if named == "directory" else weights))
     assert done.exit_code == 0, done.output
     assert opened.count(weights.resolve()) == (0 if command.startswith("init-config") else 1)
     assert opened.count((whole_model / "softmax.hdf5").resolve()) <= 1

@@ -6,11 +6,10 @@ import spacy
 import torch
 from spacy.tokens import Doc, DocBin
 
-from spacy_elmo import formats
+from helpers.models import write_predictor
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining.config import ModelConfig
 from spacy_elmo.pretraining.evaluation import Evaluator
 from spacy_elmo.tools import substitutes as module
@@ -24,7 +23,6 @@ DIRECTIONS = ("forward", "backward")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Directory of a tiny model with random weights and softmax, far from uniform."""
-    out = tmp_path_factory.mktemp("model")
     config = ModelConfig(
         dim=10, projection_dim=6, filters=((1, 4), (2, 6)), embedding_dim=4, max_characters_per_token=12
     )
@@ -36,10 +34,7 @@ def model(tmp_path_factory):
                 std=1.5 * (parameter.shape[-2] if parameter.dim() > 1 else 4) ** -0.5, generator=generator
             )
         softmax.weight.mul_(3)
-    formats.write(bilm, out)
-    softmax_hdf5.write(softmax, out / "softmax.hdf5")
-    (out / "vocab.txt").write_text("".join(word + "\n" for word in WORDS))
-    return out
+    return write_predictor(bilm, WORDS, tmp_path_factory.mktemp("model"), softmax)
 
 
 @pytest.fixture

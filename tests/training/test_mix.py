@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from helpers.files import contents, names
 from spacy_elmo.pretraining.text import read_sentences
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 
@@ -52,10 +53,6 @@ def documents(path):
     return path.read_text().removesuffix("\n").split("\n\n")
 
 
-def contents(out):
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-
 def test_evaluation_text_and_copies_go_and_short_lines_stay(mix, sources, out):
     assert "short ." in documents(out / "clean" / "b.txt")
     row = mix.report(sources, out)[1]
@@ -89,8 +86,8 @@ def test_documents_are_read_as_often_as_their_weight_says_in_random_order(mix, s
 def test_the_corpus_is_what_prepare_makes_of_it(out):
     sentences = list(read_sentences([out / "corpus" / "train" / "mix.txt"]))
     assert sum(begins for _, begins in sentences) == len(documents(out / "text" / "train" / "mix.txt"))
-    assert sorted(path.name for path in (out / "corpus").iterdir()) == ["heldout", "train", "vocab.txt"]
-    assert sorted(path.name for path in (out / "corpus" / "heldout").iterdir()) == ["a.txt", "b.txt", "c.txt"]
+    assert names(out / "corpus") == ["heldout", "train", "vocab.txt"]
+    assert names(out / "corpus" / "heldout") == ["a.txt", "b.txt", "c.txt"]
 
 
 def test_vocabulary_has_the_known_words_and_the_most_frequent_others(mix, out):

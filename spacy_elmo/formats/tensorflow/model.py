@@ -68,11 +68,8 @@ class TensorFlowModel:
 
     def bilm(self, parts: Parts) -> BiLM:
         """Read the weights; every shape is checked against the options before memory is taken."""
-        options, vocabulary = parts.options, None
-        if options.char_cnn is None:
-            vocabulary = parts.vocabulary
-            if vocabulary is None:
-                raise WeightsError(f"{self.index}: a biLM without char_cnn reads words and needs a vocab.txt beside it")
+        options = parts.options
+        vocabulary = beside.input_words(parts.vocabulary, self.folder, self.index) if options.char_cnn is None else None
         table = list(bilm_hdf5.entries(options, len(vocabulary or ())))
         found = {self._find(entry.name, entry.shape): entry for entry in table}
         self._refuse_surplus({entry.name for entry in table})

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.crc32c import bit_by_bit
+
 TYPES = {"float32": 1, "float64": 2, "int32": 3, "float16": 19}
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 
@@ -27,13 +29,8 @@ def field(number, value):
 
 
 def checksum(content):
-    """CRC-32C bit by bit, masked as LevelDB does."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
+    """CRC-32C, masked as LevelDB does."""
+    crc = bit_by_bit(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

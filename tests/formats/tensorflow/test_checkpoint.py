@@ -300,6 +300,9 @@ def test_words_need_a_vocabulary(copy_of):
     (folder / "vocab.txt").unlink()
     with pytest.raises(WeightsError, match=r"reads words and needs a vocab\.txt"):
         open_model(folder).bilm()
+    (folder / "vocab.txt").write_text("the\n")
+    with pytest.raises(WeightsError, match=rf"{folder}/vocab\.txt: <S>, </S>, <UNK> missing"):
+        open_model(folder).bilm()
 
 
 # --- variables ---

@@ -5,17 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.crc32c import bit_by_bit
 from spacy_elmo.formats.tensorflow import crc32c as module
 from spacy_elmo.formats.tensorflow.crc32c import crc32c
-
-
-def bit_by_bit(content):
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
 
 
 @pytest.mark.parametrize(

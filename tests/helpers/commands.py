@@ -1,0 +1,37 @@
+"""Commands of `python -m spacy elmo`, as tests write them."""
+
+import json
+
+from typer.testing import CliRunner
+
+from spacy_elmo.cli import elmo_cli
+from spacy_elmo.tools.embed import embed_file
+
+LINES = ["the bank lent money", "a bank of sand", "he sat on the bank"]
+
+
+def as_options(values):
+    """Settings by name as arguments: `--training.max_steps 6`."""
+    return [part for name, value in values.items() for part in (f"--{name}", json.dumps(value))]
+
+
+class Commands:
+    """Runs commands in which TEXT, CORPUS (the text's vectors) and SENTENCE stand for some that there are, MODEL for a
+    model, and OUT for a path where nothing is yet.
+
+    model: which the corpus is embedded with; directory: where all this is put.
+    """
+
+    def __init__(self, model, directory):
+        text, corpus = directory / "text.txt", directory / "corpus.hdf5"
+        text.write_text("".join(f"{line}\n" for line in LINES))
+        embed_file(text, corpus, model=str(model), device="cpu")
+        self.directory = directory
+        self.values = {"TEXT": str(text), "CORPUS": str(corpus), "SENTENCE": LINES[0], "MODEL": str(model)}
+
+    def run(self, command, *options, out="out", **values):
+        """The result; out: what OUT is called; values: other ones than those above."""
+        values = self.values | values
+        out = str(self.directory / out)
+        words = [values.get(word, word.replace("OUT", out)) for word in command.split()]
+        return CliRunner().invoke(elmo_cli, [*words, *options])

@@ -1,0 +1,149 @@
+"""A server of our own, and models of it in the registry."""
+
+import email.utils
+import hashlib
+import http.server
+import re
+import threading
+
+import pytest
+
+from spacy_elmo import ElmoError
+from spacy_elmo.formats.known import KNOWN, KnownFile, KnownModel
+from spacy_elmo.tools import download as tool
+from spacy_elmo.tools.download import download
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files` by name. `cuts`: after how many bytes of a body to cut the next connections; `status`: what to
+    answer to the next requests instead; `requests`: (name, Range header) of those that came, `if_ranges`: their
+    If-Range; `validates_by`: see `validator`; `shift`: by how many bytes to miss a range that is asked for; `most`: how
+    many bytes of it to send; `gate`: bodies of weights wait for it."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.cuts, self.status, self.requests, self.if_ranges = {}, [], [], [], []
+        self.knows_ranges, self.knows_if_range, self.validates_by = True, True, "ETag"
+        self.shift, self.most = 0, None
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def file(self, name, sha256=None, size=None, served=None):
+        """What the registry would say of a file of this server."""
+        return KnownFile(name, f"http://127.0.0.1:{self.server_port}/{served or name}", size, sha256)
+
+    def validator(self, name):
+        """The header that tells this content of a file from others, and its value."""
+        tag = hashlib.sha256(self.files[name]).hexdigest()[:7]
+        return {
+            "ETag": ("ETag", f'"{tag}"'),
+            "weak ETag": ("ETag", f'W/"{tag}"'),
+            "Last-Modified": ("Last-Modified", email.utils.formatdate(int(tag, 16), usegmt=True)),
+            "nothing": ("X-Nothing", ""),
+        }[self.validates_by]
+
+    @property
+    def ranges(self):
+        return [value for name, value in self.requests if name.endswith("weights.hdf5")]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, name = self.server, self.path[1:]
+        wanted, if_range = self.headers.get("Range"), self.headers.get("If-Range")
+        server.requests.append((name, wanted))
+        server.if_ranges.append(if_range)
+        if server.status:
+            self.send_error(server.status.pop(0))
+            return
+        if name not in server.files:
+            self.send_error(404)
+            return
+        body, validator = server.files[name], server.validator(name)
+        fits = if_range in (None, validator[1]) or not server.knows_if_range
+        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.knows_ranges and fits else 0
+        if start and start >= len(body):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(body)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        sent = body
+        if start:
+            start += server.shift
+            sent = body[start:][: server.most]
+            self.send_header("Content-Range", f"bytes {start}-{start + len(sent) - 1}/{len(body)}")
+        self.send_header("Content-Length", str(len(sent)))
+        self.send_header(*validator)
+        self.end_headers()
+        if name.endswith("weights.hdf5"):
+            server.gate.wait(60)
+            sent = sent[: server.cuts.pop(0)] if server.cuts else sent
+        self.wfile.write(sent)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(data):
+    """Serves the files of tiny_2l_skip."""
+    server = Server()
+    for name in ("weights.hdf5", "options.json"):
+        server.files[name] = (data / "tiny_2l_skip" / name).read_bytes()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.gate.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache directory; no pause between attempts, small chunks (cuts below are multiples of them)."""
+    monkeypatch.setenv("SPACY_ELMO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tool, "_PAUSE", 0.0)
+    monkeypatch.setattr(tool, "_CHUNK", 2**12)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tiny(server, cache, monkeypatch):
+    """Put a model into the registry; `tiny(sha256=...)` says more of its weights."""
+
+    def put(**facts):
+        files = (server.file("options.json"), server.file("weights.hdf5", **facts))
+        monkeypatch.setitem(KNOWN, "tiny", KnownModel("tiny", "en", "a tiny one", files, "CC0"))
+
+    put()
+    return put
+
+
+@pytest.fixture
+def publish(server, cache, monkeypatch):
+    """Put files on the server, and a model of them into the registry."""
+
+    def put(name, contents):
+        server.files.update(contents)
+        files = tuple(map(server.file, contents))
+        monkeypatch.setitem(KNOWN, name, KnownModel(name, "en", "a published one", files))
+
+    return put
+
+
+@pytest.fixture
+def cut_download(server):
+    """A function: a download that is given up after so many bytes of the weights. Forgets the requests for it."""
+
+    def cut(at=40_960):
+        server.cuts = [at, 0, 0, 0]
+        with pytest.raises(ElmoError, match="run the command again"):
+            download("tiny")
+        server.cuts.clear()
+        server.requests.clear()
+        server.if_ranges.clear()
+
+    return cut
