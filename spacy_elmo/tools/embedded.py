@@ -24,7 +24,7 @@ class EmbeddedCorpus:
 
     text: the text that was embedded, for files without `sentence_to_index`; read as a stream.
     pipeline: what split the lines of that text into words (see `Text.of`); None: white space.
-    layers: which to use of a file that holds all: "average" (the default), "top" or a number.
+    layers: which to use of a file that holds all: "mean" (the default), "top" or a number.
 
     Raises:
         ElmoError: the file is missing, of another layout, damaged, or reads from elsewhere; sentences are not known.
@@ -55,7 +55,7 @@ class EmbeddedCorpus:
         self.has_layers, self.width = len(shape) == 3, int(shape[-1])
         if layers is not None and not self.has_layers:
             raise ElmoError(f"{path}: it holds one vector a token, so there are no layers to choose from ({layers!r})")
-        self.layers = layers or "average"
+        self.layers = layers or "mean"
 
     def __enter__(self) -> "EmbeddedCorpus":
         return self
