@@ -88,12 +88,13 @@ def embed_file(
             encoder.on_device()
             return (encoder(window.sentences) for window in some)
 
-        spool = open_spool(out, job, encoder.layout, settings.resume, settings.force)
+        spool = open_spool(out, job, encoder.layout, wishes, settings.resume, settings.force)
         if spool is not None:
             _fill(spool, all_windows, encode, survey, settings.carry_state, progress)
             n_tokens = spool.n_tokens
             with progress_bar(progress, "writing", survey.n_lines, unit=" lines") as bar:
-                spool.finish(lambda path: write(path, encoder.layout, source, wishes, _rows(source, spool, bar.update)))
+                rows = _rows(source, spool, bar.update)
+                spool.finish(lambda path: write(path, encoder.layout, source, wishes, rows), wishes)
         else:
             n_tokens = sum(len(tokens) for _, tokens in source.sentences())
         size = out.stat().st_size
@@ -179,6 +180,11 @@ def _fill(
 
 def _rows(text: Text, spool: Spool, advance: Callable[[int], object]) -> Iterator[Row]:
     for number, ((line, tokens), vectors) in enumerate(zip(text.sentences(), spool.read(), strict=True)):
+        if vectors.shape[-2] != len(tokens):
+            raise ElmoError(
+                f"{text.path}, line {number + 1}: {len(tokens)} tokens, {vectors.shape[-2]} in the interrupted run; "
+                "was the pipeline changed? Begin anew with --force and without --resume"
+            )
         yield Row(number, line, tokens, vectors)
         advance(1)
 

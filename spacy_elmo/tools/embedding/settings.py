@@ -33,7 +33,7 @@ class EmbedSettings:
     """
 
     model: str = _setting("en_elmo_sm", "Bundled or downloaded name, directory, zip or .hdf5")
-    layers: str | int = _setting("all", "all, top, mean (or average), or the number of a layer (0: the token embedding)")
+    layers: str | int = _setting("all", "all, top, mean or average, or the number of a layer (0: the token embedding)")
     pipeline: str | None = _setting(
         None, "Read raw text, and split it by the tokenizer of this pipeline or language", metavar="NAME_OR_LANG"
     )

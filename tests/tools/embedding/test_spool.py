@@ -1,5 +1,8 @@
 import multiprocessing
 import os
+import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import spacy
 
 from helpers.embedding import LINES, SENTENCES, assert_same, contents
 from spacy_elmo.errors import ElmoError
@@ -54,10 +58,10 @@ fork = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 STEPS = (
     (spools.os, "fsync"),
     (spools.os, "truncate"),
-    (spools.shutil, "rmtree"),
     (Path, "open"),
     (Path, "mkdir"),
     (Path, "touch"),
+    (Path, "write_text"),
     (Path, "rename"),
     (Path, "replace"),
     (Path, "unlink"),
@@ -137,14 +141,161 @@ def test_resumed_run_encodes_only_what_is_missing(text, model, tmp_path, monkeyp
         with pytest.raises(ElmoError, match=r"No space left.*kept in out\.h5\.part.*--resume"):
             embed_file(text, out, **settings)
     assert not out.exists()
-    with spools.directory_of(out).joinpath("lengths").open("r+b") as lengths:
-        lengths.truncate(3 * 8 + 5)  # in the middle of the second window, and of a number
+    with spools.directory_of(out).joinpath("index").open("r+b") as index:
+        index.truncate(3 * 12 + 5)  # in the middle of the second window, and of a number
     seen = []
     encode = Encoder.__call__
     monkeypatch.setattr(Encoder, "__call__", lambda self, some: seen.append(some) or encode(self, some))
     embed_file(text, out, resume=True, **settings)
     assert seen == [SENTENCES[2:4], SENTENCES[4:6]]
     assert_same(tmp_path / "whole.h5", out)
+
+
+def interrupted(out, text, **settings):
+    """Leave what a run leaves that is stopped when all vectors are there, and the file is being written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tool, "writer_for", lambda *_: full_disk)
+        with pytest.raises(ElmoError, match="No space left"):
+            embed_file(text, out, **settings)
+    return spools.directory_of(out)
+
+
+def flip(content, at):
+    return content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :]
+
+
+CHANGES = {
+    "a bit flipped": lambda content, pick: flip(content, pick.randrange(len(content))),
+    "cut off": lambda content, pick: content[: pick.randrange(len(content))],
+    "a piece taken out": lambda content, pick: content[: (at := pick.randrange(len(content)))] + content[at + 12 :],
+    "a piece put in": lambda content, pick: content[: (at := pick.randrange(len(content)))] + b"{" * 12 + content[at:],
+    "pieces exchanged": lambda content, pick: content[len(content) // 2 :] + content[: len(content) // 2],
+    "nested deeply": lambda content, pick: b"[" * 50_000,
+    "a large number": lambda content, pick: content[:12] + b"\xff" * 7 + b"\x7f" + content[20:],
+    "emptied": lambda content, pick: b"",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["vectors", "index", "job.json"])
+def test_what_was_changed_is_made_again_or_refused_but_never_taken(text, model, tmp_path, name, change):
+    out, settings, pick = tmp_path / "out.h5", {"model": model, "batch_size": 2}, random.Random(f"{name} {change}")
+    embed_file(text, tmp_path / "whole.h5", **settings)
+    for _ in range(3):
+        file = interrupted(out, text, force=True, **settings) / name
+        file.write_bytes(CHANGES[change](file.read_bytes(), pick))
+        refused = ""
+        try:
+            embed_file(text, out, resume=True, **settings)
+        except ElmoError as error:
+            refused = str(error)
+            embed_file(text, out, force=True, **settings)
+        assert not refused or (name == "job.json" and re.search(r"out\.h5\.part.*begin anew with --force", refused))
+        assert_same(tmp_path / "whole.h5", out)
+        out.unlink()
+
+
+def test_vectors_of_another_job_are_not_taken_under_the_name_of_this_one(text, model, tmp_path):
+    """Same text, same model, same sizes: only the layers differ."""
+    out, settings = tmp_path / "out.h5", {"model": model}
+    embed_file(text, tmp_path / "whole.h5", layers="top", **settings)
+    other = interrupted(tmp_path / "other.h5", text, layers="0", **settings)
+    directory = interrupted(out, text, layers="top", **settings)
+    for name in ("vectors", "index"):
+        (other / name).replace(directory / name)
+    embed_file(text, out, layers="top", resume=True, **settings)
+    assert_same(tmp_path / "whole.h5", out)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"), [({"layers": "top"}, "--layers"), ({"model": "tiny_2l_clip"}, "the model")]
+)
+def test_run_killed_before_its_file_is_moved_is_not_taken_for_another(text, model, data, tmp_path, other, words):
+    out, settings = tmp_path / "out.h5", {"model": model}
+    with pytest.MonkeyPatch.context() as patch:
+        replace = Path.replace
+        patch.setattr(Path, "replace", lambda path, target: 1 / 0 if target == out else replace(path, target))
+        with pytest.raises(ZeroDivisionError):
+            embed_file(text, out, **settings)
+    asked = settings | other
+    asked["model"] = str(data / asked["model"])
+    with pytest.raises(ElmoError, match=rf"out\.h5\.part: the interrupted run differs in {words}; "):
+        embed_file(text, out, resume=True, **asked)
+    assert not out.exists()
+    embed_file(text, tmp_path / "whole.h5", **settings)
+    embed_file(text, out, resume=True, **settings)
+    assert_same(tmp_path / "whole.h5", out)
+    assert not spools.directory_of(out).exists()
+
+
+def test_run_killed_when_its_file_is_moved_is_done_and_another_file_in_its_place_is_kept(text, model, tmp_path):
+    out, settings = tmp_path / "out.h5", {"model": model}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spools, "_remove", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            embed_file(text, out, **settings)
+    part, made = spools.directory_of(out), out.read_bytes()
+    shutil.copytree(part, tmp_path / "kept")
+    report = embed_file(text, out, resume=True, **settings)
+    assert (report.tokens, report.bytes, out.read_bytes()) == (sum(map(len, SENTENCES)), len(made), made)
+    assert not part.exists()
+    shutil.copytree(tmp_path / "kept", part)
+    out.unlink()
+    out.write_bytes(bytes(len(made)))
+    with pytest.raises(ElmoError, match="exists already"):
+        embed_file(text, out, resume=True, **settings)
+    assert out.read_bytes() == bytes(len(made))
+
+
+def test_what_changes_while_the_file_is_written_is_an_error_and_no_file(text, model, tmp_path):
+    out, settings = tmp_path / "out.h5", {"model": model}
+    with pytest.MonkeyPatch.context() as patch:
+        finish = spools.Spool.finish
+
+        def damaged(spool, write, wishes):
+            vectors = spools.directory_of(out) / "vectors"
+            vectors.write_bytes(flip(vectors.read_bytes(), 5000))
+            finish(spool, write, wishes)
+
+        patch.setattr(spools.Spool, "finish", damaged)
+        with pytest.raises(ElmoError, match=r"out\.h5\.part: line \d of it was changed.*--resume"):
+            embed_file(text, out, **settings)
+    assert not out.exists()
+    embed_file(text, out, resume=True, **settings)
+    embed_file(text, tmp_path / "whole.h5", **settings)
+    assert_same(tmp_path / "whole.h5", out)
+
+
+def test_spool_of_another_version_is_refused_in_one_line(text, model, tmp_path):
+    out = tmp_path / "out.h5"
+    job = interrupted(out, text, model=model) / "job.json"
+    job.write_text(job.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(ElmoError, match=r"out\.h5\.part: of another version of spacy-elmo.*--force") as error:
+        embed_file(text, out, model=model, resume=True)
+    assert "\n" not in str(error.value)
+    embed_file(text, out, model=model, force=True)
+
+
+@pytest.mark.parametrize("names", [[], ["job.json.new"]])
+def test_run_killed_before_it_began_or_after_all_was_done_leaves_nothing_in_the_way(text, model, tmp_path, names):
+    place = tmp_path / "out.h5.part"
+    place.mkdir()
+    for name in names:
+        (place / name).touch()
+    embed_file(text, tmp_path / "out.h5", model=model)
+    assert not place.exists()
+
+
+def test_pipeline_that_splits_otherwise_than_in_the_interrupted_run_is_an_error(tmp_path, model):
+    text, out, pipeline = tmp_path / "raw.txt", tmp_path / "out.h5", tmp_path / "nlp"
+    text.write_text("In NewYork.\n")
+    nlp = spacy.blank("en")
+    nlp.to_disk(pipeline)
+    interrupted(out, text, model=model, pipeline=str(pipeline))
+    nlp.tokenizer.add_special_case("NewYork", [{"ORTH": "New"}, {"ORTH": "York"}])
+    nlp.to_disk(pipeline)
+    with pytest.raises(ElmoError, match="line 1: 4 tokens, 3 in the interrupted run; was the pipeline changed"):
+        embed_file(text, out, model=model, pipeline=str(pipeline), resume=True)
 
 
 def full_disk(path, *_):
@@ -210,7 +361,7 @@ def test_disk_that_fills_while_hdf5_is_written_is_one_error_and_no_crash(tmp_pat
         assert f"{room}.h5: cannot be written" in said
         assert "--resume" in said
         left = {path.name for path in (tmp_path / f"{room}.h5.part").iterdir()}
-        assert left == {"job.json", "lengths", "vectors"}
+        assert left == {"job.json", "index", "vectors"}
 
 
 LIMITED = """

@@ -11,7 +11,7 @@ from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.formats import load
 from spacy_elmo.tools.embed import embed_file
 from spacy_elmo.tools.embedding.files import WRITERS
-from spacy_elmo.tools.embedding.text import Text, windows
+from spacy_elmo.tools.embedding.text import MOST_TOKENS, Text, windows
 
 BLANK = "one\n\n \ntwo words\n" + "\n" * 9
 
@@ -50,6 +50,12 @@ def test_a_raw_line_may_be_longer_than_parsers_allow(tmp_path, model):
     (tmp_path / "text.txt").write_text("ab " * 350_000)
     report = embed_file(tmp_path / "text.txt", tmp_path / "out.h5", model=model, pipeline="xx", layers="0")
     assert report.tokens == 350_000
+
+
+def test_line_that_would_not_fit_into_the_memory_is_an_error_that_names_it(tmp_path, model):
+    (tmp_path / "text.txt").write_text("fine\n" + "ab " * (MOST_TOKENS + 1))
+    with pytest.raises(CorpusError, match=r"text\.txt, line 2: 1,000,001 tokens; .*put one sentence a line"):
+        embed_file(tmp_path / "text.txt", tmp_path / "out.h5", model=model)
 
 
 def test_empty_text_is_an_error(tmp_path, model):
