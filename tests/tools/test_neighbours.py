@@ -188,10 +188,24 @@ def sparse(file):
     file.create_dataset("1", (1, 10**9), np.float32, chunks=(1, 2**20))
 
 
+def odd_numbers(file):
+    """Floating point numbers that numpy has no type for."""
+    del file["1"]
+    kind = h5py.h5t.IEEE_F64LE.copy()
+    kind.set_size(32)
+    kind.set_precision(250)
+    kind.set_fields(249, 200, 49, 0, 200)
+    h5py.h5d.create(file.id, b"1", kind, h5py.h5s.create_simple((1, 8)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (link, "not read"),
+        (odd_numbers, "'1'|line 1 cannot be read; the file is damaged"),
+        (replace("1", np.ones((0, 1, 8), np.float32)), "shape"),
+        (replace("1", np.ones((1, 0), np.float32)), "shape"),
+        (replace("sentence_to_index", ['{"a \\ud800": 1, "bank": 0}']), "sentence_to_index is not"),
         (replace("1", None), "no vectors of line 1"),
         (replace("1", np.ones((1, 8), int)), "int64"),
         (replace("1", np.ones(8, np.float32)), "shape"),
