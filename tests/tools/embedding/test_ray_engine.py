@@ -1,6 +1,9 @@
 import os
 import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +78,41 @@ def test_ray_that_cannot_be_reached_is_an_error_and_nothing_is_left(tmp_path, te
     with pytest.raises(ElmoError, match=r"Ray cannot be reached.*at nowhere:1"):
         embed_file(text, tmp_path / "out.h5", model=model, engine="ray", ray_address="nowhere:1")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+UNTIL_KILLED = """
+import os, signal, sys
+from spacy_elmo.tools.embed import embed_file
+from spacy_elmo.tools.embedding.spool import Spool
+Spool.add = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+embed_file(sys.argv[1], sys.argv[2], model=sys.argv[3], engine="ray", batch_size=1)
+"""
+
+
+def processes_with(mark):
+    """Commands of the processes that have inherited an environment variable; those that have ended have none."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_processes_that_ray_has_started_end_when_their_parent_is_killed(tmp_path, text, model):
+    pytest.importorskip("ray.data")
+    mark = f"SPACY_ELMO_TEST={tmp_path}"
+    environment = {**os.environ, "SPACY_ELMO_TEST": str(tmp_path)}
+    call = [sys.executable, "-c", UNTIL_KILLED, str(text), str(tmp_path / "out.h5"), model]
+    assert subprocess.run(call, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    until = time.monotonic() + 300  # Ray's own agents look for their parent from time to time
+    while (left := processes_with(mark)) and time.monotonic() < until:
+        time.sleep(0.5)
+    assert left == []
+    embed_file(text, tmp_path / "out.h5", model=model, batch_size=1, resume=True)
+    assert len(contents(tmp_path / "out.h5")) == len(LINES) + 1
 
 
 class Failing(Encoder):
