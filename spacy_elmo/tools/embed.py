@@ -1,7 +1,7 @@
 """A text file in, a file of ELMo vectors out (behind `python -m spacy elmo embed`)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from spacy_elmo.tools.embedding.settings import EmbedSettings
 from spacy_elmo.tools.embedding.spool import Spool, directory_of, open_spool, refuse_existing
 from spacy_elmo.tools.embedding.text import Survey, Text, Window, windows
 
+Encode = Callable[[Iterable[Window]], Iterator[list[Array]]]
 _BATCHES_A_WINDOW = 8  # of max_batch_tokens: enough that sorting by length pays, and that words repeat
 
 
@@ -75,30 +76,18 @@ def embed_file(
     survey = source.survey()
     _check_lines(source, survey, settings, out)
     encoder = Encoder(opened.bilm(), layers, settings)
-    job = _job(settings, survey, opened.digest, layers)
-    max_tokens = float("inf") if settings.carry_state else _BATCHES_A_WINDOW * settings.max_batch_tokens
-    all_windows = windows(source, settings.batch_size, max_tokens)
-
-    on_ray = connected(settings.ray_address) if settings.engine == "ray" else nullcontext()
-    with on_ray as ray, _keeping_what_is_done(out):
-
-        def encode(some: Iterable[Window]) -> Iterator[list[Array]]:
-            if settings.engine == "ray":
-                return encode_on_ray(ray, encoder, some, settings.workers, settings.gpus_per_worker)
-            encoder.on_device()
-            return (encoder(window.sentences) for window in some)
-
-        spool = open_spool(out, job, encoder.layout, wishes, settings.resume, settings.force)
+    layout, job = encoder.layout, _job(settings, survey, opened.digest, layers)
+    with _engine(encoder, settings) as encode, _keeping_what_is_done(out):
+        spool = open_spool(out, job, layout, wishes, settings.resume, settings.force)
         if spool is not None:
-            _fill(spool, all_windows, encode, survey, settings.carry_state, progress)
+            _fill(spool, _windows(source, settings), encode, survey, settings.carry_state, progress)
             n_tokens = spool.n_tokens
             with progress_bar(progress, "writing", survey.n_lines, unit=" lines") as bar:
                 rows = _rows(source, spool, bar.update)
-                spool.finish(lambda path: write(path, encoder.layout, source, wishes, rows), wishes)
+                spool.finish(lambda path: write(path, layout, source, wishes, rows), wishes)
         else:
             n_tokens = sum(len(tokens) for _, tokens in source.sentences())
         size = out.stat().st_size
-    layout = encoder.layout
     return EmbedReport(survey.n_lines, n_tokens, str(settings.layers), layout.width, layout.dtype, size)
 
 
@@ -152,10 +141,26 @@ def _job(settings: EmbedSettings, survey: Survey, model: str, layers: Choice) ->
     }
 
 
+def _windows(text: Text, settings: EmbedSettings) -> Iterator[Window]:
+    max_tokens = float("inf") if settings.carry_state else _BATCHES_A_WINDOW * settings.max_batch_tokens
+    return windows(text, settings.batch_size, max_tokens)
+
+
+@contextmanager
+def _engine(encoder: Encoder, settings: EmbedSettings) -> Iterator[Encode]:
+    """Give what encodes windows, in order, in this process or on Ray."""
+    if settings.engine == "ray":
+        with connected(settings.ray_address) as ray:
+            yield lambda some: encode_on_ray(ray, encoder, some, settings.workers, settings.gpus_per_worker)
+    else:
+        encoder.on_device()
+        yield lambda some: (encoder(window.sentences) for window in some)
+
+
 def _fill(
     spool: Spool,
     all_windows: Iterator[Window],
-    encode: Callable[[Iterable[Window]], Iterator[list[Array]]],
+    encode: Encode,
     survey: Survey,
     carry_state: bool,
     progress: bool,
@@ -176,6 +181,10 @@ def _fill(
         for arrays in encode(left()):
             spool.add(arrays)
             bar.update(len(arrays))
+    if spool.n_lines != survey.n_lines:
+        raise ElmoError(
+            f"the text had {survey.n_lines:,} lines at first, and {spool.n_lines:,} later; leave it unchanged"
+        )
 
 
 def _rows(text: Text, spool: Spool, advance: Callable[[int], object]) -> Iterator[Row]:
@@ -194,6 +203,10 @@ def _keeping_what_is_done(out: Path) -> Iterator[None]:
     """Name the file when it cannot be written, and say how to go on."""
     try:
         yield
+    except MemoryError as error:
+        raise ElmoError(
+            f"{out}: the memory is full ({error}); take a smaller --max-batch-tokens or shorter lines"
+        ) from error
     except OSError as error:
         kept = f"; what is done is kept in {directory_of(out).name}: make room, then go on with --resume"
         raise ElmoError(f"{out}: cannot be written ({error}){kept if directory_of(out).is_dir() else ''}") from error

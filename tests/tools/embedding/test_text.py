@@ -58,6 +58,21 @@ def test_line_that_would_not_fit_into_the_memory_is_an_error_that_names_it(tmp_p
         embed_file(tmp_path / "text.txt", tmp_path / "out.h5", model=model)
 
 
+def test_text_that_grows_while_it_is_read_is_an_error(text, model, tmp_path, monkeypatch):
+    survey = Text.survey
+
+    def then_grow(source):
+        found = survey(source)
+        with text.open("a") as file:
+            file.write("one more\n")
+        return found
+
+    monkeypatch.setattr(Text, "survey", then_grow)
+    with pytest.raises(ElmoError, match="6 lines at first, and 7 later"):
+        embed_file(text, tmp_path / "out.h5", model=model)
+    assert not (tmp_path / "out.h5").exists()
+
+
 def test_empty_text_is_an_error(tmp_path, model):
     (tmp_path / "text.txt").touch()
     with pytest.raises(CorpusError, match=r"text\.txt: the text is empty"):
