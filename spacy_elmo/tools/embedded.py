@@ -11,10 +11,12 @@ import numpy as np
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats.hdf5_file import has_values
+from spacy_elmo.formats.hdf5_strings import has_sound_heap
 from spacy_elmo.tools.embedding.files import INDEX
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, pick
 
+_LARGEST = 1e15  # whose square float32 can still hold, a million times
 _FLOATS = (np.float16, np.float32, np.float64)
 # What h5py and numpy raise on damaged files.
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
@@ -104,8 +106,8 @@ class EmbeddedCorpus:
             )
         with self._reading(f"line {line}"):
             array: Array = dataset[()].astype(np.float32)
-        if not np.isfinite(array).all():
-            raise ElmoError(f"{self.path}: line {line} holds NaN or infinite values")
+        if not (np.abs(array) < _LARGEST).all():
+            raise ElmoError(f"{self.path}: line {line} holds NaN, infinite or absurdly large values")
         return pick(array, self.layers) if self.has_layers else array
 
     def _dataset(self, line: int) -> Any:
@@ -154,6 +156,10 @@ class EmbeddedCorpus:
                 f"{self.path}: it does not know its sentences (no {INDEX}: made with --forget-sentences or "
                 "--use-sentence-keys); give the text it was made from with --text"
             )
+        with self._reading(INDEX):
+            is_sound = has_sound_heap(dataset, self.path)
+        if not is_sound:
+            raise ElmoError(f"{self.path}: {INDEX} is not stored as `embed` stores it, or damaged; give --text")
         try:
             index = {int(number): sentence for sentence, number in json.loads(dataset[0]).items()}
             "".join(index.values()).encode()  # lone surrogates, which JSON can hold, are no text
