@@ -1,7 +1,7 @@
-"""A dataset of strings in an HDF5 file in, whether libhdf5 can read its first one out.
+"""A dataset of strings in an HDF5 file in, its first string out, read without libhdf5.
 
-Strings lie in a heap, a row of objects that say how large they are. Where a damaged size is 0, or wraps to it, libhdf5
-reads the same one for ever; so the heap is walked here first (HDF5 File Format Specification 3.0, III.E "Global Heap").
+Strings lie in a heap, a row of objects that say how large they are. Where it is damaged, libhdf5 may read the same
+object for ever, or crash; so it is read here (HDF5 File Format Specification 3.0, section III.E "Global Heap").
 """
 
 import struct
@@ -9,37 +9,40 @@ from pathlib import Path
 
 import h5py
 
+from spacy_elmo.errors import ElmoError
+
 _REFERENCE = struct.Struct("<IQI")  # length, address of the heap, number of the object
 _HEAP = struct.Struct("<4sB3xQ")  # signature, version, size with this header
-_OBJECT = struct.Struct("<H6xQ")  # number (0: free space), size: of the content, of free space with this header
+_OBJECT = struct.Struct("<H6xQ")  # number (0: free space), size of the content
 
 
-def has_sound_heap(dataset: h5py.Dataset, path: Path) -> bool:
-    """Whether the heap that the first string of a dataset lies in can be walked; True where it lies in none.
+def read_first_string(dataset: h5py.Dataset, path: Path) -> bytes:
+    """Return the first string of a dataset of strings, which is stored in one piece.
 
-    False, too, where the dataset is stored in pieces: `embed` and AllenNLP write it as a whole.
+    Raises:
+        ElmoError: it is stored in another way, or damaged.
     """
-    if dataset.dtype != object:
-        return True
-    offset = dataset.id.get_offset()
+    kind = h5py.check_string_dtype(dataset.dtype)
+    if kind is not None and kind.length is not None:  # all of one length, in no heap
+        return bytes(dataset[0])
+    offset = dataset.id.get_offset() if kind is not None else None
     if offset is None or dataset.file.id.get_create_plist().get_sizes() != (8, 8):
-        return False
+        raise ElmoError("not a string that is stored in one piece, as `embed` and AllenNLP store it")
     try:
         with path.open("rb") as file:
             file.seek(offset)
-            _, heap, _ = _REFERENCE.unpack(file.read(_REFERENCE.size))
+            length, heap, wanted = _REFERENCE.unpack(file.read(_REFERENCE.size))
             file.seek(heap)
             signature, version, size = _HEAP.unpack(file.read(_HEAP.size))
-            if (signature, version) != (b"GCOL", 1):
-                return False
-            at = _HEAP.size
+            at = _HEAP.size if (signature, version) == (b"GCOL", 1) else size
             while at + _OBJECT.size <= size:
+                number, taken = _OBJECT.unpack(file.read(_OBJECT.size))
+                if number == wanted and length <= taken <= size:
+                    return file.read(length)
+                if not number:  # free space, which is at the end
+                    break
+                at += _OBJECT.size + (taken + 7) // 8 * 8
                 file.seek(heap + at)
-                number, content = _OBJECT.unpack(file.read(_OBJECT.size))
-                taken = _OBJECT.size + (content + 7) // 8 * 8 if number else content
-                if taken < _OBJECT.size or at + taken > size:
-                    return False
-                at += taken
     except (OSError, OverflowError, ValueError, struct.error):
-        return False
-    return True
+        pass
+    raise ElmoError("the string is not where it should be")

@@ -11,7 +11,7 @@ import numpy as np
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats.hdf5_file import has_values
-from spacy_elmo.formats.hdf5_strings import has_sound_heap
+from spacy_elmo.formats.hdf5_strings import read_first_string
 from spacy_elmo.tools.embedding.files import INDEX
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, pick
@@ -156,12 +156,9 @@ class EmbeddedCorpus:
                 f"{self.path}: it does not know its sentences (no {INDEX}: made with --forget-sentences or "
                 "--use-sentence-keys); give the text it was made from with --text"
             )
-        with self._reading(INDEX):
-            is_sound = has_sound_heap(dataset, self.path)
-        if not is_sound:
-            raise ElmoError(f"{self.path}: {INDEX} is not stored as `embed` stores it, or damaged; give --text")
         try:
-            index = {int(number): sentence for sentence, number in json.loads(dataset[0]).items()}
+            text = read_first_string(dataset, self.path)
+            index = {int(number): sentence for sentence, number in json.loads(text).items()}
             "".join(index.values()).encode()  # lone surrogates, which JSON can hold, are no text
         except _DAMAGE as error:
             raise ElmoError(
