@@ -1,24 +1,21 @@
 """`python -m spacy elmo convert`: any model that is read to one directory layout."""
 
 import json
-from typing import TYPE_CHECKING, cast
+from typing import Literal
 
-from typer import Argument, BadParameter, Option
+from typer import Argument, Option
 
+from spacy_elmo.cli.options import with_options
 from spacy_elmo.cli.output import Quiet, failing_clearly
-
-if TYPE_CHECKING:
-    from spacy_elmo.formats.hdf5_file import StoredDtype
-
-DTYPES = ("float32", "float16", "lossless")
 
 
 @failing_clearly
+@with_options
 def convert(
     src: str = Argument(help="Name, directory, archive, .hdf5 file or checkpoint of a model"),
     dst: str = Argument(help="Directory to write"),
-    dtype: str = Option(
-        "float32", help="How weights are stored: float32, float16, or lossless (float16 where that keeps every value)"
+    dtype: Literal["float32", "float16", "lossless"] = Option(
+        "float32", help="How weights are stored; lossless: in float16 where that keeps every value"
     ),
     force: bool = Option(False, "--force", "-f", help="Write into a directory that is not empty"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
@@ -28,11 +25,9 @@ def convert(
 
     Example: python -m spacy elmo convert 218.zip norwegian/
     """
-    if dtype not in DTYPES:
-        raise BadParameter(f"--dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
     from spacy_elmo.tools import convert as tool
 
-    report = tool.convert(src, dst, cast("StoredDtype", dtype), force)
+    report = tool.convert(src, dst, dtype, force)
     if as_json:
         print(json.dumps(report))
     elif not quiet:

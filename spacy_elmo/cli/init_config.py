@@ -2,11 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from typer import Argument, Option
 
+from spacy_elmo.cli.options import with_options
 from spacy_elmo.cli.output import Quiet, failing_clearly
 from spacy_elmo.errors import ElmoError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @failing_clearly
+@with_options
 def init_config(
     config: str = Argument(help="File to write, - for standard output"),
     pipeline: str | None = Option(
@@ -25,9 +27,9 @@ def init_config(
     ),
     lang: str = Option("en", help="Language of the pipeline"),
     weights: str = Option("en_elmo_sm", metavar="MODEL", help="Bundled or downloaded name, directory, zip or .hdf5"),
-    optimize: str = Option("speed", help="What the networks over ELMo are made for: speed, accuracy"),
+    optimize: Literal["speed", "accuracy"] = Option("speed", help="What the networks over ELMo are made for"),
     pretrain: bool = Option(False, "--pretrain", help="A config for `pretrain`"),
-    size: str = Option("sm", help="Size of the biLM to pretrain: xs, sm, md, original"),
+    size: Literal["xs", "sm", "md", "original"] = Option("sm", help="Size of the biLM to pretrain"),
     force: bool = Option(False, "--force", "-F", help="Write over a file that is there"),
     quiet: bool = Quiet,
 ) -> None:
@@ -51,27 +53,20 @@ def init_config(
         print(f"✔ {config}: {follow}")
 
 
-def _for_pretraining(size: str) -> str:
-    from spacy_elmo.pretraining.config import Config, Size
+def _for_pretraining(size: "Size") -> str:
+    from spacy_elmo.pretraining.config import Config
 
-    _check("--size", size, get_args(Size))
-    return Config.of_size(cast("Size", size)).text()
+    return Config.of_size(size).text()
 
 
-def _for_training(pipeline: str, lang: str, weights: str, optimize: str, quiet: bool) -> str:
-    from spacy_elmo.tools.init_config import OPTIMIZE, build, text, warning
+def _for_training(pipeline: str, lang: str, weights: str, optimize: "Optimize", quiet: bool) -> str:
+    from spacy_elmo.tools.init_config import build, text, warning
 
-    _check("--optimize", optimize, OPTIMIZE)
     names = [name.strip() for name in pipeline.split(",")]
-    built = build(names, lang, weights, cast("Optimize", optimize))
+    built = build(names, lang, weights, optimize)
     if (doubt := warning(lang, weights)) and not quiet:
         print(f"⚠ {doubt}", file=sys.stderr)
     return text(built)
-
-
-def _check(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise typer.BadParameter(f"{option} is one of {', '.join(known)}, not {value!r}")
 
 
 def _write(config: str, content: str) -> None:

@@ -18,7 +18,7 @@ def neighbours(
     line: int | None = Option(None, min=0, help="Instead of --in: the line of the corpus that the word is in, from 0"),
     position: int | None = Option(None, min=0, help="Where the word stands, from 0, if it is there several times"),
     any_word: bool = Option(False, "--any-word", help="Find uses of any word, not only of the same"),
-    layers: str | None = Option(None, help="Of a file with all layers: average (the default), top, or a number"),
+    layers: str | None = Option(None, help="Of a file with all layers: mean or average (default), top, or a number"),
     text: str | None = Option(None, help="The text that was embedded, for a file without its sentences"),
     pipeline: str | None = Option(None, help="With --text: the pipeline that `embed` split its lines with, if any"),
     top: int = Option(10, min=1, help="Uses to show"),

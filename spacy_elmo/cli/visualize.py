@@ -1,14 +1,16 @@
 """`python -m spacy elmo visualize`: a picture of words in context."""
 
-from typing import cast, get_args
+from typing import Literal
 
 import typer
 from typer import Argument, Option
 
+from spacy_elmo.cli.options import with_options
 from spacy_elmo.cli.output import Device, Quiet, failing_clearly
 
 
 @failing_clearly
+@with_options
 def visualize(
     text: str = Argument(
         help="Text, one tokenized sentence a line; with --color label, label<TAB>sentence; with --color pos and "
@@ -19,9 +21,9 @@ def visualize(
     words: str | None = Option(
         None, help="Words to draw, separated by commas; without, all (--color label: sentences)"
     ),
-    color: str = Option("word", help="What colours say: word, pos, label"),
-    method: str = Option("pca", help="How vectors come to the plane: pca, tsne, umap"),
-    layers: str = Option("average", help="average, top, or the number of a layer (0 is the token embedding)"),
+    color: Literal["word", "pos", "label"] = Option("word", help="What colours say"),
+    method: Literal["pca", "tsne", "umap"] = Option("pca", help="How vectors come to the plane"),
+    layers: str = Option("mean", help="mean (or average), top, or the number of a layer (0 is the token embedding)"),
     pipeline: str | None = Option(None, help="spaCy pipeline that splits the lines and tags words, or a language (en)"),
     max_points: int = Option(1000, min=3, help="Draw so many points, chosen at random, if there are more"),
     seed: int = Option(0, help="Of that choice, and of t-SNE and UMAP"),
@@ -37,11 +39,7 @@ def visualize(
     Example: python -m spacy elmo visualize comments.tsv comments.html --color label --pipeline en
     """
     from spacy_elmo.tools import visualize as tool
-    from spacy_elmo.tools.projection import Method
 
-    for option, value, known in (("--color", color, get_args(tool.Color)), ("--method", method, get_args(Method))):
-        if value not in known:
-            raise typer.BadParameter(f"{option} is one of {', '.join(known)}, not {value!r}")
     chosen = [word.strip() for word in words.split(",") if word.strip()] if words is not None else None
     if chosen == []:
         raise typer.BadParameter("--words names no word; leave it out for all")
@@ -50,8 +48,8 @@ def visualize(
         out,
         model,
         chosen,
-        cast("tool.Color", color),
-        cast("Method", method),
+        color,
+        method,
         layers,
         pipeline,
         max_points,

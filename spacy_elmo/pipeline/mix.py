@@ -1,6 +1,5 @@
 """All layers in, one vector a token out: the mix that goes on `token.vector`, and the mix that each listener learns."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.bilm.scalar_mix import LAYER_NORM_EPSILON
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.rows import Array, columns, count_outputs
+from spacy_elmo.support.layers import parse_mix
 
 Layers = str | int | Sequence[float]
 NAMED = ("mean", "top", "concat")
@@ -33,29 +33,12 @@ class FixedMix:
     layers: Layers
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, str):
-            right = self.layers in NAMED
-        elif isinstance(self.layers, int):
-            right = not isinstance(self.layers, bool)
-        else:
-            right = len(self.layers) > 0 and all(math.isfinite(weight) for weight in self.layers)
-        if not right:
-            raise ElmoError(
-                f'elmo: layers is {self.layers!r}, expected "mean", "top", "concat", a layer index or a list of weights'
-            )
+        parsed = parse_mix(self.layers, NAMED, setting="elmo: layers")
+        object.__setattr__(self, "layers", parsed)  # as dataclasses set the fields of a frozen class
 
     def check(self, n_outputs: int) -> None:
         """Raise an ElmoError where a biLM with `n_outputs` layers (the embedding counted) cannot be mixed so."""
-        if isinstance(self.layers, int):
-            if not -n_outputs <= self.layers < n_outputs:
-                raise ElmoError(
-                    f"elmo: layers is {self.layers}, but the biLM has layers 0 (token embedding) to {n_outputs - 1}"
-                )
-        elif not isinstance(self.layers, str) and len(self.layers) != n_outputs:
-            raise ElmoError(
-                f"elmo: layers lists {len(self.layers)} weights, but the biLM has {n_outputs} layers, "
-                "the token embedding counted"
-            )
+        parse_mix(self.layers, NAMED, n_outputs, setting="elmo: layers")
 
     def weights(self, n_outputs: int) -> list[float]:
         """The weight of each layer; "concat" has none."""
@@ -107,7 +90,8 @@ def scalar_mix(
     Raises:
         ElmoError: a setting is wrong.
     """
-    fixed = None if mix == LEARNED else _fixed(mix)
+    parsed = parse_mix(mix, (LEARNED, *NAMED), setting="elmo: mix")
+    fixed = None if parsed == LEARNED else FixedMix(parsed)
     if not 0 <= dropout < 1:
         raise ElmoError(f"elmo: dropout is {dropout}, expected at least 0 and less than 1")
     if l2_coef < 0:
@@ -133,15 +117,6 @@ def scalar_mix(
             "initial_gamma": initial_gamma,
         },
     )
-
-
-def _fixed(mix: Layers) -> FixedMix:
-    try:
-        return FixedMix(mix)
-    except ElmoError:
-        raise ElmoError(
-            f'elmo: mix is {mix!r}, expected "learned", "mean", "top", "concat", a layer index or a list of weights'
-        ) from None
 
 
 def mix_weights(model: Model[Any, Any]) -> tuple[list[float], float]:

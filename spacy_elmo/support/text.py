@@ -9,12 +9,17 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from spacy_elmo.errors import CorpusError
 
 PathLike = str | os.PathLike[str]
+LONGEST_LINE = 16 * 2**20  # bytes: three times War and Peace; its words still fit into the memory
+
+
+_PACKED_AT_ONCE = 2**12  # bytes, of which zstandard can make 32,000 times as many
 
 
 class _ZstFile(io.RawIOBase):
@@ -38,7 +43,7 @@ class _ZstFile(io.RawIOBase):
             packed = self._frame.unused_data if self._frame.eof else b""
             if self._frame.eof:
                 self._frame, self._begun = self._new_frame(), False
-            packed = packed or self._file.read(2**17)
+            packed = packed or self._file.read(_PACKED_AT_ONCE)
             if not packed:
                 if self._begun:
                     raise EOFError("it ends in the middle")
@@ -99,19 +104,26 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 text file, plain or .gz, .bz2, .xz, .zst, without line ends (LF or CRLF).
 
     Raises:
-        CorpusError: the file cannot be read or unpacked, is not UTF-8, or holds NUL bytes.
+        CorpusError: the file cannot be read or unpacked, is not UTF-8, or holds NUL bytes or a line of more than
+            LONGEST_LINE bytes.
     """
     number = 0
     try:
         with _OPENERS.get(path.suffix, _open_plain)(path) as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), start=1):
+                if len(line) > LONGEST_LINE:
+                    raise CorpusError(
+                        f"{path}, line {number}: more than {LONGEST_LINE // 2**20} MiB in one line; this is no text of "
+                        "lines: put one sentence or paragraph a line"
+                    )
                 if b"\0" in line:
                     raise CorpusError(f"{path}, line {number}: a NUL byte; this is not plain text (UTF-16, perhaps?)")
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}, line {number}: not UTF-8 ({error}); convert the text first") from None
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise CorpusError(f"{path}, after line {number}: cannot be read ({error})") from None
+    except (OSError, EOFError, MemoryError, lzma.LZMAError, zlib.error) as error:
+        reason = str(error) or type(error).__name__
+        raise CorpusError(f"{path}, after line {number}: cannot be read ({reason})") from None
 
 
 def _open_plain(path: Path) -> BinaryIO:

@@ -1,27 +1,27 @@
 """A text file in, a file of ELMo vectors out (behind `python -m spacy elmo embed`)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from spacy_elmo.bilm.model import MAX_BATCH_TOKENS
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import open_model
 from spacy_elmo.support.device import choose_device
+from spacy_elmo.support.layers import Choice, parse_layers
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.text import PathLike
 from spacy_elmo.tools.describe import human_size
-from spacy_elmo.tools.embedding.encoder import Array, Encoder, parse_layers
+from spacy_elmo.tools.embedding.encoder import WORDS, Array, Encoder
 from spacy_elmo.tools.embedding.files import Row, Wishes, writer_for
 from spacy_elmo.tools.embedding.keys import check_keys
 from spacy_elmo.tools.embedding.ray_engine import connected, encode_on_ray, import_ray
+from spacy_elmo.tools.embedding.settings import EmbedSettings
 from spacy_elmo.tools.embedding.spool import Spool, directory_of, open_spool, refuse_existing
 from spacy_elmo.tools.embedding.text import Survey, Text, Window, windows
 
-Engine = Literal["local", "ray"]
-BATCH_SIZE = 2048
+Encode = Callable[[Iterable[Window]], Iterator[list[Array]]]
 _BATCHES_A_WINDOW = 8  # of max_batch_tokens: enough that sorting by length pays, and that words repeat
 
 
@@ -43,25 +43,10 @@ class EmbedReport:
 def embed_file(
     text: PathLike,
     out: PathLike,
+    settings: EmbedSettings = EmbedSettings(),  # noqa: B008 (it is frozen)
     *,
-    model: str = "en_elmo_sm",
-    layers: str | int = "all",
-    pipeline: str | None = None,
-    float16: bool = False,
-    forget_sentences: bool = False,
-    use_sentence_keys: bool = False,
-    allow_blank: bool = False,
-    batch_size: int = BATCH_SIZE,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
-    carry_state: bool = False,
-    device: str = "auto",
-    force: bool = False,
-    resume: bool = False,
-    engine: Engine = "local",
-    ray_address: str | None = None,
-    workers: int = 1,
-    gpus_per_worker: float = 0,
     progress: bool = False,
+    **changes: Any,
 ) -> EmbedReport:
     """Write the vectors of every line of a text, `[n_layers + 1, n_tokens, width]` for all layers, else
     `[n_tokens, width]`; the file appears when it is whole.
@@ -69,17 +54,7 @@ def embed_file(
     text: one tokenized sentence a line, plain or `.gz`, `.bz2`, `.xz`, `.zst`; with `pipeline`, raw text.
     out: its suffix says the format: `.hdf5` or `.h5` (the layout of `allennlp elmo` 0.9 and bilm-tf's
         `dump_bilm_embeddings`), `.npz`, `.parquet`, `.arrow`, `.spacy`.
-    model: see `formats.open_model`.
-    layers: "all", "top", "average" (of all), or the number of a layer, 0 being the token embedding.
-    pipeline: a spaCy pipeline or language whose tokenizer splits the lines.
-    forget_sentences: leave the lines themselves out. use_sentence_keys: name arrays by lines, not line numbers; of a
-        repeated line there is one.
-    allow_blank: a blank line has an array of no tokens, as in bilm-tf; else it is an error, as in AllenNLP.
-    batch_size: most lines held in memory at once; max_batch_tokens: as of `BiLM.encode`.
-    carry_state: LSTM state goes on from each `batch_size` lines to the next, row by row, for parity with the originals.
-    device: see `choose_device`; of each actor, with engine "ray".
-    force: replace `out`, and drop what an interrupted run left. resume: go on with that.
-    engine: "local" (this process), or "ray": `workers` actors on the Ray at `ray_address`, see `encode_on_ray`.
+    changes: settings by their names, as in `embed_file("text.txt", "out.h5", layers="top", float16=True)`.
     progress: show bars on stderr.
 
     Vectors wait in a directory `OUT.part`, which takes as much room as OUT will, until all are there. Memory is that of
@@ -90,55 +65,36 @@ def embed_file(
         ElmoError: a setting is wrong, the text has blank lines, lines that cannot be keys or cannot be read, `out`
             exists or cannot be written, the run to be resumed had other settings, or Ray fails.
     """
-    out = Path(out)
-    wishes = Wishes(not forget_sentences, use_sentence_keys)
+    settings, out = replace(settings, **changes), Path(out)
+    wishes = Wishes(not settings.forget_sentences, settings.use_sentence_keys)
     write = writer_for(out, wishes)
-    refuse_existing(out, force or resume)
-    _check_settings(batch_size, max_batch_tokens, workers, gpus_per_worker, carry_state, engine, device)
-    source = Text.of(text, pipeline)
+    refuse_existing(out, settings.force or settings.resume)
+    _check_machine(settings)
+    source = Text.of(text, settings.pipeline)
+    opened = open_model(settings.model)
+    layers = parse_layers(settings.layers, WORDS, opened.options.n_outputs)
     survey = source.survey()
-    _check_blank(source, survey, allow_blank, wishes)
-    if use_sentence_keys:
-        check_keys(source, out.suffix)
-    opened = open_model(model)
-    bilm = opened.bilm()
-    encoder = Encoder(bilm, parse_layers(layers, bilm), float16, max_batch_tokens, carry_state, device)
-    job = {
-        "text": survey.digest,
-        "model": opened.digest,
-        "layers": str(layers),
-        "float16": float16,
-        "pipeline": pipeline,
-        "carry_state": batch_size if carry_state else None,
-    }
-    max_tokens = float("inf") if carry_state else _BATCHES_A_WINDOW * max_batch_tokens
-    all_windows = windows(source, batch_size, max_tokens)
-
-    on_ray = connected(ray_address) if engine == "ray" else nullcontext()
-    with on_ray as ray, _keeping_what_is_done(out):
-
-        def encode(some: Iterable[Window]) -> Iterator[list[Array]]:
-            if engine == "ray":
-                return encode_on_ray(ray, encoder, some, workers, gpus_per_worker)
-            encoder.on_device()
-            return (encoder(window.sentences) for window in some)
-
-        spool = open_spool(out, job, encoder.layout, resume, force)
+    _check_lines(source, survey, settings, out)
+    encoder = Encoder(opened.bilm(), layers, settings)
+    layout, job = encoder.layout, _job(settings, survey, opened.digest, layers)
+    with _engine(encoder, settings) as encode, _keeping_what_is_done(out):
+        spool = open_spool(out, job, layout, wishes, settings.resume, settings.force)
         if spool is not None:
-            _fill(spool, all_windows, encode, survey, carry_state, progress)
+            _fill(spool, _windows(source, settings), encode, survey, settings.carry_state, progress)
             n_tokens = spool.n_tokens
             with progress_bar(progress, "writing", survey.n_lines, unit=" lines") as bar:
-                spool.finish(lambda path: write(path, encoder.layout, source, wishes, _rows(source, spool, bar.update)))
+                rows = _rows(source, spool, bar.update)
+                spool.finish(lambda path: write(path, layout, source, wishes, rows), wishes)
         else:
             n_tokens = sum(len(tokens) for _, tokens in source.sentences())
         size = out.stat().st_size
-    layout = encoder.layout
-    return EmbedReport(survey.n_lines, n_tokens, str(layers), layout.width, layout.dtype, size)
+    return EmbedReport(survey.n_lines, n_tokens, str(settings.layers), layout.width, layout.dtype, size)
 
 
 def summary(out: PathLike, report: EmbedReport) -> str:
     """The report as a line for people."""
-    what = {"all": "all layers", "top": "the top layer", "average": "the average of the layers"}
+    average = "the average of the layers"
+    what = {"all": "all layers", "top": "the top layer", "average": average, "mean": average}
     layers = what.get(report.layers, f"layer {report.layers}")
     return (
         f"✔ {out}: {report.lines:,} lines, {report.tokens:,} tokens, {layers}, {report.width} wide, {report.dtype}, "
@@ -153,44 +109,58 @@ def interrupted(out: PathLike) -> str:
     return f"{out}: stopped{go_on}"
 
 
-def _check_settings(
-    batch_size: int,
-    max_batch_tokens: int,
-    workers: int,
-    gpus_per_worker: float,
-    carry_state: bool,
-    engine: str,
-    device: str,
-) -> None:
-    for name, value in (("batch_size", batch_size), ("max_batch_tokens", max_batch_tokens), ("workers", workers)):
-        if value < 1:
-            raise ElmoError(f"{name} is {value}, expected at least 1")
-    if gpus_per_worker < 0:
-        raise ElmoError(f"gpus_per_worker is {gpus_per_worker}, expected 0 or more")
-    if engine not in ("local", "ray"):
-        raise ElmoError(f'engine is {engine!r}, expected "local" or "ray"')
-    if carry_state and engine == "ray":
-        raise ElmoError("carry_state goes line by line through the text, which Ray's actors share; use engine local")
-    if engine == "ray":
+def _check_machine(settings: EmbedSettings) -> None:
+    """Raise an ElmoError now, rather than when the text is read, where Ray or the device is missing."""
+    if settings.engine == "ray":
         import_ray()
     else:
-        choose_device(device)  # fails now rather than when the text is read
+        choose_device(settings.device)
 
 
-def _check_blank(text: Text, survey: Survey, allow_blank: bool, wishes: Wishes) -> None:
-    if not survey.n_blank:
-        return
-    found = f"{text.path}: {survey.n_blank:,} blank line{'s' * (survey.n_blank > 1)} ({text.where_blank()})"
-    if wishes.keys:
-        raise ElmoError(f"{found}, and sentences are keys: nothing cannot be one; remove them")
-    if not allow_blank:
-        raise ElmoError(f"{found}; remove them, or give each an array of no tokens with --allow-blank")
+def _check_lines(text: Text, survey: Survey, settings: EmbedSettings, out: Path) -> None:
+    """Raise an ElmoError where lines are blank and may not be, or cannot name arrays and shall."""
+    if survey.n_blank:
+        found = f"{text.path}: {survey.n_blank:,} blank line{'s' * (survey.n_blank > 1)} ({text.where_blank()})"
+        if settings.use_sentence_keys:
+            raise ElmoError(f"{found}, and sentences are keys: nothing cannot be one; remove them")
+        if not settings.allow_blank:
+            raise ElmoError(f"{found}; remove them, or give each an array of no tokens with --allow-blank")
+    if settings.use_sentence_keys:
+        check_keys(text, out.suffix)
+
+
+def _job(settings: EmbedSettings, survey: Survey, model: str, layers: Choice) -> dict[str, Any]:
+    """What must be the same to go on with an interrupted run. model: its digest."""
+    return {
+        "text": survey.digest,
+        "model": model,
+        "layers": str(layers),
+        "float16": settings.float16,
+        "pipeline": settings.pipeline,
+        "carry_state": settings.batch_size if settings.carry_state else None,
+    }
+
+
+def _windows(text: Text, settings: EmbedSettings) -> Iterator[Window]:
+    max_tokens = float("inf") if settings.carry_state else _BATCHES_A_WINDOW * settings.max_batch_tokens
+    return windows(text, settings.batch_size, max_tokens)
+
+
+@contextmanager
+def _engine(encoder: Encoder, settings: EmbedSettings) -> Iterator[Encode]:
+    """Give what encodes windows, in order, in this process or on Ray."""
+    if settings.engine == "ray":
+        with connected(settings.ray_address) as ray:
+            yield lambda some: encode_on_ray(ray, encoder, some, settings.workers, settings.gpus_per_worker)
+    else:
+        encoder.on_device()
+        yield lambda some: (encoder(window.sentences) for window in some)
 
 
 def _fill(
     spool: Spool,
     all_windows: Iterator[Window],
-    encode: Callable[[Iterable[Window]], Iterator[list[Array]]],
+    encode: Encode,
     survey: Survey,
     carry_state: bool,
     progress: bool,
@@ -211,10 +181,19 @@ def _fill(
         for arrays in encode(left()):
             spool.add(arrays)
             bar.update(len(arrays))
+    if spool.n_lines != survey.n_lines:
+        raise ElmoError(
+            f"the text had {survey.n_lines:,} lines at first, and {spool.n_lines:,} later; leave it unchanged"
+        )
 
 
 def _rows(text: Text, spool: Spool, advance: Callable[[int], object]) -> Iterator[Row]:
     for number, ((line, tokens), vectors) in enumerate(zip(text.sentences(), spool.read(), strict=True)):
+        if vectors.shape[-2] != len(tokens):
+            raise ElmoError(
+                f"{text.path}, line {number + 1}: {len(tokens)} tokens, {vectors.shape[-2]} in the interrupted run; "
+                "was the pipeline changed? Begin anew with --force and without --resume"
+            )
         yield Row(number, line, tokens, vectors)
         advance(1)
 
@@ -224,6 +203,10 @@ def _keeping_what_is_done(out: Path) -> Iterator[None]:
     """Name the file when it cannot be written, and say how to go on."""
     try:
         yield
+    except MemoryError as error:
+        raise ElmoError(
+            f"{out}: the memory is full ({error}); take a smaller --max-batch-tokens or shorter lines"
+        ) from error
     except OSError as error:
         kept = f"; what is done is kept in {directory_of(out).name}: make room, then go on with --resume"
         raise ElmoError(f"{out}: cannot be written ({error}){kept if directory_of(out).is_dir() else ''}") from error

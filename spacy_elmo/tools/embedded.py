@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import numpy as np
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats.hdf5_file import has_values
+from spacy_elmo.formats.hdf5_strings import read_first_string
 from spacy_elmo.tools.embedding.files import INDEX
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, pick
 
-_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damaged files
+_LARGEST = 1e15  # whose square float32 can still hold, a million times
+_FLOATS = (np.float16, np.float32, np.float64)
+# What h5py and numpy raise on damaged files.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 
 
 class EmbeddedCorpus:
@@ -24,7 +29,7 @@ class EmbeddedCorpus:
 
     text: the text that was embedded, for files without `sentence_to_index`; read as a stream.
     pipeline: what split the lines of that text into words (see `Text.of`); None: white space.
-    layers: which to use of a file that holds all: "average" (the default), "top" or a number.
+    layers: which to use of a file that holds all: "mean" (the default), "top" or a number.
 
     Raises:
         ElmoError: the file is missing, of another layout, damaged, or reads from elsewhere; sentences are not known.
@@ -55,7 +60,7 @@ class EmbeddedCorpus:
         self.has_layers, self.width = len(shape) == 3, int(shape[-1])
         if layers is not None and not self.has_layers:
             raise ElmoError(f"{path}: it holds one vector a token, so there are no layers to choose from ({layers!r})")
-        self.layers = layers or "average"
+        self.layers = layers or "mean"
 
     def __enter__(self) -> "EmbeddedCorpus":
         return self
@@ -99,12 +104,10 @@ class EmbeddedCorpus:
                 f"{self.path}: line {line} has vectors for {shape[-2]} tokens, its sentence has {n_tokens}; "
                 "does this text belong to this file? Of one made with --pipeline, give --text and --pipeline"
             )
-        try:
-            array = dataset[()].astype(np.float32)
-        except _DAMAGE as error:
-            raise ElmoError(f"{self.path}: line {line} cannot be read; the file is damaged ({error})") from None
-        if not np.isfinite(array).all():
-            raise ElmoError(f"{self.path}: line {line} holds NaN or infinite values")
+        with self._reading(f"line {line}"):
+            array: Array = dataset[()].astype(np.float32)
+        if not (np.abs(array) < _LARGEST).all():
+            raise ElmoError(f"{self.path}: line {line} holds NaN, infinite or absurdly large values")
         return pick(array, self.layers) if self.has_layers else array
 
     def _dataset(self, line: int) -> Any:
@@ -113,27 +116,37 @@ class EmbeddedCorpus:
             raise ElmoError(
                 f"{self.path}: no vectors of line {line}; was embedding it cut off, or is it of another text?"
             )
-        if dataset.dtype not in (np.float16, np.float32, np.float64) or dataset.ndim not in (2, 3):
+        with self._reading(f"line {line}"):
+            dtype, shape = dataset.dtype, list(dataset.shape or ())
+            is_there = has_values(dataset)
+        if dtype not in _FLOATS or len(shape) not in (2, 3) or not shape[-1] or (len(shape) == 3 and not shape[0]):
             raise ElmoError(
-                f"{self.path}: line {line} holds {dataset.dtype} of shape {list(dataset.shape or ())}, expected "
-                "floating point numbers [n_tokens, width] or [n_layers + 1, n_tokens, width]"
+                f"{self.path}: line {line} holds {dtype} of shape {shape}, expected floating point numbers "
+                "[n_tokens, width] or [n_layers + 1, n_tokens, width]"
             )
-        if not has_values(dataset):
+        if not is_there:
             raise ElmoError(f"{self.path}: line {line} is declared but its values are not there; the file is damaged")
         return dataset
 
     def _own(self, name: str) -> Any:
         """A dataset that lies in this file itself, so that it cannot make us read another; None where there is none."""
-        try:
+        with self._reading(repr(name)):
             link = self._file.get(name, getlink=True)
             if link is None:
                 return None
             node = self._file[name] if isinstance(link, h5py.HardLink) else None
-        except _DAMAGE as error:
-            raise ElmoError(f"{self.path}: {name!r} cannot be read; the file is damaged ({error})") from None
-        if not isinstance(node, h5py.Dataset) or node.is_virtual or node.external:
+            is_own = isinstance(node, h5py.Dataset) and not node.is_virtual and not node.external
+        if not is_own:
             raise ElmoError(f"{self.path}: {name!r} is no dataset that lies in this file itself; it is not read")
         return node
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        """Within, what h5py and numpy raise on damaged files is an ElmoError."""
+        try:
+            yield
+        except _DAMAGE as error:
+            raise ElmoError(f"{self.path}: {what} cannot be read; the file is damaged ({error})") from None
 
     def _read_index(self) -> dict[int, str]:
         """Line and sentence, in order of lines."""
@@ -144,8 +157,10 @@ class EmbeddedCorpus:
                 "--use-sentence-keys); give the text it was made from with --text"
             )
         try:
-            index = {int(number): str(sentence) for sentence, number in json.loads(dataset[0]).items()}
-        except (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
+            text = read_first_string(dataset, self.path)
+            index = {int(number): sentence for sentence, number in json.loads(text).items()}
+            "".join(index.values()).encode()  # lone surrogates, which JSON can hold, are no text
+        except _DAMAGE as error:
             raise ElmoError(
                 f"{self.path}: {INDEX} is not a JSON object of sentences and line numbers ({error})"
             ) from None

@@ -81,7 +81,7 @@ def query_in_sentence(
     device: str = "auto",
 ) -> Query:
     """A use in a new sentence, embedded as the corpus is: of a file with one vector a token, the layers it is made of
-    (average, top or one) are those under which the model gives the vectors of its first sentence.
+    (mean, top or one) are those under which the model gives the vectors of its first sentence.
 
     device: see `choose_device`.
 
@@ -100,7 +100,7 @@ def query_in_sentence(
     line, first = next(iter(corpus))
     there = corpus.vectors(line, len(first))
     known, new = opened.bilm().to(chosen).encode([first, words])
-    choices = [corpus.layers] if corpus.has_layers else ["average", "top", *map(str, range(len(known)))]
+    choices = [corpus.layers] if corpus.has_layers else ["mean", "top", *map(str, range(len(known)))]
     cosines = [_cosine(pick(known, how).ravel(), there.ravel()[None])[0] for how in choices]
     best = int(np.argmax(cosines))
     if cosines[best] < _SAME_MODEL:

@@ -14,10 +14,11 @@ from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.pretraining.evaluation import blocks
 from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.files import write_whole
+from spacy_elmo.support.layers import Choice
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools import pictures
 from spacy_elmo.tools.embedding.text import Text
-from spacy_elmo.tools.layers import Array, layer_number, pick
+from spacy_elmo.tools.layers import Array, parse_one, pick
 from spacy_elmo.tools.projection import Method, project
 
 Color = Literal["word", "pos", "label"]
@@ -48,7 +49,7 @@ def visualize(
     words: Collection[str] | None = None,
     color: Color = "word",
     method: Method = "pca",
-    layers: str = "average",
+    layers: str | int = "mean",
     pipeline: str | None = None,
     max_points: int = 1000,
     seed: int = 0,
@@ -65,7 +66,7 @@ def visualize(
     words: which to draw, as they are written; None: all, or with color "label" a point for each sentence (the mean of
         its words).
     color: what the colour of a point says.
-    layers: "average" of all, "top", or the number of one ("0" is the token embedding).
+    layers: "mean" of all, "top", or the number of one ("0" is the token embedding).
     pipeline: a spaCy pipeline that splits each line and tags its words, or a language, whose tokenizer splits it. A
         line is read as one sentence.
     device: see `choose_device`.
@@ -85,11 +86,11 @@ def visualize(
         raise CorpusError(f"{text}: points to draw: {len(points)}; a picture needs at least 3")
     opened = formats.open_model(model)
     bilm = opened.bilm().to(chosen)
-    layer_number(layers, bilm.options.n_outputs)  # fails now rather than after the first sentence
+    chosen_layers = parse_one(layers, bilm.options.n_outputs)  # fails now rather than after the first sentence
     name = opened.card.get("name", opened.name)
-    place, axes = project(_embed(bilm, points, layers, show_progress), method, seed)
+    place, axes = project(_embed(bilm, points, chosen_layers, show_progress), method, seed)
     picture = pictures.Picture(
-        title or _title(words, color, name, layers),
+        title or _title(words, color, name, chosen_layers),
         axes,
         place,
         [point.category for point in points],
@@ -128,9 +129,9 @@ def _check_free(files: Sequence[Path], force: bool) -> None:
             raise ElmoError(f"{file}: is there already; choose another name, or overwrite it with --force")
 
 
-def _title(words: Collection[str] | None, color: Color, model: str, layers: str) -> str:
+def _title(words: Collection[str] | None, color: Color, model: str, layers: Choice) -> str:
     drawn = ", ".join(words) if words else "sentences" if color == "label" else "all words"
-    layer = {"average": "average of all layers", "top": "top layer"}.get(layers, f"layer {layers}")
+    layer = {"mean": "average of all layers", "top": "top layer"}.get(str(layers), f"layer {layers}")
     by = {"word": "", "pos": " by part of speech", "label": " by label"}[color]
     return f"{drawn}{by}: {model}, {layer}"
 
@@ -213,7 +214,7 @@ def _points(sentence: Sentence, words: Collection[str] | None, color: Color) -> 
             yield Point(content, position, by[color])
 
 
-def _embed(bilm: BiLM, points: Sequence[Point], layers: str, show_progress: bool) -> Array:
+def _embed(bilm: BiLM, points: Sequence[Point], layers: Choice, show_progress: bool) -> Array:
     """`[len(points), width]`; each sentence is read once."""
     by_sentence: dict[tuple[str, ...], list[int]] = {}
     for number, point in enumerate(points):

@@ -15,12 +15,15 @@ LAYERS = torch.arange(24, dtype=torch.float32).reshape(3, 2, 4).square()
     ("layers", "expected"),
     [
         ("mean", (LAYERS[0] + LAYERS[1] + LAYERS[2]) / 3),
+        ("average", (LAYERS[0] + LAYERS[1] + LAYERS[2]) / 3),
         ("top", LAYERS[2]),
         ("concat", torch.cat([LAYERS[0], LAYERS[1], LAYERS[2]], dim=1)),
         (0, LAYERS[0]),
         (1, LAYERS[1]),
         (-1, LAYERS[2]),
         ([0.5, -1.0, 2], 0.5 * LAYERS[0] - LAYERS[1] + 2 * LAYERS[2]),
+        (np.array([0.5, -1.0, 2]), 0.5 * LAYERS[0] - LAYERS[1] + 2 * LAYERS[2]),
+        (np.int64(1), LAYERS[1]),
     ],
 )
 def test_mix_is_what_its_name_says(layers, expected):
@@ -74,7 +77,7 @@ def test_learned_mix_starts_as_the_mean_and_is_that_of_the_network(rows):
     assert gamma == pytest.approx(1.7)
 
 
-@pytest.mark.parametrize("mix", ["mean", "top", 0, -2, [0.2, 0.5, 0.3]])
+@pytest.mark.parametrize("mix", ["mean", "average", "top", 0, -2, [0.2, 0.5, 0.3]])
 def test_fixed_mix_is_that_of_the_component(rows, mix):
     model = initialized(rows, mix=mix)
     assert not model.has_param("s")

@@ -1,13 +1,15 @@
 import bz2
 import gzip
 import lzma
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.support.text import find_files, read_lines, read_sentences
+from spacy_elmo.support.text import LONGEST_LINE, find_files, read_lines, read_sentences
 
 
 def zst(data):
@@ -40,6 +42,39 @@ def test_damaged_packed_file_is_an_error_that_names_it(tmp_path, suffix, damage)
     path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"no such packing" * 100)
     with pytest.raises(CorpusError, match=rf"text\.txt\{suffix}.*cannot be read"):
         list(read_lines(path))
+
+
+@packed
+def test_line_without_end_is_an_error_before_it_fills_the_memory(tmp_path, suffix):
+    """A small packed file can hold gigabytes."""
+    path = tmp_path / f"text.txt{suffix}"
+    fits = b"x" * (LONGEST_LINE - 1) + b"\n"
+    path.write_bytes(PACKERS[suffix](fits + fits))
+    assert [len(line) for line in read_lines(path)] == [LONGEST_LINE - 1] * 2
+    path.write_bytes(PACKERS[suffix](b"fine\n" + b"x" + fits))
+    with pytest.raises(CorpusError, match=rf"text\.txt{suffix}, line 2: more than 16 MiB in one line"):
+        list(read_lines(path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+def test_small_packed_file_of_one_endless_line_takes_little_memory(tmp_path, suffix):
+    path = tmp_path / f"text.txt{suffix}"
+    part = PACKERS[suffix](bytes(2**24).replace(b"\0", b" "))
+    path.write_bytes(part * 40)  # 640 MiB
+    script = """if True:
+        import resource, sys
+        from pathlib import Path
+        from spacy_elmo.errors import CorpusError
+        from spacy_elmo.support.text import read_lines
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            list(read_lines(Path(sys.argv[1])))
+        except CorpusError:
+            print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    """
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200  # MiB
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -188,10 +190,24 @@ def sparse(file):
     file.create_dataset("1", (1, 10**9), np.float32, chunks=(1, 2**20))
 
 
+def odd_numbers(file):
+    """Floating point numbers that numpy has no type for."""
+    del file["1"]
+    kind = h5py.h5t.IEEE_F64LE.copy()
+    kind.set_size(32)
+    kind.set_precision(250)
+    kind.set_fields(249, 200, 49, 0, 200)
+    h5py.h5d.create(file.id, b"1", kind, h5py.h5s.create_simple((1, 8)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (link, "not read"),
+        (odd_numbers, "'1'|line 1 cannot be read; the file is damaged"),
+        (replace("1", np.ones((0, 1, 8), np.float32)), "shape"),
+        (replace("1", np.ones((1, 0), np.float32)), "shape"),
+        (replace("sentence_to_index", ['{"a \\ud800": 1, "bank": 0}']), "sentence_to_index is not"),
         (replace("1", None), "no vectors of line 1"),
         (replace("1", np.ones((1, 8), int)), "int64"),
         (replace("1", np.ones(8, np.float32)), "shape"),
@@ -199,6 +215,7 @@ def sparse(file):
         (replace("1", np.ones((3, 1, 8), np.float32)), "unlike"),
         (replace("1", np.ones((2, 8), np.float32)), "2 tokens"),
         (replace("1", np.full((1, 8), np.nan, np.float32)), "NaN"),
+        (replace("1", np.full((1, 8), 1e30, np.float32)), "absurdly large"),
         (replace("sentence_to_index", ["{"]), "sentence_to_index is not"),
         (replace("sentence_to_index", ["[1]"]), "sentence_to_index is not"),
         (replace("sentence_to_index", ['{"a": "b"}']), "sentence_to_index is not"),
@@ -214,6 +231,31 @@ def test_damaged_and_hostile_files_are_errors_that_name_them(tmp_path, change, m
     with pytest.raises(ElmoError, match=rf"corpus\.hdf5: .*{message}"):  # noqa: SIM117
         with EmbeddedCorpus(path) as corpus:
             neighbours(corpus, query_in_corpus(corpus, "bank", 0), any_word=True)
+
+
+ENDLESS = """
+import sys
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.tools.embedded import EmbeddedCorpus
+try:
+    EmbeddedCorpus(sys.argv[1])
+except ElmoError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("size", [0, 2**64 - 16, 2**64 - 1, 2**63])
+def test_heap_that_libhdf5_walks_for_ever_is_an_error(tmp_path, size):
+    path = damaged(tmp_path / "corpus.hdf5", lambda file: None)
+    content = bytearray(path.read_bytes())
+    string = content.index(b"GCOL") + 16
+    free = string + 16 + -(-int.from_bytes(content[string + 8 : string + 16], "little") // 8) * 8
+    at = free if size == 0 else string
+    content[at + 8 : at + 16] = size.to_bytes(8, "little")
+    path.write_bytes(content)
+    call = [sys.executable, "-c", ENDLESS, str(path)]  # of its own, so that it can be ended
+    done = subprocess.run(call, capture_output=True, text=True, timeout=300)
+    assert "corpus.hdf5: sentence_to_index" in done.stdout or not size  # free space behind the string does no harm
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no HDF5"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,11 +10,12 @@ import torch
 
 from spacy_elmo.bilm import BiLM, CarriedState
 from spacy_elmo.bilm.transfer import floats_on_cpu
-from spacy_elmo.errors import ElmoError
 from spacy_elmo.support.device import choose_device
+from spacy_elmo.support.layers import Choice
+from spacy_elmo.tools.embedding.settings import EmbedSettings
 
 Array = npt.NDArray[Any]
-Layers = Literal["all", "top", "average"] | int
+WORDS = ("all", "top", "mean")
 
 
 @dataclass(frozen=True)
@@ -35,40 +36,19 @@ class Layout:
         return (self.n_outputs or 1) * self.width * np.dtype(self.dtype).itemsize
 
 
-def parse_layers(layers: str | int, bilm: BiLM) -> Layers:
-    """Check which layers are asked for.
-
-    Raises:
-        ElmoError: the biLM has no such layer.
-    """
-    n_outputs = bilm.options.n_outputs
-    if layers in ("all", "top", "average"):
-        return layers  # type: ignore[return-value]
-    if str(layers).isdecimal() and int(layers) < n_outputs:
-        return int(layers)
-    raise ElmoError(f"layers: expected all, top, average or a layer from 0 to {n_outputs - 1}, got {layers!r}")
-
-
 class Encoder:
     """A biLM and what is wanted of it.
 
-    max_batch_tokens: as of `BiLM.encode`; carry_state: LSTM state goes on from call to call, row by row.
-    device: see `choose_device`; chosen where the work is done, see `on_device`.
+    layers: one of WORDS, or the number of a layer; see `parse_layers`.
+    settings: of these, `float16`, `max_batch_tokens`, `carry_state` (from call to call, row by row) and `device`, which
+        is chosen where the work is done, see `on_device`.
     """
 
-    def __init__(
-        self,
-        bilm: BiLM,
-        layers: Layers,
-        float16: bool,
-        max_batch_tokens: int,
-        carry_state: bool = False,
-        device: str = "auto",
-    ) -> None:
+    def __init__(self, bilm: BiLM, layers: Choice, settings: EmbedSettings) -> None:
         n_outputs = bilm.options.n_outputs if layers == "all" else None
-        self.layout = Layout(n_outputs, bilm.options.width, "float16" if float16 else "float32")
-        self._bilm, self._layers, self._max_batch_tokens = bilm, layers, max_batch_tokens
-        self._state, self._device = CarriedState() if carry_state else None, device
+        self.layout = Layout(n_outputs, bilm.options.width, "float16" if settings.float16 else "float32")
+        self._bilm, self._layers, self._max_batch_tokens = bilm, layers, settings.max_batch_tokens
+        self._state, self._device = CarriedState() if settings.carry_state else None, settings.device
 
     def on_device(self) -> "Encoder":
         """Move the biLM to the device, in the process that works with it.
@@ -97,6 +77,6 @@ class Encoder:
     def _reduce(self, layers: torch.Tensor) -> torch.Tensor:
         if self._layers == "all":
             return layers
-        if self._layers == "average":
+        if self._layers == "mean":
             return layers.mean(dim=0)
-        return layers[-1 if self._layers == "top" else self._layers]
+        return layers[-1 if self._layers == "top" else int(self._layers)]

@@ -1,126 +1,177 @@
 """Where vectors wait until all are there: a directory `OUT.part` that a kill at any moment leaves readable.
 
-`job.json` says what is being made. `vectors` holds the arrays of line after line, `lengths` their numbers of tokens
-(int64), written once the arrays are: what it does not speak of is cut off and made again.
+`job.json` says what is being made. `vectors` holds the arrays of line after line, `index` a record for each: its number
+of tokens, and a checksum over the job and all numbers and arrays up to this one. What the checksums do not vouch for is
+cut off and made again: the end of a run that was killed, what was changed, what another job has left.
 """
 
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.tools.embedding.encoder import Array, Layout
+from spacy_elmo.tools.embedding.files import Wishes
 
-_READ_AT_ONCE = 2**16  # lengths
-_JOB, _LENGTHS, _VECTORS = "job.json", "lengths", "vectors"
+_FORMAT = 2  # 1 had no checksums
+_RECORD = np.dtype([("n_tokens", "<i8"), ("checksum", "<u4")])
+_RECORDS_AT_ONCE = 2**16
+_BYTES_AT_ONCE = 2**20
+_MOST_JOB = 2**16  # bytes that are read of job.json
+_JOB, _NEW_JOB, _INDEX, _VECTORS = "job.json", "job.json.new", "index", "vectors"
 
 
 class Spool:
-    """Arrays of lines, in order.
+    """Arrays of lines, in order, in a directory that is there.
 
-    n_lines, n_tokens: what is there.
+    job: what the checksums vouch for. n_lines, n_tokens: what is there and right.
     """
 
-    def __init__(self, out: Path, layout: Layout) -> None:
-        self._out, self._layout = out, layout
+    def __init__(self, out: Path, job: dict[str, Any], layout: Layout) -> None:
+        self._out, self._job, self._layout = out, job, layout
         self._directory = directory_of(out)
-        self._lengths, self._vectors = self._directory / _LENGTHS, self._directory / _VECTORS
-        for path in (self._lengths, self._vectors):
+        self._index, self._vectors = self._directory / _INDEX, self._directory / _VECTORS
+        for path in (self._index, self._vectors):
             path.touch()
-        self._keep_readable()
-
-    def _keep_readable(self) -> None:
-        lengths = np.fromfile(self._lengths, np.int64)
-        ends = np.cumsum(lengths) * self._layout.token_bytes
-        self.n_lines = int(np.searchsorted(ends, self._vectors.stat().st_size, side="right"))
-        self.n_tokens = int(lengths[: self.n_lines].sum())
+        self._seed = zlib.crc32(json.dumps([job, asdict(layout)], sort_keys=True).encode())
+        self.n_lines, self.n_tokens, self._checksum = self._count_right()
         self._cut()
+
+    def _count_right(self) -> tuple[int, int, int]:
+        """Lines that are as they were written, their tokens, and the checksum of the last of them."""
+        n_lines, total, checksum = 0, 0, self._seed
+        with self._vectors.open("rb") as vectors:
+            for n_tokens, n_bytes, expected in self._records():
+                found = _checksum(n_tokens, _pieces(vectors, n_bytes), checksum)
+                if found != expected:
+                    break
+                n_lines, total, checksum = n_lines + 1, total + n_tokens, found
+        return n_lines, total, checksum
+
+    def _records(self) -> Iterator[tuple[int, int, int]]:
+        """Of each line whose array can be there: its tokens, the bytes of the array, and the checksum."""
+        left = self._vectors.stat().st_size
+        with self._index.open("rb") as index:
+            while len(some := np.fromfile(index, _RECORD, _RECORDS_AT_ONCE)):
+                for n_tokens, expected in some.tolist():
+                    n_bytes = n_tokens * self._layout.token_bytes
+                    if not 0 <= n_bytes <= left:
+                        return
+                    left -= n_bytes
+                    yield n_tokens, n_bytes, expected
 
     def _cut(self) -> None:
         os.truncate(self._vectors, self.n_tokens * self._layout.token_bytes)
-        os.truncate(self._lengths, self.n_lines * np.dtype(np.int64).itemsize)
+        os.truncate(self._index, self.n_lines * _RECORD.itemsize)
 
     def cut(self, n_lines: int) -> None:
         """Forget all but the first `n_lines`."""
         if n_lines < self.n_lines:
-            self.n_tokens = int(np.fromfile(self._lengths, np.int64, n_lines).sum())
-            self.n_lines = n_lines
+            records = np.fromfile(self._index, _RECORD, n_lines)
+            self.n_lines, self.n_tokens = n_lines, int(records["n_tokens"].sum())
+            self._checksum = int(records["checksum"][-1]) if n_lines else self._seed
             self._cut()
 
     def add(self, arrays: Sequence[Array]) -> None:
         """Append the arrays of further lines; they are safe when this returns."""
-        lengths = np.array([array.shape[-2] for array in arrays], np.int64)
+        records = np.empty(len(arrays), _RECORD)
+        checksum = self._checksum
         with self._vectors.open("ab") as file:
-            for array in arrays:
-                file.write(array.tobytes())
+            for number, array in enumerate(arrays):
+                content, n_tokens = array.tobytes(), array.shape[-2]
+                checksum = _checksum(n_tokens, [content], checksum)
+                records[number] = n_tokens, checksum
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        with self._lengths.open("ab") as file:
-            file.write(lengths.tobytes())
-        self.n_lines += len(lengths)
-        self.n_tokens += int(lengths.sum())
+        with self._index.open("ab") as file:
+            file.write(records.tobytes())
+        self.n_lines, self.n_tokens = self.n_lines + len(arrays), self.n_tokens + int(records["n_tokens"].sum())
+        self._checksum = checksum
 
     def read(self) -> Iterator[Array]:
-        """Yield the array of each line."""
-        with self._lengths.open("rb") as lengths, self._vectors.open("rb") as vectors:
-            while some := np.fromfile(lengths, np.int64, _READ_AT_ONCE).tolist():
-                for n_tokens in some:
-                    shape = self._layout.shape(n_tokens)
-                    yield np.fromfile(vectors, self._layout.dtype, int(np.prod(shape))).reshape(shape)
+        """Yield the array of each line.
 
-    def finish(self, write: Callable[[Path], object]) -> None:
+        Raises:
+            ElmoError: something else has changed the files meanwhile.
+        """
+        n_read, checksum = 0, self._seed
+        with self._vectors.open("rb") as vectors:
+            for n_tokens, n_bytes, expected in self._records():
+                content = vectors.read(n_bytes)
+                checksum = _checksum(n_tokens, [content], checksum)
+                if checksum != expected:
+                    break
+                yield np.frombuffer(content, self._layout.dtype).reshape(self._layout.shape(n_tokens))
+                n_read += 1
+        if n_read != self.n_lines:
+            raise ElmoError(
+                f"{self._directory}: line {n_read} of it was changed by something else (a second run, a broken disk?); "
+                "--resume makes it anew"
+            )
+
+    def finish(self, write: Callable[[Path], object], wishes: Wishes) -> None:
         """Let `write` fill the file that then appears as OUT, and remove the spool; where it fails, the spool stays."""
+        whole = self._directory / self._out.name
         try:
-            write(_whole(self._out))
+            write(whole)
+            _write_job(self._directory, {**self._job, "finished": _stamp(whole, wishes)})
         except BaseException:
-            _whole(self._out).unlink(missing_ok=True)  # half a file: room for nothing
+            whole.unlink(missing_ok=True)  # half a file: room for nothing
             raise
-        (self._directory / _JOB).unlink()  # from here on, what is left to do is to move the file
-        move_finished(self._out)
+        whole.replace(self._out)
+        _remove(self._directory, self._out.name)
 
 
-def open_spool(out: Path, job: dict[str, Any], layout: Layout, resume: bool, force: bool) -> Spool | None:
+def open_spool(
+    out: Path, job: dict[str, Any], layout: Layout, wishes: Wishes, resume: bool, force: bool
+) -> Spool | None:
     """Begin the spool of OUT, or with `resume` go on with the one that is there.
 
-    job: what must be the same to go on.
+    job: what must be the same to go on; wishes: for OUT itself.
 
-    Returns None where the run to be resumed had come to its end, and only the file had to be moved.
+    Returns None where the run to be resumed had made OUT, and only its spool had to be removed.
 
     Raises:
         ElmoError: OUT exists, or its spool, and nothing says what to do with it; or the spool is of another job.
     """
+    job = {"format": _FORMAT, **job}
     directory = directory_of(out)
     _refuse_foreign(directory, out.name)
     if directory.exists() and resume:
-        if not (directory / _JOB).exists():
-            move_finished(out)
+        finished = _read_finished(directory, job)
+        if out.exists() and finished == _stamp(out, wishes):
+            _remove(directory, out.name)
             return None
         refuse_existing(out, force)
-        _check_same(directory / _JOB, job)
-        return Spool(out, layout)
+        return Spool(out, job, layout)
     refuse_existing(out, force)
     if directory.exists():
         if not force:
             raise ElmoError(
                 f"{directory}: there from a run that was interrupted; --resume goes on, --force begins anew"
             )
-        _drop(directory)
-    _begin(directory, job)
-    return Spool(out, layout)
+        _remove(directory, out.name)
+    directory.mkdir()
+    _write_job(directory, job)
+    return Spool(out, job, layout)
 
 
 def _refuse_foreign(directory: Path, name: str) -> None:
     """Raise an ElmoError where what lies in the place of the spool is not one of ours."""
     if not directory.exists():
         return
-    known = {_JOB, _LENGTHS, _VECTORS, name}
-    if not directory.is_dir() or {path.name for path in directory.iterdir()} - known:
+    entries = list(directory.iterdir()) if directory.is_dir() else [directory]
+    if not all(path.is_file() and path.name in _names(name) for path in entries):
         raise ElmoError(f"{directory}: not from a run of embed, which needs that place; move it away")
+    if {path.name for path in entries} <= {_NEW_JOB}:  # of a run that was killed before it began, or after all was done
+        _remove(directory, name)
 
 
 def refuse_existing(out: Path, force: bool) -> None:
@@ -133,54 +184,75 @@ def refuse_existing(out: Path, force: bool) -> None:
         raise ElmoError(f"{out}: no such directory {out.parent}; make it first")
 
 
-def move_finished(out: Path) -> None:
-    """Move the finished file to OUT, unless that is done, and remove its directory."""
-    if _whole(out).exists():
-        _whole(out).replace(out)
-    shutil.rmtree(directory_of(out))
-
-
 def directory_of(out: Path) -> Path:
     """Where the spool of OUT lies."""
     return out.with_name(f"{out.name}.part")
 
 
-def _whole(out: Path) -> Path:
-    return directory_of(out) / out.name
+def _names(name: str) -> list[str]:
+    """Of all files that may lie in a spool, also in one of an earlier version, in the order to remove them: as long as
+    one of the others is there, the job is."""
+    return [name, "lengths", _INDEX, _VECTORS, _NEW_JOB, _JOB]
 
 
-def _begin(directory: Path, job: dict[str, Any]) -> None:
-    """Make the directory; it appears with its job.json in it."""
-    hidden = _hidden(directory)
-    shutil.rmtree(hidden, ignore_errors=True)  # another run's, killed here
-    hidden.mkdir()
-    (hidden / _JOB).write_text(json.dumps(job, indent=1), encoding="utf-8")
-    hidden.rename(directory)
+def _remove(directory: Path, name: str) -> None:
+    for known in _names(name):
+        (directory / known).unlink(missing_ok=True)
+    directory.rmdir()
 
 
-def _drop(directory: Path) -> None:
-    """Remove the directory, which disappears with all that is in it: without job.json it would pass for finished."""
-    hidden = _hidden(directory)
-    shutil.rmtree(hidden, ignore_errors=True)
-    directory.rename(hidden)
-    shutil.rmtree(hidden)
+def _stamp(path: Path, wishes: Wishes) -> dict[str, Any]:
+    """What tells the file that a run has made from any other, also once it is renamed."""
+    found = path.stat()
+    return {"size": found.st_size, "time": found.st_mtime_ns, "number": found.st_ino, **asdict(wishes)}
 
 
-def _hidden(directory: Path) -> Path:
-    return directory.with_name(f".{directory.name}.new")
+def _write_job(directory: Path, job: dict[str, Any]) -> None:
+    new = directory / _NEW_JOB
+    new.write_text(json.dumps(job, indent=1), encoding="utf-8")
+    new.replace(directory / _JOB)
 
 
-def _check_same(path: Path, job: dict[str, Any]) -> None:
+def _read_finished(directory: Path, job: dict[str, Any]) -> Any:
+    """What job.json says of the finished file, None where there is none.
+
+    Raises:
+        ElmoError: it is of another job or version, missing or damaged.
+    """
+    path, anew = directory / _JOB, "begin anew with --force and without --resume"
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            before = json.loads(file.read(_MOST_JOB))
+        version = before.get("format")
         different = [key for key in job if before.get(key) != job[key]]
-    except (ValueError, AttributeError):
-        raise ElmoError(f"{path}: damaged; --force without --resume begins anew") from None
+    except (FileNotFoundError, ValueError, AttributeError, RecursionError):
+        raise ElmoError(
+            f"{path}: missing or damaged, so that nothing says what {directory.name} holds; {anew}"
+        ) from None
+    if version != _FORMAT:
+        raise ElmoError(
+            f"{directory}: of another version of spacy-elmo; go on with that one, or {anew} (versions before this one "
+            "kept no checksums)"
+        )
     if different:
         raise ElmoError(
-            f"{path.parent}: the interrupted run differs in {_listed(different)}; give the same again, or begin anew "
-            "with --force and without --resume"
+            f"{directory}: the interrupted run differs in {_listed(different)}; give the same again, or {anew}"
         )
+    return before.get("finished")
+
+
+def _checksum(n_tokens: int, content: Iterable[bytes], before: int) -> int:
+    """Of a line and all lines before it, whose checksum is `before`."""
+    checksum = zlib.crc32(n_tokens.to_bytes(8, "little"), before)
+    for piece in content:
+        checksum = zlib.crc32(piece, checksum)
+    return checksum
+
+
+def _pieces(file: BinaryIO, n_bytes: int) -> Iterator[bytes]:
+    while n_bytes and (piece := file.read(min(n_bytes, _BYTES_AT_ONCE))):
+        n_bytes -= len(piece)
+        yield piece
 
 
 _SETTINGS = {

@@ -16,6 +16,7 @@ from spacy_elmo.support.text import PathLike, read_lines
 
 _ZONE = 1000  # lines after which the tokenizer may forget words: memory must not grow with them
 _SHOWN = 5
+MOST_TOKENS = 1_000_000  # of a line, which is worked on as a whole
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,18 @@ class Window:
 
 
 def windows(text: Text, batch_size: int, max_tokens: float) -> Iterator[Window]:
-    """Cut a text into windows of at most `batch_size` lines and `max_tokens` tokens (a longer line: alone)."""
+    """Cut a text into windows of at most `batch_size` lines and `max_tokens` tokens (a longer line: alone).
+
+    Raises:
+        CorpusError: a line has more than MOST_TOKENS tokens.
+    """
     first, sentences, n_tokens = 0, list[list[str]](), 0
-    for _, tokens in text.sentences():
+    for number, (_, tokens) in enumerate(text.sentences(), 1):
+        if len(tokens) > MOST_TOKENS:
+            raise CorpusError(
+                f"{text.path}, line {number}: {len(tokens):,} tokens; a line is one sentence, and one of more than "
+                f"{MOST_TOKENS:,} would not fit into the memory: put one sentence a line"
+            )
         if sentences and (len(sentences) == batch_size or n_tokens + len(tokens) > max_tokens):
             yield Window(first, sentences)
             first, sentences, n_tokens = first + len(sentences), [], 0
