@@ -10,6 +10,7 @@ from spacy.tokens import DocBin
 
 import spacy_elmo
 from helpers.embedding import LINES, REDUCED, SENTENCES
+from spacy_elmo import ElmoError
 from spacy_elmo.formats import load
 from spacy_elmo.tools.embed import embed_file
 from spacy_elmo.tools.embedding.files import sentence_index
