@@ -15,6 +15,7 @@ from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import OptionsError, PretrainingError
 
 Size = Literal["xs", "sm", "md", "original"]
+_MOST = 2**62  # of any number
 _FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
 
@@ -156,7 +157,8 @@ class Config:
         try:
             parser.read_string(Path(path).read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
-            raise PretrainingError(f"{path}: cannot be read as a config ({error})") from None
+            reason = " ".join(str(error).split())
+            raise PretrainingError(f"{path}: cannot be read as a config ({reason})") from None
         sections = {name: dict(parser[name]) for name in parser.sections()}
         return cls.from_strings(sections, overrides or {}, str(path))
 
@@ -238,9 +240,11 @@ def _parse_section(section: type[Section], values: Mapping[str, str], source: st
         _known(key, hints, source)
         try:
             value = json.loads(text, parse_constant=_no_number)
-        except ValueError:
-            raise PretrainingError(f'{source} {key} is {text}, which is not JSON (text is written "so")') from None
-        parsed[key] = _convert(value, hints[key], f"{source} {key}")
+        except (ValueError, RecursionError):
+            raise PretrainingError(
+                f'{source} {key} is {_shortened(text)}, which is not JSON (text is written "so")'
+            ) from None
+        parsed[key] = _convert(value, hints[key], f"{source} {key}", text)
     return section(**parsed)
 
 
@@ -255,19 +259,32 @@ def _known(name: str, names: Mapping[str, Any], source: str) -> None:
         raise PretrainingError(f"{source}: unknown {name!r}; {hint}")
 
 
-def _convert(value: Any, hint: Any, source: str) -> Any:
-    """Check a JSON value against a type of the dataclasses above."""
+def _convert(value: Any, hint: Any, source: str, text: str) -> Any:
+    """Check a JSON value, written as `text`, against a type of the dataclasses above."""
     choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for kind in choices:
         if get_origin(kind) is Literal and value in get_args(kind) and isinstance(value, str):
             return value
         if get_origin(kind) is tuple and _is_filters(value):
             return tuple((width, number) for width, number in value)
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if kind is float and type(value) in (int, float) and abs(value) < _MOST:
             return float(value)
-        if kind in (int, bool, str, type(None)) and type(value) is kind:
+        if kind is int and type(value) is int and abs(value) < _MOST:
             return value
-    raise PretrainingError(f"{source} is {json.dumps(value)}, expected {_describe(choices)}")
+        if kind is str and isinstance(value, str) and _is_writable(value):
+            return value
+        if kind in (bool, type(None)) and type(value) is kind:
+            return value
+    raise PretrainingError(f"{source} is {_shortened(text)}, expected {_describe(choices)}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) < 100 else f"{text[:60]}…"
+
+
+def _is_writable(text: str) -> bool:
+    """Whether this can be the name of a file, and a line of a config."""
+    return "\0" not in text and text == text.encode("utf-8", "ignore").decode()
 
 
 def _is_filters(value: Any) -> bool:
@@ -312,6 +329,6 @@ def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

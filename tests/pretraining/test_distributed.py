@@ -8,6 +8,7 @@ import torch
 
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.distributed import Group, join_group
 
 SETTINGS = {"training__dropout": 0.0, "training__max_steps": 60, "training__n_epochs": 9.0}
@@ -31,10 +32,10 @@ def torchrun(command, corpus_file, tmp_path, tiny_config):
 
 
 def close(found, expected, tolerance):
-    ours, theirs = (checkpoint.load(out / checkpoint.NAME) for out in (found, expected))
-    for name, tensor in ours["model"].items():
-        torch.testing.assert_close(tensor, theirs["model"][name], rtol=tolerance, atol=tolerance, msg=name)
-    for one, other in zip(ours["states"], theirs["states"], strict=True):
+    ours, theirs = (Checkpoint.read(out / checkpoint.NAME) for out in (found, expected))
+    for name, tensor in ours.model.items():
+        torch.testing.assert_close(tensor, theirs.model[name], rtol=tolerance, atol=tolerance, msg=name)
+    for one, other in zip(ours.states, theirs.states, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
@@ -71,7 +72,7 @@ def test_signal_to_two_processes_leaves_one_whole_checkpoint_to_resume_from(torc
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode != 0
-    step = checkpoint.load(out / checkpoint.NAME)["step"]
+    step = Checkpoint.read(out / checkpoint.NAME).step
     assert 20 <= step < 3000
     settings = {**SETTINGS, "training__n_epochs": 999.0, "training__max_steps": step + 20}
     close(train("two", resume=True, **settings), train("whole", **settings), 1e-4)

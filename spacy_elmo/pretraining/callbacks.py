@@ -1,0 +1,135 @@
+"""What looks on while a biLM trains: the log, TensorBoard, the check for saturation, evaluations on held-out text."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spacy_elmo.errors import PretrainingError
+from spacy_elmo.pretraining.batches import Batch
+from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
+from spacy_elmo.pretraining.inputs import CorpusFiles
+from spacy_elmo.pretraining.logs import append_line
+from spacy_elmo.pretraining.model_folder import model_card, write_model
+from spacy_elmo.pretraining.run_folder import RunFolder
+from spacy_elmo.pretraining.steps import Steps
+from spacy_elmo.support.text import read_sentences
+
+_SATURATED = 0.5  # share of a layer's cells at the clip from which on it tells hardly anything apart
+
+
+class DivergedError(PretrainingError):
+    """Training has gone wrong; the message says what was seen, and what may prevent it."""
+
+
+class Callback:
+    """Called by the trainer at certain moments; each does nothing unless a class of its own says what."""
+
+    def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
+        """Behind each `log_every` steps, and the last. batch: read by the last one; line: the figures to log."""
+
+    def on_epoch_end(self, steps: Steps) -> None:
+        """Behind each epoch, and the last step."""
+
+    def on_stop(self, steps: Steps) -> None:
+        """Where a signal has asked to stop, and a checkpoint is written."""
+
+
+class SaturationCheck(Callback):
+    """Raises a DivergedError where most cells of a layer are at the clip, with carried state or after a batch from zero
+    state. Every process looks at its own rows."""
+
+    def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
+        """Look at the states that the last step has left, and at those that its batch leaves from zero state."""
+        clip = steps.model.bilm.options.lstm.cell_clip
+        if clip is None or steps.states is None:
+            return
+        fresh = dataclasses.replace(batch, starts=np.zeros_like(batch.starts))
+        steps.model.eval()
+        with torch.no_grad():
+            table, generator = steps.batches.corpus.characters, torch.Generator(steps.group.device)
+            _, from_zero = steps.model.read(fresh, table, None, generator)
+        steps.model.train()
+        for kind, states in (("carried", steps.states), ("zero", from_zero)):
+            for layer, (_, cell) in enumerate(states, start=1):
+                for direction, share in zip(("forward", "backward"), _at_clip(cell, clip), strict=True):
+                    if share > _SATURATED:
+                        raise DivergedError(
+                            f"{share:.0%} of the cells of {direction} layer {layer} are at the clip ({clip}) from "
+                            f"{kind} state; raise reset_probability, or lower the learning_rate"
+                        )
+
+
+def _at_clip(cell: Tensor, clip: float) -> list[float]:
+    """Share of the cells at the clip, by direction; cell: `[2, rows, dim]`."""
+    return (cell.abs() >= 0.999 * clip).double().mean(dim=(1, 2)).tolist()
+
+
+class MetricsLog(Callback):
+    """Writes `metrics.jsonl`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
+        """Add a line."""
+        append_line(self.folder.metrics, line)
+
+
+class TensorBoard(Callback):
+    """Writes TensorBoard's files.
+
+    Raises:
+        PretrainingError: the package is not installed.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise PretrainingError(
+                "[logging] tensorboard is true, but the package is not installed (pip install tensorboard)"
+            ) from None
+        self._writer: Any = SummaryWriter(str(folder.path / "tensorboard"))
+
+    def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
+        """Add a point to each curve."""
+        for name in ("loss", "perplexity", "tokens_per_second", "learning_rate"):
+            self._writer.add_scalar(name, line[name], steps.step)
+        self._writer.flush()
+
+
+class ModelWriter(Callback):
+    """Evaluates on the held-out text, where there is some, and writes the model with its card."""
+
+    def __init__(self, folder: RunFolder, files: CorpusFiles, show_progress: bool) -> None:
+        self.folder, self.files, self.show_progress = folder, files, show_progress
+        self._has_warned = False  # that zero and carried state disagree, which need not be bad
+
+    def on_epoch_end(self, steps: Steps) -> None:
+        """Evaluate and write."""
+        self._write(steps, self._evaluate(steps) if self.files.heldout else None)
+
+    def on_stop(self, steps: Steps) -> None:
+        """Write the model as it is."""
+        self._write(steps, None)
+
+    def _evaluate(self, steps: Steps) -> Evaluation:
+        """Perplexity on the held-out text, logged, and compared from zero and with carried state."""
+        evaluator = Evaluator(steps.model.bilm, steps.model.softmax, steps.batches.corpus.vocabulary)
+        sentences = (words for words, _ in read_sentences(self.files.heldout))
+        evaluation = evaluator.perplexity(sentences, steps.config.logging.evaluate_tokens, self.show_progress)
+        figures = evaluation.to_dict()
+        line = {**steps.progress, "predictions": figures.pop("tokens"), **figures}
+        append_line(self.folder.heldout_metrics, line)
+        if evaluation.warning and (evaluation.is_bad_from_zero or not self._has_warned):
+            self._has_warned = True
+            steps.group.warn(evaluation.warning)
+        return evaluation
+
+    def _write(self, steps: Steps, evaluation: Evaluation | None) -> None:
+        with self.folder.writing():
+            card = model_card(self.folder.path, steps, self.files, evaluation)
+            write_model(self.folder.path, steps, card)
