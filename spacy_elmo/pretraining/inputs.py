@@ -17,7 +17,7 @@ from spacy_elmo.pretraining.corpus import Corpus, encode
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.run_folder import RunFolder
-from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
+from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words, misfit
 from spacy_elmo.support.files import write_text
 from spacy_elmo.support.text import PathLike, find_files, read_sentences
 
@@ -108,7 +108,10 @@ def read_corpus(
             encode(*arguments, show_progress and group.is_main)
         group.wait()
     corpus = encode(*arguments)
-    if config.training.n_negative_samples_batch and vocabulary.is_out_of_order(corpus.counts()):
+    counts = corpus.counts()
+    if warning := misfit(counts[vocabulary.unknown] / corpus.n_tokens, vocabulary.source):
+        group.warn(warning)
+    elif config.training.n_negative_samples_batch and vocabulary.is_out_of_order(counts):
         group.warn(
             f"{vocabulary.source}: its order is far from that of falling counts in this corpus, on which the "
             "sampled softmax relies; make the vocabulary from the corpus, or set n_negative_samples_batch = 0"
