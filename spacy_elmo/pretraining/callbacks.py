@@ -1,4 +1,4 @@
-"""What looks on while a biLM trains: the log, TensorBoard, the check for saturation, evaluations on held-out text."""
+"""What looks on while a biLM trains: the check for saturation, the log, TensorBoard; evaluations: model_writer.py."""
 
 import dataclasses
 from typing import Any
@@ -9,13 +9,9 @@ from torch import Tensor
 
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining.batches import Batch
-from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
-from spacy_elmo.pretraining.inputs import CorpusFiles
 from spacy_elmo.pretraining.logs import append_line
-from spacy_elmo.pretraining.model_folder import model_card, write_model
 from spacy_elmo.pretraining.run_folder import RunFolder
 from spacy_elmo.pretraining.steps import Steps
-from spacy_elmo.support.text import read_sentences
 
 _SATURATED = 0.5  # share of a layer's cells at the clip from which on it tells hardly anything apart
 
@@ -30,11 +26,15 @@ class Callback:
     def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
         """Behind each `log_every` steps, and the last. batch: read by the last one; line: the figures to log."""
 
-    def on_epoch_end(self, steps: Steps) -> None:
-        """Behind each epoch, and the last step."""
+    def on_evaluation(self, steps: Steps) -> bool:
+        """Every `evaluate_every` steps or behind each epoch, and at the end; return whether the run has to end here."""
+        return False
 
     def on_stop(self, steps: Steps) -> None:
         """Where a signal has asked to stop, and a checkpoint is written."""
+
+    def on_end(self, steps: Steps) -> None:
+        """Behind the last evaluation."""
 
 
 class SaturationCheck(Callback):
@@ -99,37 +99,3 @@ class TensorBoard(Callback):
         for name in ("loss", "perplexity", "tokens_per_second", "learning_rate"):
             self._writer.add_scalar(name, line[name], steps.step)
         self._writer.flush()
-
-
-class ModelWriter(Callback):
-    """Evaluates on the held-out text, where there is some, and writes the model with its card."""
-
-    def __init__(self, folder: RunFolder, files: CorpusFiles, show_progress: bool) -> None:
-        self.folder, self.files, self.show_progress = folder, files, show_progress
-        self._has_warned = False  # that zero and carried state disagree, which need not be bad
-
-    def on_epoch_end(self, steps: Steps) -> None:
-        """Evaluate and write."""
-        self._write(steps, self._evaluate(steps) if self.files.heldout else None)
-
-    def on_stop(self, steps: Steps) -> None:
-        """Write the model as it is."""
-        self._write(steps, None)
-
-    def _evaluate(self, steps: Steps) -> Evaluation:
-        """Perplexity on the held-out text, logged, and compared from zero and with carried state."""
-        evaluator = Evaluator(steps.model.bilm, steps.model.softmax, steps.batches.corpus.vocabulary)
-        sentences = (words for words, _ in read_sentences(self.files.heldout))
-        evaluation = evaluator.perplexity(sentences, steps.config.logging.evaluate_tokens, self.show_progress)
-        figures = evaluation.to_dict()
-        line = {**steps.progress, "predictions": figures.pop("tokens"), **figures}
-        append_line(self.folder.heldout_metrics, line)
-        if evaluation.warning and (evaluation.is_bad_from_zero or not self._has_warned):
-            self._has_warned = True
-            steps.group.warn(evaluation.warning)
-        return evaluation
-
-    def _write(self, steps: Steps, evaluation: Evaluation | None) -> None:
-        with self.folder.writing():
-            card = model_card(self.folder.path, steps, self.files, evaluation)
-            write_model(self.folder.path, steps, card)

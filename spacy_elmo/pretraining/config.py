@@ -89,6 +89,9 @@ class TrainingConfig:
     dropout: float = setting(0.1, "on the inputs of each LSTM layer and on the last output")
     reset: Literal["batch", "sentence"] = setting("sentence", "where rows may go back to zero state")
     reset_probability: float = setting(0.1, "and how often; without it the model is good for carried state only")
+    patience: int | None = setting(
+        None, "end after so many evaluations without a better held-out perplexity; null: train on"
+    )
     seed: int = setting(0, "of everything that is random")
     device: str = setting("auto", '"cpu", "cuda", "cuda:1"')
     precision: Literal["auto", "float32", "bfloat16", "float16"] = setting(
@@ -117,7 +120,8 @@ class LoggingConfig:
 
     log_every: int = setting(50, "steps between lines of metrics.jsonl")
     checkpoint_minutes: float = setting(10.0, "time between checkpoints")
-    evaluate_tokens: int | None = setting(50_000, "held-out words to evaluate on behind each epoch; null: all")
+    evaluate_tokens: int | None = setting(50_000, "held-out words to evaluate on; null: all")
+    evaluate_every: int | None = setting(None, "steps between evaluations; null: at the end of each epoch")
     tensorboard: bool = setting(False, "also write TensorBoard's files (needs the package tensorboard)")
 
 
@@ -217,6 +221,7 @@ _LEAST = (
     ("training", "n_negative_samples_batch", 0),
     ("training", "dropout", 0),
     ("training", "reset_probability", 0),
+    ("training", "patience", 1),
     ("training", "seed", 0),
     ("optimizer", "learning_rate", 0),
     ("optimizer", "initial_accumulator", 0),
@@ -228,6 +233,7 @@ _LEAST = (
     ("logging", "log_every", 1),
     ("logging", "checkpoint_minutes", 0),
     ("logging", "evaluate_tokens", 1),
+    ("logging", "evaluate_every", 1),
 )
 
 Section = TypeVar("Section")

@@ -48,8 +48,12 @@ class CorpusFiles:
             find_files(heldout) if config.corpus.heldout or heldout.is_dir() else [],
         )
 
-    def check_heldout(self) -> None:
-        """Raise a CorpusError where there is held-out text without a sentence in it."""
+    def check_heldout(self, config: Config) -> None:
+        """Raise a CorpusError where there is held-out text without a sentence in it, or none, but it is needed."""
+        if config.training.patience and not self.heldout:
+            raise CorpusError(
+                "[training] patience needs held-out text; name some as [corpus] heldout, or set it to null"
+            )
         if self.heldout and not any(True for _ in read_sentences(self.heldout)):
             raise CorpusError(f"{self.heldout[0]}: no sentence in the held-out text; expected one a line")
 

@@ -31,13 +31,18 @@ def cut_log(path: Path, tokens: float) -> None:
     """
     try:
         if path.is_file():
-            write_text(path, "".join(f"{line}\n" for line, entry in _read(path) if entry["tokens"] <= tokens))
+            write_text(path, "".join(f"{line}\n" for line, entry in read_log(path) if entry["tokens"] <= tokens))
     except OSError as error:
         raise PretrainingError(f"{path}: the log cannot be read and written ({error})") from None
 
 
-def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Each line as it is and as it is meant."""
+def read_log(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return each line as it is and as it is meant, but for a last one that a crash has cut short.
+
+    Raises:
+        PretrainingError: a line is no line of a log.
+        OSError: it cannot be read.
+    """
     *lines, unfinished = path.read_bytes().split(b"\n")
     entries = []
     for number, line in enumerate([*lines, *([unfinished] if _parse(unfinished) else [])], start=1):

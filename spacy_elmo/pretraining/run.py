@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from spacy_elmo.pretraining.batches import Batches, Resets
-from spacy_elmo.pretraining.callbacks import Callback, MetricsLog, ModelWriter, SaturationCheck, TensorBoard
+from spacy_elmo.pretraining.callbacks import Callback, MetricsLog, SaturationCheck, TensorBoard
 from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.config import Config
 from spacy_elmo.pretraining.corpus import Corpus
 from spacy_elmo.pretraining.distributed import Group, join_group
 from spacy_elmo.pretraining.inputs import CorpusFiles, FirstModel, make_model, read_corpus
+from spacy_elmo.pretraining.model_writer import ModelWriter
 from spacy_elmo.pretraining.precision import choose_precision
 from spacy_elmo.pretraining.run_folder import CONFIG, HELDOUT_METRICS, METRICS, RunFolder
 from spacy_elmo.pretraining.steps import Steps
@@ -31,7 +32,8 @@ def pretrain(
 
     corpus: file, directory or glob pattern of pre-tokenized text, or the directory that `prepare` wrote.
     out: takes the model (`options.json`, `weights.hdf5`, `vocab.txt`, `softmax.hdf5`, `model_card.json`), the log
-        (`metrics.jsonl`, `heldout.jsonl`), the checkpoint, the config and the encoded corpus.
+        (`metrics.jsonl`, `heldout.jsonl`), the checkpoint, the config and the encoded corpus; `best/`, the model of the
+        best held-out perplexity, where there is held-out text.
     resume: go on from the checkpoint in `out`; from the beginning, if the run was stopped before its first one, or,
         under `torchrun`, which starts a failed process again with the same arguments, if there is no run yet.
     init_from: a model to go on from, on new text; its architecture is taken instead of the config's, its softmax
@@ -69,7 +71,7 @@ def _open(
     """Let the main process make or find the run; return, in all of them, the checkpoint to go on from."""
     saved = None
     if group.is_main:
-        files.check_heldout()
+        files.check_heldout(config)
         folder.open(config, resume, begins_with_a_model)
         if resume and folder.checkpoint.is_file():  # which may be on the main process' disk only
             saved = Checkpoint.read(folder.checkpoint)

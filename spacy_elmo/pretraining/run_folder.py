@@ -45,6 +45,11 @@ class RunFolder:
         return self.path / HELDOUT_METRICS
 
     @property
+    def best(self) -> Path:
+        """The model of the best held-out perplexity, a directory like this one."""
+        return self.path / "best"
+
+    @property
     def vocabulary(self) -> Path:
         """The words that it predicts."""
         return self.path / "vocab.txt"
@@ -82,7 +87,7 @@ class RunFolder:
     def _refuse_used(self) -> None:
         if any(path.exists() for path in (self.metrics, self.heldout_metrics, self.checkpoint)):
             raise PretrainingError(f"{self.path}: there is a run in it; --resume goes on with it, or name another one")
-        if any((self.path / name).exists() for name in ("options.json", "weights.hdf5")):
+        if any((self.path / name).exists() for name in ("options.json", "weights.hdf5", "best")):
             raise PretrainingError(
                 f"{self.path}: there is a model in it, which a run would overwrite; name another one"
             )

@@ -76,8 +76,9 @@ class Steps:
 
     @property
     def evaluation_is_due(self) -> bool:
-        """Whether an evaluation comes before anything else: at the end of an epoch, or of the run."""
-        return self.are_done or (self.step > 0 and self.step % self.batches.steps_per_epoch == 0)
+        """Whether an evaluation comes before anything else: every so many steps or each epoch, and at the end."""
+        every = self.config.logging.evaluate_every or self.batches.steps_per_epoch
+        return self.are_done or (self.step > 0 and self.step % every == 0)
 
     def advance(self) -> Batch:
         """Take one step of the optimizer; return what it has read."""

@@ -42,21 +42,26 @@ class Trainer:
             StoppedError: a signal asked to stop.
         """
         try:
-            self._take_steps()
-            self._end_epoch()
+            ended_early = self._take_steps()
+            if not ended_early:
+                self._evaluate()
+            for callback in self.callbacks:
+                callback.on_end(self.steps)
         except DivergedError as error:
             kept = self.folder.checkpoint
             last = f"the last good checkpoint is {kept}" if kept.is_file() else "there is no checkpoint yet"
             raise PretrainingError(f"stopped at step {self.steps.step:,}: {error}; {last}") from None
 
-    def _take_steps(self) -> None:
+    def _take_steps(self) -> bool:
+        """Take the steps that are left; return whether an evaluation has ended the run before the last one."""
         steps = self.steps
         total, done = steps.n_steps * steps.tokens_per_step, steps.step * steps.tokens_per_step
         bar = progress_bar(self.show_progress, "pretraining", total, initial=done, unit=" words")
         with stop_on_signals() as request, bar:
             while not steps.are_done:
-                if steps.evaluation_is_due:
-                    self._end_epoch()
+                if steps.evaluation_is_due and self._evaluate():
+                    self.save()
+                    return True
                 batch = self._take_step()
                 bar.update(steps.tokens_per_step)
                 if steps.step % steps.config.logging.log_every == 0 or steps.are_done:
@@ -66,15 +71,16 @@ class Trainer:
                     self.save()
                 if stop:
                     self._stop()
+        return False
 
     def _take_step(self) -> Batch:
         return self.steps.advance()
 
-    def _end_epoch(self) -> None:
+    def _evaluate(self) -> bool:
+        """Let the callbacks look at the model as it is; return whether one of them ends the run."""
         self._check_weights()
-        for callback in self.callbacks:
-            callback.on_epoch_end(self.steps)
-        self.steps.group.wait()
+        ends = [callback.on_evaluation(self.steps) for callback in self.callbacks]
+        return self.steps.group.of_main(any(ends))
 
     def _stop(self) -> None:
         for callback in self.callbacks:

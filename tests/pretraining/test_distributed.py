@@ -108,6 +108,16 @@ def test_machines_that_share_no_disk_all_go_on_from_the_checkpoint_of_the_first(
     assert not (other / checkpoint.NAME).exists()
 
 
+@pytest.mark.slow
+def test_two_processes_end_early_together(torchrun, text, log, tmp_path):
+    (tmp_path / "heldout.txt").write_text(text(30, seed=4))
+    settings = {"corpus__heldout": str(tmp_path / "heldout.txt"), "training__patience": 1}
+    torchrun("two", training__max_steps=None, optimizer__learning_rate=0.0, **settings)
+    steps = [line["step"] for line in log.lines(tmp_path / "two", "heldout.jsonl")]
+    assert steps == [steps[0], 2 * steps[0]]
+    assert Checkpoint.read(tmp_path / "two" / checkpoint.NAME).step == steps[-1]
+
+
 def test_process_by_itself_is_a_group_of_one(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

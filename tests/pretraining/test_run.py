@@ -110,19 +110,6 @@ def test_config_in_the_directory_is_the_one_it_was_made_with(train, tiny_config)
     assert Config.from_file(out / "pretrain.cfg") == tiny_config(training__max_steps=3)
 
 
-@pytest.fixture
-def prepared(tmp_path, text):
-    """A corpus as `prepare` writes it."""
-    root = tmp_path / "prepared"
-    for name, seed in (("train", 0), ("heldout", 1)):
-        (root / name).mkdir(parents=True)
-        (root / name / "a.txt").write_text(text(60, seed=seed))
-    (root / "train" / "b.txt").write_text(text(60, seed=2))
-    words = sorted({word for seed in (0, 1, 2) for word in text(60, seed=seed).split()})
-    (root / "vocab.txt").write_text("".join(word + "\n" for word in ("<S>", "</S>", "<UNK>", *words)))
-    return root
-
-
 def test_parts_of_a_prepared_corpus_are_found(prepared):
     found = CorpusFiles.find(prepared, Config())
     assert found.train == [prepared / "train" / "a.txt", prepared / "train" / "b.txt"]
