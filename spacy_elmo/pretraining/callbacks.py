@@ -13,7 +13,8 @@ from spacy_elmo.pretraining.logs import append_line
 from spacy_elmo.pretraining.run_folder import RunFolder
 from spacy_elmo.pretraining.steps import Steps
 
-_SATURATED = 0.5  # share of a layer's cells at the clip from which on it tells hardly anything apart
+_SATURATED = 0.5  # share of a layer's cells at the limit from which on it tells hardly anything apart
+_FLAT = 9.0  # without a clip: from about here on, the tanh of a cell is 1 in float32, and its gradient nothing
 
 
 class DivergedError(PretrainingError):
@@ -38,14 +39,15 @@ class Callback:
 
 
 class SaturationCheck(Callback):
-    """Raises a DivergedError where most cells of a layer are at the clip, with carried state or after a batch from zero
-    state. Every process looks at its own rows."""
+    """Raises a DivergedError where most cells of a layer are at the clip, or, without one, where tanh is flat; with
+    carried state or after a batch from zero state. Every process looks at its own rows."""
 
     def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
         """Look at the states that the last step has left, and at those that its batch leaves from zero state."""
-        clip = steps.model.bilm.options.lstm.cell_clip
-        if clip is None or steps.states is None:
+        if steps.states is None:
             return
+        clip = steps.model.bilm.options.lstm.cell_clip
+        limit, where = (_FLAT, f"beyond {_FLAT:g}") if clip is None else (0.999 * clip, f"at the clip ({clip})")
         fresh = dataclasses.replace(batch, starts=np.zeros_like(batch.starts))
         steps.model.eval()
         with torch.no_grad():
@@ -54,17 +56,17 @@ class SaturationCheck(Callback):
         steps.model.train()
         for kind, states in (("carried", steps.states), ("zero", from_zero)):
             for layer, (_, cell) in enumerate(states, start=1):
-                for direction, share in zip(("forward", "backward"), _at_clip(cell, clip), strict=True):
+                for direction, share in zip(("forward", "backward"), _share_beyond(cell, limit), strict=True):
                     if share > _SATURATED:
                         raise DivergedError(
-                            f"{share:.0%} of the cells of {direction} layer {layer} are at the clip ({clip}) from "
+                            f"{share:.0%} of the cells of {direction} layer {layer} are {where} from "
                             f"{kind} state; raise reset_probability, or lower the learning_rate"
                         )
 
 
-def _at_clip(cell: Tensor, clip: float) -> list[float]:
-    """Share of the cells at the clip, by direction; cell: `[2, rows, dim]`."""
-    return (cell.abs() >= 0.999 * clip).double().mean(dim=(1, 2)).tolist()
+def _share_beyond(cell: Tensor, limit: float) -> list[float]:
+    """Share of the cells that far from zero, by direction; cell: `[2, rows, dim]`."""
+    return (cell.abs() >= limit).double().mean(dim=(1, 2)).tolist()
 
 
 class MetricsLog(Callback):

@@ -56,6 +56,10 @@ def _are_named_tensors(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_text(key) and isinstance(v, Tensor) for key, v in value.items())
 
 
+def _are_averages(value: Any) -> bool:
+    return value is None or _are_named_tensors(value)
+
+
 def _is_optimizer(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("state"), dict)
 
@@ -87,7 +91,7 @@ class Checkpoint:
     origin: what the model card says of the model that the run began with, if any.
     model, optimizer, scaler: their `state_dict`; states: of the rows, each layer's; since_log: `[2]` float64, the sum
         of the losses since the last line of the log, and their number.
-    precision: None in files of earlier versions.
+    precision: None in files of earlier versions; average: of the weights, by name, where it is taken.
     source: the file that it was read from, for errors.
     """
 
@@ -107,6 +111,7 @@ class Checkpoint:
     precision: Precision | None = field(
         default=None, metadata=fit(f"one of {', '.join(get_args(Precision))}", _is_precision)
     )
+    average: dict[str, Tensor] | None = field(default=None, metadata=fit("tensors by name", _are_averages))
     source: str = "checkpoint"
 
     def write(self, path: Path) -> None:
@@ -206,13 +211,17 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor], source: str) -> 
     Raises:
         PretrainingError: one is missing, unknown, or of another shape.
     """
-    own = module.state_dict()
-    if odd := sorted(own.keys() ^ tensors.keys()):
-        what = "is missing" if odd[0] in own else "belongs to no part of the model"
+    check_tensors(tensors, module.state_dict(), source)
+    module.load_state_dict(tensors)
+
+
+def check_tensors(tensors: dict[str, Tensor], like: dict[str, Tensor], source: str) -> None:
+    """Raise a PretrainingError where these have not the names and shapes of others."""
+    if odd := sorted(like.keys() ^ tensors.keys()):
+        what = "is missing" if odd[0] in like else "belongs to no part of the model"
         raise PretrainingError(f"{source}: {odd[0]} {what}; {_DAMAGED}")
     for name, tensor in tensors.items():
-        check_tensor(tensor, own[name], f"{source}: {name}")
-    module.load_state_dict(tensors)
+        check_tensor(tensor, like[name], f"{source}: {name}")
 
 
 def check_tensor(tensor: Any, like: Tensor, source: str) -> None:

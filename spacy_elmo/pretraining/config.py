@@ -89,6 +89,9 @@ class TrainingConfig:
     dropout: float = setting(0.1, "on the inputs of each LSTM layer and on the last output")
     reset: Literal["batch", "sentence"] = setting("sentence", "where rows may go back to zero state")
     reset_probability: float = setting(0.1, "and how often; without it the model is good for carried state only")
+    average_decay: float | None = setting(
+        None, "write and evaluate the moving average of the weights with this decay, such as 0.999; null: the weights"
+    )
     patience: int | None = setting(
         None, "end after so many evaluations without a better held-out perplexity; null: train on"
     )
@@ -140,8 +143,8 @@ class Config:
         for section, key, least in _LEAST:
             if (value := getattr(getattr(self, section), key)) is not None and value < least:
                 raise PretrainingError(f"[{section}] {key} is {value}, expected at least {least}")
-        for section, key in (("training", "dropout"), ("optimizer", "beta1"), ("optimizer", "beta2")):
-            if (value := getattr(getattr(self, section), key)) >= 1:
+        for section, key in _BELOW_ONE:
+            if (value := getattr(getattr(self, section), key)) is not None and value >= 1:
                 raise PretrainingError(f"[{section}] {key} is {value}, expected less than 1")
         if self.training.reset_probability > 1:
             raise PretrainingError(
@@ -221,6 +224,7 @@ _LEAST = (
     ("training", "n_negative_samples_batch", 0),
     ("training", "dropout", 0),
     ("training", "reset_probability", 0),
+    ("training", "average_decay", 0),
     ("training", "patience", 1),
     ("training", "seed", 0),
     ("optimizer", "learning_rate", 0),
@@ -235,6 +239,8 @@ _LEAST = (
     ("logging", "evaluate_tokens", 1),
     ("logging", "evaluate_every", 1),
 )
+
+_BELOW_ONE = (("training", "dropout"), ("training", "average_decay"), ("optimizer", "beta1"), ("optimizer", "beta2"))
 
 Section = TypeVar("Section")
 

@@ -52,12 +52,13 @@ def model_card(folder: Path, steps: Steps, files: CorpusFiles, evaluation: Evalu
     """What `model_card.json` says of the model after these steps, and of the model that the run began with."""
     corpus: Corpus = steps.batches.corpus
     progress = steps.progress
+    average = f", weights averaged with decay {steps.average.decay}" if steps.average else ""
     card: dict[str, Any] = {
         "name": folder.resolve().name,
         "description": "A biLM trained with spacy-elmo.",
         "training_text": f"{corpus.n_tokens:,} tokens in {', '.join(path.name for path in files.train)}",
         "training": f"spacy-elmo {VERSION}, {steps.step:,} of {steps.n_steps:,} steps, "
-        f"{progress['epoch']} epochs in {steps.precision}; settings in {CONFIG}",
+        f"{progress['epoch']} epochs in {steps.precision}{average}; settings in {CONFIG}",
         "tokens_seen": progress["tokens"],
     }
     card.update(steps.origin or {})

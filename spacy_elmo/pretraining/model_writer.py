@@ -36,12 +36,9 @@ class ModelWriter(Callback):
 
     def on_evaluation(self, steps: Steps) -> bool:
         """Evaluate and write; return whether the last `patience` evaluations were no better than one before."""
-        evaluation = self._evaluate(steps) if self.files.heldout else None
-        card = model_card(self.folder.path, steps, self.files, evaluation)
-        with self.folder.writing():
-            write_model(self.folder.path, steps, card)
-            if evaluation and evaluation.zero_state.perplexity < self._best_perplexity():
-                self._write_best(steps, card)
+        with steps.averaged():
+            evaluation = self._evaluate(steps) if self.files.heldout else None
+            self._write(steps, evaluation)
         patience = steps.config.training.patience
         if evaluation is None or patience is None or self._evaluations_since_best() < patience:
             return False
@@ -50,8 +47,8 @@ class ModelWriter(Callback):
 
     def on_stop(self, steps: Steps) -> None:
         """Write the model as it is."""
-        with self.folder.writing():
-            write_model(self.folder.path, steps, model_card(self.folder.path, steps, self.files, None))
+        with steps.averaged():
+            self._write(steps, None)
 
     def on_end(self, steps: Steps) -> None:
         """Say how good the model is, where it is, and how to use it."""
@@ -81,6 +78,13 @@ class ModelWriter(Callback):
         zero_state, carried = evaluation.zero_state.perplexity, evaluation.carried.perplexity
         self._figures = f"held-out perplexity {zero_state:.4g} from zero state, {carried:.4g} with carried state"
         return evaluation
+
+    def _write(self, steps: Steps, evaluation: Evaluation | None) -> None:
+        card = model_card(self.folder.path, steps, self.files, evaluation)
+        with self.folder.writing():
+            write_model(self.folder.path, steps, card)
+            if evaluation and evaluation.zero_state.perplexity < self._best_perplexity():
+                self._write_best(steps, card)
 
     def _best_perplexity(self) -> float:
         return _perplexity_in(self.folder.best)

@@ -1,6 +1,7 @@
 """Model, batches and settings in, optimizer steps out; between any two of them, a checkpoint to go on from exactly."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from spacy_elmo.bilm.softmax import Candidates
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
+from spacy_elmo.pretraining.average import WeightAverage
 from spacy_elmo.pretraining.batches import Batch, Batches
 from spacy_elmo.pretraining.checkpoint import Checkpoint, load_tensors
 from spacy_elmo.pretraining.config import Config
@@ -44,6 +46,8 @@ class Steps:
         self.step = 0
         self.states: list[State] | None = None
         self._since_log = torch.zeros(2, dtype=torch.float64, device=group.device)  # sum of losses, and of steps
+        decay = config.training.average_decay
+        self.average = WeightAverage(model, decay) if decay is not None else None
         self._network: nn.Module = model  # what computes the loss
         if group.size > 1:
             self._network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
@@ -99,7 +103,13 @@ class Steps:
         self.scaler.update()
         self._since_log += torch.stack([loss.detach(), torch.ones_like(loss)])
         self.step += 1
+        if self.average:
+            self.average.update(self.step)
         return batch
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within, the model has the weights to evaluate and to write: their average, where it is taken."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def candidates(self) -> Candidates | None:
         """Words to score against at this step, the same in all processes; None where all are scored."""
@@ -139,6 +149,7 @@ class Steps:
             scaler=self.scaler.state_dict(),
             states=self.group.join_rows(self.states or []),
             since_log=self.group.sum(self._since_log.clone()) / self.group.size,
+            average=self.average.state_dict() if self.average else None,
         )
 
     def restore(self, saved: Checkpoint) -> str | None:
@@ -153,6 +164,9 @@ class Steps:
         self._check_is_of_this_run(saved)
         load_tensors(self.model, saved.model, f"{saved.source}: model")
         restore_optimizer(self.optimizer, saved.optimizer, saved.optimizer_name, saved.source)
+        if self.average:  # a run that took none begins with its weights
+            weights = {name: saved.model[name] for name, _ in self.model.named_parameters()}
+            self.average.restore(weights if saved.average is None else saved.average, f"{saved.source}: average")
         if saved.scaler:  # empty where the run was not in float16
             self.scaler.load_state_dict(saved.scaler)
         self.origin = saved.origin

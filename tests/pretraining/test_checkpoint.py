@@ -31,6 +31,7 @@ def make(value=1.0, size=2000):
         states=[(torch.full((2, size), value), torch.zeros(2, 3, dtype=torch.bfloat16))],
         since_log=torch.tensor([value, 2.0], dtype=torch.float64),
         precision="bfloat16",
+        average={"weight": torch.full((2, 2), 2 * value)},
     )
 
 
@@ -238,8 +239,8 @@ VALUES = (
 @pytest.mark.parametrize("name", PARTS)
 def test_each_part_that_is_missing_is_an_error_that_names_it_or_was_not_there_in_earlier_versions(with_part, name):
     path = with_part(**{name: MISSING})
-    if name == "precision":
-        assert Checkpoint.read(path).precision is None
+    if name in ("precision", "average"):
+        assert getattr(Checkpoint.read(path), name) is None
         return
     with pytest.raises(PretrainingError, match=rf"c\.pt: {name} is missing, expected "):
         Checkpoint.read(path)

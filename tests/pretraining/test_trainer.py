@@ -24,6 +24,7 @@ def weights(out):
     found = {f"model.{name}": tensor for name, tensor in state.model.items()}
     for number, memory in state.optimizer["state"].items():
         found |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in memory.items()}
+    found |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
     for layer, parts in enumerate(state.states):
         found |= {f"states.{layer}.{part}": tensor for part, tensor in enumerate(parts)}
     return found
@@ -140,6 +141,7 @@ RECIPES = {
     },
     "sentence": {"training__reset": "sentence", "training__reset_probability": 0.4},
     "full softmax": {"training__n_negative_samples_batch": 0, "training__dropout": 0.3},
+    "average": {"training__average_decay": 0.9, "optimizer__name": "adam", "optimizer__learning_rate": 0.01},
     "bfloat16": {"training__precision": "bfloat16"},
     "float16": {"training__precision": "float16"},
 }
@@ -322,6 +324,8 @@ INSIDE = {
     "no states": ("states", lambda _: [], "states are not those of 4 rows"),
     "other states": ("states", lambda states: [(cell, hidden) for hidden, cell in states], "states are not those"),
     "scaler": ("scaler", lambda _: {"scale": 1.0}, "scaler is of type dict, expected the state of a scaler"),
+    "average": ("average", lambda _: {BIAS: torch.ones(27)}, "average: .* is missing"),
+    "average of another kind": ("average", lambda _: [1], "average is of type list, expected tensors by name"),
     "another text": ("n_positions", lambda n: n + 1, "another text"),
 }
 
@@ -333,7 +337,7 @@ def test_damage_inside_a_part_of_the_checkpoint_is_one_clear_error(train, what):
     content = torch.load(path)
     torch.save({**content, part: change(content[part])}, path)
     with pytest.raises(PretrainingError, match=rf"checkpoint\.pt:? .*{words}"):
-        train(training__max_steps=9, resume=True)
+        train(training__max_steps=9, training__average_decay=0.9, resume=True)
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "heldout.jsonl"])
@@ -427,10 +431,16 @@ def test_saturation_from_zero_state_is_seen_too(train, at_step):
         train(training__max_steps=40, model__cell_clip=0.5, optimizer__learning_rate=1e-6)
 
 
-def test_no_clip_no_saturation(train, at_step, log):
-    at_step(7, saturate(0, 0))
-    out = train(training__max_steps=10, model__cell_clip=None, optimizer__learning_rate=1e-6)
-    assert log.lines(out)[-1]["step"] == 10
+def test_layer_without_a_clip_that_tanh_tells_nothing_of_any_more_stops_the_run_and_is_named(train, at_step):
+    at_step(7, saturate(1, 0))
+    with pytest.raises(PretrainingError, match=r"cells of forward layer 2 are beyond 9 from carried state.*reset"):
+        train(training__max_steps=60, model__cell_clip=None, optimizer__learning_rate=1e-6)
+
+
+def test_trained_model_without_clips_is_not_taken_for_saturated(train, log):
+    settings = {"optimizer__name": "adam", "optimizer__learning_rate": 0.03, "training__n_epochs": 6.0}
+    lines = log.lines(train(model__cell_clip=None, model__proj_clip=None, **settings))
+    assert lines[-1]["loss"] < 0.75 * lines[0]["loss"]
 
 
 def test_full_disk_at_a_checkpoint_stops_the_run_with_the_checkpoint_before(train, at_step, monkeypatch, tmp_path):
