@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from spacy_elmo.bilm.engines import cudnn
+from spacy_elmo.bilm.engines.cudnn import CuDNN
 from spacy_elmo.errors import ElmoError, PretrainingError
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.checkpoint import Checkpoint
@@ -579,6 +581,36 @@ def test_tensorboard_that_is_not_there_is_an_error_that_says_what_to_install(tra
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(ElmoError, match="pip install tensorboard"):
         train(training__max_steps=5, logging__tensorboard=True)
+
+
+@pytest.mark.parametrize(("reset", "serves"), [("batch", True), ("sentence", False)])
+def test_run_through_the_lstm_that_cudnn_has_gives_our_numbers(train, log, monkeypatch, reset, serves):
+    """On a CPU the same call of torch's runs, without cuDNN; it cannot forget states between time steps."""
+    settings = {
+        "training__max_steps": 30,
+        "training__reset": reset,
+        "training__reset_probability": 0.3,
+        "model__cell_clip": None,
+        "model__proj_clip": None,
+    }
+    expected, calls = train("ours", **settings), []
+    original = CuDNN.run
+
+    def run(engine, layer, call):
+        calls.append(call)
+        return original(engine, layer, call)
+
+    monkeypatch.setattr(CuDNN, "reasons_against", lambda _, layer, call: cudnn._reasons_against_case(layer, call))
+    monkeypatch.setattr(CuDNN, "run", run)
+    found = train("torchs", **settings)
+    if serves:
+        assert len(calls) >= 2 * 30
+        assert any(call.starts[: call.rows].any() for call in calls)
+    for (_, one), (_, other) in zip(log.losses(found), log.losses(expected), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    ours, theirs = weights(found), weights(expected)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5, msg=name)
 
 
 def test_sentence_resets_change_the_run(train, log):
