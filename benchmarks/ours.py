@@ -21,8 +21,8 @@ from spacy_elmo.pretraining.corpus import encode
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.process import keep_freed_memory
+from spacy_elmo.pretraining.steps import Steps
 from spacy_elmo.pretraining.text import read_sentences
-from spacy_elmo.pretraining.trainer import Trainer
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
 from spacy_elmo.tools.machine import describe_machine
 
@@ -92,20 +92,6 @@ def character_ids(words: Sequence[str], width: int) -> Tensor:
     return torch.from_numpy(padded.astype(np.int64))
 
 
-class Steps(Trainer):
-    """The steps of `Trainer.run`, without its log and checkpoints."""
-
-    def advance(self) -> None:
-        """Take one step."""
-        self.model.train()
-        self._since_log += self._train_on(self.batches.at(self.step), self.model)
-        self.step += 1
-
-    def with_model(self, model: Any) -> "Steps":
-        """The same steps by another implementation, called as `LanguageModel` is."""
-        return Steps(model, self.batches, self.config, self.precision, self.group, self.out, show_progress=False)
-
-
 def make_steps(directory: Path, size: Any, words: int, rows: int, precision: Any, device: str) -> Steps:
     """Steps of pretraining on sentences.txt over and over, in batches of so many rows, with so many words in the
     vocabulary: those of the text and made-up rare ones. directory: for the encoded text."""
@@ -121,5 +107,9 @@ def make_steps(directory: Path, size: Any, words: int, rows: int, precision: Any
     options = config.model.options()
     softmax = Softmax(len(vocabulary), options.lstm.projection_dim, training.seed + 1)
     model = LanguageModel(BiLM(options, seed=training.seed), softmax, training.dropout).to(device)
-    group = Group(torch.device(device))
-    return Steps(model, batches, config, precision, group, directory, show_progress=False)
+    return Steps(model, batches, config, precision, Group(torch.device(device)))
+
+
+def with_model(steps: Steps, model: Any) -> Steps:
+    """The same steps by another implementation, called as `LanguageModel` is."""
+    return Steps(model, steps.batches, steps.config, steps.precision, steps.group)

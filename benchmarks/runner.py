@@ -123,7 +123,7 @@ class Train:
         steps = ours.make_steps(Path(directory), device=device, **settings)
         self.sides: dict[str, Any] = {"spacy-elmo": steps}
         if device == "cpu" or settings["size"] != "original":
-            self.sides["plain step"] = steps.with_model(plain.PlainLanguageModel(steps.model))
+            self.sides["plain step"] = ours.with_model(steps, plain.PlainLanguageModel(steps.model))
         self.wait: Any = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def about(self) -> tuple[list[str], int]:

@@ -88,11 +88,11 @@ def load_bilm(model: str, softmax: Path | None) -> tuple[BiLM, Evaluator | None]
     """
     saved = Path(model) / checkpoint.NAME
     if saved.is_file():
-        state = checkpoint.load(saved)
-        bilm = BiLM(BiLMOptions.from_dict(state["options"], str(saved)), seed=None)
-        n_words, width = state["model"]["softmax.weight"].shape
+        state = checkpoint.Checkpoint.read(saved)
+        bilm = BiLM(BiLMOptions.from_dict(state.options, str(saved)), seed=None)
+        n_words, width = state.model["softmax.weight"].shape
         head = Softmax(n_words, width, seed=None)
-        LanguageModel(bilm, head).requires_grad_(False).eval().load_state_dict(state["model"])
+        checkpoint.load_tensors(LanguageModel(bilm, head).requires_grad_(False).eval(), state.model, str(saved))
         return bilm, Evaluator(bilm, head, Vocabulary.from_file((softmax or Path(model)) / "vocab.txt"))
     opened = formats.open_model(model)
     if softmax:

@@ -16,11 +16,12 @@ def steps(import_benchmark, monkeypatch, tmp_path):
     model = ModelConfig(24, 8, cell_clip=CELL_CLIP, proj_clip=PROJ_CLIP, filters=((1, 4), (2, 8)), embedding_dim=4)
     training = TrainingConfig(unroll_steps=5, n_negative_samples_batch=50)
     monkeypatch.setattr(Config, "of_size", classmethod(lambda cls, size: cls(model, training=training)))
-    ours = import_benchmark("ours").make_steps(tmp_path, "sm", N_WORDS, rows=3, precision="float32", device="cpu")
+    benchmark = import_benchmark("ours")
+    ours = benchmark.make_steps(tmp_path, "sm", N_WORDS, rows=3, precision="float32", device="cpu")
     with torch.no_grad():
         for layer in ours.model.bilm.layers:
             layer.projection.mul_(3.0)
-    return ours, ours.with_model(import_benchmark("peers.plain").PlainLanguageModel(ours.model))
+    return ours, benchmark.with_model(ours, import_benchmark("peers.plain").PlainLanguageModel(ours.model))
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def answer(steps):
     question = ours.batches.at(1), ours.batches.corpus.characters, list(zip(hidden, 4 * cell, strict=True))
 
     def run(model):
-        loss, states = model.eval()(*question, ours._candidates())
+        loss, states = model.eval()(*question, ours.candidates())
         model.zero_grad()
         loss.backward()
         gradients = {name: parameter.grad for name, parameter in model.named_parameters()}

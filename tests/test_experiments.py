@@ -18,6 +18,7 @@ from helpers.models import write_predictor
 from spacy_elmo import formats
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.language_model import LanguageModel
 
 WNUT = "#photography\tO\nin\tO\nNew\tB-location\nYork\tI-location\n\t\nok\tO\n\n\n"
@@ -368,8 +369,22 @@ def test_the_checkpoint_of_a_run_is_read(modules, state, data, tmp_path):
     bilm, softmax = formats.load(data / "tiny_2l_skip"), Softmax(len(WORDS), 16, seed=2)
     run = tmp_path / "run"
     run.mkdir()
-    saved = {"format": checkpoint.FORMAT, "options": bilm.options.to_dict()}
-    checkpoint.save(run / checkpoint.NAME, {**saved, "model": LanguageModel(bilm, softmax).state_dict()})
+    saved = Checkpoint(
+        options=bilm.options.to_dict(),
+        vocabulary="",
+        step=1,
+        rows=1,
+        tokens_per_step=1,
+        n_positions=1,
+        origin=None,
+        optimizer_name="adam",
+        model=LanguageModel(bilm, softmax).state_dict(),
+        optimizer={"state": {}},
+        scaler={},
+        states=[],
+        since_log=torch.zeros(2),
+    )
+    saved.write(run / checkpoint.NAME)
     found, evaluator = modules("vectors").load_bilm(str(run), state)
     assert formats.digest(found) == formats.digest(bilm)
     assert torch.equal(evaluator.softmax.weight, softmax.weight)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from spacy_elmo.bilm.packed import PackedModule
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.products import Product
+from spacy_elmo.bilm.transfer import to_device
 
 # Logits at once: in cache on a CPU, since all of a batch would fill gigabytes; but so many targets at least, or each
 # few of them would read the rows of a large vocabulary from memory again.
@@ -114,7 +115,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
         )
         if gradients is not None:
             ctx.save_for_backward(hidden, weight, targets, *gradients)
-            ctx.words = None if candidates is None else candidates.words.to(weight.device)
+            ctx.words = None if candidates is None else to_device(candidates.words, weight.device)
         return losses.mean()
 
     @staticmethod
@@ -154,7 +155,7 @@ class _Scored:
         truth = (hidden * weight[targets]).sum(1) + bias[targets]
         if candidates is None:
             return cls(weight, bias, truth, None)
-        words = candidates.words.to(weight.device)
+        words = to_device(candidates.words, weight.device)
         column = torch.full((len(weight),), -1, device=weight.device)
         column[words] = torch.arange(len(words), device=weight.device)
         biases = bias[words] - candidates.log_expected(words).to(bias)
@@ -178,9 +179,7 @@ def _cross_entropy(
         chunk, truth = hidden[part].to(dtype), scored.truth[part]
         logits = torch.mm(chunk, rows.T).to(truth).add_(scored.biases)  # only the products are in autocast's type
         if scored.hits is not None:
-            hit = scored.hits[part]
-            found = (hit >= 0).nonzero().squeeze(1)
-            logits[found, hit[found]] = torch.finfo(logits.dtype).min
+            _leave_out(logits, scored.hits[part])
         probability = torch.softmax(logits, dim=1)
         total = _log_total(logits, probability)
         among_all = torch.ones_like(total)  # share of these words, where the target is scored apart
@@ -199,3 +198,13 @@ def _cross_entropy(
         return losses, None
     d_hidden.addcmul_(d_truth[:, None], weight[targets])
     return losses, (d_hidden, d_rows, d_biases, d_truth)
+
+
+def _leave_out(logits: Tensor, hits: Tensor) -> None:
+    """Give one logit of each row, where there is one, the least value; nothing waits for a GPU to count them.
+
+    logits: `[n, n_words]`; hits: `[n]`, its column, or -1.
+    """
+    columns = hits.clamp(min=0)[:, None]
+    least = torch.full_like(columns, torch.finfo(logits.dtype).min, dtype=logits.dtype)
+    logits.scatter_(1, columns, torch.where(hits[:, None] >= 0, least, logits.gather(1, columns)))

@@ -60,5 +60,6 @@ def prepare(
         progress=not quiet,
     )
     print(json.dumps(asdict(report)) if as_json else tool.summary(report))
-    if not quiet and (warning := tool.warning(report, held_out)):
-        print(f"⚠ {warning}", file=sys.stderr)
+    for warning in () if quiet else (tool.warning(report, held_out), tool.vocabulary_warning(report)):
+        if warning:
+            print(f"⚠ {warning}", file=sys.stderr)

@@ -1,50 +1,231 @@
-"""The state of a run in, one file out, and back: written whole or not at all, read without running what is in it."""
+"""The state of a run in, one file out, and back: written whole or not at all, every part checked when it is read."""
 
 import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from torch import Tensor, nn
 
+from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
+from spacy_elmo.pretraining.precision import Precision
 from spacy_elmo.support.files import write_whole
 
 NAME = "checkpoint.pt"
+FORMAT = 1
+_MOST = 2**62  # of any whole number in it
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint: tensors, and plain data of Python. An older one is replaced once the new one is on disk.
+def fit(expected: str, is_fit: Callable[[Any], bool]) -> dict[str, Any]:
+    """What a part of a checkpoint has to be."""
+    return {"expected": expected, "is_fit": is_fit}
 
-    Raises:
-        PretrainingError: it cannot be written (disk full, ...); the older one is still there.
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return type(value) is int and least <= value < _MOST
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_count(value, 1)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_options(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("lstm", "char_cnn"))
+
+
+def _is_origin(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict) and all(_is_text(key) and (_is_text(v) or _is_count(v)) for key, v in value.items())
+    )
+
+
+def _is_precision(value: Any) -> bool:
+    return value is None or (_is_text(value) and value in get_args(Precision))
+
+
+def _are_named_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_text(key) and isinstance(v, Tensor) for key, v in value.items())
+
+
+def _are_averages(value: Any) -> bool:
+    return value is None or _are_named_tensors(value)
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("state"), dict)
+
+
+def _is_scaler(value: Any) -> bool:
+    names = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+    return isinstance(value, dict) and (
+        not value or (value.keys() == names and all(type(v) in (int, float) and 0 <= v < _MOST for v in value.values()))
+    )
+
+
+def _are_states(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(state, tuple) and len(state) == 2 and all(isinstance(one, Tensor) for one in state)
+        for state in value
+    )
+
+
+def _is_loss_sum(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.shape == (2,) and value.is_floating_point()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on as if it had never stopped; a part with a default may be missing in a file.
+
+    options: of the biLM, as in options.json; vocabulary: its digest; n_positions: of the corpus.
+    step: steps taken; rows: of all processes; tokens_per_step: predictions of one direction at a step.
+    origin: what the model card says of the model that the run began with, if any.
+    model, optimizer, scaler: their `state_dict`; states: of the rows, each layer's; since_log: `[2]` float64, the sum
+        of the losses since the last line of the log, and their number.
+    precision: None in files of earlier versions; average: of the weights, by name, where it is taken.
+    source: the file that it was read from, for errors.
     """
 
-    def fill(file: Any) -> None:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    options: dict[str, Any] = field(metadata=fit("the options of a biLM", _is_options))
+    vocabulary: str = field(metadata=fit("text", _is_text))
+    step: int = field(metadata=fit("a whole number", _is_count))
+    rows: int = field(metadata=fit("a whole number of at least 1", _is_positive))
+    tokens_per_step: int = field(metadata=fit("a whole number of at least 1", _is_positive))
+    n_positions: int = field(metadata=fit("a whole number of at least 1", _is_positive))
+    origin: dict[str, Any] | None = field(metadata=fit("nothing, or names with texts and whole numbers", _is_origin))
+    optimizer_name: str = field(metadata=fit("text", _is_text))
+    model: dict[str, Tensor] = field(metadata=fit("tensors by name", _are_named_tensors))
+    optimizer: dict[str, Any] = field(metadata=fit("the state of an optimizer", _is_optimizer))
+    scaler: dict[str, Any] = field(metadata=fit("the state of a scaler of losses", _is_scaler))
+    states: list[State] = field(metadata=fit("pairs of tensors", _are_states))
+    since_log: Tensor = field(metadata=fit("a tensor of two numbers", _is_loss_sum))
+    precision: Precision | None = field(
+        default=None, metadata=fit(f"one of {', '.join(get_args(Precision))}", _is_precision)
+    )
+    average: dict[str, Tensor] | None = field(default=None, metadata=fit("tensors by name", _are_averages))
+    source: str = "checkpoint"
 
+    def write(self, path: Path) -> None:
+        """Write to a file. An older one is replaced once the new one is on disk.
+
+        Raises:
+            PretrainingError: it cannot be written (disk full, ...); the older one is still there.
+        """
+        content = {"format": FORMAT, **{one.name: getattr(self, one.name) for one in _parts()}}
+
+        def fill(file: Any) -> None:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+        try:
+            write_whole(path, fill)
+        except (OSError, RuntimeError) as error:  # torch makes one of the other
+            raise PretrainingError(
+                f"{path}: the checkpoint cannot be written ({error}); the one before is kept"
+            ) from None
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """Read a file, on the CPU; nothing in it is run.
+
+        Raises:
+            PretrainingError: it is missing, damaged, or no checkpoint; or a part of it is missing or of another type.
+        """
+        content = _load(path)
+        number = content.get("format") if isinstance(content, dict) else None
+        if not isinstance(number, int) or number != FORMAT:
+            raise PretrainingError(f"{path}: not a checkpoint of this version of spacy-elmo")
+        checkpoint = cls(**{one.name: _value(content, one, path) for one in _parts()}, source=str(path))
+        if checkpoint.tokens_per_step % checkpoint.rows:
+            raise PretrainingError(
+                f"{path}: tokens_per_step is {checkpoint.tokens_per_step}, expected a multiple of rows, "
+                f"{checkpoint.rows}; {_DAMAGED}"
+            )
+        return checkpoint
+
+
+_DAMAGED = "the file is damaged, restore a copy of it or start a new run"
+
+
+def _parts() -> list["Field[Any]"]:
+    return [one for one in fields(Checkpoint) if one.metadata]
+
+
+def _load(path: Path) -> Any:
     try:
-        write_whole(path, fill)
-    except (OSError, RuntimeError) as error:  # torch makes one of the other
-        raise PretrainingError(f"{path}: the checkpoint cannot be written ({error}); the one before is kept") from None
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, on the CPU.
-
-    Raises:
-        PretrainingError: it is missing, damaged, or no checkpoint.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise PretrainingError(f"{path}: no checkpoint to resume from") from None
+    except pickle.UnpicklingError:  # torch's own message advises to load it all the same
+        raise PretrainingError(f"{path}: holds what no checkpoint does; damaged or hostile, and not loaded") from None
     except Exception as error:  # a damaged file makes the unpickler fail in any way
-        raise PretrainingError(f"{path}: cannot be read as a checkpoint; damaged? ({error})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise PretrainingError(f"{path}: not a checkpoint of this version of spacy-elmo")
-    return state
+        reason = " ".join(str(error).split())[:200]
+        raise PretrainingError(f"{path}: cannot be read as a checkpoint; damaged? ({reason})") from None
 
 
-FORMAT = 1
+def _check_archive(path: Path) -> None:
+    """Raise where this is not the zip archive that torch writes, or a checksum is wrong: torch looks at none."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("torch writes no zip archive like this")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged} in it is wrong")
+
+
+def _value(content: dict[str, Any], one: "Field[Any]", path: Path) -> Any:
+    if one.name not in content and one.default is not MISSING:
+        return one.default
+    expected = one.metadata["expected"]
+    if one.name not in content:
+        raise PretrainingError(f"{path}: {one.name} is missing, expected {expected}; {_DAMAGED}")
+    value = content[one.name]
+    if not one.metadata["is_fit"](value):
+        raise PretrainingError(f"{path}: {one.name} is {_shown(value)}, expected {expected}; {_DAMAGED}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value in an error; Python refuses to print whole numbers of thousands of digits."""
+    is_short = value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < _MOST)
+    if is_short or (isinstance(value, str) and len(value) < 80):
+        return repr(value)
+    return f"of type {type(value).__name__}"
+
+
+def load_tensors(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
+    """Give a network the tensors of a checkpoint.
+
+    Raises:
+        PretrainingError: one is missing, unknown, or of another shape.
+    """
+    check_tensors(tensors, module.state_dict(), source)
+    module.load_state_dict(tensors)
+
+
+def check_tensors(tensors: dict[str, Tensor], like: dict[str, Tensor], source: str) -> None:
+    """Raise a PretrainingError where these have not the names and shapes of others."""
+    if odd := sorted(like.keys() ^ tensors.keys()):
+        what = "is missing" if odd[0] in like else "belongs to no part of the model"
+        raise PretrainingError(f"{source}: {odd[0]} {what}; {_DAMAGED}")
+    for name, tensor in tensors.items():
+        check_tensor(tensor, like[name], f"{source}: {name}")
+
+
+def check_tensor(tensor: Any, like: Tensor, source: str) -> None:
+    """Raise a PretrainingError where this is no tensor of numbers of the same shape."""
+    if not isinstance(tensor, Tensor) or tensor.shape != like.shape or not tensor.is_floating_point():
+        found = f"{list(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else _shown(tensor)
+        raise PretrainingError(f"{source} is {found}, expected numbers {list(like.shape)}; {_DAMAGED}")

@@ -15,6 +15,7 @@ from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import OptionsError, PretrainingError
 
 Size = Literal["xs", "sm", "md", "original"]
+_MOST = 2**62  # of any number
 _FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
 
@@ -88,6 +89,12 @@ class TrainingConfig:
     dropout: float = setting(0.1, "on the inputs of each LSTM layer and on the last output")
     reset: Literal["batch", "sentence"] = setting("sentence", "where rows may go back to zero state")
     reset_probability: float = setting(0.1, "and how often; without it the model is good for carried state only")
+    average_decay: float | None = setting(
+        None, "write and evaluate the moving average of the weights with this decay, such as 0.999; null: the weights"
+    )
+    patience: int | None = setting(
+        None, "end after so many evaluations without a better held-out perplexity; null: train on"
+    )
     seed: int = setting(0, "of everything that is random")
     device: str = setting("auto", '"cpu", "cuda", "cuda:1"')
     precision: Literal["auto", "float32", "bfloat16", "float16"] = setting(
@@ -116,7 +123,8 @@ class LoggingConfig:
 
     log_every: int = setting(50, "steps between lines of metrics.jsonl")
     checkpoint_minutes: float = setting(10.0, "time between checkpoints")
-    evaluate_tokens: int | None = setting(50_000, "held-out words to evaluate on behind each epoch; null: all")
+    evaluate_tokens: int | None = setting(50_000, "held-out words to evaluate on; null: all")
+    evaluate_every: int | None = setting(None, "steps between evaluations; null: at the end of each epoch")
     tensorboard: bool = setting(False, "also write TensorBoard's files (needs the package tensorboard)")
 
 
@@ -135,8 +143,8 @@ class Config:
         for section, key, least in _LEAST:
             if (value := getattr(getattr(self, section), key)) is not None and value < least:
                 raise PretrainingError(f"[{section}] {key} is {value}, expected at least {least}")
-        for section, key in (("training", "dropout"), ("optimizer", "beta1"), ("optimizer", "beta2")):
-            if (value := getattr(getattr(self, section), key)) >= 1:
+        for section, key in _BELOW_ONE:
+            if (value := getattr(getattr(self, section), key)) is not None and value >= 1:
                 raise PretrainingError(f"[{section}] {key} is {value}, expected less than 1")
         if self.training.reset_probability > 1:
             raise PretrainingError(
@@ -156,7 +164,8 @@ class Config:
         try:
             parser.read_string(Path(path).read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
-            raise PretrainingError(f"{path}: cannot be read as a config ({error})") from None
+            reason = " ".join(str(error).split())
+            raise PretrainingError(f"{path}: cannot be read as a config ({reason})") from None
         sections = {name: dict(parser[name]) for name in parser.sections()}
         return cls.from_strings(sections, overrides or {}, str(path))
 
@@ -215,6 +224,8 @@ _LEAST = (
     ("training", "n_negative_samples_batch", 0),
     ("training", "dropout", 0),
     ("training", "reset_probability", 0),
+    ("training", "average_decay", 0),
+    ("training", "patience", 1),
     ("training", "seed", 0),
     ("optimizer", "learning_rate", 0),
     ("optimizer", "initial_accumulator", 0),
@@ -226,7 +237,10 @@ _LEAST = (
     ("logging", "log_every", 1),
     ("logging", "checkpoint_minutes", 0),
     ("logging", "evaluate_tokens", 1),
+    ("logging", "evaluate_every", 1),
 )
+
+_BELOW_ONE = (("training", "dropout"), ("training", "average_decay"), ("optimizer", "beta1"), ("optimizer", "beta2"))
 
 Section = TypeVar("Section")
 
@@ -238,9 +252,11 @@ def _parse_section(section: type[Section], values: Mapping[str, str], source: st
         _known(key, hints, source)
         try:
             value = json.loads(text, parse_constant=_no_number)
-        except ValueError:
-            raise PretrainingError(f'{source} {key} is {text}, which is not JSON (text is written "so")') from None
-        parsed[key] = _convert(value, hints[key], f"{source} {key}")
+        except (ValueError, RecursionError):
+            raise PretrainingError(
+                f'{source} {key} is {_shortened(text)}, which is not JSON (text is written "so")'
+            ) from None
+        parsed[key] = _convert(value, hints[key], f"{source} {key}", text)
     return section(**parsed)
 
 
@@ -255,19 +271,32 @@ def _known(name: str, names: Mapping[str, Any], source: str) -> None:
         raise PretrainingError(f"{source}: unknown {name!r}; {hint}")
 
 
-def _convert(value: Any, hint: Any, source: str) -> Any:
-    """Check a JSON value against a type of the dataclasses above."""
+def _convert(value: Any, hint: Any, source: str, text: str) -> Any:
+    """Check a JSON value, written as `text`, against a type of the dataclasses above."""
     choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for kind in choices:
         if get_origin(kind) is Literal and value in get_args(kind) and isinstance(value, str):
             return value
         if get_origin(kind) is tuple and _is_filters(value):
             return tuple((width, number) for width, number in value)
-        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if kind is float and type(value) in (int, float) and abs(value) < _MOST:
             return float(value)
-        if kind in (int, bool, str, type(None)) and type(value) is kind:
+        if kind is int and type(value) is int and abs(value) < _MOST:
             return value
-    raise PretrainingError(f"{source} is {json.dumps(value)}, expected {_describe(choices)}")
+        if kind is str and isinstance(value, str) and _is_writable(value):
+            return value
+        if kind in (bool, type(None)) and type(value) is kind:
+            return value
+    raise PretrainingError(f"{source} is {_shortened(text)}, expected {_describe(choices)}")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) < 100 else f"{text[:60]}…"
+
+
+def _is_writable(text: str) -> bool:
+    """Whether this can be the name of a file, and a line of a config."""
+    return "\0" not in text and text == text.encode("utf-8", "ignore").decode()
 
 
 def _is_filters(value: Any) -> bool:
@@ -312,6 +341,6 @@ def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

@@ -38,15 +38,39 @@ class Corpus:
     sentences: `[n_sentences + 1]` int64, first position of each sentence, and the end.
     documents: `[n_documents + 1]` int64, first position of each document, and the end.
     characters: `[n_words, max_characters]` uint16, padded character ids of each word.
+
+    Raises:
+        CorpusError: a file is missing, damaged, or does not fit the others.
     """
 
     def __init__(self, directory: Path, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self.words = np.memmap(directory / "words.int32", np.int32, "r")
-        self.sentences = np.memmap(directory / "sentences.int64", np.int64, "r")
-        self.documents = np.memmap(directory / "documents.int64", np.int64, "r")
-        self.characters = np.load(directory / "characters.npy", mmap_mode="r")
+        try:
+            self.words = np.memmap(directory / "words.int32", np.int32, "r")
+            self.sentences = np.memmap(directory / "sentences.int64", np.int64, "r")
+            self.documents = np.memmap(directory / "documents.int64", np.int64, "r")
+            self.characters: Table = np.lib.format.open_memmap(directory / "characters.npy", mode="r")
+        except Exception as error:  # the header of a damaged .npy makes numpy fail in any way
+            raise _damaged(directory, str(error)) from None
+        if fault := self._fault():
+            raise _damaged(directory, fault)
         self._first, self._last = vocabulary.ids[BOS], vocabulary.ids[EOS]
+
+    def _fault(self) -> str | None:
+        """What in these files would make training fail, if anything; all of them are read once."""
+        table, n_words = self.characters, len(self.words)
+        if table.dtype != np.uint16 or table.ndim != 2:
+            return "characters.npy is no table of character ids"
+        if len(table) < len(self.vocabulary) or not _are_within(table, characters.PADDING + 1):
+            return "characters.npy is not of this vocabulary"
+        if not _are_within(self.words, len(table)):
+            return "words.int32 names words that characters.npy has not"
+        for name, borders in (("sentences", self.sentences), ("documents", self.documents)):
+            if borders[0] != 0 or borders[-1] != n_words or not _are_rising(borders):
+                return f"{name}.int64 does not divide words.int32"
+        if not np.array_equal(self.sentences[np.searchsorted(self.sentences, self.documents)], self.documents):
+            return "documents.int64 does not divide sentences.int64"
+        return None
 
     @property
     def n_positions(self) -> int:
@@ -95,7 +119,7 @@ def encode(
     """Encode text files into a directory, or open it if the same text was encoded there before.
 
     Raises:
-        CorpusError: the text cannot be read or is empty; see `text.read_lines`.
+        CorpusError: the text cannot be read or is empty, see `text.read_lines`; or what was encoded before is damaged.
     """
     identity = {
         "files": [_fingerprint(path) for path in files],
@@ -119,8 +143,23 @@ def _is_of(record: Path, identity: dict[str, Any]) -> bool:
     """Whether what is encoded there is this text."""
     try:
         return bool(json.loads(record.read_text(encoding="utf-8")) == identity)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
+
+
+def _damaged(directory: Path, what: str) -> CorpusError:
+    return CorpusError(f"{directory}: the encoded corpus is damaged ({what}); delete it, and the text is encoded anew")
+
+
+def _are_within(ids: npt.NDArray[Any], end: int) -> bool:
+    """Whether all ids are from 0 to below `end`."""
+    parts = (ids[start : start + _BUFFERED] for start in range(0, len(ids), _BUFFERED))
+    return all(part.min() >= 0 and part.max() < end for part in parts)
+
+
+def _are_rising(borders: Ids) -> bool:
+    parts = (borders[start : start + _BUFFERED + 1] for start in range(0, len(borders), _BUFFERED))
+    return len(borders) > 1 and all(bool((np.diff(part) > 0).all()) for part in parts)
 
 
 def _fingerprint(path: Path) -> list[Any]:

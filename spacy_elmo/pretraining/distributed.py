@@ -3,6 +3,7 @@
 import datetime
 import gc
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Group:
     def is_main(self) -> bool:
         """Whether this process writes the files that there is one of."""
         return self.rank == 0
+
+    def warn(self, text: str) -> None:
+        """Say something on stderr, once for all processes."""
+        if self.is_main:
+            print(f"⚠ {text}", file=sys.stderr)
 
     def wait(self) -> None:
         """Return once all processes have come here."""

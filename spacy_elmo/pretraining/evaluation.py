@@ -49,15 +49,22 @@ def _exp(loss: float) -> float:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """tokens: predictions of one direction; perplexities over the full vocabulary."""
+    """tokens: predictions of one direction; perplexities over the full vocabulary; unknown_share: of the words, those
+    that are not in the vocabulary and count as `<UNK>`."""
 
     tokens: int
     carried: Perplexities
     zero_state: Perplexities
+    unknown_share: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """As `evaluate --json` prints it."""
-        return {"tokens": self.tokens, **asdict(self.carried), "zero_state": asdict(self.zero_state)}
+        return {
+            "tokens": self.tokens,
+            **asdict(self.carried),
+            "zero_state": asdict(self.zero_state),
+            "unknown_share": self.unknown_share,
+        }
 
     @property
     def is_bad_from_zero(self) -> bool:
@@ -136,7 +143,8 @@ class Evaluator:
         Raises:
             CorpusError: there is no sentence.
         """
-        carried, zero_state, tokens = torch.zeros(2).double(), torch.zeros(2).double(), 0
+        carried, zero_state = torch.zeros(2).double(), torch.zeros(2).double()
+        tokens = words = unknown = 0
         states: list[State] | None = None
         with progress_bar(show_progress, "evaluating", unit=" words") as bar:
             for block in blocks(sentences, max_tokens):
@@ -145,10 +153,13 @@ class Evaluator:
                 zero_state += self.zero_state_losses(block).sum(0)
                 n = sum(len(sentence) + 1 for sentence in block)
                 tokens += n
+                words += n - len(block)
+                unknown += sum(self._count_unknown(sentence) for sentence in block)
                 bar.update(n)
         if not tokens:
             raise CorpusError("there is no sentence to evaluate on; expected one a line")
-        return Evaluation(tokens, Perplexities.of(carried, tokens), Perplexities.of(zero_state, tokens))
+        perplexities = Perplexities.of(carried, tokens), Perplexities.of(zero_state, tokens)
+        return Evaluation(tokens, *perplexities, unknown / words if words else 0.0)
 
     @torch.inference_mode()
     def zero_state_losses(self, sentences: Sentences) -> Tensor:
@@ -187,6 +198,10 @@ class Evaluator:
         layers = list(self.bilm.run_layers(x, [1] * x.shape[1], states or [None] * len(self.bilm.layers)))
         losses = self.softmax.losses(layers[-1][0].flatten(0, 1), self._ids(predicted))
         return losses.double().view(2, -1).sum(1).cpu(), [state for _, state in layers]
+
+    def _count_unknown(self, words: Sequence[str]) -> int:
+        ids, unknown = self.vocabulary.ids, self.vocabulary.unknown
+        return sum(ids.get(word, unknown) == unknown for word in words)
 
     def _ids(self, words: Sequence[str]) -> Tensor:
         ids, unknown = self.vocabulary.ids, self.vocabulary.unknown

@@ -10,6 +10,7 @@ from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.char_cnn import CharacterCNN
 from spacy_elmo.bilm.softmax import Candidates, Softmax
 from spacy_elmo.bilm.time_steps import State
+from spacy_elmo.bilm.transfer import to_device
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining.batches import Batch
 from spacy_elmo.pretraining.corpus import Table
@@ -50,7 +51,7 @@ class LanguageModel(nn.Module):
         """
         generator = torch.Generator(self.bilm.device).manual_seed(seed)
         hidden, finals = self.read(batch, characters, states, generator)
-        targets = torch.from_numpy(batch.targets.transpose(0, 2, 1).reshape(-1)).to(hidden.device)
+        targets = to_device(torch.from_numpy(batch.targets.transpose(0, 2, 1).reshape(-1)), hidden.device)
         return self.softmax(hidden.flatten(0, 1), targets, candidates), finals
 
     def read(
@@ -63,7 +64,7 @@ class LanguageModel(nn.Module):
         embeddings = self._embedder.embed_ids(characters[distinct])
         layers = list(
             self.bilm.run_layers(
-                embeddings[torch.from_numpy(number.reshape(2, -1)).to(embeddings.device)],
+                embeddings[to_device(torch.from_numpy(number.reshape(2, -1)), embeddings.device)],
                 [rows] * steps,
                 states or [None] * len(self.bilm.layers),
                 torch.from_numpy(batch.starts.T.flatten()),

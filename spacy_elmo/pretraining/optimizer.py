@@ -2,11 +2,21 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from spacy_elmo.errors import PretrainingError
+from spacy_elmo.pretraining.checkpoint import check_tensor
 from spacy_elmo.pretraining.config import OptimizerConfig
+
+# What each keeps of a parameter: a number of steps, and tensors of the parameter's shape.
+_MEMORY = {
+    "adagrad": {"step", "sum"},
+    "adam": {"step", "exp_avg", "exp_avg_sq"},
+    "adamw": {"step", "exp_avg", "exp_avg_sq"},
+}
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -28,6 +38,25 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], name: str, source: str) -> None:
+    """Give an optimizer the memory that one of the same name saved; its settings stay the config's.
+
+    Raises:
+        PretrainingError: the memory is not that of such an optimizer of these parameters.
+    """
+    memory, settings = saved["state"], optimizer.state_dict()["param_groups"]
+    parameters = optimizer.param_groups[0]["params"]
+    if memory and memory.keys() != set(range(len(parameters))):  # Adam has none before its first step
+        raise PretrainingError(f"{source}: optimizer is not one of {len(parameters)} parameters; damaged?")
+    for number, kept in memory.items():
+        what = f"{source}: optimizer, parameter {number}"
+        if not isinstance(kept, dict) or kept.keys() != _MEMORY[name]:
+            raise PretrainingError(f"{what}: expected {', '.join(sorted(_MEMORY[name]))}; damaged?")
+        for key, value in kept.items():
+            check_tensor(value, torch.zeros(()) if key == "step" else parameters[number], f"{what}: {key}")
+    optimizer.load_state_dict({"state": memory, "param_groups": settings})
 
 
 def learning_rate(config: OptimizerConfig, step: int, n_steps: int) -> float:

@@ -1,7 +1,8 @@
-"""The processes of a run in, the precision that they are fastest in out, and whether one of them has to emulate it."""
+"""The processes of a run in, the precision of its products out: the one asked for, or the one they are fastest in."""
 
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,25 @@ _BY_PREFERENCE: tuple[Precision, ...] = ("bfloat16", "float16")  # float16 has t
 # Values of ONEDNN_MAX_CPU_ISA; see "CPU dispatcher control" in oneDNN's guide. It knows others, which limit less.
 _WITHOUT_BFLOAT16 = {"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni"}
 _WITHOUT_AMX = _WITHOUT_BFLOAT16 | {"avx512_core_bf16", "avx512_core_fp16", "avx10_1_512", "avx10_2", "avx10_2_512"}
+
+
+def choose_precision(
+    asked: Literal["auto"] | Precision, saved: Precision | None, group: Group, show_progress: bool
+) -> Precision:
+    """Take the precision that the config asks for; for "auto" that of the checkpoint, or else the fastest here.
+
+    So a run goes on with the numbers it would have had, also on a machine that is faster in another precision.
+    saved: that of the checkpoint to go on from, if there is one and it names any.
+    """
+    automatic = saved or fastest_precision(group)
+    chosen = automatic if asked == "auto" else asked
+    source = ", as in the checkpoint" if asked == "auto" and saved else ""
+    if asked == "auto" and show_progress and group.is_main:
+        print(f'ℹ [training] precision = "auto": {chosen}{source}', file=sys.stderr)
+    if reason := explain_emulation(chosen, group):
+        advice = 'set it to "float32"' if automatic == chosen else 'set it to "auto" or "float32"'
+        group.warn(f'[training] precision is "{chosen}"{source}, but {reason}; {advice}')
+    return chosen
 
 
 def fastest_precision(group: Group) -> Precision:

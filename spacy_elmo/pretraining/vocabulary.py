@@ -19,6 +19,7 @@ SPECIAL = (BOS, EOS, UNKNOWN)
 # How much larger the mean logarithm of the rank may be than in perfect order: 1.0 is perfect, a vocabulary of other
 # text about 1.1, alphabetical order 1.7.
 _MOST_DISORDER = 1.3
+_MOST_UNKNOWN = 0.2  # share of a text's words
 
 
 class Vocabulary:
@@ -81,6 +82,17 @@ class Vocabulary:
         known = np.delete(counts, [self.ids[word] for word in SPECIAL])
         cost = np.log(np.arange(1, len(known) + 1) + 1.0)
         return bool(cost @ known > _MOST_DISORDER * (cost @ np.sort(known)[::-1]))
+
+
+def misfit(unknown_share: float, source: str) -> str | None:
+    """What is wrong where this share of a text's words is not in a vocabulary, if so many are: a model learns no word
+    of them, and predicts `<UNK>` all the better. `source` names the vocabulary."""
+    if unknown_share <= _MOST_UNKNOWN:
+        return None
+    return (
+        f"{source}: {unknown_share:.0%} of the words of the corpus are not in it, and count as {UNKNOWN} all alike; is "
+        "it of a text with other case or another tokenizer, or min_count too high or max_size too low for this corpus?"
+    )
 
 
 def count_words(sentences: Iterable[tuple[list[str], bool]]) -> Counter[str]:

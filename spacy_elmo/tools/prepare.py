@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TextIO, cast
 
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.pretraining.vocabulary import SPECIAL, Vocabulary
+from spacy_elmo.pretraining.vocabulary import SPECIAL, Vocabulary, misfit
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.text import PathLike, find_files, read_lines
 from spacy_elmo.tools import language
@@ -144,6 +144,11 @@ def warning(report: PrepareReport, held_out: float) -> str | None:
         "there (or paragraph, where a file is one document), but there is none of which anything is kept; give a "
         f"larger share than {held_out}, or fewer and larger files"
     )
+
+
+def vocabulary_warning(report: PrepareReport) -> str | None:
+    """What is to be said of a vocabulary that lacks many of the words, if it does."""
+    return misfit(1 - report.coverage, "vocab.txt")
 
 
 def _one_in(held_out: float) -> int:

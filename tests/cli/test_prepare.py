@@ -39,6 +39,17 @@ def test_quiet_prints_the_summary_only(prepare):
     assert progress == ""
 
 
+def test_vocabulary_that_lacks_most_words_is_warned_about(prepare):
+    warnings = [line for line in prepare("--held-out", "0", "--min-count", "4")[2].splitlines() if "⚠" in line]
+    assert len(warnings) == 1
+    assert "vocab.txt: 56% of the words of the corpus are not in it" in warnings[0]
+    assert "min_count too high" in warnings[0]
+
+
+def test_vocabulary_with_most_words_is_not_warned_about(prepare):
+    assert "⚠" not in prepare("--held-out", "0", "--min-count", "1")[2]
+
+
 def test_second_run_is_one_line_and_status_1(prepare):
     prepare()
     status, printed, said = prepare()

@@ -97,6 +97,24 @@ def test_evaluate_as_json_and_as_a_table(elmo, elmo_process, model, corpus, tmp_
     assert re.search(r"^order ", table, re.MULTILINE)
 
 
+def test_vocabulary_that_fits_nothing_is_warned_about_once_and_seen_in_evaluate(elmo, tmp_path, config):
+    """Upper-cased words on lower-cased text train to a wonderful perplexity, of `<UNK>` alone."""
+    words = [f"w{number}" for number in range(40)]
+    (tmp_path / "text.txt").write_text("".join(" ".join(words[n : n + 8]) + "\n" for n in range(32)) * 4)
+    (tmp_path / "vocab.upper").write_text("<S>\n</S>\n<UNK>\n" + "".join(word.upper() + "\n" for word in words))
+    arguments = ("pretrain", tmp_path / "text.txt", tmp_path / "out", "--config", config, *settings(TINY))
+    done = elmo(*arguments, "--corpus.vocabulary", tmp_path / "vocab.upper")
+    assert done.status == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "⚠" in line]
+    assert len(warnings) == 1
+    assert "100% of the words of the corpus are not in it, and count as <UNK>" in warnings[0]
+    assert "other case" in warnings[0]
+    figures = json.loads(elmo("evaluate", tmp_path / "out", tmp_path / "text.txt", "--json", "--quiet").stdout)
+    assert figures["unknown_share"] == 1.0
+    table = elmo("evaluate", tmp_path / "out", tmp_path / "text.txt", "--quiet").stdout
+    assert "100.00% of the words are not in the vocabulary" in table
+
+
 @pytest.mark.parametrize("argument", ["no/such/text", "--blimp=no/such/dir"])
 def test_evaluate_on_nothing_is_one_line_and_status_1(elmo, model, argument):
     done = elmo("evaluate", model, argument)

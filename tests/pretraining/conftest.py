@@ -88,6 +88,19 @@ def corpus_file(tmp_path):
 
 
 @pytest.fixture
+def prepared(tmp_path):
+    """A corpus as `prepare` writes it."""
+    root = tmp_path / "prepared"
+    for name, seed in (("train", 0), ("heldout", 1)):
+        (root / name).mkdir(parents=True)
+        (root / name / "a.txt").write_text(predictable_text(60, seed=seed))
+    (root / "train" / "b.txt").write_text(predictable_text(60, seed=2))
+    words = sorted({word for seed in (0, 1, 2) for word in predictable_text(60, seed=seed).split()})
+    (root / "vocab.txt").write_text("".join(word + "\n" for word in ("<S>", "</S>", "<UNK>", *words)))
+    return root
+
+
+@pytest.fixture
 def train(tmp_path, corpus_file):
     """Train in `tmp_path / name` and return that directory; `section__key=value` change the tiny config."""
 

@@ -193,6 +193,13 @@ def test_wrong_override_is_named(read, arguments, words):
         ("[model]\ncell_clip = -1\n", "cell_clip"),
         ("[logging]\ntensorboard = 1\n", "tensorboard is 1, expected true or false"),
         ("[training]\nseed = 1\nseed = 2\n", "pretrain.cfg"),
+        (f"[model]\nfilters = {'[' * 100_000}\n", r"filters is \[+…, which is not JSON"),
+        (f"[model]\nfilters = {'[' * 900 + ']' * 900}\n", r"filters is \[+…"),
+        (f"[training]\nseed = 1{'0' * 30}\n", "seed is 10+, expected a whole number"),
+        (f"[training]\nn_epochs = 1{'0' * 400}\n", "n_epochs is 10+…, expected a number"),
+        ("[optimizer]\nlearning_rate = 1e999\n", "learning_rate is 1e999, expected a number"),
+        ('[corpus]\nheldout = "a\\u0000b"\n', "heldout is .*, expected text or null"),
+        ('[corpus]\nheldout = "\\ud800"\n', "heldout is .*, expected text or null"),
         ("seed = 1\n", "pretrain.cfg"),
     ],
 )

@@ -1,4 +1,6 @@
 import os
+import shutil
+from array import array
 
 import numpy as np
 import pytest
@@ -246,7 +248,84 @@ def test_files_are_documents_of_one_corpus(tmp_path):
 
 def test_encoded_corpus_is_mapped_and_cannot_be_written_to(make_corpus):
     corpus = make_corpus("a b\n", VOCABULARY)
-    for array in (corpus.words, corpus.sentences, corpus.characters):
-        assert isinstance(array, np.memmap)
+    for mapped in (corpus.words, corpus.sentences, corpus.characters):
+        assert isinstance(mapped, np.memmap)
         with pytest.raises(ValueError, match="read-only"):
-            array[0] = 1
+            mapped[0] = 1
+
+
+def cut(size):
+    return lambda content: content[:size]
+
+
+def replaced(typecode, change):
+    """Change the numbers of a file."""
+
+    def act(content):
+        numbers = array(typecode)
+        numbers.frombytes(content)
+        return array(typecode, change(list(numbers))).tobytes()
+
+    return act
+
+
+DAMAGED = {
+    "words.int32": [
+        cut(0),
+        cut(-3),
+        cut(-4),
+        replaced("i", lambda ids: [10_000, *ids[1:]]),
+        replaced("i", lambda ids: [*ids[:-1], -1]),
+    ],
+    "sentences.int64": [
+        cut(0),
+        cut(-8),
+        cut(8),
+        replaced("q", lambda ids: [ids[0], ids[2], ids[1], *ids[3:]]),
+        replaced("q", lambda ids: [*ids[:-1], 10_000]),
+    ],
+    "documents.int64": [
+        cut(0),
+        cut(-8),
+        replaced("q", lambda ids: [ids[0], ids[1] + 1, *ids[2:]]),
+        replaced("q", lambda ids: [-5, *ids[1:]]),
+    ],
+    "characters.npy": [
+        cut(0),
+        cut(100),
+        cut(-12),
+        lambda content: content.replace(b"<u2", b"<f2"),
+        lambda content: content[:-2] + b"\xff\xff",
+        lambda content: b"PK\3\4" + content,
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), [(name, damage) for name, some in DAMAGED.items() for damage in some])
+def test_damaged_file_of_an_encoded_corpus_is_an_error_that_says_what_to_do(tmp_path, name, damage):
+    (tmp_path / "a.txt").write_text("a b\nb\n\nc rare a\n\na\n")
+    arguments = ([tmp_path / "a.txt"], VOCABULARY, 12, tmp_path / "encoded")
+    encode(*arguments)
+    path = tmp_path / "encoded" / name
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    assert path.read_bytes() != content
+    with pytest.raises(CorpusError, match=r"encoded: the encoded corpus is damaged \(.*\); delete it"):
+        encode(*arguments)
+    path.unlink()
+    with pytest.raises(CorpusError, match="encoded: the encoded corpus is damaged"):
+        encode(*arguments)
+    shutil.rmtree(tmp_path / "encoded")
+    assert encode(*arguments).n_positions == 11
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"3", b"[" * 100_000, b'{"files": 3}'])
+def test_damaged_record_of_an_encoded_corpus_has_the_text_encoded_anew(tmp_path, content):
+    (tmp_path / "a.txt").write_text("a b\n")
+    arguments = ([tmp_path / "a.txt"], VOCABULARY, 12, tmp_path / "encoded")
+    encode(*arguments)
+    record = tmp_path / "encoded" / "corpus.json"
+    whole = record.read_bytes()
+    record.write_bytes(content)
+    assert encode(*arguments).n_positions == 3
+    assert record.read_bytes() == whole

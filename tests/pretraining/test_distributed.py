@@ -8,6 +8,7 @@ import torch
 
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.distributed import Group, join_group
 
 SETTINGS = {"training__dropout": 0.0, "training__max_steps": 60, "training__n_epochs": 9.0}
@@ -31,10 +32,10 @@ def torchrun(command, corpus_file, tmp_path, tiny_config):
 
 
 def close(found, expected, tolerance):
-    ours, theirs = (checkpoint.load(out / checkpoint.NAME) for out in (found, expected))
-    for name, tensor in ours["model"].items():
-        torch.testing.assert_close(tensor, theirs["model"][name], rtol=tolerance, atol=tolerance, msg=name)
-    for one, other in zip(ours["states"], theirs["states"], strict=True):
+    ours, theirs = (Checkpoint.read(out / checkpoint.NAME) for out in (found, expected))
+    for name, tensor in ours.model.items():
+        torch.testing.assert_close(tensor, theirs.model[name], rtol=tolerance, atol=tolerance, msg=name)
+    for one, other in zip(ours.states, theirs.states, strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
@@ -71,7 +72,7 @@ def test_signal_to_two_processes_leaves_one_whole_checkpoint_to_resume_from(torc
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode != 0
-    step = checkpoint.load(out / checkpoint.NAME)["step"]
+    step = Checkpoint.read(out / checkpoint.NAME).step
     assert 20 <= step < 3000
     settings = {**SETTINGS, "training__n_epochs": 999.0, "training__max_steps": step + 20}
     close(train("two", resume=True, **settings), train("whole", **settings), 1e-4)
@@ -105,6 +106,16 @@ def test_machines_that_share_no_disk_all_go_on_from_the_checkpoint_of_the_first(
     assert log.losses(first) == [(step, pytest.approx(loss, abs=1e-4)) for step, loss in log.losses(one)]
     close(first, one, 1e-4)
     assert not (other / checkpoint.NAME).exists()
+
+
+@pytest.mark.slow
+def test_two_processes_end_early_together(torchrun, text, log, tmp_path):
+    (tmp_path / "heldout.txt").write_text(text(30, seed=4))
+    settings = {"corpus__heldout": str(tmp_path / "heldout.txt"), "training__patience": 1}
+    torchrun("two", training__max_steps=None, optimizer__learning_rate=0.0, **settings)
+    steps = [line["step"] for line in log.lines(tmp_path / "two", "heldout.jsonl")]
+    assert steps == [steps[0], 2 * steps[0]]
+    assert Checkpoint.read(tmp_path / "two" / checkpoint.NAME).step == steps[-1]
 
 
 def test_process_by_itself_is_a_group_of_one(monkeypatch):

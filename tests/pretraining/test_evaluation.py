@@ -207,6 +207,15 @@ def test_reference_model_scores_sentences_as_the_direct_computation(reference, t
         assert carried[direction].item() == pytest.approx(slow.direction(sentences, direction, True).sum(), rel=1e-4)
 
 
+def test_share_of_words_outside_the_vocabulary_is_that_of_the_words_read(make_model):
+    words = ["<S>", "</S>", "<UNK>", "a", "b"]
+    lm = make_model(vocabulary_size=len(words)).float()
+    evaluator = Evaluator(lm.bilm, lm.softmax, Vocabulary(words))
+    assert evaluator.perplexity([["a", "B", "b"], ["new", "<UNK>"]]).to_dict()["unknown_share"] == 3 / 5
+    assert evaluator.perplexity([["a", "B", "b"], ["new", "<UNK>"]], max_tokens=3).unknown_share == 1 / 3
+    assert evaluator.perplexity([["a"]]).unknown_share == 0
+
+
 @pytest.mark.slow
 def test_reference_model_has_the_perplexities_that_the_original_reported(reference, trained):
     reported = json.loads((reference / "reported.json").read_text())

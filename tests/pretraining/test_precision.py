@@ -11,6 +11,7 @@ import torch
 
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining import checkpoint, precision
+from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.precision import explain_emulation, fastest_precision, support_of
 
@@ -185,7 +186,7 @@ def types(monkeypatch):
         found.append(dtype if enabled else torch.float32)
         return original(kind, dtype, enabled=enabled)
 
-    monkeypatch.setattr("spacy_elmo.pretraining.trainer.torch.autocast", autocast)
+    monkeypatch.setattr("spacy_elmo.pretraining.steps.torch.autocast", autocast)
     return found
 
 
@@ -201,7 +202,7 @@ def test_auto_trains_in_what_the_hardware_is_fastest_in_without_a_warning(
     out = train("auto", training__max_steps=5, training__precision="auto")
     assert capsys.readouterr().err == ""
     assert log.losses(out) == log.losses(named)
-    assert checkpoint.load(out / checkpoint.NAME)["precision"] == expected
+    assert Checkpoint.read(out / checkpoint.NAME).precision == expected
     assert f" in {expected};" in json.loads((out / "model_card.json").read_text())["training"]
     assert 'precision = "auto"' in (out / "pretrain.cfg").read_text()
 
@@ -223,7 +224,7 @@ def test_bfloat16_that_is_emulated_is_warned_about_once_and_trains_all_the_same(
         '⚠ [training] precision is "bfloat16", but this processor has no bfloat16 instructions: they are emulated, '
         'several times slower than float32; set it to "auto" or "float32"\n'
     )
-    assert checkpoint.load(out / checkpoint.NAME)["precision"] == "bfloat16"
+    assert Checkpoint.read(out / checkpoint.NAME).precision == "bfloat16"
 
 
 @pytest.mark.parametrize("support", ["fast", "slow", "unknown"])
@@ -262,15 +263,15 @@ def test_resumed_run_takes_a_precision_that_is_named(train, hardware, capsys):
     assert capsys.readouterr().err.endswith('set it to "float32"\n')
     train(resume=True, training__max_steps=10, training__precision="float32")
     assert capsys.readouterr().err == ""
-    assert checkpoint.load(out / checkpoint.NAME)["precision"] == "float32"
+    assert Checkpoint.read(out / checkpoint.NAME).precision == "float32"
 
 
 def test_checkpoint_that_names_no_precision_goes_on_in_the_one_chosen_here(train, hardware, types):
     """As those of earlier versions."""
     out = train(training__max_steps=5)
-    state = checkpoint.load(out / checkpoint.NAME)
-    del state["precision"]
-    checkpoint.save(out / checkpoint.NAME, state)
+    saved = torch.load(out / checkpoint.NAME)
+    del saved["precision"]
+    torch.save(saved, out / checkpoint.NAME)
     hardware("fast")
     types.clear()
     train(resume=True, training__max_steps=7, training__precision="auto")
@@ -280,8 +281,8 @@ def test_checkpoint_that_names_no_precision_goes_on_in_the_one_chosen_here(train
 @pytest.mark.parametrize("wrong", ["load", "float64", "", 16])
 def test_checkpoint_that_names_an_unknown_precision_is_one_clear_error(train, wrong):
     out = train(training__max_steps=5)
-    checkpoint.save(out / checkpoint.NAME, {**checkpoint.load(out / checkpoint.NAME), "precision": wrong})
-    with pytest.raises(PretrainingError, match=f"checkpoint.pt: unknown precision {wrong!r}"):
+    torch.save({**torch.load(out / checkpoint.NAME), "precision": wrong}, out / checkpoint.NAME)
+    with pytest.raises(PretrainingError, match=f"checkpoint.pt: precision is {wrong!r}, expected one of float32"):
         train(resume=True, training__max_steps=7, training__precision="auto")
 
 
@@ -296,4 +297,4 @@ def test_process_that_onednn_keeps_to_avx2_warns_of_bfloat16_and_chooses_float32
         done = subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True, text=True)
         assert words in done.stderr
         assert len(done.stderr.splitlines()) == bool(words)
-    assert checkpoint.load(tmp_path / "auto" / checkpoint.NAME)["precision"] == "float32"
+    assert Checkpoint.read(tmp_path / "auto" / checkpoint.NAME).precision == "float32"

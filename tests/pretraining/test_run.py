@@ -12,8 +12,8 @@ import torch
 from spacy_elmo import formats
 from spacy_elmo.errors import CorpusError, ElmoError, PretrainingError
 from spacy_elmo.formats import softmax_hdf5
-from spacy_elmo.pretraining import checkpoint
-from spacy_elmo.pretraining import run as run_module
+from spacy_elmo.pretraining import checkpoint, inputs
+from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.config import Config, ModelConfig
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator, Perplexities
 from spacy_elmo.pretraining.run import CorpusFiles
@@ -22,7 +22,7 @@ from spacy_elmo.pretraining.vocabulary import Vocabulary
 
 
 def state(out):
-    return checkpoint.load(out / checkpoint.NAME)
+    return Checkpoint.read(out / checkpoint.NAME)
 
 
 def arrays(path):
@@ -60,7 +60,7 @@ def test_files_have_the_names_types_and_shapes_of_bilm_tfs(train, shared):
 
 def test_written_model_is_the_trained_one(train):
     out = train(training__max_steps=10)
-    bilm, trained = formats.load(out), state(out)["model"]
+    bilm, trained = formats.load(out), state(out).model
     for name, tensor in bilm.state_dict().items():
         start = 1 if name == "embedder.embedding" else 0  # "no token" is in no file
         assert torch.equal(tensor[start:], trained[f"bilm.{name}"][start:]), name
@@ -108,19 +108,6 @@ def test_card_says_what_was_done(train):
 def test_config_in_the_directory_is_the_one_it_was_made_with(train, tiny_config):
     out = train(training__max_steps=3)
     assert Config.from_file(out / "pretrain.cfg") == tiny_config(training__max_steps=3)
-
-
-@pytest.fixture
-def prepared(tmp_path, text):
-    """A corpus as `prepare` writes it."""
-    root = tmp_path / "prepared"
-    for name, seed in (("train", 0), ("heldout", 1)):
-        (root / name).mkdir(parents=True)
-        (root / name / "a.txt").write_text(text(60, seed=seed))
-    (root / "train" / "b.txt").write_text(text(60, seed=2))
-    words = sorted({word for seed in (0, 1, 2) for word in text(60, seed=seed).split()})
-    (root / "vocab.txt").write_text("".join(word + "\n" for word in ("<S>", "</S>", "<UNK>", *words)))
-    return root
 
 
 def test_parts_of_a_prepared_corpus_are_found(prepared):
@@ -173,17 +160,17 @@ class Crash(BaseException):
 def test_evaluations_are_not_logged_twice_when_a_crashed_run_goes_on(train, prepared, log, monkeypatch):
     whole = train("whole", corpus=prepared, training__n_epochs=3.0)
     expected = log.lines(whole, "heldout.jsonl")
-    original = Trainer._train_on
+    original = Trainer._take_step
 
-    def train_on(trainer, *arguments):
-        if trainer.step == 5:
+    def take_step(trainer):
+        if trainer.steps.step == 5:
             trainer._saved = -1e9  # a checkpoint in the middle of the first epoch, no other
-        if trainer.step == expected[0]["step"] + 3:
+        if trainer.steps.step == expected[0]["step"] + 3:
             raise Crash
-        return original(trainer, *arguments)
+        return original(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_on", train_on)
+        patch.setattr(Trainer, "_take_step", take_step)
         with pytest.raises(Crash):
             train("crashed", corpus=prepared, training__n_epochs=3.0)
     out = train("crashed", corpus=prepared, training__n_epochs=3.0, resume=True)
@@ -193,15 +180,15 @@ def test_evaluations_are_not_logged_twice_when_a_crashed_run_goes_on(train, prep
 def test_run_stopped_at_the_end_of_an_epoch_evaluates_when_it_goes_on(train, prepared, log, monkeypatch):
     whole = train("whole", corpus=prepared, training__n_epochs=3.0)
     expected = log.lines(whole, "heldout.jsonl")
-    original = Trainer._train_on
+    original = Trainer._take_step
 
-    def train_on(trainer, *arguments):
-        if trainer.step == expected[0]["step"] - 1:
+    def take_step(trainer):
+        if trainer.steps.step == expected[0]["step"] - 1:
             signal.raise_signal(signal.SIGTERM)
-        return original(trainer, *arguments)
+        return original(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_on", train_on)
+        patch.setattr(Trainer, "_take_step", take_step)
         with pytest.raises(StoppedError):
             train("stopped", corpus=prepared, training__n_epochs=3.0)
     assert not (whole.parent / "stopped" / "heldout.jsonl").exists()
@@ -271,7 +258,7 @@ def test_run_killed_before_its_first_step_can_be_resumed(train, log, monkeypatch
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"spacy_elmo.pretraining.run.{moment}", crash)
+        patch.setattr(f"spacy_elmo.pretraining.inputs.{moment}", crash)
         with pytest.raises(Crash):
             train("killed", training__max_steps=6)
     killed, whole = train("killed", training__max_steps=6, resume=True), train("whole", training__max_steps=6)
@@ -371,14 +358,14 @@ def test_run_from_another_model_starts_with_its_numbers(train, origin, tmp_path,
     seen = {}
 
     def stop(trainer, *_):
-        seen.update(trainer.model.state_dict())
+        seen.update(trainer.steps.model.state_dict())
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_on", stop)
+        patch.setattr(Trainer, "_take_step", stop)
         with pytest.raises(Stop):
             train("domain", corpus=tmp_path / "domain.txt", init_from=origin)
-    trained = state(origin)["model"]
+    trained = state(origin).model
     for name, tensor in trained.items():
         if name.startswith("bilm"):
             start = 1 if name == "bilm.embedder.embedding" else 0
@@ -413,13 +400,13 @@ def test_run_from_another_model_killed_at_once_is_resumed_from_that_model_or_not
     def crash(*_):
         raise Crash
 
-    for moment, name in ((run_module, "encode"), (Trainer, "_train_on")):
+    for moment, name in ((inputs, "encode"), (Trainer, "_take_step")):
         with monkeypatch.context() as patch:
             patch.setattr(moment, name, crash)
             with pytest.raises(Crash):
                 train(name, init_from=origin, **arguments)
         with monkeypatch.context() as patch:  # after a run from nothing that was killed there, too
-            patch.setattr(run_module, "encode", crash)
+            patch.setattr(inputs, "encode", crash)
             with pytest.raises(Crash):
                 train("encode", **arguments)
             with pytest.raises(Crash):
@@ -427,9 +414,9 @@ def test_run_from_another_model_killed_at_once_is_resumed_from_that_model_or_not
     with pytest.raises(PretrainingError, match="no run in it to resume"):
         train("encode", resume=True, **arguments)
     whole = train("whole", init_from=origin, **arguments)
-    resumed = train("_train_on", resume=True, **arguments)
-    for name, tensor in state(whole)["model"].items():
-        assert torch.equal(state(resumed)["model"][name], tensor), name
+    resumed = train("_take_step", resume=True, **arguments)
+    for name, tensor in state(whole).model.items():
+        assert torch.equal(state(resumed).model[name], tensor), name
 
 
 def test_model_without_softmax_can_be_gone_on_from(train, origin, tmp_path):
@@ -444,15 +431,15 @@ def test_run_from_another_model_is_resumed_to_the_same_numbers_with_the_config_i
     """Its architecture is the model's, not that of the config it was given."""
     arguments = {"corpus": tmp_path / "domain.txt", "model__dim": 12, "training__max_steps": 12}
     whole = train("whole", init_from=origin, **arguments)
-    original = Trainer._train_on
+    original = Trainer._take_step
 
-    def train_on(trainer, *rest):
-        if trainer.step == 6:
+    def take_step(trainer):
+        if trainer.steps.step == 6:
             signal.raise_signal(signal.SIGTERM)
-        return original(trainer, *rest)
+        return original(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_on", train_on)
+        patch.setattr(Trainer, "_take_step", take_step)
         with pytest.raises(StoppedError):
             train("stopped", init_from=origin, **arguments)
     config = Config.from_file(tmp_path / "stopped" / "pretrain.cfg")
@@ -460,8 +447,8 @@ def test_run_from_another_model_is_resumed_to_the_same_numbers_with_the_config_i
     train("stopped", resume=True, corpus=tmp_path / "domain.txt", training__max_steps=12)
     card = json.loads((tmp_path / "stopped" / "model_card.json").read_text())
     assert card["initialized_from"] == str(origin)
-    for name, tensor in state(whole)["model"].items():
-        assert torch.equal(state(tmp_path / "stopped")["model"][name], tensor), name
+    for name, tensor in state(whole).model.items():
+        assert torch.equal(state(tmp_path / "stopped").model[name], tensor), name
 
 
 def test_word_input_model_cannot_be_gone_on_from(train, tmp_path):

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from spacy_elmo.bilm.engines import cudnn
+from spacy_elmo.bilm.engines.cudnn import CuDNN
 from spacy_elmo.errors import ElmoError, PretrainingError
 from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.trainer import StoppedError, Trainer
 
@@ -19,11 +22,12 @@ KEYS = {"step", "tokens", "epoch", "loss", "perplexity", "tokens_per_second", "l
 
 def weights(out):
     """All weights and the optimizer's memory in the checkpoint, by name."""
-    state = checkpoint.load(out / checkpoint.NAME)
-    found = {f"model.{name}": tensor for name, tensor in state["model"].items()}
-    for number, memory in state["optimizer"]["state"].items():
+    state = Checkpoint.read(out / checkpoint.NAME)
+    found = {f"model.{name}": tensor for name, tensor in state.model.items()}
+    for number, memory in state.optimizer["state"].items():
         found |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in memory.items()}
-    for layer, parts in enumerate(state["states"]):
+    found |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
+    for layer, parts in enumerate(state.states):
         found |= {f"states.{layer}.{part}": tensor for part, tensor in enumerate(parts)}
     return found
 
@@ -43,16 +47,16 @@ def at_step(monkeypatch):
     """Call a function at the end of the step with this number, in whichever trainer comes there."""
 
     def arrange(number, act):
-        original = Trainer._train_on
+        original = Trainer._take_step
 
-        def train_on(trainer, *arguments):
-            result = original(trainer, *arguments)
-            if trainer.step + 1 == number:
+        def take_step(trainer):
+            batch = original(trainer)
+            if trainer.steps.step == number:
                 act(trainer)
-            return result
+            return batch
 
-        monkeypatch.setattr(Trainer, "_train_on", train_on)
-        return lambda: monkeypatch.setattr(Trainer, "_train_on", original)
+        monkeypatch.setattr(Trainer, "_take_step", take_step)
+        return lambda: monkeypatch.setattr(Trainer, "_take_step", original)
 
     return arrange
 
@@ -139,6 +143,7 @@ RECIPES = {
     },
     "sentence": {"training__reset": "sentence", "training__reset_probability": 0.4},
     "full softmax": {"training__n_negative_samples_batch": 0, "training__dropout": 0.3},
+    "average": {"training__average_decay": 0.9, "optimizer__name": "adam", "optimizer__learning_rate": 0.01},
     "bfloat16": {"training__precision": "bfloat16"},
     "float16": {"training__precision": "float16"},
 }
@@ -163,7 +168,7 @@ def test_resumed_run_goes_on_from_a_checkpoint_in_another_epoch(train, log, at_s
         with pytest.raises(Crash):
             train("crashed", resume=step > 30, logging__checkpoint_minutes=0.0, **settings)
         undo()
-        assert checkpoint.load(tmp_path / "crashed" / checkpoint.NAME)["step"] == step - 1
+        assert Checkpoint.read(tmp_path / "crashed" / checkpoint.NAME).step == step - 1
     assert_same_run(train("crashed", resume=True, **settings), whole, log)
 
 
@@ -175,7 +180,7 @@ def test_lines_logged_behind_the_last_checkpoint_are_not_there_twice(train, log,
         train("crashed", training__max_steps=30)
     crashed()
     saved()
-    assert checkpoint.load(tmp_path / "crashed" / checkpoint.NAME)["step"] == 12
+    assert Checkpoint.read(tmp_path / "crashed" / checkpoint.NAME).step == 12
     with (tmp_path / "crashed" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 25, "lo')  # a line cut short
     assert_same_run(train("crashed", resume=True, training__max_steps=30), whole, log)
@@ -199,7 +204,7 @@ def test_signal_writes_a_checkpoint_and_the_model_and_resuming_gives_the_same_nu
     with pytest.raises(StoppedError, match="stopped at step 13 of 20; --resume goes on"):
         train("stopped", training__max_steps=20)
     undo()
-    assert checkpoint.load(tmp_path / "stopped" / checkpoint.NAME)["step"] == 13
+    assert Checkpoint.read(tmp_path / "stopped" / checkpoint.NAME).step == 13
     assert (tmp_path / "stopped" / "weights.hdf5").is_file()
     assert_same_run(train("stopped", resume=True, training__max_steps=20), whole, log)
 
@@ -231,7 +236,7 @@ def test_resuming_with_other_rows_goes_on_at_about_the_same_place_and_says_so(tr
     steps = [line["step"] for line in log.lines(out)]
     assert steps[-1] == 30
     assert [line["tokens"] for line in log.lines(out)][-1] == 30 * 10
-    assert checkpoint.load(out / checkpoint.NAME)["states"][0][0].shape[1] == 2
+    assert Checkpoint.read(out / checkpoint.NAME).states[0][0].shape[1] == 2
 
 
 CHANGED = {
@@ -271,7 +276,7 @@ def test_settings_of_the_optimizer_may_change_when_a_run_goes_on(train):
     settings = {"optimizer__name": "adamw", "optimizer__learning_rate": 0.01}
     out = train(training__max_steps=5, **settings)
     train(training__max_steps=6, optimizer__weight_decay=0.25, optimizer__beta2=0.9, resume=True, **settings)
-    group = checkpoint.load(out / checkpoint.NAME)["optimizer"]["param_groups"][0]
+    group = Checkpoint.read(out / checkpoint.NAME).optimizer["param_groups"][0]
     assert (group["weight_decay"], tuple(group["betas"])) == (0.25, (0.9, 0.9))
 
 
@@ -291,13 +296,69 @@ def test_truncated_checkpoint_is_an_error_naming_it(train):
         train(training__max_steps=9, resume=True)
 
 
+def without(key):
+    return lambda part: {name: value for name, value in part.items() if name != key}
+
+
+def with_value(key, value):
+    return lambda part: {**part, key: value}
+
+
+def in_memory(change):
+    """Change what the optimizer keeps of its first parameter."""
+    return lambda part: {**part, "state": {**part["state"], 0: change(part["state"][0])}}
+
+
+BIAS = "softmax.bias"
+INSIDE = {
+    "a weight missing": ("model", without(BIAS), f"model: {BIAS} is missing"),
+    "a weight too many": ("model", with_value("new", torch.ones(2)), "model: new belongs to no part"),
+    "a weight of another shape": ("model", with_value(BIAS, torch.ones(2)), rf"model: {BIAS} is \[2\] torch.float32"),
+    "a weight of another type": ("model", with_value(BIAS, torch.ones(27, dtype=torch.int)), f"model: {BIAS} is"),
+    "no parameters": ("optimizer", with_value("state", {0: {}}), "optimizer is not one of"),
+    "names for numbers": ("optimizer", lambda part: {"state": {str(n): {} for n in part["state"]}}, "optimizer is not"),
+    "memory missing": ("optimizer", in_memory(without("sum")), "optimizer, parameter 0: expected step, sum"),
+    "memory of another type": ("optimizer", in_memory(lambda _: [1]), "optimizer, parameter 0: expected step, sum"),
+    "memory of another shape": ("optimizer", in_memory(with_value("sum", torch.ones(3))), "parameter 0: sum is"),
+    "memory that is no tensor": ("optimizer", in_memory(with_value("step", 5)), "parameter 0: step is 5"),
+    "no options": ("options", with_value("lstm", {}), "another architecture"),
+    "a layer missing": ("states", lambda states: states[:1], "states are not those of 4 rows"),
+    "no states": ("states", lambda _: [], "states are not those of 4 rows"),
+    "other states": ("states", lambda states: [(cell, hidden) for hidden, cell in states], "states are not those"),
+    "scaler": ("scaler", lambda _: {"scale": 1.0}, "scaler is of type dict, expected the state of a scaler"),
+    "average": ("average", lambda _: {BIAS: torch.ones(27)}, "average: .* is missing"),
+    "average of another kind": ("average", lambda _: [1], "average is of type list, expected tensors by name"),
+    "another text": ("n_positions", lambda n: n + 1, "another text"),
+}
+
+
+@pytest.mark.parametrize("what", INSIDE)
+def test_damage_inside_a_part_of_the_checkpoint_is_one_clear_error(train, what):
+    path = train(training__max_steps=5) / checkpoint.NAME
+    part, change, words = INSIDE[what]
+    content = torch.load(path)
+    torch.save({**content, part: change(content[part])}, path)
+    with pytest.raises(PretrainingError, match=rf"checkpoint\.pt:? .*{words}"):
+        train(training__max_steps=9, training__average_decay=0.9, resume=True)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "heldout.jsonl"])
+def test_damaged_log_stops_the_resumed_run_before_it_changes_anything(train, name):
+    out = train(training__max_steps=5)
+    (out / name).write_text("[]\n")
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(PretrainingError, match=f"{name}, line 1: "):
+        train(training__max_steps=9, resume=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
 def finite(out):
     return all(torch.isfinite(tensor.double()).all() for tensor in weights(out).values())
 
 
 def poison(trainer):
     with torch.no_grad():
-        trainer.model.softmax.weight[3] = math.nan
+        trainer.steps.model.softmax.weight[3] = math.nan
 
 
 def test_loss_that_is_no_number_stops_the_run_and_keeps_a_good_checkpoint(train, at_step, tmp_path):
@@ -307,7 +368,7 @@ def test_loss_that_is_no_number_stops_the_run_and_keeps_a_good_checkpoint(train,
         train(training__max_steps=40)
     out = tmp_path / "out"
     assert finite(out)
-    assert checkpoint.load(out / checkpoint.NAME)["step"] == 8
+    assert Checkpoint.read(out / checkpoint.NAME).step == 8
     assert all(math.isfinite(json.loads(line)["loss"]) for line in (out / "metrics.jsonl").read_text().splitlines())
 
 
@@ -322,7 +383,7 @@ def test_weights_that_overflow_at_a_checkpoint_are_not_kept_as_good_ones(train, 
 
     def overflow(trainer):
         with torch.no_grad():
-            trainer.model.softmax.weight[3] = math.inf
+            trainer.steps.model.softmax.weight[3] = math.inf
 
     at_step(12, overflow)
     with pytest.raises(PretrainingError, match="last good checkpoint"):
@@ -339,7 +400,9 @@ def test_absurd_learning_rate_ends_in_an_error_not_in_a_model(train, tmp_path):
 def saturate(layer, direction):
     def act(trainer):
         with torch.no_grad():
-            bias = trainer.model.bilm.layers[layer].bias[direction].view(4, -1)  # input, forget, output, candidate
+            bias = (
+                trainer.steps.model.bilm.layers[layer].bias[direction].view(4, -1)
+            )  # input, forget, output, candidate
             bias[:2], bias[3] = 20.0, 20.0
 
     return act
@@ -361,7 +424,7 @@ def test_saturation_from_zero_state_is_seen_too(train, at_step):
 
     def act(trainer):
         saturate(1, 0)(trainer)
-        for hidden, cell in trainer.states:
+        for hidden, cell in trainer.steps.states:
             hidden.zero_()
             cell.fill_(-0.3)
 
@@ -370,10 +433,16 @@ def test_saturation_from_zero_state_is_seen_too(train, at_step):
         train(training__max_steps=40, model__cell_clip=0.5, optimizer__learning_rate=1e-6)
 
 
-def test_no_clip_no_saturation(train, at_step, log):
-    at_step(7, saturate(0, 0))
-    out = train(training__max_steps=10, model__cell_clip=None, optimizer__learning_rate=1e-6)
-    assert log.lines(out)[-1]["step"] == 10
+def test_layer_without_a_clip_that_tanh_tells_nothing_of_any_more_stops_the_run_and_is_named(train, at_step):
+    at_step(7, saturate(1, 0))
+    with pytest.raises(PretrainingError, match=r"cells of forward layer 2 are beyond 9 from carried state.*reset"):
+        train(training__max_steps=60, model__cell_clip=None, optimizer__learning_rate=1e-6)
+
+
+def test_trained_model_without_clips_is_not_taken_for_saturated(train, log):
+    settings = {"optimizer__name": "adam", "optimizer__learning_rate": 0.03, "training__n_epochs": 6.0}
+    lines = log.lines(train(model__cell_clip=None, model__proj_clip=None, **settings))
+    assert lines[-1]["loss"] < 0.75 * lines[0]["loss"]
 
 
 def test_full_disk_at_a_checkpoint_stops_the_run_with_the_checkpoint_before(train, at_step, monkeypatch, tmp_path):
@@ -383,7 +452,7 @@ def test_full_disk_at_a_checkpoint_stops_the_run_with_the_checkpoint_before(trai
     at_step(9, lambda _: monkeypatch.setattr(checkpoint.torch, "save", full))
     with pytest.raises(PretrainingError, match=r"checkpoint\.pt.*No space left.*the one before is kept"):
         train(training__max_steps=40, logging__checkpoint_minutes=0.0)
-    assert checkpoint.load(tmp_path / "out" / checkpoint.NAME)["step"] == 8
+    assert Checkpoint.read(tmp_path / "out" / checkpoint.NAME).step == 8
     assert not list((tmp_path / "out").glob(".*part"))
 
 
@@ -447,13 +516,13 @@ def test_speed_is_that_of_the_steps_taken_also_behind_a_resumption(train, log, a
     """By a clock that goes on by a second each step."""
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    original = Trainer._train_on
+    original = Trainer._take_step
 
-    def train_on(trainer, *arguments):
+    def take_step(trainer):
         clock[0] += 1.0
-        return original(trainer, *arguments)
+        return original(trainer)
 
-    monkeypatch.setattr(Trainer, "_train_on", train_on)
+    monkeypatch.setattr(Trainer, "_take_step", take_step)
     undo = at_step(13, lambda _: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(StoppedError):
         train(training__max_steps=20)
@@ -512,6 +581,36 @@ def test_tensorboard_that_is_not_there_is_an_error_that_says_what_to_install(tra
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(ElmoError, match="pip install tensorboard"):
         train(training__max_steps=5, logging__tensorboard=True)
+
+
+@pytest.mark.parametrize(("reset", "serves"), [("batch", True), ("sentence", False)])
+def test_run_through_the_lstm_that_cudnn_has_gives_our_numbers(train, log, monkeypatch, reset, serves):
+    """On a CPU the same call of torch's runs, without cuDNN; it cannot forget states between time steps."""
+    settings = {
+        "training__max_steps": 30,
+        "training__reset": reset,
+        "training__reset_probability": 0.3,
+        "model__cell_clip": None,
+        "model__proj_clip": None,
+    }
+    expected, calls = train("ours", **settings), []
+    original = CuDNN.run
+
+    def run(engine, layer, call):
+        calls.append(call)
+        return original(engine, layer, call)
+
+    monkeypatch.setattr(CuDNN, "reasons_against", lambda _, layer, call: cudnn._reasons_against_case(layer, call))
+    monkeypatch.setattr(CuDNN, "run", run)
+    found = train("torchs", **settings)
+    if serves:
+        assert len(calls) >= 2 * 30
+        assert any(call.starts[: call.rows].any() for call in calls)
+    for (_, one), (_, other) in zip(log.losses(found), log.losses(expected), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    ours, theirs = weights(found), weights(expected)
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5, msg=name)
 
 
 def test_sentence_resets_change_the_run(train, log):

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from spacy_elmo.bilm import engines, kernels, products
 from spacy_elmo.bilm.batching import Packing
-from spacy_elmo.bilm.engines import Call, Engine, engine
+from spacy_elmo.bilm.engines import Call, Engine, cudnn, engine
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer, plain_recurrence
 
 ENGINES = {one.name: one for one in engines.ENGINES}
 ANY_ENGINE = [(name, None) for name in ENGINES if name != "compiled"]
 ANY_ENGINE += [("compiled", version) for version in kernels.instruction_sets() or [None]]
+
+GPU_ENGINES = ("cuda_graphs", "cudnn")
 
 
 @contextmanager
@@ -118,15 +120,15 @@ WIDE = {"n_in": 33, "dim": 2051, "width": 21, "clips": (0.5, 0.2)}
 @example(case=(WIDE, {"lengths": [3] * 50}))
 def test_an_engine_comes_to_what_the_plain_recurrence_does(name, version, case):
     one, device = ENGINES[name], "cpu"
-    if name == "cuda_graphs":
+    if name in GPU_ENGINES:
         if not torch.cuda.is_available():
             pytest.skip("needs a GPU")
         device = "cuda"
     layer = make_layer(**case[0], device=device)
     call = make_call(layer, **case[1])
-    with torch.set_grad_enabled(name == "gradients_by_hand"), use_version(version):
+    with torch.set_grad_enabled(name in ("gradients_by_hand", "cudnn")), use_version(version):
         if version != "generic" and (reasons := one.reasons_against(layer, call)):
-            assume(name != "cuda_graphs")  # which does without some of the cases
+            assume(name not in GPU_ENGINES)  # which does without some of the cases
             pytest.skip("; ".join(reasons))
         found = run(one, layer, call)
     assert_close(found, in_float64(layer, call))
@@ -162,6 +164,63 @@ def test_gradients_by_hand_are_those_of_the_plain_recurrence(case):
         loss = sum((torch.randn(part.shape, generator=generator) * part).sum() for part in results)
         found.append(torch.autograd.grad(loss, [*inputs, *layer.parameters()]))
     assert_close(*found, tolerance=1e-9)
+
+
+@st.composite
+def cudnn_cases(draw):
+    """A layer without clips, and a call of rows of one length, some of which forget their state at first."""
+    dim = draw(st.integers(2, 40))
+    layer = {"n_in": draw(st.integers(1, 20)), "dim": dim, "width": draw(st.integers(1, dim - 1) | st.just(dim))}
+    layer |= {"cell": (draw(st.sampled_from([1.0, 0.0])), False), "seed": draw(st.integers(0, 99))}
+    lengths = [draw(st.integers(1, 12))] * draw(st.integers(1, 30))
+    return layer, {"lengths": lengths, "with_state": draw(st.booleans())}, draw(st.booleans())
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cudnn_cases())
+@example(case=({"dim": 64, "width": 16}, {"lengths": [20] * 70}, True))
+def test_cudnn_gets_the_call_that_comes_to_our_outputs_states_and_gradients(case):
+    """On a CPU the same call of torch's runs, without cuDNN."""
+    settings, arguments, forgets = case
+    layer = make_layer(**settings).requires_grad_()
+    call = make_call(layer, **arguments)
+    if forgets:
+        starts = torch.zeros(len(call.x[0]), dtype=torch.bool)
+        starts[: call.rows : 2] = True
+        call = Call(call.x, call.batch_sizes, call.state, starts)
+    assert not cudnn._reasons_against_case(layer, call)
+    inputs = [call.x, *call.state]
+    for part in inputs:
+        part.requires_grad_()
+    found = []
+    for results in (run(ENGINES["cudnn"], layer, call), flat(plain_recurrence(layer, call))):
+        generator = torch.Generator().manual_seed(0)
+        scale = len(call.x[0]) ** -0.5
+        loss = sum((scale * torch.randn(part.shape, generator=generator) * part).sum() for part in results)
+        found.append([*results, *torch.autograd.grad(loss, [*inputs, *layer.parameters()])])
+    assert_close(*found)
+
+
+def test_cudnn_names_what_stands_in_its_way():
+    layer, cuts, widens = make_layer(), make_layer(clips=(3.0, None)), make_layer(width=20, cell=(1.0, True))
+    even, uneven = make_call(layer, [3, 3]), make_call(layer, [3, 2])
+    late = Call(even.x, even.batch_sizes, even.state, torch.tensor([False, False, True, False, False, False]))
+    early = Call(even.x, even.batch_sizes, even.state, torch.tensor([True, False, False, False, False, False]))
+    against = ENGINES["cudnn"].reasons_against
+    for one, call, words in (
+        (cuts, even, "the layer has a clip"),
+        (widens, make_call(widens, [3, 3]), "projects to fewer"),
+        (layer, uneven, "differ in length"),
+        (layer, late, "between time steps"),
+    ):
+        device, reason = against(one, call)
+        assert "it is for a GPU" in device
+        assert words in reason
+    assert len(against(layer, early)) == len(against(layer, even)) == 1
+    with torch.no_grad():
+        assert any("gradients are off" in reason for reason in against(layer, even))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert any("under autocast" in reason for reason in against(layer, even))
 
 
 def flat(results):

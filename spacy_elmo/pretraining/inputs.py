@@ -1,0 +1,160 @@
+"""Paths in, what a run reads out: the encoded corpus with its vocabulary, the held-out text, a model to begin with."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import CorpusError
+from spacy_elmo.formats import OpenedModel
+from spacy_elmo.pretraining.config import Config, ModelConfig
+from spacy_elmo.pretraining.corpus import Corpus, encode
+from spacy_elmo.pretraining.distributed import Group
+from spacy_elmo.pretraining.language_model import LanguageModel
+from spacy_elmo.pretraining.run_folder import RunFolder
+from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words, misfit
+from spacy_elmo.support.files import write_text
+from spacy_elmo.support.text import PathLike, find_files, read_sentences
+
+
+@dataclass(frozen=True)
+class CorpusFiles:
+    """The texts of a run: what to train on, and, where there are such, the vocabulary and what to evaluate on."""
+
+    train: list[Path]
+    vocabulary: Path | None
+    heldout: list[Path]
+
+    @classmethod
+    def find(cls, corpus: PathLike, config: Config) -> "CorpusFiles":
+        """Look where `prepare` puts them (`train/`, `heldout/`, `vocab.txt`), or where the config says.
+
+        Raises:
+            CorpusError: nothing is found.
+        """
+        root = Path(corpus)
+        prepared = (root / "train").is_dir()
+        vocabulary = Path(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
+        heldout = Path(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
+        train = find_files(root / "train" if prepared else corpus)
+        return cls(
+            [path for path in train if path != vocabulary],
+            vocabulary if config.corpus.vocabulary or vocabulary.is_file() else None,
+            find_files(heldout) if config.corpus.heldout or heldout.is_dir() else [],
+        )
+
+    def check_heldout(self, config: Config) -> None:
+        """Raise a CorpusError where there is held-out text without a sentence in it, or none, but it is needed."""
+        if config.training.patience and not self.heldout:
+            raise CorpusError(
+                "[training] patience needs held-out text; name some as [corpus] heldout, or set it to null"
+            )
+        if self.heldout and not any(True for _ in read_sentences(self.heldout)):
+            raise CorpusError(f"{self.heldout[0]}: no sentence in the held-out text; expected one a line")
+
+
+@dataclass(frozen=True)
+class FirstModel:
+    """The model that a run begins with, on new text; `source` names it in errors and on the card."""
+
+    source: str
+    opened: OpenedModel
+    bilm: BiLM
+
+    @classmethod
+    def open(cls, source: PathLike) -> "FirstModel":
+        """Open it.
+
+        Raises:
+            ElmoError: there is none, or it cannot be read.
+        """
+        opened = formats.open_model(source)
+        return cls(str(source), opened, opened.bilm())
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a card says of it."""
+        card = self.bilm.card
+        seen = [card[key] for key in ("tokens_seen", "tokens_seen_before") if isinstance(card.get(key), int)]
+        return {"initialized_from": self.source, **({"tokens_seen_before": sum(seen)} if seen else {})}
+
+    def adapt(self, config: Config, group: Group) -> Config:
+        """The settings with its architecture.
+
+        Raises:
+            PretrainingError: such a model cannot be pretrained.
+        """
+        architecture = ModelConfig.of(self.bilm.options, self.source)
+        if architecture != config.model:
+            group.warn(f"{self.source}: its architecture is taken, not the [model] of the config")
+        return dataclasses.replace(config, model=architecture)
+
+
+def read_corpus(
+    files: CorpusFiles, config: Config, folder: RunFolder, group: Group, resumes: bool, show_progress: bool
+) -> Corpus:
+    """Encode the texts with the vocabulary, or open what a run before has encoded.
+
+    The main process encodes, then one on each machine that does not share its disk; all open the result.
+
+    Raises:
+        CorpusError: a text or the vocabulary cannot be read or is unfit, or the encoded corpus is damaged.
+    """
+    vocabulary = _read_vocabulary(files, config, folder, group, resumes)
+    arguments = (files.train, vocabulary, config.model.max_characters_per_token, folder.corpus)
+    for turn in (group.is_main, group.local_rank == 0):
+        if turn:
+            encode(*arguments, show_progress and group.is_main)
+        group.wait()
+    corpus = encode(*arguments)
+    counts = corpus.counts()
+    if warning := misfit(counts[vocabulary.unknown] / corpus.n_tokens, vocabulary.source):
+        group.warn(warning)
+    elif config.training.n_negative_samples_batch and vocabulary.is_out_of_order(counts):
+        group.warn(
+            f"{vocabulary.source}: its order is far from that of falling counts in this corpus, on which the "
+            "sampled softmax relies; make the vocabulary from the corpus, or set n_negative_samples_batch = 0"
+        )
+    return corpus
+
+
+def _read_vocabulary(files: CorpusFiles, config: Config, folder: RunFolder, group: Group, resumes: bool) -> Vocabulary:
+    if files.vocabulary is not None:
+        return Vocabulary.from_file(files.vocabulary)
+    made = folder.vocabulary
+    if group.local_rank == 0 and not (resumes and made.is_file()):
+        counts = count_words(read_sentences(files.train))
+        vocabulary = Vocabulary.from_counts(counts, config.corpus.min_count, config.corpus.max_size)
+        with folder.writing():
+            made.parent.mkdir(parents=True, exist_ok=True)
+            write_text(made, vocabulary.text())
+    group.wait()
+    return Vocabulary.from_file(made)
+
+
+def make_model(config: Config, vocabulary: Vocabulary, first: FirstModel | None, group: Group) -> LanguageModel:
+    """Make the model as it is before the first step: random, or that of another run."""
+    options, seed = config.model.options(), config.training.seed
+    bilm = BiLM(options, seed=seed) if first is None else first.bilm.requires_grad_()
+    softmax = Softmax(len(vocabulary), options.lstm.projection_dim, seed + 1)
+    if first is not None:
+        _take_over_softmax(softmax, vocabulary, first.opened, group)
+    return LanguageModel(bilm, softmax, config.training.dropout).to(group.device)
+
+
+def _take_over_softmax(softmax: Softmax, vocabulary: Vocabulary, opened: OpenedModel, group: Group) -> None:
+    """Copy the rows of the words that both vocabularies have."""
+    if not opened.has_softmax or opened.vocabulary is None:
+        group.warn(f"{opened.name}: has no softmax or no vocabulary; the softmax starts from random weights")
+        return
+    theirs, source = Vocabulary(opened.vocabulary, f"vocabulary of {opened.name}"), opened.softmax()
+    shared = [(row, theirs.ids[word]) for row, word in enumerate(vocabulary.words) if word in theirs.ids]
+    here, there = torch.tensor(shared).T
+    with torch.no_grad():
+        softmax.weight[here] = source.weight[there]
+        softmax.bias[here] = source.bias[there]

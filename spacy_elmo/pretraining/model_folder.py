@@ -1,0 +1,67 @@
+"""A trained language model and what is known of it in, a model directory out, which `weights` and `evaluate` read."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from spacy_elmo import formats
+from spacy_elmo.formats import softmax_hdf5
+from spacy_elmo.pretraining.corpus import Corpus
+from spacy_elmo.pretraining.evaluation import Evaluation
+from spacy_elmo.pretraining.inputs import CorpusFiles
+from spacy_elmo.pretraining.run_folder import CONFIG
+from spacy_elmo.pretraining.steps import Steps
+from spacy_elmo.support.files import write_text
+from spacy_elmo.version import VERSION
+
+
+def write_model(folder: Path, steps: Steps, card: dict[str, Any]) -> None:
+    """Write the model as it is after these steps: biLM, softmax, vocabulary, card.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    model, vocabulary = steps.model, steps.batches.corpus.vocabulary
+    trained = copy.copy(model.bilm)
+    trained.options = dataclasses.replace(trained.options, training=_bilm_tf_settings(steps))
+    trained.card = card
+    formats.write(trained, folder)
+    write_text(folder / "vocab.txt", vocabulary.text())
+    softmax_hdf5.write(model.softmax, folder / softmax_hdf5.NAME)
+
+
+def _bilm_tf_settings(steps: Steps) -> dict[str, Any]:
+    """What bilm-tf's options.json says of the training, under its names."""
+    training, optimizer, corpus = steps.config.training, steps.config.optimizer, steps.batches.corpus
+    return {
+        "all_clip_norm_val": optimizer.clip_norm,
+        "batch_size": training.batch_size,
+        "dropout": training.dropout,
+        "learning_rate": optimizer.learning_rate,
+        "n_epochs": training.n_epochs,
+        "n_negative_samples_batch": training.n_negative_samples_batch,
+        "n_tokens_vocab": len(corpus.vocabulary),
+        "n_train_tokens": corpus.n_tokens,
+        "sample_softmax": training.n_negative_samples_batch > 0,
+        "unroll_steps": training.unroll_steps,
+    }
+
+
+def model_card(folder: Path, steps: Steps, files: CorpusFiles, evaluation: Evaluation | None) -> dict[str, Any]:
+    """What `model_card.json` says of the model after these steps, and of the model that the run began with."""
+    corpus: Corpus = steps.batches.corpus
+    progress = steps.progress
+    average = f", weights averaged with decay {steps.average.decay}" if steps.average else ""
+    card: dict[str, Any] = {
+        "name": folder.resolve().name,
+        "description": "A biLM trained with spacy-elmo.",
+        "training_text": f"{corpus.n_tokens:,} tokens in {', '.join(path.name for path in files.train)}",
+        "training": f"spacy-elmo {VERSION}, {steps.step:,} of {steps.n_steps:,} steps, "
+        f"{progress['epoch']} epochs in {steps.precision}{average}; settings in {CONFIG}",
+        "tokens_seen": progress["tokens"],
+    }
+    card.update(steps.origin or {})
+    if evaluation is not None:
+        card["heldout_perplexity"] = evaluation.to_dict()
+    return card
