@@ -22,6 +22,7 @@ from spacy_elmo.support.text import read_sentences
 Ids = npt.NDArray[np.int64]
 Table = npt.NDArray[np.uint16]
 
+PREPARED = ("vocab.txt", "heldout", "train")  # what `prepare` writes, in this order: where train is, all is
 _FILES = ("words.int32", "sentences.int64", "documents.int64", "characters.npy", "corpus.json")
 _BUFFERED = 2**20  # ids in memory before they go to the file
 _FINGERPRINTED = 2**16  # bytes at each end of a file that stand for its content
