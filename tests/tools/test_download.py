@@ -34,14 +34,14 @@ from spacy_elmo.tools.download import download
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` by name. `cuts`: after how many bytes of a body to cut the next connections; `status`: what to
+    """Serves `files` by name. `checks`: names of those asked for only if they have changed. `cuts`: after how many bytes of a body to cut the next connections; `status`: what to
     answer to the next requests instead; `requests`: (name, Range header) of those that came, `if_ranges`: their
     If-Range; `validates_by`: see `validator`; `shift`: by how many bytes to miss a range that is asked for; `most`: how
     many bytes of it to send; `gate`: bodies of weights wait for it."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cuts, self.status, self.requests, self.if_ranges = {}, [], [], [], []
+        self.files, self.cuts, self.status, self.requests, self.if_ranges, self.checks = {}, [], [], [], [], []
         self.knows_ranges, self.knows_if_range, self.validates_by = True, True, "ETag"
         self.shift, self.most = 0, None
         self.gate = threading.Event()
@@ -70,8 +70,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server, name = self.server, self.path[1:]
         wanted, if_range = self.headers.get("Range"), self.headers.get("If-Range")
-        server.requests.append((name, wanted))
-        server.if_ranges.append(if_range)
+        condition = self.headers.get("If-None-Match") or self.headers.get("If-Modified-Since")
+        if condition:
+            server.checks.append(name)
+        else:
+            server.requests.append((name, wanted))
+        if name.endswith("weights.hdf5"):
+            server.if_ranges.append(if_range)
         if server.status:
             self.send_error(server.status.pop(0))
             return
@@ -79,6 +84,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         body, validator = server.files[name], server.validator(name)
+        if condition == validator[1]:
+            self.send_response(304)
+            self.end_headers()
+            return
         fits = if_range in (None, validator[1]) or not server.knows_if_range
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.knows_ranges and fits else 0
         if start and start >= len(body):
@@ -127,6 +136,12 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "_PAUSE", 0.0)
     monkeypatch.setattr(tool, "_CHUNK", 2**12)
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def coming(cache):
+    """Where what has come of the model `tiny` waits for the rest."""
+    return cache / ".tiny.download"
 
 
 @pytest.fixture
@@ -332,7 +347,7 @@ def test_a_model_without_one_of_its_files_is_not_there_and_only_that_one_is_fetc
     with pytest.raises(WeightsError, match="ckpt is not downloaded"):
         load("ckpt")
     assert not known_models_by_name()["ckpt"]["downloaded"]
-    there = set(names(cache / "ckpt"))
+    there = set(names(cache / ".ckpt.download")) if (cache / ".ckpt.download").exists() else set()
     server.files[missing] = content
     server.requests.clear()
     download("ckpt")
@@ -346,7 +361,7 @@ def test_parts_that_do_not_belong_together_are_all_removed(server, checkpoint, c
     server.files[part] = (tensorflow_models / "trained_words" / part).read_bytes()
     with pytest.raises(ElmoError, match="ckpt: what the server sent is not a model"):
         download("ckpt")
-    assert names(cache / "ckpt") == []
+    assert names(cache) == ["ckpt.lock"]
 
 
 def known_models_by_name():
@@ -365,13 +380,14 @@ def test_a_cut_connection_is_gone_on_with(server, tiny, cache):
     assert (cache / "tiny/weights.hdf5").read_bytes() == weights
 
 
-def test_a_download_that_was_given_up_is_gone_on_with_by_the_next(server, tiny, cache):
+def test_a_download_that_was_given_up_is_gone_on_with_by_the_next(server, tiny, cache, coming):
     weights = server.files["weights.hdf5"]
     tiny(sha256=sha256(weights))
     server.cuts = [40_960, 0, 0, 0]
     with pytest.raises(ElmoError, match=r"weights\.hdf5: no connection, or it was cut.*run the command again"):
         download("tiny")
-    assert names(cache / "tiny") == ["options.json", "weights.hdf5.part", "weights.hdf5.part.version"]
+    notes = ["options.json.part.version", "weights.hdf5.part.version"]
+    assert names(coming) == ["options.json", notes[0], "weights.hdf5.part", notes[1]]
     with pytest.raises(WeightsError, match="python -m spacy elmo download tiny"):
         load("tiny")
     server.requests.clear()
@@ -389,10 +405,10 @@ def test_a_server_that_knows_no_ranges_begins_anew(server, tiny, cache):
     assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
 
 
-def test_a_part_that_was_already_whole_is_taken(server, tiny, cache):
+def test_a_part_that_was_already_whole_is_taken(server, tiny, cache, coming):
     weights = server.files["weights.hdf5"]
     cut_download(server)
-    (cache / "tiny/weights.hdf5.part").write_bytes(weights)
+    (coming / "weights.hdf5.part").write_bytes(weights)
     download("tiny")
     assert server.ranges == [f"bytes={len(weights)}-"]
     assert (cache / "tiny/weights.hdf5").read_bytes() == weights
@@ -524,14 +540,71 @@ def test_a_changed_file_that_ends_where_the_part_does_is_begun_anew(server, tiny
     assert server.ranges == ["bytes=40960-", None]
 
 
-def test_what_a_cut_download_leaves_is_not_taken_for_options(server, cache, monkeypatch):
+def test_what_a_cut_download_leaves_is_not_taken_for_options(server, cache, coming, monkeypatch):
     files = (server.file("options.json", served="weights.hdf5"), server.file("weights.hdf5"))
     monkeypatch.setitem(KNOWN, "tiny", KnownModel("tiny", "en", "a tiny one", files))
     cut_download(server)
-    assert names(cache / "tiny") == ["options.json.part", "options.json.part.version"]
-    (cache / "tiny/weights.hdf5").touch()
+    assert names(coming) == ["options.json.part", "options.json.part.version"]
+    (coming / "weights.hdf5").touch()
     with pytest.raises(OptionsError, match=r"no options\.json beside it"):
-        open_model(cache / "tiny").options  # noqa: B018
+        open_model(coming).options  # noqa: B018
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified", "weak ETag", "nothing"])
+def test_options_of_an_earlier_version_are_fetched_anew(server, tiny, cache, header):
+    """They had come whole when the run was cut, and could not be told from those that belong to the new weights."""
+    server.validates_by = header
+    cut_download(server)
+    old = server.files["options.json"]
+    new = server.files["options.json"] = old.replace(b'"cell_clip": 3', b'"cell_clip": 1')
+    weights = server.files["weights.hdf5"] = changed(server.files["weights.hdf5"])
+    assert new != old
+    download("tiny")
+    assert contents_of(cache / "tiny") == {"options.json": new, "weights.hdf5": weights}
+
+
+def test_options_that_change_while_the_weights_come_are_fetched_anew(server, tiny, cache):
+    server.gate.clear()
+    downloading = Downloading()
+    wait_until(lambda: server.ranges)
+    new = server.files["options.json"] = server.files["options.json"].replace(b'"cell_clip": 3', b'"cell_clip": 1')
+    server.gate.set()
+    downloading.finish()
+    assert (cache / "tiny/options.json").read_bytes() == new
+    assert server.requests == [("options.json", None), ("weights.hdf5", None), ("options.json", None)]
+    assert server.checks == ["options.json", "weights.hdf5"]
+
+
+def test_a_server_that_replaces_its_files_all_the_time_is_an_error(server, tiny, cache, monkeypatch):
+    monkeypatch.setattr(tool._Download, "is_current", lambda self: False)
+    with pytest.raises(ElmoError, match="replaces its files all the time"):
+        download("tiny")
+    assert not (cache / "tiny").exists()
+
+
+def test_what_earlier_versions_left_of_a_cut_download_is_gone_on_with_and_cleared_away(server, tiny, cache):
+    weights, old = server.files["weights.hdf5"], cache / "tiny"
+    note = json.dumps({"validator": server.validator("weights.hdf5")[1], "total": len(weights)})
+    old.mkdir(parents=True)
+    (old / "options.json").write_text("of an earlier version")
+    (old / "weights.hdf5.part").write_bytes(weights[:40_960])
+    (old / "weights.hdf5.part.version").write_text(note)
+    (old / "tmpab12_xyz").write_text("of pooch")
+    download("tiny")
+    assert server.requests == [("options.json", None), ("weights.hdf5", "bytes=40960-")]
+    assert contents_of(old) == {name: server.files[name] for name in ("options.json", "weights.hdf5")}
+    assert names(cache) == ["tiny", "tiny.lock"]
+
+
+def test_a_damaged_model_is_fetched_again_and_stays_until_then(server, tiny, cache):
+    download("tiny")
+    (cache / "tiny/weights.hdf5").write_bytes(b"damaged")
+    server.status = [404]
+    with pytest.raises(ElmoError, match="still published"):
+        download("tiny")
+    assert (cache / "tiny/weights.hdf5").read_bytes() == b"damaged"
+    download("tiny")
+    assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
 
 
 # --- several at once ---
@@ -617,12 +690,12 @@ def test_a_cache_of_others_that_cannot_be_locked_serves_what_is_there(server, ti
 # --- what fails ---
 
 
-def test_a_wrong_checksum_is_an_error_that_names_both_and_the_file_is_removed(server, tiny, cache):
+def test_a_wrong_checksum_is_an_error_that_names_both_and_the_file_is_removed(server, tiny, coming):
     tiny(sha256="0" * 64)
     found = sha256(server.files["weights.hdf5"])
     with pytest.raises(ElmoError, match=rf"weights\.hdf5: not the file.*{'0' * 64}.*{found}"):
         download("tiny")
-    assert names(cache / "tiny") == ["options.json"]
+    assert names(coming) == ["options.json", "options.json.part.version"]
     assert server.ranges == [None]
 
 
@@ -637,11 +710,11 @@ def test_a_part_of_another_file_fails_once_and_is_gone(server, tiny, cache):
     assert (cache / "tiny/weights.hdf5").read_bytes() == weights
 
 
-def test_a_wrong_size_is_an_error_that_names_both(server, tiny, cache):
+def test_a_wrong_size_is_an_error_that_names_both(server, tiny, coming):
     tiny(size=17)
     with pytest.raises(ElmoError, match=r"expected 17 bytes, got 1\d\d,\d\d\d"):
         download("tiny")
-    assert names(cache / "tiny") == ["options.json"]
+    assert names(coming) == ["options.json", "options.json.part.version"]
 
 
 @pytest.mark.parametrize("status", [404, 403, 410])
@@ -650,7 +723,7 @@ def test_a_file_that_is_gone_is_an_error_that_names_its_address(server, tiny, ca
     with pytest.raises(ElmoError, match=rf"http://127.*options\.json: .*{status}"):
         download("tiny")
     assert len(server.requests) == 1
-    assert names(cache / "tiny") == []
+    assert names(cache) == ["tiny.lock"]
 
 
 def test_a_server_in_lasting_trouble_is_an_error_after_some_attempts(server, tiny):
@@ -685,14 +758,14 @@ def test_a_page_instead_of_a_model_is_removed(server, tiny, cache):
     server.files["weights.hdf5"] = b"<html>Please log in</html>"
     with pytest.raises(ElmoError, match=r"tiny: what the server sent is not a model"):
         download("tiny")
-    assert names(cache / "tiny") == []
+    assert names(cache) == ["tiny.lock"]
 
 
 def test_a_full_disk_is_an_error_of_ours(tiny, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tool._Resuming, "_fetch_rest", full)
+    monkeypatch.setattr(tool._Download, "_fetch_rest", full)
     with pytest.raises(ElmoError, match=r"cannot be written.*No space left"):
         download("tiny")
 
