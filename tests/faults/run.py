@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # no threads, so that this process can be forked
@@ -33,10 +34,9 @@ def main() -> int:
             rows += _run_in_name_space(arguments, fault)
             continue
         for name in arguments.subject or subjects.SUBJECTS:
-            rows += _try(subjects.SUBJECTS[name](), fault, arguments)
-    for row in rows:
-        for wrong in row.wrong:
-            print(f"✘ {row.subject}, {row.fault}: {wrong}", file=sys.stderr)
+            for row in _try(subjects.SUBJECTS[name](), fault, arguments):
+                _tell(row)
+                rows.append(row)
     print(json.dumps([row.to_dict() for row in rows]) if arguments.json else harness.table(rows))
     return 1 if any(row.wrong for row in rows) else 0
 
@@ -55,24 +55,28 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _try(subject: harness.Subject, fault: str, arguments: argparse.Namespace) -> list[harness.Row]:
+def _tell(row: harness.Row) -> None:
+    """What came of it, at once: a long run may be stopped."""
+    print(f"{row.subject}, {row.fault}: {row.tried} tried, {len(row.wrong)} lost or wrong", file=sys.stderr)
+    for wrong in row.wrong:
+        print(f"✘ {wrong}", file=sys.stderr)
+
+
+def _try(subject: harness.Subject, fault: str, arguments: argparse.Namespace) -> Iterator[harness.Row]:
     trials = arguments.trials or 50
     if fault == "kill":
-        return [
-            harness.kill_at_places(subject, arguments.place, arguments.trials, arguments.seed),
-            harness.kill_at_moments(subject, arguments.place, trials, arguments.seed),
-        ]
-    if fault == "disk":
-        return [
-            harness.fill_disk(subject, arguments.place, trials),
-            harness.write_protect(subject, arguments.place),
-        ]
-    if fault == "overlay":
+        yield harness.kill_at_places(subject, arguments.place, arguments.trials, arguments.seed)
+        yield harness.kill_at_moments(subject, arguments.place, trials, arguments.seed)
+    elif fault == "disk":
+        yield harness.fill_disk(subject, arguments.place, trials)
+        yield harness.write_protect(subject, arguments.place)
+    elif fault == "overlay":
         with harness.overlay(arguments.place) as place:
             row = harness.kill_at_places(subject, place, arguments.trials, arguments.seed)
-            row.fault += ", overlay"
-            return [row]
-    return [harness.read_meanwhile(subject, arguments.place, seconds=min(trials, 20))]
+        row.fault += ", overlay"
+        yield row
+    else:
+        yield harness.read_meanwhile(subject, arguments.place, seconds=min(trials, 20))
 
 
 def _run_in_name_space(arguments: argparse.Namespace, fault: str) -> list[harness.Row]:

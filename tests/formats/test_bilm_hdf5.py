@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import h5py
 import numpy as np
@@ -590,3 +591,36 @@ def test_a_model_is_written_with_what_predicts_words(whole_model, tmp_path):
     write(model.bilm(), tmp_path / "copy", "float32", model.vocabulary, model.softmax())
     for path in whole_model.iterdir():
         assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_eight_threads_write_one_model_and_readers_see_one_of_them(make_bilm, tmp_path):
+    models = [make_bilm(cell_clip=clip, seed=seed) for seed, clip in enumerate((3.0, 0.1))]
+    expected, errors = {digest(bilm) for bilm in models}, []
+    write(models[0], tmp_path / "model")
+
+    def write_and_read(number):
+        try:
+            for _ in range(5):
+                write(models[number % 2], tmp_path / "model")
+                assert digest(load(tmp_path / "model")) in expected
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write_and_read, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["options.json", "weights.hdf5"]
+
+
+def test_a_half_replaced_model_is_read_as_the_new_one(two_models):
+    one, other = two_models
+    shutil.copytree(other, one / ".incoming")
+    shutil.copyfile(other / "options.json", one / "options.json")
+    assert load(one).options == load(other).options
+    assert not (one / ".incoming").exists()
+    shutil.copytree(other, one / ".incoming")
+    assert open_model(one / "weights.hdf5").options == load(other).options
