@@ -159,7 +159,9 @@ def load(path: PathLike, options: PathLike | None = None) -> BiLM:
     A model that is replaced meanwhile is read again, so that it is the old one or the new one.
     """
     root, _, _ = _resolve(path)
-    return read_whole(_folder(root), LAYOUT, lambda _: open_model(path, options).bilm())
+    if not _exists(root.is_dir):
+        return open_model(path, options).bilm()
+    return read_whole(root, LAYOUT, lambda _: open_model(path, options).bilm())
 
 
 def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
@@ -191,17 +193,12 @@ def _expected() -> str:
     )
 
 
-def _folder(root: Path) -> Path:
-    """Where the files of a model lie."""
-    return root if _exists(root.is_dir) else root.parent
-
-
 def _find(root: Path, options: Path | None) -> Reader | None:
-    place = settled(_folder(root), LAYOUT)
     if _exists(root.is_dir):
-        return _first(Place(place, None, options))
+        return _first(Place(settled(root, LAYOUT), None, options))
     if _exists(root.is_file) and is_archive(root):
         return _find_in_archive(Archive(root), options)
+    settled(root.parent, LAYOUT)
     if _exists(root.is_file) or _begins_names(root):
         return _first(Place(root.parent, root, options))
     address = re.match(r"\w{2,}:/", str(root))

@@ -127,7 +127,9 @@ class Prepare(Subject):
         if self.others and (folder / "out/notes.txt").read_text() != "mine":
             return "another's file is lost"
         place = files.settled(folder / "out", prepare_tool.PREPARED)
-        found = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()} - {"notes.txt"}
+        found = {str(path.relative_to(place)) for name in ("*.txt", "[a-z]*/*") for path in place.glob(name)} - {
+            "notes.txt"
+        }
         if not found:
             return "nothing"
         whole = {"vocab.txt", *(f"{part}/{name}.txt" for part in ("train", "heldout") for name in ("a", "b"))}
