@@ -16,18 +16,18 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError, PretrainingError
-from spacy_elmo.formats import OpenedModel, softmax_hdf5
+from spacy_elmo.formats import OpenedModel
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.batches import Batches, Resets
 from spacy_elmo.pretraining.config import Config, ModelConfig
-from spacy_elmo.pretraining.corpus import Corpus, encode
+from spacy_elmo.pretraining.corpus import PREPARED, Corpus, encode
 from spacy_elmo.pretraining.distributed import Group, is_elastic, join_group
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.precision import Precision, explain_emulation, fastest_precision
 from spacy_elmo.pretraining.trainer import METRICS, StoppedError, Trainer, append_line, cut_log
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
-from spacy_elmo.support.files import write_text
+from spacy_elmo.support.files import settled, write_text
 from spacy_elmo.support.text import PathLike, find_files, read_sentences
 from spacy_elmo.version import VERSION
 
@@ -50,7 +50,7 @@ class CorpusFiles:
         Raises:
             CorpusError: nothing is found.
         """
-        root = Path(corpus)
+        root = settled(Path(corpus), PREPARED)
         prepared = (root / "train").is_dir()
         vocabulary = Path(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
         heldout = Path(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
@@ -297,9 +297,7 @@ class _Run:
         trained = copy.copy(bilm)
         trained.options, trained.card = options, self._card(evaluation)
         with self._writing():
-            formats.write(trained, self.out)
-            write_text(self.out / "vocab.txt", self.vocabulary.text())
-            softmax_hdf5.write(self.model.softmax, self.out / softmax_hdf5.NAME)
+            formats.write(trained, self.out, vocabulary=self.vocabulary.words, softmax=self.model.softmax)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
