@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 AT_ONCE := -n $(WORKERS) --dist loadfile # the tests of a file share what they have made
 
-.PHONY: demo test test-slow test-levels lint format bench clean
+.PHONY: demo test test-slow test-levels faults lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -22,6 +22,10 @@ test-slow: $(VENV)/.test
 # The network at every level of instructions that the processor has, and without the compiled part.
 test-levels: $(VENV)/.test
 	$(BIN)/python tests/levels.py
+
+# Kills, full disks, readers meanwhile: everything that writes files, tried at length, as one table.
+faults: $(VENV)/.test
+	$(BIN)/python tests/faults/run.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -1,13 +1,14 @@
 """Weights in and out, one module a format; `open_model` finds the right one."""
 
 from spacy_elmo.formats.bilm_hdf5 import arrays, digest
-from spacy_elmo.formats.bilm_tf import write, write_texts
 from spacy_elmo.formats.known import KNOWN
 from spacy_elmo.formats.opening import BUNDLED, ModelFiles, OpenedModel, load, locate, open_model
+from spacy_elmo.formats.writing import LAYOUT, write, write_files, write_texts
 
 __all__ = [
     "BUNDLED",
     "KNOWN",
+    "LAYOUT",
     "ModelFiles",
     "OpenedModel",
     "arrays",
@@ -16,5 +17,6 @@ __all__ = [
     "locate",
     "open_model",
     "write",
+    "write_files",
     "write_texts",
 ]

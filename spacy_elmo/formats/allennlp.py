@@ -114,7 +114,8 @@ class AllenNLPModel:
     def bilm(self, parts: Parts) -> BiLM:
         """Read the weights, from `fta/` unless they were trained further."""
         if (archived := self._archived_weights()) is not None:
-            return bilm_hdf5.read(archived, parts.options, None, parts.card)
+            tied = self._named_options is None
+            return bilm_hdf5.read(archived, parts.options, None, parts.card, check_tie=tied)
         tensors = self._read_tensors()
         wanted = stored(parts.options, str(self._weights))
         _check(tensors, wanted, self._weights)

@@ -7,6 +7,9 @@ add when they load, stays out of the weights here as it does in the file.
 Models of ELMoForManyLangs are kept in the same layout, which bilm-tf does not read: `options.json` is their network
 config, `lexicons.json` is beside it, `char_embed` has a row for each character of the lexicon, `word_embed` one for
 each word, `CNN_proj` and `W_P_0` are always there, and `B` holds the forget bias.
+
+What we write carries a hash of the options that it was written with, as an attribute of the file, which the originals
+do not look at. So options of one model beside weights of another are refused, also where all shapes fit.
 """
 
 import hashlib
@@ -38,6 +41,7 @@ from spacy_elmo.formats.hdf5_file import (
     write_arrays,
 )
 
+TIED_TO = "options_sha256"  # the attribute
 OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets under other names are not ours to judge
 
 
@@ -170,14 +174,18 @@ def read(
     vocabulary: list[str] | None = None,
     card: dict[str, Any] | None = None,
     lexicons: Lexicons | None = None,
+    check_tie: bool = True,
 ) -> BiLM:
     """Read a weights file (float16, float32 or float64) into a frozen biLM in evaluation mode.
 
     Every array is checked against the options before memory is taken for the model.
 
+    check_tie: refuse other options than those it was written with, if it says which; False where the user names them.
+
     Raises:
         WeightsError: the file is missing, truncated, no HDF5, holds links to elsewhere, lacks an array, has
-            one too many, one of another shape or type, or one with NaN or infinite values.
+            one too many, one of another shape or type, or one with NaN or infinite values, or was written with other
+            options, other words or another lexicon.
     """
     source = str(weights) if isinstance(weights, File) else "weights"
     if isinstance(weights, Path) and not weights.is_file():
@@ -190,6 +198,8 @@ def read(
             with naming_damage(f"{source}: {entry.name}"):
                 table.append((entry, find_dataset(file, (entry.name, *entry.others), entry.shape, source)))
         _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
+        if check_tie:
+            _check_tie(file, _tie(options, vocabulary, lexicons), source)
         return assemble(options, vocabulary, card, _read_arrays(table, source), lexicons)
 
 
@@ -219,6 +229,17 @@ def assemble(
     return bilm.eval()
 
 
+def _check_tie(file: h5py.File, expected: str, source: str) -> None:
+    with naming_damage(source):
+        found = file.attrs.get(TIED_TO, expected)
+    if not isinstance(found, str) or found != expected:
+        raise WeightsError(
+            f"{source}: written with other options (or, of a biLM that reads words, another vocab.txt) than those "
+            "beside it; restore what belongs to it. If you changed the options on purpose, name them in Python: "
+            "open_model(MODEL, options=FILE)"
+        )
+
+
 def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
     names: list[str] = []
     file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
@@ -239,7 +260,7 @@ def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:
 
 def write_weights(bilm: BiLM, file: BinaryIO, dtype: StoredDtype = "float32") -> None:
     """Write the HDF5 file of weights into an open binary file, array by array."""
-    write_arrays(lambda: arrays(bilm), file, dtype)
+    write_arrays(lambda: arrays(bilm), file, dtype, {TIED_TO: _tie(bilm.options, bilm.vocabulary, bilm.lexicons)})
 
 
 def digest(bilm: BiLM, rounded: bool = False) -> str:
@@ -248,18 +269,31 @@ def digest(bilm: BiLM, rounded: bool = False) -> str:
 
     rounded: over the arrays in float16, which a reduced precision does not change.
     """
-    sha = hashlib.sha256()
-    architecture = {key: value for key, value in bilm.options.to_dict().items() if key not in bilm.options.training}
-    sha.update(json.dumps(architecture, sort_keys=True).encode())
-    if bilm.vocabulary:
-        sha.update(json.dumps(bilm.vocabulary).encode())
-    if bilm.lexicons:
-        sha.update(json.dumps(lexicons_json.to_dict(bilm.lexicons), sort_keys=True).encode())
+    sha = _architecture(bilm.options, bilm.vocabulary, bilm.lexicons)
     for name, array in arrays(bilm):
         sha.update(f"{name}{list(array.shape)}".encode())
         with np.errstate(over="ignore"):
             sha.update((array.astype(np.float16) if rounded else array).tobytes())
     return sha.hexdigest()
+
+
+def _architecture(options: BiLMOptions, vocabulary: list[str] | None, lexicons: Lexicons | None) -> "hashlib._Hash":
+    """SHA-256 over all that decides about vectors but the arrays."""
+    sha = hashlib.sha256()
+    architecture = {key: value for key, value in options.to_dict().items() if key not in options.training}
+    sha.update(json.dumps(architecture, sort_keys=True).encode())
+    if vocabulary:
+        sha.update(json.dumps(vocabulary).encode())
+    if lexicons:
+        sha.update(json.dumps(lexicons_json.to_dict(lexicons), sort_keys=True).encode())
+    return sha
+
+
+def _tie(options: BiLMOptions, vocabulary: list[str] | None, lexicons: Lexicons | None) -> str:
+    """What stands in the file: a hash of the options and words as they are read back."""
+    options = BiLMOptions.from_dict(options.to_dict())
+    words = [word.strip() for word in vocabulary] if vocabulary else None
+    return _architecture(options, words, lexicons).hexdigest()
 
 
 def to_bytes(bilm: BiLM) -> bytes:

@@ -2,7 +2,6 @@
 it has them `vocab.txt`, `softmax.hdf5` and `model_card.json`; with `lexicons.json`, a model of ELMoForManyLangs in our
 own form."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,7 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, bilm_hdf5, lexicons_json, softmax_hdf5
 from spacy_elmo.formats.archive import File, Folder, size_of
-from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.formats.reader import Parts, Place
-from spacy_elmo.support.files import write_text, write_whole
-from spacy_elmo.support.words import text_of
 
 FORMAT = "bilm-tf HDF5"
 MANYLANGS_FORMAT = "ELMoForManyLangs as HDF5"  # what this package keeps such a model as
@@ -99,13 +95,14 @@ class BiLMFiles:
 
     def bilm(self, parts: Parts) -> BiLM:
         """Read the weights, see `bilm_hdf5.read`."""
+        tied = self.named_options is None
         if parts.options.token_embedder is not None:
             lexicons = lexicons_json.read(self.folder / lexicons_json.NAME)
-            return bilm_hdf5.read(self.weights, parts.options, None, parts.card, lexicons)
+            return bilm_hdf5.read(self.weights, parts.options, None, parts.card, lexicons, check_tie=tied)
         if parts.options.char_cnn is not None:
-            return bilm_hdf5.read(self.weights, parts.options, None, parts.card)
+            return bilm_hdf5.read(self.weights, parts.options, None, parts.card, check_tie=tied)
         words = beside.input_words(parts.vocabulary, self.folder, self.weights)
-        return bilm_hdf5.read(self.weights, parts.options, words, parts.card)
+        return bilm_hdf5.read(self.weights, parts.options, words, parts.card, check_tie=tied)
 
     def why_no_softmax(self) -> str | None:
         """Whether there is no `softmax.hdf5`."""
@@ -114,31 +111,3 @@ class BiLMFiles:
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
         """Read `softmax.hdf5`, see `softmax_hdf5.read`."""
         return softmax_hdf5.read(self.folder / softmax_hdf5.NAME, n_words, projection_dim)
-
-
-def write(bilm: BiLM, directory: str | Path, dtype: StoredDtype = "float32") -> None:
-    """Write `options.json`, `weights.hdf5` and, where the biLM has them, `model_card.json`, `vocab.txt` and
-    `lexicons.json`.
-
-    dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" takes float16
-        where that keeps every value, else float32.
-
-    Each file appears whole or not at all.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_whole(directory / "weights.hdf5", lambda file: bilm_hdf5.write_weights(bilm, file, dtype))
-    write_texts(bilm, directory)
-
-
-def write_texts(bilm: BiLM, directory: Path) -> None:
-    """Write what `write` writes beside the weights."""
-    write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
-    card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
-    words = text_of(bilm.vocabulary) if bilm.vocabulary else None
-    lexicons = lexicons_json.text_of(bilm.lexicons) if bilm.lexicons else None
-    for name, text in ((beside.CARD, card), (beside.VOCABULARY, words), (lexicons_json.NAME, lexicons)):
-        if text is None:
-            (directory / name).unlink(missing_ok=True)  # another model's
-        else:
-            write_text(directory / name, text)

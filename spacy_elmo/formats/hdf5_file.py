@@ -1,6 +1,6 @@
 """Arrays in, an HDF5 file out, also where the disk fills while it is written; and back, whoever made the file."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal, TypeVar
 
@@ -78,6 +78,10 @@ class NewHDF5:
         if self._file.error is not None:
             raise self._file.error  # at once, not when all is written
 
+    def note(self, name: str, value: str) -> None:
+        """Set an attribute of the whole file, which readers pass over unless they ask for it."""
+        self._hdf5.attrs[name] = value
+
 
 @contextmanager
 def new_hdf5(file: BinaryIO) -> Iterator[NewHDF5]:
@@ -98,9 +102,14 @@ def new_hdf5(file: BinaryIO) -> Iterator[NewHDF5]:
 
 
 def write_arrays(
-    named: Callable[[], Iterable[tuple[str, Array]]], file: BinaryIO, dtype: StoredDtype = "float32"
+    named: Callable[[], Iterable[tuple[str, Array]]],
+    file: BinaryIO,
+    dtype: StoredDtype = "float32",
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write float32 arrays by their names into an open file; `named` yields them, anew each time it is called.
+
+    notes: attributes of the whole file.
 
     Raises:
         WeightsError: a value is too large for float16.
@@ -108,6 +117,8 @@ def write_arrays(
     if dtype == "lossless":
         dtype = "float16" if all(_fits_float16(array) for _, array in named()) else "float32"
     with new_hdf5(file) as stored:
+        for name, note in (notes or {}).items():
+            stored.note(name, note)
         for name, array in named():
             if dtype == "float16" and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
                 raise WeightsError(f"{name} has values too large for float16; write it as float32 or lossless")

@@ -14,6 +14,8 @@ from spacy_elmo.formats import allennlp, bilm_hdf5, bilm_tf, elmoformanylangs, f
 from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
 from spacy_elmo.formats.tensorflow import checkpoint, hub
+from spacy_elmo.formats.writing import LAYOUT
+from spacy_elmo.support.files import read_whole, settled
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
@@ -152,8 +154,14 @@ locate = open_model  # its earlier name
 
 
 def load(path: PathLike, options: PathLike | None = None) -> BiLM:
-    """Load a biLM, in evaluation mode on the CPU; arguments and errors as of `open_model` and `OpenedModel.bilm`."""
-    return open_model(path, options).bilm()
+    """Load a biLM, in evaluation mode on the CPU; arguments and errors as of `open_model` and `OpenedModel.bilm`.
+
+    A model that is replaced meanwhile is read again, so that it is the old one or the new one.
+    """
+    root, _, _ = _resolve(path)
+    if not _exists(root.is_dir):
+        return open_model(path, options).bilm()
+    return read_whole(root, LAYOUT, lambda _: open_model(path, options).bilm())
 
 
 def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
@@ -187,9 +195,10 @@ def _expected() -> str:
 
 def _find(root: Path, options: Path | None) -> Reader | None:
     if _exists(root.is_dir):
-        return _first(Place(root, None, options))
+        return _first(Place(settled(root, LAYOUT), None, options))
     if _exists(root.is_file) and is_archive(root):
         return _find_in_archive(Archive(root), options)
+    settled(root.parent, LAYOUT)
     if _exists(root.is_file) or _begins_names(root):
         return _first(Place(root.parent, root, options))
     address = re.match(r"\w{2,}:/", str(root))

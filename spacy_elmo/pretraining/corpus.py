@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -16,13 +15,15 @@ from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.vocabulary import Vocabulary
-from spacy_elmo.support.files import folder_aside
+from spacy_elmo.support.files import replacing, settled
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.text import read_sentences
 
 Ids = npt.NDArray[np.int64]
 Table = npt.NDArray[np.uint16]
 
+PREPARED = ("vocab.txt", "heldout", "train")  # what `prepare` writes, in this order: where train is, all is
+_FILES = ("words.int32", "sentences.int64", "documents.int64", "characters.npy", "corpus.json")
 _BUFFERED = 2**20  # ids in memory before they go to the file
 _FINGERPRINTED = 2**16  # bytes at each end of a file that stand for its content
 
@@ -126,17 +127,15 @@ def encode(
         "vocabulary": vocabulary.digest,
         "max_characters": max_characters,
     }
-    record = directory / "corpus.json"
+    record = settled(directory, _FILES) / "corpus.json"
     if not _is_of(record, identity):
         try:
-            with folder_aside(directory) as temporary:
-                _write(files, vocabulary, max_characters, temporary, show_progress)
-                (temporary / record.name).write_text(json.dumps(identity), encoding="utf-8")
-                shutil.rmtree(directory, ignore_errors=True)
-                temporary.rename(directory)
+            with replacing(directory, _FILES) as new:
+                _write(files, vocabulary, max_characters, new, show_progress)
+                (new / record.name).write_text(json.dumps(identity), encoding="utf-8")
         except OSError as error:
             raise CorpusError(f"{directory}: the encoded corpus cannot be written ({error})") from None
-    return Corpus(directory, vocabulary)
+    return Corpus(settled(directory, _FILES), vocabulary)
 
 
 def _is_of(record: Path, identity: dict[str, Any]) -> bool:

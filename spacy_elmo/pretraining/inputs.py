@@ -13,12 +13,12 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.formats import OpenedModel
 from spacy_elmo.pretraining.config import Config, ModelConfig
-from spacy_elmo.pretraining.corpus import Corpus, encode
+from spacy_elmo.pretraining.corpus import PREPARED, Corpus, encode
 from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.run_folder import RunFolder
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words, misfit
-from spacy_elmo.support.files import write_text
+from spacy_elmo.support.files import settled, write_text
 from spacy_elmo.support.text import PathLike, find_files, read_sentences
 
 
@@ -37,7 +37,7 @@ class CorpusFiles:
         Raises:
             CorpusError: nothing is found.
         """
-        root = Path(corpus)
+        root = settled(Path(corpus), PREPARED)
         prepared = (root / "train").is_dir()
         vocabulary = Path(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
         heldout = Path(config.corpus.heldout) if config.corpus.heldout else root / "heldout"

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from spacy_elmo import formats
-from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining.corpus import Corpus
 from spacy_elmo.pretraining.evaluation import Evaluation
 from spacy_elmo.pretraining.inputs import CorpusFiles
 from spacy_elmo.pretraining.run_folder import CONFIG
 from spacy_elmo.pretraining.steps import Steps
-from spacy_elmo.support.files import write_text
 from spacy_elmo.version import VERSION
 
 
@@ -26,9 +24,7 @@ def write_model(folder: Path, steps: Steps, card: dict[str, Any]) -> None:
     trained = copy.copy(model.bilm)
     trained.options = dataclasses.replace(trained.options, training=_bilm_tf_settings(steps))
     trained.card = card
-    formats.write(trained, folder)
-    write_text(folder / "vocab.txt", vocabulary.text())
-    softmax_hdf5.write(model.softmax, folder / softmax_hdf5.NAME)
+    formats.write(trained, folder, vocabulary=vocabulary.words, softmax=model.softmax)
 
 
 def _bilm_tf_settings(steps: Steps) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 import json
 import math
-import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining.batches import Batch
@@ -16,7 +14,6 @@ from spacy_elmo.pretraining.logs import append_line, read_log
 from spacy_elmo.pretraining.model_folder import model_card, write_model
 from spacy_elmo.pretraining.run_folder import RunFolder
 from spacy_elmo.pretraining.steps import Steps
-from spacy_elmo.support.files import folder_aside
 from spacy_elmo.support.text import read_sentences
 
 
@@ -84,17 +81,10 @@ class ModelWriter(Callback):
         with self.folder.writing():
             write_model(self.folder.path, steps, card)
             if evaluation and evaluation.zero_state.perplexity < self._best_perplexity():
-                self._write_best(steps, card)
+                write_model(self.folder.best, steps, card)
 
     def _best_perplexity(self) -> float:
         return _perplexity_in(self.folder.best)
-
-    def _write_best(self, steps: Steps, card: dict[str, Any]) -> None:
-        best = self.folder.best
-        with folder_aside(best) as temporary:
-            write_model(temporary, steps, card)
-            shutil.rmtree(best, ignore_errors=True)
-            temporary.rename(best)
 
     def _evaluations_since_best(self) -> int:
         path, perplexities = self.folder.heldout_metrics, []

@@ -6,21 +6,8 @@ from typing import Any
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.formats import lexicons_json, softmax_hdf5
 from spacy_elmo.formats.hdf5_file import StoredDtype
-from spacy_elmo.support.files import folder_aside, write_text
-from spacy_elmo.support.words import text_of
-
-# What a directory of ours may hold; the packed vocabulary is there only so that another model's does not stay.
-LAYOUT = (
-    "weights.hdf5",
-    "options.json",
-    "vocab.txt",
-    "vocab.txt.gz",
-    "model_card.json",
-    softmax_hdf5.NAME,
-    lexicons_json.NAME,
-)
+from spacy_elmo.support.files import recover, replacing
 
 
 def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", force: bool = False) -> dict[str, Any]:
@@ -38,22 +25,18 @@ def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", for
         ElmoError: the model cannot be read or written, or the target is not empty.
     """
     target = Path(target).absolute()  # "." has no name
+    recover(target, formats.LAYOUT)
     _refuse_taken(target, force)
     model = formats.open_model(source)
     bilm, words = model.bilm(), model.vocabulary
     softmax = model.softmax() if model.has_softmax else None
     try:
-        with folder_aside(target) as temporary:
-            formats.write(bilm, temporary, dtype)
-            if words is not None:
-                write_text(temporary / "vocab.txt", text_of(words))
-            if softmax is not None:
-                softmax_hdf5.write(softmax, temporary / softmax_hdf5.NAME, dtype)
-            digest = _compare(bilm, temporary, rounded=dtype == "float16")
-            _put_in_place(temporary, target)
+        with replacing(target, formats.LAYOUT) as new:
+            formats.write_files(bilm, new, dtype, words, softmax)
+            digest = _compare(bilm, new, rounded=dtype == "float16")
     except OSError as error:
         raise ElmoError(f"{target}: cannot be written ({error})") from None
-    sizes = {name: (target / name).stat().st_size for name in LAYOUT if (target / name).is_file()}
+    sizes = {name: (target / name).stat().st_size for name in formats.LAYOUT if (target / name).is_file()}
     return {"source": source, "target": str(target), "dtype": dtype, "digest": digest, "files": sizes}
 
 
@@ -73,15 +56,3 @@ def _compare(bilm: BiLM, written: Path, rounded: bool) -> str:
     if formats.digest(copy, rounded) != formats.digest(bilm, rounded):
         raise WeightsError(f"{written}: what was written is not what was read; is the disk sound?")
     return formats.digest(copy)
-
-
-def _put_in_place(temporary: Path, target: Path) -> None:
-    """Rename the directory, or, where there is one already, its files one by one."""
-    if not target.is_dir():
-        temporary.rename(target)
-        return
-    for name in LAYOUT:
-        if (temporary / name).is_file():
-            (temporary / name).replace(target / name)
-        else:
-            (target / name).unlink(missing_ok=True)

@@ -2,10 +2,11 @@
 
 import difflib
 import json
-import logging
+import re
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +20,10 @@ from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import hugging_face
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel, cache_directory, find_loosely
+from spacy_elmo.support.files import link_or_copy, recover, replacing
 from spacy_elmo.support.progress import progress_bar
 
+_ROUNDS = 5  # of fetching anew what has changed on the server meanwhile
 _FRUITLESS = 3  # attempts in a row that brought nothing, after which to give up
 _PAUSE = 1.0  # seconds after the first of them, then twice, three times as many
 _TIMEOUT = 30.0  # seconds without an answer
@@ -33,9 +36,9 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
 
     Returns `name, license, path, files`, of each file `name, url, bytes, sha256`.
 
-    A file appears under its name once it is whole and its checksum, where one is known, is right; until then it is
-    beside it as `FILE.part`, from where the next call goes on. The model is loaded once, to see that it is one; its
-    name is not found before all its files are there.
+    A model appears under its name once all its files are whole, of one version, and have the checksums that are known,
+    and it could be loaded. Until then they lie in the hidden folder `.NAME.download` beside it, from where the next
+    call goes on.
     Of several calls at once, in threads or processes, one downloads a model and the others wait for it.
 
     Raises:
@@ -46,17 +49,27 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
         return _download_from_hub(hugging_face.HubModel.parse(name), show_progress)
     model = _find(name)
     directory = cache_directory() / model.name
+    staging = directory.with_name(f".{model.name}.download")
     with _locked(model, directory, show_progress):
-        paths = [_fetch(file, directory, show_progress) for file in model.files]
-        try:
-            formats.load(model.path)
-        except ElmoError as error:
-            for path in paths:
-                path.unlink()
-            raise ElmoError(f"{model.name}: what the server sent is not a model, and was removed ({error})") from None
+        recover(directory, _names(model))
+        if not _is_whole(model, directory):
+            try:
+                _take_over(model, directory, staging)
+                _fetch_all([_Download(file, staging, show_progress) for file in model.files])
+                _check(model, staging)
+                with replacing(directory, _names(model)) as new:
+                    for file in model.files:
+                        link_or_copy(staging / file.name, new / file.name)
+            except OSError as error:
+                raise ElmoError(f"{directory}: cannot be written ({error})") from None
+            finally:
+                with suppress(OSError):
+                    staging.rmdir()  # where nothing has come at all
+        shutil.rmtree(staging, ignore_errors=True)
     files = [
         {"name": file.name, "url": file.url, "bytes": path.stat().st_size, "sha256": pooch.file_hash(str(path))}
-        for file, path in zip(model.files, paths, strict=True)
+        for file in model.files
+        for path in [directory / file.name]
     ]
     return {"name": model.name, "license": model.license, "path": str(model.path), "files": files}
 
@@ -181,24 +194,66 @@ def _locked(model: KnownModel, directory: Path, show_progress: bool) -> Abstract
         ) from None
 
 
-def _fetch(file: KnownFile, directory: Path, show_progress: bool) -> Path:
-    """Download a file unless it is there; its path."""
-    downloader = _Resuming(file, directory / f"{file.name}.part", show_progress)
+def _names(model: KnownModel) -> list[str]:
+    """Of all that may lie in its folder: the files, and what earlier versions kept there of a cut download."""
+    return [f"{file.name}{end}" for end in ("", ".part", ".part.version") for file in model.files]
+
+
+def _is_whole(model: KnownModel, directory: Path) -> bool:
+    """Whether all files are there, and are a model."""
     try:
-        with _silent(pooch.get_logger()):
-            path = pooch.retrieve(file.url, file.sha256, file.name, directory, downloader=downloader)
-    except requests.HTTPError as error:
-        raise ElmoError(f"{file.url}: the server does not give the file, is it still published? ({error})") from None
-    except requests.RequestException as error:
-        kept = "; what has come is kept, run the command again to go on" if downloader.part.exists() else ""
-        with suppress(OSError):
-            directory.rmdir()  # where nothing has come at all
-        raise ElmoError(f"{file.url}: no connection, or it was cut ({_reason(error)}){kept}") from None
-    except ValueError as error:
-        raise ElmoError(f"{file.url}: not the file that was published ({error})") from None
-    except OSError as error:
-        raise ElmoError(f"{directory}: cannot be written ({error})") from None
-    return Path(path)
+        return all(_is_right(file, directory / file.name) for file in model.files) and bool(formats.load(model.path))
+    except ElmoError:
+        return False
+
+
+def _is_right(file: KnownFile, path: Path) -> bool:
+    """Whether it is there and has the checksum, if that is known."""
+    return path.is_file() and file.sha256 in (None, pooch.file_hash(str(path)))
+
+
+def _take_over(model: KnownModel, directory: Path, staging: Path) -> None:
+    """Make the place for what comes, and go on with what is there already, as earlier versions left it, too."""
+    staging.mkdir(parents=True, exist_ok=True)
+    for file in model.files:
+        if file.sha256 and _is_right(file, directory / file.name) and not (staging / file.name).exists():
+            link_or_copy(directory / file.name, staging / file.name)
+        for name in (f"{file.name}.part", f"{file.name}.part.version"):
+            if (directory / name).is_file() and not (staging / name).exists():
+                (directory / name).rename(staging / name)
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if re.fullmatch("tmp[a-z0-9_]{8}", path.name):  # of a killed download by pooch
+                path.unlink()
+
+
+def _fetch_all(downloads: Sequence["_Download"]) -> None:
+    """Fetch what is missing, and again what has been replaced on the server meanwhile, until all are of one time.
+
+    All files that came before the latest one still being the same, they are those that were there together with it.
+    """
+    latest = None
+    for _ in range(_ROUNDS):
+        for download in downloads:
+            if not download.is_done:
+                download.fetch()
+                latest = download
+        others = [download for download in downloads if download is not latest and not download.file.sha256]
+        stale = [download for download in others if len(downloads) > 1 and not download.is_current()]
+        if not stale:
+            return
+        for download in stale:
+            download.discard()
+    raise ElmoError(f"{downloads[0].file.url}: the server replaces its files all the time; try again later")
+
+
+def _check(model: KnownModel, staging: Path) -> None:
+    """Load what has come, to see that it is a model; what is none is removed."""
+    try:
+        formats.load(staging / model.files[0].name if len(model.files) == 1 else staging)
+    except ElmoError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise ElmoError(f"{model.name}: what the server sent is not a model, and was removed ({error})") from None
 
 
 def _reason(error: Exception) -> object:
@@ -228,58 +283,124 @@ class _Version(NamedTuple):
         return any(None not in pair and pair[0] != pair[1] for pair in zip(self, other, strict=True))
 
 
-class _Resuming:
-    """As pooch's HTTPDownloader, but into a file of ours that outlives a cut connection.
+class _Download:
+    """A file of a server, which comes into a folder in as many connections as it takes.
 
-    Beside it is a note of the version that it began with, so that it does not go on with another one.
+    What has come is `FILE.part`, until all is there. Beside it is a note of the version that it is of, so that it does
+    not go on with another one.
     """
 
-    def __init__(self, file: KnownFile, part: Path, show_progress: bool) -> None:
-        self.file, self.part, self.show_progress = file, part, show_progress
-        self.note = part.with_name(f"{part.name}.version")  # no .json, which could be taken for options
+    def __init__(self, file: KnownFile, folder: Path, show_progress: bool) -> None:
+        self.file, self.show_progress = file, show_progress
+        self.path = folder / file.name
+        self.part = folder / f"{file.name}.part"
+        self.note = folder / f"{file.name}.part.version"  # no .json, which could be taken for options
+        self.is_of_now = False  # fetched in this call
 
-    def __call__(self, url: str, output_file: str, _: Any, check_only: bool = False) -> None:
-        """Download into `output_file`, a temporary one whose checksum pooch verifies next."""
+    @property
+    def is_done(self) -> bool:
+        """Whether all of it is there, and another version could be told."""
+        is_known = self.is_of_now or self.file.sha256 or self._noted().validator
+        return bool(is_known) and _is_right(self.file, self.path)
+
+    def fetch(self) -> None:
+        """Fetch what is missing of it.
+
+        Raises:
+            ElmoError: the server cannot be reached, or does not send the file that was published.
+        """
+        self.path.unlink(missing_ok=True)
+        with self._explained():
+            self._fetch()
+            if reason := self._find_fault():
+                self.discard()
+                raise ElmoError(f"{self.file.url}: not the file that was published ({reason})")
+        self.part.replace(self.path)
+        self.is_of_now = True
+
+    def is_current(self) -> bool:
+        """Whether the server still has the version that has come."""
+        version = self._noted()
+        validator = version.validator or ""
+        condition = {"If-None-Match" if validator.startswith('"') else "If-Modified-Since": validator}
+        with self._explained(), self._request(condition if validator else {}) as response:
+            if response.status_code == requests.codes.not_modified:
+                return True
+            response.raise_for_status()
+            return not version.contradicts(_Version.of(response))
+
+    def discard(self) -> None:
+        """Remove what has come."""
+        for path in (self.path, self.part, self.note):
+            path.unlink(missing_ok=True)
+        self.is_of_now = False
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        url = self.file.url
+        try:
+            yield
+        except requests.HTTPError as error:
+            raise ElmoError(f"{url}: the server does not give the file, is it still published? ({error})") from None
+        except requests.RequestException as error:
+            kept = "; what has come is kept, run the command again to go on" if self._has_come() else ""
+            raise ElmoError(f"{url}: no connection, or it was cut ({_reason(error)}){kept}") from None
+
+    def _has_come(self) -> bool:
+        return self.part.exists() or self.path.exists()
+
+    def _find_fault(self) -> str | None:
+        """What is wrong with what has come."""
+        size, sha256 = self.file.size, self.file.sha256
+        if size not in (None, self._done()):
+            return f"expected {size:,} bytes, got {self._done():,}"
+        found = pooch.file_hash(str(self.part)) if sha256 else None
+        return f"expected SHA-256 {sha256}, got {found}" if found != sha256 else None
+
+    def _fetch(self) -> None:
         fruitless, most = 0, self._done()
         while True:
             try:
-                self._fetch_rest(url)
-                break
+                self._fetch_rest()
+                return
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
                 fruitless = fruitless + 1 if self._done() <= most else 0
                 most = max(most, self._done())
                 if fruitless == _FRUITLESS:
                     raise
                 time.sleep(_PAUSE * fruitless)
-        size = self._done()
-        self.part.replace(output_file)
-        self.note.unlink(missing_ok=True)
-        if self.file.size not in (None, size):
-            raise ValueError(f"expected {self.file.size:,} bytes, got {size:,}")
 
     def _done(self) -> int:
         return self.part.stat().st_size if self.part.is_file() else 0
 
+    def _noted(self) -> _Version:
+        try:
+            return _Version(**json.loads(self.note.read_text("utf8")))
+        except (OSError, ValueError, TypeError):  # none, or damaged
+            return _Version()
+
     def _begun(self) -> tuple[int, _Version]:
         """Bytes to go on behind and the version they are of; nothing where another version could not be told."""
-        try:
-            version = _Version(**json.loads(self.note.read_text("utf8")))
-        except (OSError, ValueError, TypeError):  # none, or damaged
-            version = _Version()
-        done = self._done()
+        done, version = self._done(), self._noted()
         return (done, version) if done and (version.validator or self.file.sha256) else (0, _Version())
 
-    def _fetch_rest(self, url: str) -> None:
+    def _request(self, headers: dict[str, str]) -> requests.Response:
+        headers = {"Accept-Encoding": "identity", **headers}
+        response = requests.get(self.file.url, headers=headers, stream=True, timeout=_TIMEOUT)
+        if response.status_code >= 500:  # the server's trouble, which may pass
+            response.close()
+            raise requests.ConnectionError(f"the server answers {response.status_code} {response.reason}")
+        return response
+
+    def _fetch_rest(self) -> None:
         """Go on from the end of the part, or anew where the server cannot or has another version by now."""
         done, begun = self._begun()
-        headers = {"Accept-Encoding": "identity"}
+        headers = {}
         if done:
             headers["Range"] = f"bytes={done}-"
         if begun.validator:
             headers["If-Range"] = begun.validator
-        with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
-            if response.status_code >= 500:  # the server's trouble, which may pass
-                raise requests.ConnectionError(f"the server answers {response.status_code} {response.reason}")
+        with self._request(headers) as response:
             answered = response.headers.get("Content-Range", "")
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 self._check_range(response, begun, fits=answered == f"bytes */{done}")
@@ -312,14 +433,3 @@ class _Resuming:
                 bar.update(len(chunk))
         if version.total not in (None, self._done()):
             raise requests.ConnectionError(f"{self._done():,} of {version.total:,} bytes came")
-
-
-@contextmanager
-def _silent(logger: logging.Logger) -> Iterator[None]:
-    """Pooch tells of every file what we tell by a progress bar."""
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -9,21 +9,22 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TextIO, cast
 
 from spacy_elmo.errors import CorpusError
+from spacy_elmo.pretraining.corpus import PREPARED
 from spacy_elmo.pretraining.vocabulary import SPECIAL, Vocabulary, misfit
+from spacy_elmo.support.files import recover, replacing
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.text import PathLike, find_files, read_lines
+from spacy_elmo.support.workers import end_with_parent
 from spacy_elmo.tools import language
 
-_RESULTS = ("vocab.txt", "heldout", "train")  # in the order of their appearance: where train is, all is
 _SUFFIXES = re.compile(r"(\.txt)?(\.(gz|bz2|xz|zst))?$")
 _COMPRESSED = re.compile(r"\.(gz|bz2|xz|zst)$")
 _BATCH = 400_000  # characters handed to the tokenizer at a time
@@ -97,10 +98,11 @@ def prepare(
         raise CorpusError(f"max_size: {max_size} leaves no room for words beside {' '.join(SPECIAL)}")
     report = PrepareReport()
     try:
-        files = _by_stem(find_files(raw))
+        recover(out, PREPARED)
         _refuse_results(out)
+        files = _by_stem(find_files(raw))
         splitter = _Splitter(lang, min_tokens)
-        with _appearing_whole(out) as directory:
+        with replacing(out, PREPARED) as directory:
             with progress_bar(progress, "prepare", _size(files), unit="B") as bar:
                 paragraphs = _read(files, every, bar.update)
                 if dedupe:
@@ -170,7 +172,7 @@ def _by_stem(files: list[Path]) -> dict[str, Path]:
 
 
 def _refuse_results(out: Path) -> None:
-    for name in _RESULTS:
+    for name in PREPARED:
         if (out / name).exists():
             raise CorpusError(f"{out / name}: is there already; delete it or choose another place for the corpus")
 
@@ -180,25 +182,6 @@ def _size(files: dict[str, Path]) -> int | None:
     if any(_COMPRESSED.search(path.name) for path in files.values()):
         return None
     return sum(path.stat().st_size for path in files.values())
-
-
-@contextmanager
-def _appearing_whole(out: Path) -> Iterator[Path]:
-    """Give a directory whose content moves to `out` in the end, and is gone if anything goes wrong before."""
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".prepare-", dir=out) as name:
-            directory = Path(name)
-            yield directory
-            for result in _RESULTS:
-                if (directory / result).exists():
-                    (directory / result).rename(out / result)
-    except BaseException:
-        if made:
-            with suppress(OSError):
-                out.rmdir()
-        raise
 
 
 class _Paragraph(NamedTuple):
@@ -321,6 +304,7 @@ _splitter: _Splitter  # of a worker process
 
 def _start_worker(lang: str, min_tokens: int) -> None:
     global _splitter
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _splitter = _Splitter(lang, min_tokens)
 

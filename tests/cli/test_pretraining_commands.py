@@ -102,7 +102,7 @@ def test_vocabulary_that_fits_nothing_is_warned_about_once_and_seen_in_evaluate(
     words = [f"w{number}" for number in range(40)]
     (tmp_path / "text.txt").write_text("".join(" ".join(words[n : n + 8]) + "\n" for n in range(32)) * 4)
     (tmp_path / "vocab.upper").write_text("<S>\n</S>\n<UNK>\n" + "".join(word.upper() + "\n" for word in words))
-    arguments = ("pretrain", tmp_path / "text.txt", tmp_path / "out", "--config", config, *settings(TINY))
+    arguments = ("pretrain", tmp_path / "text.txt", tmp_path / "out", "--config", config, *as_options(TINY))
     done = elmo(*arguments, "--corpus.vocabulary", tmp_path / "vocab.upper")
     assert done.status == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if "⚠" in line]

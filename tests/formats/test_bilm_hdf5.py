@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 
 import h5py
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.formats import arrays, bilm_hdf5, digest, load, write
+from spacy_elmo.formats import arrays, bilm_hdf5, digest, load, open_model, write
 
 FOLDERS = ("tiny_1l_noskip", "tiny_2l_clip", "tiny_2l_skip", "tiny_noproj", "bilm-tf-trained")
 W_0 = "RNN_0/RNN/MultiRNNCell/Cell1/LSTMCell/W_0"
@@ -521,3 +523,104 @@ def test_a_model_can_be_written_over_the_file_it_was_loaded_from(model_dir):
     bilm = load(model_dir)
     write(bilm, model_dir)
     same_layers(load(model_dir), bilm)
+
+
+# --- options and weights that belong together ---
+
+
+@pytest.fixture
+def two_models(make_bilm, tmp_path):
+    """Two models whose arrays have the same shapes, and whose options differ all the same."""
+    for name, clip in (("one", 3.0), ("other", 0.1)):
+        write(make_bilm(cell_clip=clip), tmp_path / name)
+    return tmp_path / "one", tmp_path / "other"
+
+
+def test_options_of_another_model_are_refused_though_all_shapes_fit(two_models):
+    one, other = two_models
+    shutil.copyfile(other / "options.json", one / "options.json")
+    with pytest.raises(WeightsError, match=r"one/weights\.hdf5: written with other options.*open_model"):
+        load(one)
+
+
+def test_options_that_the_user_names_are_taken(two_models):
+    one, other = two_models
+    assert load(one, other / "options.json").options == load(other).options
+
+
+def test_a_file_that_does_not_say_which_options_it_was_written_with_is_read_as_ever(two_models):
+    one, other = two_models
+    with h5py.File(one / "weights.hdf5", "r+") as file:
+        del file.attrs[bilm_hdf5.TIED_TO]
+    shutil.copyfile(other / "options.json", one / "options.json")
+    assert load(one).options == load(other).options
+
+
+@pytest.mark.parametrize("value", [7, b"bytes", [1.5, 2.5], "0" * 64, h5py.Empty("f")])
+def test_an_odd_statement_of_the_options_is_refused(two_models, value):
+    with h5py.File(two_models[0] / "weights.hdf5", "r+") as file:
+        file.attrs[bilm_hdf5.TIED_TO] = value
+    with pytest.raises(WeightsError, match="written with other options"):
+        load(two_models[0])
+
+
+def test_what_options_say_of_training_is_not_part_of_it(two_models):
+    path = two_models[0] / "options.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "batch_size": 77, "dropout": 0.5}, indent=4))
+    assert load(two_models[0]).options.training["batch_size"] == 77
+
+
+def test_words_of_another_model_are_refused(data, tmp_path):
+    lstm = BiLMOptions.from_file(data / "tiny_2l_skip" / "options.json").lstm
+    for name in ("one", "other"):
+        write(BiLM(BiLMOptions(lstm=lstm, char_cnn=None), ["<S>", "</S>", "<UNK>", f" {name}"]), tmp_path / name)
+    assert load(tmp_path / "one").vocabulary[-1] == "one"
+    shutil.copyfile(tmp_path / "other/vocab.txt", tmp_path / "one/vocab.txt")
+    with pytest.raises(WeightsError, match=r"another vocab\.txt"):
+        load(tmp_path / "one")
+
+
+def test_a_model_is_replaced_with_all_that_belongs_to_it(whole_model, data):
+    (whole_model / "notes.txt").write_text("mine")
+    write(load(data / "tiny_2l_skip"), whole_model)
+    assert sorted(path.name for path in whole_model.iterdir()) == ["notes.txt", "options.json", "weights.hdf5"]
+
+
+def test_a_model_is_written_with_what_predicts_words(whole_model, tmp_path):
+    model = open_model(whole_model)
+    write(model.bilm(), tmp_path / "copy", "float32", model.vocabulary, model.softmax())
+    for path in whole_model.iterdir():
+        assert (tmp_path / "copy" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_eight_threads_write_one_model_and_readers_see_one_of_them(make_bilm, tmp_path):
+    models = [make_bilm(cell_clip=clip, seed=seed) for seed, clip in enumerate((3.0, 0.1))]
+    expected, errors = {digest(bilm) for bilm in models}, []
+    write(models[0], tmp_path / "model")
+
+    def write_and_read(number):
+        try:
+            for _ in range(5):
+                write(models[number % 2], tmp_path / "model")
+                assert digest(load(tmp_path / "model")) in expected
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write_and_read, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["options.json", "weights.hdf5"]
+
+
+def test_a_half_replaced_model_is_read_as_the_new_one(two_models):
+    one, other = two_models
+    shutil.copytree(other, one / ".incoming")
+    shutil.copyfile(other / "options.json", one / "options.json")
+    assert load(one).options == load(other).options
+    assert not (one / ".incoming").exists()
+    shutil.copytree(other, one / ".incoming")
+    assert open_model(one / "weights.hdf5").options == load(other).options

@@ -165,11 +165,21 @@ def test_a_model_card_is_kept_with_the_model(model_dir):
 
 
 @pytest.fixture
-def word_model(data, tmp_path):
+def word_model(write_word_model):
     """A biLM that reads words, on disk."""
-    lstm = BiLMOptions.from_file(data / "tiny_2l_skip" / "options.json").lstm
-    write(BiLM(BiLMOptions(lstm=lstm, char_cnn=None), ["<S>", "</S>", "<UNK>", "last"]), tmp_path / "words")
-    return tmp_path / "words"
+    return write_word_model("last")
+
+
+@pytest.fixture
+def write_word_model(data, tmp_path):
+    """Write one that knows one word."""
+
+    def write_it(word):
+        lstm = BiLMOptions.from_file(data / "tiny_2l_skip" / "options.json").lstm
+        write(BiLM(BiLMOptions(lstm=lstm, char_cnn=None), ["<S>", "</S>", "<UNK>", word]), tmp_path / "words")
+        return tmp_path / "words"
+
+    return write_it
 
 
 @pytest.mark.parametrize(
@@ -182,10 +192,8 @@ def test_a_vocabulary_is_read_as_bilm_tf_reads_it(word_model, content):
     assert load(word_model).vocabulary == ["<S>", "</S>", "<UNK>", "last"]
 
 
-def test_words_with_unusual_line_separators_stay_whole(word_model):
-    words = ["<S>", "</S>", "<UNK>", "a\u2028b"]
-    (word_model / "vocab.txt").write_text("".join(word + "\n" for word in words), encoding="utf8")
-    assert load(word_model).vocabulary == words
+def test_words_with_unusual_line_separators_stay_whole(write_word_model):
+    assert load(write_word_model("a\u2028b")).vocabulary == ["<S>", "</S>", "<UNK>", "a\u2028b"]
 
 
 def test_a_word_model_without_vocabulary_is_an_error_that_names_it(word_model):

@@ -2,6 +2,8 @@ import bz2
 import gzip
 import lzma
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import asdict
 
@@ -299,6 +301,54 @@ def test_earlier_results_are_neither_overwritten_nor_mixed(raw, out, there):
     with pytest.raises(CorpusError, match="is there already"):
         prepare(raw, out)
     assert contents(out) == {there: "earlier"}
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_what_a_killed_run_had_finished_but_for_the_last_moves_is_there(raw, out, others):
+    """All was written and only the renames, one by one, were left."""
+    out.mkdir()
+    if others:
+        (out / "notes").write_text("mine")
+    for name, text in {"vocab.txt": "v", "train/a.txt": "t", "heldout/a.txt": "h"}.items():
+        (out / ".incoming" / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / ".incoming" / name).write_text(text)
+    (out / "vocab.txt").write_text("v")
+    (raw / "a.txt").write_text("Some text.\n")
+    with pytest.raises(CorpusError, match="is there already"):
+        prepare(raw, out)
+    expected = {"vocab.txt": "v", "train/a.txt": "t", "heldout/a.txt": "h", **({"notes": "mine"} if others else {})}
+    assert contents(out) == expected
+
+
+def test_what_a_killed_run_had_begun_is_cleared_away(raw, out):
+    left = out.parent / ".out.0123456789ab.part"
+    (left / "train").mkdir(parents=True)
+    (raw / "a.txt").write_text("Some text.\n")
+    prepare(raw, out)
+    assert not left.exists()
+    assert sorted(path.name for path in out.iterdir()) == ["train", "vocab.txt"]
+
+
+KILLED = """
+import os, sys, time
+from spacy_elmo.tools import prepare as tool
+tool._BATCH = 10
+def read(files, every, advance, _read=tool._read):
+    yield from _read(files, every, advance)
+    print("all is read", flush=True)
+    time.sleep(600)
+tool._read = read
+tool.prepare(sys.argv[1], sys.argv[2], n_process=2)
+"""
+
+
+def test_workers_end_when_the_run_is_killed(raw, out):
+    (raw / "a.txt").write_text("Some text.\n" * 100)
+    process = subprocess.Popen([sys.executable, "-c", KILLED, raw, out], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"all is read\n"
+    process.kill()
+    process.communicate(timeout=60)  # the end comes when no worker can write any more
+    assert not out.exists()
 
 
 def test_a_place_that_cannot_be_written(raw, tmp_path):

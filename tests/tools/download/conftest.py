@@ -15,14 +15,15 @@ from spacy_elmo.tools.download import download
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` by name. `cuts`: after how many bytes of a body to cut the next connections; `status`: what to
-    answer to the next requests instead; `requests`: (name, Range header) of those that came, `if_ranges`: their
-    If-Range; `validates_by`: see `validator`; `shift`: by how many bytes to miss a range that is asked for; `most`: how
-    many bytes of it to send; `gate`: bodies of weights wait for it."""
+    """Serves `files` by name. `checks`: names of those that were asked for only if they have changed. `cuts`: after
+    how many bytes of a body to cut the next connections; `status`: what to answer to the next requests instead;
+    `requests`: (name, Range header) of those that came, `if_ranges`: their If-Range; `validates_by`: see
+    `validator`; `shift`: by how many bytes to miss a range that is asked for; `most`: how many bytes of it to send;
+    `gate`: bodies of weights wait for it."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.cuts, self.status, self.requests, self.if_ranges = {}, [], [], [], []
+        self.files, self.cuts, self.status, self.requests, self.if_ranges, self.checks = {}, [], [], [], [], []
         self.knows_ranges, self.knows_if_range, self.validates_by = True, True, "ETag"
         self.shift, self.most = 0, None
         self.gate = threading.Event()
@@ -51,8 +52,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server, name = self.server, self.path[1:]
         wanted, if_range = self.headers.get("Range"), self.headers.get("If-Range")
-        server.requests.append((name, wanted))
-        server.if_ranges.append(if_range)
+        condition = self.headers.get("If-None-Match") or self.headers.get("If-Modified-Since")
+        if condition:
+            server.checks.append(name)
+        else:
+            server.requests.append((name, wanted))
+        if name.endswith("weights.hdf5"):
+            server.if_ranges.append(if_range)
         if server.status:
             self.send_error(server.status.pop(0))
             return
@@ -60,6 +66,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         body, validator = server.files[name], server.validator(name)
+        if condition == validator[1]:
+            self.send_response(304)
+            self.end_headers()
+            return
         fits = if_range in (None, validator[1]) or not server.knows_if_range
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.knows_ranges and fits else 0
         if start and start >= len(body):
@@ -108,6 +118,12 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "_PAUSE", 0.0)
     monkeypatch.setattr(tool, "_CHUNK", 2**12)
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def coming(cache):
+    """Where what has come of the model `tiny` waits for the rest."""
+    return cache / ".tiny.download"
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from spacy_elmo.tools import download as tool
 from spacy_elmo.tools.download import download
 
 
-def test_a_wrong_checksum_is_an_error_that_names_both_and_the_file_is_removed(server, tiny, cache):
+def test_a_wrong_checksum_is_an_error_that_names_both_and_the_file_is_removed(server, tiny, coming):
     tiny(sha256="0" * 64)
     found = sha256(server.files["weights.hdf5"])
     with pytest.raises(ElmoError, match=rf"weights\.hdf5: not the file.*{'0' * 64}.*{found}"):
         download("tiny")
-    assert names(cache / "tiny") == ["options.json"]
+    assert names(coming) == ["options.json", "options.json.part.version"]
     assert server.ranges == [None]
 
 
@@ -34,11 +34,11 @@ def test_a_part_of_another_file_fails_once_and_is_gone(server, tiny, cache):
     assert (cache / "tiny/weights.hdf5").read_bytes() == weights
 
 
-def test_a_wrong_size_is_an_error_that_names_both(server, tiny, cache):
+def test_a_wrong_size_is_an_error_that_names_both(server, tiny, coming):
     tiny(size=17)
     with pytest.raises(ElmoError, match=r"expected 17 bytes, got 1\d\d,\d\d\d"):
         download("tiny")
-    assert names(cache / "tiny") == ["options.json"]
+    assert names(coming) == ["options.json", "options.json.part.version"]
 
 
 @pytest.mark.parametrize("status", [404, 403, 410])
@@ -47,7 +47,7 @@ def test_a_file_that_is_gone_is_an_error_that_names_its_address(server, tiny, ca
     with pytest.raises(ElmoError, match=rf"http://127.*options\.json: .*{status}"):
         download("tiny")
     assert len(server.requests) == 1
-    assert names(cache / "tiny") == []
+    assert names(cache) == ["tiny.lock"]
 
 
 def test_a_server_in_lasting_trouble_is_an_error_after_some_attempts(server, tiny):
@@ -82,14 +82,14 @@ def test_a_page_instead_of_a_model_is_removed(server, tiny, cache):
     server.files["weights.hdf5"] = b"<html>Please log in</html>"
     with pytest.raises(ElmoError, match=r"tiny: what the server sent is not a model"):
         download("tiny")
-    assert names(cache / "tiny") == []
+    assert names(cache) == ["tiny.lock"]
 
 
 def test_a_full_disk_is_an_error_of_ours(tiny, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tool._Resuming, "_fetch_rest", full)
+    monkeypatch.setattr(tool._Download, "_fetch_rest", full)
     with pytest.raises(ElmoError, match=r"cannot be written.*No space left"):
         download("tiny")
 

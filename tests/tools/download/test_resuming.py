@@ -1,14 +1,17 @@
 """Connections that are cut, files that change meanwhile: what goes on, and what is begun anew."""
 
 import io
+import json
 
 import h5py
 import pytest
 
-from helpers.files import names, sha256
+from helpers.downloads import Downloading, wait_until
+from helpers.files import contents, names, sha256
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.formats import load, open_model
 from spacy_elmo.formats.known import KNOWN, KnownModel
+from spacy_elmo.tools import download as tool
 from spacy_elmo.tools.download import download
 
 
@@ -37,13 +40,14 @@ def test_a_cut_connection_is_gone_on_with(server, tiny, cache):
     assert (cache / "tiny/weights.hdf5").read_bytes() == weights
 
 
-def test_a_download_that_was_given_up_is_gone_on_with_by_the_next(server, tiny, cache):
+def test_a_download_that_was_given_up_is_gone_on_with_by_the_next(server, tiny, cache, coming):
     weights = server.files["weights.hdf5"]
     tiny(sha256=sha256(weights))
     server.cuts = [40_960, 0, 0, 0]
     with pytest.raises(ElmoError, match=r"weights\.hdf5: no connection, or it was cut.*run the command again"):
         download("tiny")
-    assert names(cache / "tiny") == ["options.json", "weights.hdf5.part", "weights.hdf5.part.version"]
+    notes = ["options.json.part.version", "weights.hdf5.part.version"]
+    assert names(coming) == ["options.json", notes[0], "weights.hdf5.part", notes[1]]
     with pytest.raises(WeightsError, match="python -m spacy elmo download tiny"):
         load("tiny")
     server.requests.clear()
@@ -61,10 +65,10 @@ def test_a_server_that_knows_no_ranges_begins_anew(server, tiny, cache):
     assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]
 
 
-def test_a_part_that_was_already_whole_is_taken(server, tiny, cache, cut_download):
+def test_a_part_that_was_already_whole_is_taken(server, tiny, cache, coming, cut_download):
     weights = server.files["weights.hdf5"]
     cut_download()
-    (cache / "tiny/weights.hdf5.part").write_bytes(weights)
+    (coming / "weights.hdf5.part").write_bytes(weights)
     download("tiny")
     assert server.ranges == [f"bytes={len(weights)}-"]
     assert (cache / "tiny/weights.hdf5").read_bytes() == weights
@@ -198,11 +202,68 @@ def test_a_changed_file_that_ends_where_the_part_does_is_begun_anew(server, tiny
     assert server.ranges == ["bytes=40960-", None]
 
 
-def test_what_a_cut_download_leaves_is_not_taken_for_options(server, cache, monkeypatch, cut_download):
+def test_what_a_cut_download_leaves_is_not_taken_for_options(server, cache, coming, monkeypatch, cut_download):
     files = (server.file("options.json", served="weights.hdf5"), server.file("weights.hdf5"))
     monkeypatch.setitem(KNOWN, "tiny", KnownModel("tiny", "en", "a tiny one", files))
     cut_download()
-    assert names(cache / "tiny") == ["options.json.part", "options.json.part.version"]
-    (cache / "tiny/weights.hdf5").touch()
+    assert names(coming) == ["options.json.part", "options.json.part.version"]
+    (coming / "weights.hdf5").touch()
     with pytest.raises(OptionsError, match=r"no options\.json beside it"):
-        open_model(cache / "tiny").options  # noqa: B018
+        open_model(coming).options  # noqa: B018
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified", "weak ETag", "nothing"])
+def test_options_of_an_earlier_version_are_fetched_anew(server, tiny, cache, header, cut_download):
+    """They had come whole when the run was cut, and could not be told from those that belong to the new weights."""
+    server.validates_by = header
+    cut_download()
+    old = server.files["options.json"]
+    new = server.files["options.json"] = old.replace(b'"cell_clip": 3', b'"cell_clip": 1')
+    weights = server.files["weights.hdf5"] = changed(server.files["weights.hdf5"])
+    assert new != old
+    download("tiny")
+    assert contents(cache / "tiny") == {"options.json": new, "weights.hdf5": weights}
+
+
+def test_options_that_change_while_the_weights_come_are_fetched_anew(server, tiny, cache):
+    server.gate.clear()
+    downloading = Downloading()
+    wait_until(lambda: server.ranges)
+    new = server.files["options.json"] = server.files["options.json"].replace(b'"cell_clip": 3', b'"cell_clip": 1')
+    server.gate.set()
+    downloading.finish()
+    assert (cache / "tiny/options.json").read_bytes() == new
+    assert server.requests == [("options.json", None), ("weights.hdf5", None), ("options.json", None)]
+    assert server.checks == ["options.json", "weights.hdf5"]
+
+
+def test_a_server_that_replaces_its_files_all_the_time_is_an_error(server, tiny, cache, monkeypatch):
+    monkeypatch.setattr(tool._Download, "is_current", lambda self: False)
+    with pytest.raises(ElmoError, match="replaces its files all the time"):
+        download("tiny")
+    assert not (cache / "tiny").exists()
+
+
+def test_what_earlier_versions_left_of_a_cut_download_is_gone_on_with_and_cleared_away(server, tiny, cache):
+    weights, old = server.files["weights.hdf5"], cache / "tiny"
+    note = json.dumps({"validator": server.validator("weights.hdf5")[1], "total": len(weights)})
+    old.mkdir(parents=True)
+    (old / "options.json").write_text("of an earlier version")
+    (old / "weights.hdf5.part").write_bytes(weights[:40_960])
+    (old / "weights.hdf5.part.version").write_text(note)
+    (old / "tmpab12_xyz").write_text("of pooch")
+    download("tiny")
+    assert server.requests == [("options.json", None), ("weights.hdf5", "bytes=40960-")]
+    assert contents(old) == {name: server.files[name] for name in ("options.json", "weights.hdf5")}
+    assert names(cache) == ["tiny", "tiny.lock"]
+
+
+def test_a_damaged_model_is_fetched_again_and_stays_until_then(server, tiny, cache):
+    download("tiny")
+    (cache / "tiny/weights.hdf5").write_bytes(b"damaged")
+    server.status = [404]
+    with pytest.raises(ElmoError, match="still published"):
+        download("tiny")
+    assert (cache / "tiny/weights.hdf5").read_bytes() == b"damaged"
+    download("tiny")
+    assert (cache / "tiny/weights.hdf5").read_bytes() == server.files["weights.hdf5"]

@@ -1,0 +1,76 @@
+"""A model in, a folder in our layout out, of which all appears at once; `bilm_tf.py` reads it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from spacy_elmo.bilm import BiLM
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.formats import beside, bilm_hdf5, lexicons_json, softmax_hdf5
+from spacy_elmo.formats.hdf5_file import StoredDtype
+from spacy_elmo.support.files import replacing, write_text, write_whole
+from spacy_elmo.support.words import text_of
+
+# What a folder of ours may hold; the packed vocabulary is there only so that another model's does not stay.
+LAYOUT = (
+    "weights.hdf5",
+    "options.json",
+    beside.VOCABULARY,
+    f"{beside.VOCABULARY}.gz",
+    beside.CARD,
+    softmax_hdf5.NAME,
+    lexicons_json.NAME,
+)
+
+
+def write(
+    bilm: BiLM,
+    directory: str | Path,
+    dtype: StoredDtype = "float32",
+    vocabulary: Sequence[str] | None = None,
+    softmax: Softmax | None = None,
+) -> None:
+    """Write `options.json`, `weights.hdf5` and, where the model has them, `model_card.json`, `vocab.txt`,
+    `softmax.hdf5` and `lexicons.json`.
+
+    dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" takes float16
+        where that keeps every value, else float32.
+    vocabulary, softmax: what predicts words, where the model can. A biLM that reads words brings its own vocabulary.
+
+    The files appear all at once, in the place of all files of a model that is there; others stay.
+
+    Raises:
+        OSError: they cannot be written; what was there is still there.
+        WeightsError: a value is too large for float16.
+    """
+    with replacing(Path(directory), LAYOUT) as new:
+        write_files(bilm, new, dtype, vocabulary, softmax)
+
+
+def write_files(
+    bilm: BiLM,
+    directory: Path,
+    dtype: StoredDtype = "float32",
+    vocabulary: Sequence[str] | None = None,
+    softmax: Softmax | None = None,
+) -> None:
+    """The same, one by one, into a folder that nobody reads yet (see `replacing`)."""
+    write_whole(directory / "weights.hdf5", lambda file: bilm_hdf5.write_weights(bilm, file, dtype))
+    write_texts(bilm, directory)
+    if vocabulary is not None:
+        write_text(directory / beside.VOCABULARY, text_of(vocabulary))
+    if softmax is not None:
+        softmax_hdf5.write(softmax, directory / softmax_hdf5.NAME, dtype)
+
+
+def write_texts(bilm: BiLM, directory: Path) -> None:
+    """Of these files, what lies beside the weights."""
+    write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
+    card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
+    words = text_of(bilm.vocabulary) if bilm.vocabulary else None
+    lexicons = lexicons_json.text_of(bilm.lexicons) if bilm.lexicons else None
+    for name, text in ((beside.CARD, card), (beside.VOCABULARY, words), (lexicons_json.NAME, lexicons)):
+        if text is None:
+            (directory / name).unlink(missing_ok=True)  # another model's
+        else:
+            write_text(directory / name, text)

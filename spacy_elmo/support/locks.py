@@ -1,0 +1,131 @@
+"""A file or folder in, a lock on it out, which the operating system frees when its process ends, however it ends."""
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+_ABANDONED = 24 * 3600.0  # seconds without a change, after which nobody is at work, where there are no locks
+
+
+@contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the lock on the file or folder at `path`, against other threads and processes. No lock file is made, and a
+    process that is forked meanwhile does not hold it too.
+
+    Where a file system has no locks (some over a network), there is no waiting: what is done under the lock has to be
+    safe without it, too. On Windows it holds for one machine.
+
+    Raises:
+        BlockingIOError: `wait` is False, and another holds it.
+        OSError: nothing is there, or it cannot be opened.
+    """
+    if sys.platform == "win32":
+        with _locked_by_name(path, wait):
+            yield
+        return
+    descriptor = _open_locked(path, wait)
+    try:
+        yield
+    finally:
+        if descriptor in _held:  # in a process that was forked meanwhile, it is closed already
+            _held.remove(descriptor)
+            _unlock(descriptor)
+
+
+@contextmanager
+def abandoned(path: Path) -> Iterator[bool]:
+    """Whether nobody is at work on a file or folder that is locked as long as somebody is; nobody begins meanwhile.
+
+    Where there are no locks, that is so a day after its last change.
+    """
+    if sys.platform == "win32":
+        yield _is_old(path)
+        return
+    try:
+        descriptor = _open(path)
+    except OSError:  # gone, or not ours to open
+        yield False
+        return
+    try:
+        yield _try_flock(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def _is_old(path: Path) -> bool:
+    """Whether the last change of a file, or of anything in a folder, was long ago."""
+    try:
+        return time.time() - max(file.stat().st_mtime for file in (path, *path.rglob("*"))) > _ABANDONED
+    except OSError:
+        return False
+
+
+if sys.platform == "win32":
+
+    @contextmanager
+    def _locked_by_name(path: Path, wait: bool) -> Iterator[None]:
+        """Windows locks no folders: lock a file that stands for this one."""
+        from filelock import FileLock, Timeout
+
+        name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+        try:
+            with FileLock(Path(tempfile.gettempdir()) / f"spacy-elmo-{name}.lock", timeout=-1 if wait else 0):
+                yield
+        except Timeout:
+            raise BlockingIOError(f"{path}: in use") from None
+
+else:
+    _held: set[int] = set()  # descriptors; a process that is killed holds its locks on where another has a copy of one
+
+    def _close_held() -> None:
+        while _held:
+            os.close(_held.pop())
+
+    os.register_at_fork(after_in_child=_close_held)
+
+    def _open_locked(path: Path, wait: bool) -> int:
+        """Lock what lies there when the lock is had: another may have put something new in its place meanwhile."""
+        while True:
+            descriptor = _open(path)
+            try:
+                _flock(descriptor, wait)
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    _held.add(descriptor)
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def _open(path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
+
+    def _flock(descriptor: int, wait: bool) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:  # this file system has none
+            return
+
+    def _unlock(descriptor: int) -> None:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+    def _try_flock(descriptor: int, path: Path) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return _is_old(path)
+        return True

@@ -1,0 +1,32 @@
+"""A worker process in; it ends when the process that started it is gone, however that ended."""
+
+import multiprocessing
+import os
+import threading
+from multiprocessing.connection import wait
+
+_INTERVAL = 0.5  # seconds
+
+
+def end_with_parent() -> None:
+    """Call it first in a process that `multiprocessing` has started; in any other it does nothing.
+
+    A worker that waits for work would wait for ever when its parent is killed: other workers, started by fork, hold
+    copies of the other end of its pipe. Linux could send a signal (PR_SET_PDEATHSIG), but at the end of the thread that
+    started the worker, which may come long before that of the parent.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        arguments = (parent.sentinel, parent.pid if os.getppid() == parent.pid else None)
+        threading.Thread(target=_watch, args=arguments, name="end_with_parent", daemon=True).start()
+
+
+def _watch(sentinel: int, pid: int | None) -> None:
+    """End when the parent closes its end of the pipe, or when another process (init) has taken its place.
+
+    pid: of the parent; None where workers are started by a server between both.
+    """
+    while not wait([sentinel], _INTERVAL):
+        if pid is not None and os.getppid() != pid:
+            break
+    os._exit(1)

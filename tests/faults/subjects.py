@@ -1,0 +1,260 @@
+"""What is cut: each subject writes something, and says what of it is there.
+
+To add one, write a class with the methods of `harness.Subject` and put it into `SUBJECTS`.
+"""
+
+import hashlib
+import http.server
+import os
+import re
+import shutil
+from pathlib import Path
+
+from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM, BiLMOptions
+from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import CorpusError
+from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel
+from spacy_elmo.support import files
+from spacy_elmo.tools import download as download_tool
+from spacy_elmo.tools import prepare as prepare_tool
+from spacy_elmo.tools.convert import convert
+from spacy_elmo.tools.download import download
+from spacy_elmo.tools.prepare import prepare
+
+WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
+
+
+def write_model(folder: Path, cell_clip: float, seed: int, is_whole: bool = True) -> None:
+    """Write a model; all have the same shapes, so that nothing but a check tells parts of two of them apart."""
+    options = {
+        "lstm": {"dim": 24, "projection_dim": 8, "n_layers": 2, "cell_clip": cell_clip, "use_skip_connections": True},
+        "char_cnn": {
+            "filters": [[1, 8], [2, 8]],
+            "embedding": {"dim": 4},
+            "activation": "relu",
+            "n_highway": 1,
+            "max_characters_per_token": 16,
+            "n_characters": 262,
+        },
+    }
+    bilm = BiLM(BiLMOptions.from_dict(options), seed=seed)
+    bilm.card = {"name": f"model {seed}"}
+    words = [*WORDS, f"word{seed}"] if is_whole else None
+    softmax = Softmax(len(WORDS) + 1, 8, seed=seed) if is_whole else None
+    formats.write(bilm, folder, vocabulary=words, softmax=softmax)
+
+
+def facts(model: formats.OpenedModel) -> tuple[object, ...]:
+    """All that tells a model from another, by its readers."""
+    softmax = model.softmax() if model.has_softmax else Softmax(1, 1, seed=0)
+    words = " ".join(model.vocabulary or [])
+    return (
+        model.digest,
+        words,
+        model.card.get("name"),
+        hashlib.sha256(softmax.weight.detach().numpy().tobytes()).hexdigest(),
+    )
+
+
+class Subject:
+    """What most of them share."""
+
+    kept, ended = {"old", "new"}, {"new"}
+
+    def between(self, folder: Path) -> None:
+        """Nothing happens between the fault and the next run."""
+
+
+class Convert(Subject):
+    """`convert --force` over a model, with a softmax that the other one has not, or the other way round."""
+
+    def __init__(self, name: str, grows: bool, others: bool = False, exchanges: bool = True) -> None:
+        self.name, self.grows, self.others, self.exchanges = name, grows, others, exchanges
+
+    def make(self, folder: Path) -> None:
+        """Two models to read, and one that is written over."""
+        for number, name in enumerate(("old", "new")):
+            write_model(folder / name, cell_clip=3.0 - number, seed=number, is_whole=self.grows == (name == "new"))
+        shutil.copytree(folder / "old", folder / "target")
+        if self.others:
+            (folder / "target/notes.txt").write_text("mine")
+
+    def write(self, folder: Path) -> None:
+        """Write the new one over it."""
+        if not self.exchanges:
+            files.exchange = lambda one, other: False
+        convert(str(folder / "new"), folder / "target", force=True)
+
+    def state(self, folder: Path) -> str:
+        """Which of the two is there, whole."""
+        if self.others and (folder / "target/notes.txt").read_text() != "mine":
+            return "another's file is lost"
+        found = files.read_whole(folder / "target", formats.LAYOUT, lambda place: facts(formats.open_model(place)))
+        names = [name for name in ("old", "new") if facts(formats.open_model(folder / name)) == found]
+        return names[0] if names else "a mixture"
+
+
+class Prepare(Subject):
+    """`prepare` into a folder that is not there, or that holds something else."""
+
+    kept, ended = {"nothing", "corpus"}, {"corpus"}
+
+    def __init__(self, name: str, others: bool = False, n_process: int = 1) -> None:
+        self.name, self.others, self.n_process = name, others, n_process
+
+    def make(self, folder: Path) -> None:
+        """The raw text."""
+        (folder / "raw").mkdir()
+        for name in ("a", "b"):
+            lines = (f"The bank of {name} number {number} is here .\n\n" for number in range(200))
+            (folder / "raw" / f"{name}.txt").write_text("".join(lines))
+        if self.others:
+            (folder / "out").mkdir()
+            (folder / "out/notes.txt").write_text("mine")
+
+    def write(self, folder: Path) -> None:
+        """Prepare it; where that is done already, it refuses to."""
+        prepare_tool._BATCH = 1_000
+        try:
+            prepare(folder / "raw", folder / "out", held_out=0.1, shuffle=True, n_process=self.n_process)
+        except CorpusError as error:
+            if "is there already" not in str(error):
+                raise
+
+    def state(self, folder: Path) -> str:
+        """Nothing or all of it."""
+        if self.others and (folder / "out/notes.txt").read_text() != "mine":
+            return "another's file is lost"
+        place = files.settled(folder / "out", prepare_tool.PREPARED)
+        found = {str(path.relative_to(place)) for name in ("*.txt", "[a-z]*/*") for path in place.glob(name)} - {
+            "notes.txt"
+        }
+        if not found:
+            return "nothing"
+        whole = {"vocab.txt", *(f"{part}/{name}.txt" for part in ("train", "heldout") for name in ("a", "b"))}
+        lines = [line for name in found - {"vocab.txt"} for line in (place / name).read_text().splitlines() if line]
+        return "corpus" if found == whole and len(lines) == 400 else f"a part: {sorted(found)}, {len(lines)} lines"
+
+
+class Download(Subject):
+    """`download` of a model without known checksums, from a server that cuts the first connection. When the command is
+    run again, the server has a new version."""
+
+    kept, ended = {"nothing", "version 1"}, {"version 1", "version 2"}
+
+    def __init__(self, name: str, tells_versions: bool) -> None:
+        self.name, self.tells_versions = name, tells_versions
+        self._port = _serve(tells_versions)
+
+    def make(self, folder: Path) -> None:
+        """Both versions."""
+        for number in (1, 2):
+            write_model(folder / f"version {number}", cell_clip=number, seed=number)
+            for path in (folder / f"version {number}").iterdir():
+                if path.name not in ("options.json", "weights.hdf5"):
+                    path.unlink()
+        shutil.copytree(folder / "version 1", folder / "served")
+        (folder / "cache").mkdir()
+
+    def write(self, folder: Path) -> None:
+        """Download what is served."""
+        self._register(folder)
+        download_tool._PAUSE, download_tool._CHUNK = 0.0, 2**11
+        download("tiny")
+
+    def between(self, folder: Path) -> None:
+        """A new version."""
+        shutil.copytree(folder / "version 2", folder / "served", dirs_exist_ok=True)
+
+    def state(self, folder: Path) -> str:
+        """Nothing, or which version, whole."""
+        self._register(folder)
+        if not KNOWN["tiny"].is_downloaded:
+            return "nothing"
+        formats.load("tiny")
+        for name in ("version 1", "version 2"):
+            if all(
+                (folder / "cache/tiny" / path.name).read_bytes() == path.read_bytes() for path in _model(folder / name)
+            ):
+                return name
+        return "a mixture"
+
+    def _register(self, folder: Path) -> None:
+        os.environ[CACHE] = str(folder / "cache")
+        url = f"http://127.0.0.1:{self._port}{folder}/served"
+        served = (KnownFile(name, f"{url}/{name}") for name in ("options.json", "weights.hdf5"))
+        KNOWN["tiny"] = KnownModel("tiny", "en", "a tiny one", tuple(served))
+
+
+def _model(folder: Path) -> list[Path]:
+    return [folder / name for name in ("options.json", "weights.hdf5")]
+
+
+def _serve(tells_versions: bool) -> int:
+    """Start a server, in a process of its own; its port."""
+    _Handler.tells_versions = tells_versions
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Handler)
+    parent = os.getpid()
+    if os.fork():
+        server.socket.close()
+        return server.server_port
+    server.timeout = 0.5
+    while os.getppid() == parent:
+        server.handle_request()
+    os._exit(0)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """Serves any file by its path. The first connection for weights is cut: a file beside them says that it was."""
+
+    tells_versions = True
+
+    def do_GET(self) -> None:
+        """Answer with the file, or the rest of it."""
+        path = Path(self.path)
+        content = path.read_bytes()
+        tag = f'"{hashlib.sha256(content).hexdigest()[:9]}"' if self.tells_versions else ""
+        if tag and self.headers.get("If-None-Match") == tag:
+            self.send_response(304)
+            self.end_headers()
+            return
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        start = int(wanted[1]) if wanted and self.headers.get("If-Range") in (None, tag) else 0
+        if start and start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        if tag:
+            self.send_header("ETag", tag)
+        self.end_headers()
+        self.wfile.write(self._cut(path, content[start:]))
+
+    def _cut(self, path: Path, body: bytes) -> bytes:
+        was_cut = path.parent.parent / "was cut"
+        if path.name != "weights.hdf5" or was_cut.exists() or not os.access(was_cut.parent, os.W_OK):
+            return body
+        was_cut.touch()
+        return body[: len(body) // 2]
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+SUBJECTS = {
+    "convert": lambda: Convert("convert --force", grows=True),
+    "convert-smaller": lambda: Convert("convert --force, without softmax", grows=False),
+    "convert-others": lambda: Convert("convert --force, beside other files", grows=True, others=True),
+    "convert-steps": lambda: Convert("convert --force, folders not exchanged", grows=False, exchanges=False),
+    "download": lambda: Download("download", tells_versions=True),
+    "download-untold": lambda: Download("download, versions not told", tells_versions=False),
+    "prepare": lambda: Prepare("prepare"),
+    "prepare-others": lambda: Prepare("prepare, beside other files", others=True),
+    "prepare-processes": lambda: Prepare("prepare --n-process 2", n_process=2),
+}
