@@ -1,7 +1,9 @@
 """Who listens to `elmo`, and what lies ready for which Doc: also for listeners that two pipelines share, and where
 pipelines are dropped."""
 
+import copy
 import gc
+import pickle
 import warnings
 import weakref
 
@@ -10,7 +12,7 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from helpers.pipelines import bilm_of, examples, listener, pipeline, tensor_listener, train
+from helpers.pipelines import bilm_of, examples, listener, moved, parameters, pipeline, tags, tensor_listener, train
 from spacy_elmo.pipeline.listener import link_of
 from spacy_elmo.pipeline.shim import shim_of
 
@@ -67,6 +69,27 @@ def test_dropped_pipeline_is_freed_without_the_garbage_collector(make, tok2vec, 
         assert bilm() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("tok2vec", [listener(), tensor_listener()], ids=["ours", "spacys"])
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda nlp: pickle.loads(pickle.dumps(nlp))], ids=["copied", "pickled"])
+def test_copy_of_a_trained_pipeline_lives_and_learns_on_its_own(make, tok2vec, frozen, how):
+    nlp = make(tok2vec, frozen)
+    expected, before, bilm = tags(nlp), parameters(nlp), weakref.ref(bilm_of(nlp))
+    copied = how(nlp)
+    data = examples(copied)
+    copied.update(data, sgd=copied.create_optimizer())
+    copied.update(data, sgd=copied.create_optimizer())
+    assert bool(moved(before, parameters(copied))) != frozen
+    assert not moved(before, parameters(nlp))
+    assert tags(nlp) == expected
+    copied = how(nlp)
+    del nlp
+    gc.collect()
+    assert bilm() is None
+    assert tags(copied) == expected
+    copied.update(data, sgd=copied.create_optimizer())
 
 
 @pytest.mark.parametrize("first", [0, 1])

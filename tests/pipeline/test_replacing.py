@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import spacy
 
-from helpers.pipelines import HASHED, listener, pipeline, scores, tensor_listener, train
+from helpers.pipelines import HASHED, blank, listener, pipeline, scores, tensor_listener, train
 from spacy_elmo import ElmoError
 
 
@@ -72,6 +72,20 @@ PARTS = {
     "embed": listener(mix="top"),
     "width": 24,
 }
+
+
+def test_listeners_of_a_renamed_elmo_are_replaced(tiny, tmp_path):
+    nlp = blank(tiny)
+    nlp.rename_pipe("elmo", "vectors")
+    parts = {"elmo": listener(upstream="vectors"), "embed": listener(upstream="vectors", mix="top")}
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": {**PARTS, **parts}}})
+    train(nlp, 2, annotates=())
+    expected = scores(nlp)
+    nlp.replace_listeners("vectors", "tagger", ["model.tok2vec.elmo", "model.tok2vec.embed"])
+    nlp.remove_pipe("vectors")
+    nlp.to_disk(tmp_path / "replaced")
+    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
+        np.testing.assert_allclose(one, theirs, atol=1e-5)
 
 
 def test_two_listeners_of_a_component_are_replaced(tiny, tmp_path):

@@ -109,6 +109,15 @@ def test_tensor_asked_for_by_a_disabled_listener_and_another_is_an_error_that_na
         nlp.add_pipe("morphologizer", config={"model": {"tok2vec": other}})
 
 
+def test_listener_that_is_refused_leaves_another_pipeline_as_it_was(tiny):
+    nlp = tok2vec_before_elmo(tiny, WIDTH, "tok2vec")
+    other = spacy.blank("en")
+    other.add_pipe("elmo", source=nlp)
+    with pytest.raises(ElmoError, match=r"(?=.*tagger)(?=.*morphologizer)"):
+        other.add_pipe("morphologizer", config={"model": {"tok2vec": tensor_listener()}})
+    assert tags(nlp) == [right for _, right in TAGGED]
+
+
 def test_listener_of_spacys_that_was_removed_asks_for_nothing(tiny):
     nlp = spacy.blank("en")
     nlp.add_pipe("tok2vec", config={"model": HASHED})

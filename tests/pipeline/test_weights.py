@@ -80,6 +80,22 @@ def test_weights_exchanged_under_a_listener_they_were_tuned_with_are_an_error(ti
         nlp("We sat here.")
 
 
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_weights_exchanged_for_those_of_an_elmo_that_is_removed_are_an_error(tiny, is_saved):
+    nlp = pipeline(tiny, elmo={"frozen": False})
+    train(nlp, 3)
+    nlp.remove_pipe("elmo")
+    if is_saved:
+        content = nlp.get_pipe("tagger").to_bytes()
+        nlp = pipeline(tiny)
+        nlp.initialize(lambda: examples(nlp))
+        nlp.get_pipe("tagger").from_bytes(content)
+    else:
+        nlp.add_pipe("elmo", config={"model": {"weights": tiny}}, before="tagger")
+    with pytest.raises(WeightsError, match="tagger: was trained with other weights"):
+        nlp("We sat here.")
+
+
 def test_untrained_component_beside_a_fine_tuned_elmo_is_an_error_also_when_loaded(tiny, tmp_path):
     nlp = pipeline(tiny)
     train(nlp, 2)
