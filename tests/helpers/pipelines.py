@@ -94,6 +94,12 @@ def scores(nlp, tagged=TAGGED):
     return [np.asarray(score) for score in tagger.model.predict(annotated)]
 
 
+def assert_same_scores(one, other, atol=1e-5):
+    """Both are the scores of the same texts, and equal but for rounding."""
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
+
+
 def node_of(nlp, name, component="tagger"):
     """The node of this name in the model of a component."""
     return next(node for node in nlp.get_pipe(component).model.walk() if node.name == name)

@@ -10,7 +10,20 @@ from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import Maxout, chain, concatenate, with_array
 
-from helpers.pipelines import TAGGED, WIDTH, blank, examples, learned, listener, node_of, pipeline, scores, tags, train
+from helpers.pipelines import (
+    TAGGED,
+    WIDTH,
+    assert_same_scores,
+    blank,
+    examples,
+    learned,
+    listener,
+    node_of,
+    pipeline,
+    scores,
+    tags,
+    train,
+)
 from spacy_elmo import ElmoError
 from spacy_elmo.pipeline.listener import build_listener, link_of
 from spacy_elmo.pipeline.mix import mix_weights
@@ -49,8 +62,7 @@ def test_prediction_is_that_of_training_in_any_batch(tiny):
     train(nlp, 5)
     alone = [scores(nlp, [one])[0] for one in TAGGED if one[0]]
     together = [score for score in scores(nlp) if len(score)]
-    for one, other in zip(alone, together, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert_same_scores(alone, together)
 
 
 def test_saved_pipeline_restores_the_mix_exactly_and_scores_the_same(tiny, tmp_path):
@@ -61,8 +73,7 @@ def test_saved_pipeline_restores_the_mix_exactly_and_scores_the_same(tiny, tmp_p
     from_bytes = spacy.util.load_model_from_config(nlp.config).from_bytes(nlp.to_bytes())
     for other in (spacy.load(tmp_path / "saved"), from_bytes):
         assert learned(other) == learned(nlp)
-        for one, theirs in zip(expected, scores(other), strict=True):
-            np.testing.assert_allclose(one, theirs, rtol=0, atol=1e-5)  # other company, other rounding
+        assert_same_scores(expected, scores(other))  # other company, other rounding
 
 
 def input_and_output():
@@ -148,8 +159,7 @@ def test_sourced_component_listens_to_the_elmo_there(tiny, tmp_path):
     other.add_pipe("sentencizer")
     other.add_pipe("elmo", config={"model": {"weights": tiny}})
     other.add_pipe("tagger", source=nlp)
-    for one, theirs in zip(expected, scores(other), strict=True):
-        np.testing.assert_allclose(one, theirs, rtol=0, atol=1e-5)
+    assert_same_scores(expected, scores(other))
 
 
 def test_listener_copies_keep_their_connection(tiny):

@@ -2,11 +2,10 @@
 
 import copy
 
-import numpy as np
 import pytest
 import spacy
 
-from helpers.pipelines import HASHED, blank, listener, pipeline, scores, tensor_listener, train
+from helpers.pipelines import HASHED, assert_same_scores, blank, listener, pipeline, scores, tensor_listener, train
 from spacy_elmo import ElmoError
 
 
@@ -22,8 +21,7 @@ def test_replaced_listeners_give_the_same_scores_without_elmo(tiny, frozen, tmp_
     nlp.remove_pipe("elmo")
     nlp.to_disk(tmp_path / "replaced")
     for other in (nlp, spacy.load(tmp_path / "replaced")):
-        for one, theirs in zip(expected, scores(other), strict=True):
-            np.testing.assert_allclose(one, theirs, atol=1e-5)
+        assert_same_scores(expected, scores(other))
 
 
 def test_replaced_listener_of_spacys_gives_the_same_scores(tiny, tmp_path):
@@ -33,8 +31,7 @@ def test_replaced_listener_of_spacys_gives_the_same_scores(tiny, tmp_path):
     nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
     nlp.to_disk(tmp_path / "replaced")
     for other in (nlp, spacy.load(tmp_path / "replaced")):
-        for one, theirs in zip(expected, scores(other), strict=True):
-            np.testing.assert_allclose(one, theirs, atol=1e-5)
+        assert_same_scores(expected, scores(other))
 
 
 def test_replacing_the_listener_within_a_concatenation(tiny, tmp_path):
@@ -44,8 +41,7 @@ def test_replacing_the_listener_within_a_concatenation(tiny, tmp_path):
     expected = scores(nlp)
     nlp.replace_listeners("elmo", "tagger", ["model.tok2vec.elmo"])
     nlp.to_disk(tmp_path / "replaced")
-    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
-        np.testing.assert_allclose(one, theirs, atol=1e-5)
+    assert_same_scores(expected, scores(spacy.load(tmp_path / "replaced")))
 
 
 @pytest.mark.parametrize("upstream", ["tok2vec", "*"])
@@ -62,8 +58,7 @@ def test_replacing_a_listener_behind_that_of_another_component(tiny, tmp_path, u
     assert nlp.config["components"]["tagger"]["model"]["tok2vec"]["embed"] == other
     nlp.remove_pipe("elmo")
     nlp.to_disk(tmp_path / "replaced")
-    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
-        np.testing.assert_allclose(one, theirs, atol=1e-5)
+    assert_same_scores(expected, scores(spacy.load(tmp_path / "replaced")))
 
 
 PARTS = {
@@ -84,8 +79,7 @@ def test_listeners_of_a_renamed_elmo_are_replaced(tiny, tmp_path):
     nlp.replace_listeners("vectors", "tagger", ["model.tok2vec.elmo", "model.tok2vec.embed"])
     nlp.remove_pipe("vectors")
     nlp.to_disk(tmp_path / "replaced")
-    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
-        np.testing.assert_allclose(one, theirs, atol=1e-5)
+    assert_same_scores(expected, scores(spacy.load(tmp_path / "replaced")))
 
 
 def test_two_listeners_of_a_component_are_replaced(tiny, tmp_path):
@@ -98,8 +92,7 @@ def test_two_listeners_of_a_component_are_replaced(tiny, tmp_path):
     assert (tok2vec["elmo"]["mix"], tok2vec["embed"]["mix"]) == ("learned", "top")
     nlp.remove_pipe("elmo")
     nlp.to_disk(tmp_path / "replaced")
-    for one, theirs in zip(expected, scores(spacy.load(tmp_path / "replaced")), strict=True):
-        np.testing.assert_allclose(one, theirs, atol=1e-5)
+    assert_same_scores(expected, scores(spacy.load(tmp_path / "replaced")))
 
 
 def test_replacing_more_than_the_listener_is_an_error_that_names_its_path(tiny):

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import spacy
 
-from helpers.pipelines import TAGGED, WIDTH, examples, learned, listener, pipeline, scores, tags, train
+from helpers.pipelines import (
+    TAGGED,
+    WIDTH,
+    assert_same_scores,
+    examples,
+    learned,
+    listener,
+    pipeline,
+    scores,
+    tags,
+    train,
+)
 from spacy_elmo import ElmoError
 
 
@@ -71,5 +82,4 @@ def test_bilm_of_the_components_own(tiny):
         spacy.util.fix_random_seed(0)
         train(nlp, 10)
         results.append(scores(nlp))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert_same_scores(*results, atol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from helpers.pipelines import TAGGED, examples, pipeline, scores, tags, tensor_listener, train
+from helpers.pipelines import TAGGED, assert_same_scores, examples, pipeline, scores, tags, tensor_listener, train
 from spacy_elmo.pipeline.shim import shim_of
 
 # Frozen routes
@@ -23,8 +23,7 @@ def test_frozen_component_is_the_same_as_frozen_weights(tiny, annotates):
         train(nlp, exclude=exclude, annotates=annotates)
         assert shim_of(nlp.get_pipe("elmo").model).digest == before
         results.append(scores(nlp))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert_same_scores(*results, atol=1e-4)
 
 
 def test_frozen_sentences_are_run_once(tiny, seen):
@@ -74,8 +73,7 @@ def test_cached_and_computed_are_the_same(tiny, elmo):
         nlp = pipeline(tiny, elmo=settings)
         train(nlp)
         results.append(scores(nlp))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4 if elmo.get("cache_mb") == 0 else 0.05)
+    assert_same_scores(*results, atol=1e-4 if elmo.get("cache_mb") == 0 else 0.05)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -2,12 +2,11 @@
 
 import copy
 
-import numpy as np
 import pytest
 import spacy
 import torch
 
-from helpers.pipelines import bilm_of, examples, listener, pipeline, scores, train
+from helpers.pipelines import assert_same_scores, bilm_of, examples, listener, pipeline, scores, train
 from spacy_elmo import WeightsError
 from spacy_elmo.pipeline.shim import shim_of
 
@@ -120,5 +119,4 @@ def test_fine_tuned_pipeline_loaded_over_another_is_that_one(tiny, tmp_path):
     train(other, 5)
     other.to_disk(tmp_path / "other")
     nlp.from_disk(tmp_path / "other")
-    for one, theirs in zip(scores(nlp), scores(other), strict=True):
-        np.testing.assert_allclose(one, theirs, atol=1e-5)
+    assert_same_scores(scores(nlp), scores(other))
