@@ -174,6 +174,17 @@ def test_setting_tensor_leaves_that_of_another_component_alone_with_one_warning(
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("has_run", [False, True])
+@pytest.mark.parametrize("width", [WIDTH, 5])
+def test_tensor_that_was_set_by_hand_stays(tiny, width, has_run):
+    nlp = blank(tiny, vectors="tensor")
+    doc = nlp("We sat here.") if has_run else nlp.make_doc("We sat here.")
+    doc.tensor = np.ones((len(doc), width), dtype="f")
+    with pytest.warns(UserWarning, match="a component before it has put there"):
+        nlp.get_pipe("elmo")(doc)
+    np.testing.assert_array_equal(doc.tensor, np.ones((len(doc), width)))
+
+
 def test_own_tensor_is_replaced_however_the_doc_came_back(tiny):
     nlp = blank(tiny, vectors="tensor")
     elmo = nlp.get_pipe("elmo")
