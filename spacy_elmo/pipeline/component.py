@@ -22,7 +22,7 @@ from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import RememberingEncoder, batch_by_tokens
 from spacy_elmo.pipeline.hub import Hub, Vectors
 from spacy_elmo.pipeline.mix import FixedMix, Layers
-from spacy_elmo.pipeline.replacing import make_replaceable
+from spacy_elmo.pipeline.replacing import Replacement
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.support.sealed import seal, unseal
@@ -143,7 +143,8 @@ class ElmoComponent(TrainablePipe):
         self.memory = Memory(cache_mb, cache_path, cache_precision)
         self._encoder = RememberingEncoder(model, self.mix, self.memory)
         self.hub = Hub(name, self._encoder, keep_layers, vectors)
-        make_replaceable(model, name, frozen, lr_scale, layers)
+        self._replacement = Replacement(name, frozen, lr_scale, layers)
+        self._replacement.offer(model)
 
     # Annotating
 
@@ -197,7 +198,7 @@ class ElmoComponent(TrainablePipe):
 
     @listener_map.setter
     def listener_map(self, value: dict[str, list[Model[Any, Any]]]) -> None:
-        self.hub.name = self.name  # spaCy may have renamed the component just before
+        self.hub.name = self._replacement.name = self.name  # spaCy may have renamed the component just before
         self.hub.listener_map = value
 
     @property

@@ -111,12 +111,23 @@ class Hub:
             if link is not None and link.upstream_name in (self.name, ANY):
                 link.makes_docs = isinstance(component, EntityLinker)
                 self.add_listener(node, component.name)
-            if isinstance(node, Tok2VecListener):
-                self._tensor_readers.add(node, component, self.pipelines)
-                if node.upstream_name == self.name:
-                    self.add_listener(node, component.name)
-                    self._refuse_tensor_of(self._writer_behind, "stands between them and writes its own there")
-        self._check_tensor_readers()
+        readers = [node for node in component.model.walk() if isinstance(node, Tok2VecListener)]
+        try:
+            for reader in readers:
+                self._add_tensor_reader(reader, component)
+            self._check_tensor_readers()
+        except ElmoError:
+            # spaCy has put the component into its pipeline already; those of other pipelines go on as before.
+            for reader in readers:
+                self.remove_listener(reader, component.name)
+                self._tensor_readers.discard(reader)
+            raise
+
+    def _add_tensor_reader(self, reader: Tok2VecListener, component: Any) -> None:
+        self._tensor_readers.add(reader, component, self.pipelines)
+        if reader.upstream_name == self.name:
+            self.add_listener(reader, component.name)
+            self._refuse_tensor_of(self._writer_behind, "stands between them and writes its own there")
 
     def _check_tensor_readers(self) -> None:
         others = self._tensor_readers.of_others(self.name)

@@ -179,7 +179,7 @@ class Link:
     def pin(self) -> None:
         """Note the weights that are there as those that it was trained with: others are about to take their place."""
         if self.trained_with.is_trained:
-            self.trained_with.identity = self.identity
+            self.trained_with.load(self.identity)
 
     def load(self, identity: str | None) -> None:
         """Take over a training with the weights of this identity."""
@@ -189,9 +189,11 @@ class Link:
     @property
     def identity(self) -> str | None:
         """Of the weights it was trained with, else of those that it listens to."""
-        if self.trained_with.identity is not None or self.upstream is None:
-            return self.trained_with.identity
-        return self.upstream.weights.identity
+        trained_with, upstream = self.trained_with, self.upstream
+        if trained_with.identity is not None:
+            return trained_with.identity
+        weights = trained_with.learning or (upstream and upstream.weights)
+        return weights.identity if weights else None
 
     def get_upstream(self, docs: Sequence[Doc], is_train: bool = False) -> Upstream:
         """The component upstream, if it is there and fits: the one that has run on the Docs, where a listener is
@@ -249,6 +251,7 @@ class Link:
         copied = Link(self.upstream_name, self.width, self.mix)
         copied.__dict__.update(self.__dict__)
         copied.trained_with = copy.copy(self.trained_with)
+        copied.trained_with.learning = memo.get(id(self.trained_with.learning), self.trained_with.learning)
         copied._upstreams = copy.deepcopy(self._upstreams, memo)
         return copied
 

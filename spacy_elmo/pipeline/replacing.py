@@ -47,6 +47,10 @@ class Replacement:
         self.name, self.frozen, self.lr_scale, self.layers = name, frozen, lr_scale, layers
         self._assumed: list[_Assumed] = []
 
+    def offer(self, model: Encoder) -> None:
+        """Let spaCy replace listeners of the component whose model this is."""
+        model.attrs["replace_listener"], model.attrs["replace_listener_cfg"] = self.model, self.config
+
     def config(self, bilm: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
         """Called, once for each path given, with the config of the upstream model and that of the whole tok2vec that
         has the listener: but not with the path."""
@@ -96,10 +100,3 @@ class Replacement:
 
 def _is_ours(listener: dict[str, Any]) -> bool:
     return str(listener.get("@architectures", "")).startswith("spacy-elmo.")
-
-
-def make_replaceable(model: Encoder, name: str, frozen: bool, lr_scale: float, layers: Layers) -> None:
-    """Tell spaCy how to replace listeners of the component of this name with this model and these settings."""
-    replacement = Replacement(name, frozen, lr_scale, layers)
-    model.attrs["replace_listener"] = replacement.model
-    model.attrs["replace_listener_cfg"] = replacement.config

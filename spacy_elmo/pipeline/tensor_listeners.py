@@ -117,7 +117,21 @@ def serve(
     mixed: `[n_tokens, width]` of each Doc; backprop: takes the gradients of these.
     """
     for listener in listeners:
-        listener.receive(Tok2VecListener.get_batch_id(docs), mixed, backprop)
+        listener.receive(Tok2VecListener.get_batch_id(docs), mixed, _Backprop(backprop))
+
+
+class _Backprop:
+    """Takes gradients in this process; a listener keeps it after the batch, and it goes into copies and other processes
+    as one that does nothing."""
+
+    def __init__(self, backprop: Callable[[list[Array]], list[Doc]] | None = None) -> None:
+        self._backprop = backprop
+
+    def __call__(self, gradients: list[Array]) -> list[Doc]:
+        return [] if self._backprop is None else self._backprop(gradients)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Backprop, ()
 
 
 def check_width(listener: Tok2VecListener, width: int, upstream_name: str, layers: Any) -> None:

@@ -98,22 +98,24 @@ class Weights:
 class TrainedWith:
     """Which weights a listener was trained with.
 
-    identity: of these weights; None where it was not trained, or together with weights that were learning themselves:
-        then they are those upstream, whatever these have become.
+    identity: of these weights; None where it was not trained, or together with weights that were learning themselves.
+    learning: then these, so that what they have become can be told also when their component is gone.
     is_trained: whether it was trained at all.
     """
 
     def __init__(self) -> None:
         self.identity: str | None = None
+        self.learning: Weights | None = None
         self.is_trained = False
 
     def note(self, weights: Weights, learns: bool) -> None:
         """The listener is trained with these weights; learns: whether they are trained, too."""
-        self.identity, self.is_trained = None if learns else weights.identity, True
+        self.identity, self.learning = (None, weights) if learns else (weights.identity, None)
+        self.is_trained = True
 
     def load(self, identity: str | None) -> None:
         """Take over a training with the weights of this identity, or, where it is None, with those upstream."""
-        self.identity, self.is_trained = identity, True
+        self.identity, self.learning, self.is_trained = identity, None, True
 
     def is_other_than(self, weights: Weights) -> bool:
         """Whether the listener was trained with other weights than these."""

@@ -1,6 +1,9 @@
 import pytest
 import spacy
 
+from helpers.pipelines import examples, pipeline
+from spacy_elmo.bilm import BiLM
+
 
 @pytest.fixture(scope="module")
 def nlp():
@@ -8,3 +11,41 @@ def nlp():
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo")
     return nlp
+
+
+@pytest.fixture(scope="session")
+def tiny(data):
+    return str(data / "tiny_2l_skip")
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """What the biLM has read, sentence by sentence."""
+    sentences = []
+    original = BiLM.stream
+
+    def stream(self, given, *rest):
+        sentences.extend(tuple(sentence) for sentence in given)
+        return original(self, given, *rest)
+
+    monkeypatch.setattr(BiLM, "stream", stream)
+    return sentences
+
+
+@pytest.fixture
+def frozen_component(tiny):
+    """Make a pipeline whose `elmo` is among the frozen_components, so that spaCy neither initializes nor updates it,
+    and its update; keyword arguments as of `pipeline`."""
+
+    def make(**settings):
+        nlp = pipeline(tiny, **settings)
+        with nlp.select_pipes(disable=["elmo"]):
+            optimizer = nlp.initialize(lambda: examples(nlp))
+        optimizer.learn_rate = 0.02
+
+        def update(annotates=("sentencizer", "elmo")):
+            nlp.update(examples(nlp), sgd=optimizer, exclude=["elmo"], annotates=list(annotates))
+
+        return nlp, update
+
+    return make

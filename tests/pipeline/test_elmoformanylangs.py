@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 import spacy
 from spacy.tokens import Doc
-from spacy.training import Example
 
+from helpers.pipelines import bilm_of, blank, listener, moved, parameters, train
 from spacy_elmo.bilm.products import _HAS
 from spacy_elmo.formats import digest
-from spacy_elmo.pipeline.shim import shim_of
 
-WIDTH = 32
 DOC_SPANS = {"@misc": "spacy-elmo.doc_spans.v1"}
-LISTENER = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
-TAGGED = [("the quick fox jumps", "D A N V"), ("Привет мир", "I N"), ("the lazy dog", "D A N")]
+TAGGED = [("the quick fox jumps", [*"DANV"]), ("Привет мир", [*"IN"]), ("the lazy dog", [*"DAN"])]
 UNREAD = (3, 11, 18, 20)  # no tokens, or such as spaCy refuses or the component does not read
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* are unknown to the model")
@@ -35,43 +32,24 @@ def words_chars(data):
     return data / "elmoformanylangs" / "words_chars"
 
 
-def blank(weights, tagger=False, model=None, **settings):
-    nlp = spacy.blank("xx")
-    nlp.add_pipe(
-        "elmo", config={"model": {"weights": str(weights), "get_spans": DOC_SPANS, **(model or {})}, **settings}
-    )
+def make(weights, tagger=False, model=None, **settings):
+    nlp = blank(weights, "xx", {"get_spans": DOC_SPANS, **(model or {})}, **settings)
     if tagger:
-        nlp.add_pipe("tagger", config={"model": {"tok2vec": LISTENER}})
+        nlp.add_pipe("tagger", config={"model": {"tok2vec": listener()}})
     return nlp
 
 
-def examples(nlp):
-    return [
-        Example(Doc(nlp.vocab, words=text.split()), Doc(nlp.vocab, words=text.split(), tags=tags.split()))
-        for text, tags in TAGGED
-    ]
-
-
-def train(nlp, n_updates=40):
-    data = examples(nlp)
-    optimizer = nlp.initialize(lambda: data)
-    optimizer.learn_rate = 0.02
-    losses = []
-    for _ in range(n_updates):
-        losses.append(nlp.update(data, sgd=optimizer, losses={})["tagger"])
-    return losses
+def losses_of(nlp):
+    """The tagger's, in each update of its training."""
+    return [losses["tagger"] for losses in train(nlp, 40, annotates=(), tagged=TAGGED)]
 
 
 def vectors(nlp, words=("the", "quick", "мир")):
     return nlp.get_pipe("elmo")(Doc(nlp.vocab, words=list(words)))._.elmo
 
 
-def bilm_of(nlp):
-    return shim_of(nlp.get_pipe("elmo").model).bilm
-
-
 def test_layers_on_docs_are_those_of_the_original(weights, sentences):
-    nlp = blank(weights, keep_layers=True)
+    nlp = make(weights, keep_layers=True)
     expected = np.load(weights / "expected.npz")
     numbers = [n for n in range(len(sentences)) if n not in UNREAD]
     docs = [Doc(nlp.vocab, words=sentences[n]) for n in numbers]
@@ -82,29 +60,29 @@ def test_layers_on_docs_are_those_of_the_original(weights, sentences):
 
 def test_a_saved_pipeline_needs_no_other_file(weights, tmp_path):
     copy = shutil.copytree(weights, tmp_path / "model")
-    nlp = blank(copy)
+    nlp = make(copy)
     expected, digest_before = vectors(nlp), digest(bilm_of(nlp))
     nlp.to_disk(tmp_path / "saved")
     content = nlp.to_bytes()
     shutil.rmtree(copy)
-    for loaded in (spacy.load(tmp_path / "saved"), blank(copy).from_bytes(content)):
+    for loaded in (spacy.load(tmp_path / "saved"), make(copy).from_bytes(content)):
         np.testing.assert_array_equal(vectors(loaded), expected)
         assert digest(bilm_of(loaded)) == digest_before
         assert bilm_of(loaded).lexicons == bilm_of(nlp).lexicons
 
 
 def test_it_takes_the_place_of_another_model(words_chars, data):
-    nlp = blank(data / "tiny_2l_skip").from_bytes(blank(words_chars).to_bytes())
-    np.testing.assert_array_equal(vectors(nlp), vectors(blank(words_chars)))
-    nlp.from_bytes(blank(data / "tiny_2l_skip").to_bytes())
+    nlp = make(data / "tiny_2l_skip").from_bytes(make(words_chars).to_bytes())
+    np.testing.assert_array_equal(vectors(nlp), vectors(make(words_chars)))
+    nlp.from_bytes(make(data / "tiny_2l_skip").to_bytes())
     assert bilm_of(nlp).lexicons is None
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_task_learns_from_it(weights, frozen, tmp_path):
-    nlp = blank(weights, tagger=True, frozen=frozen)
+    nlp = make(weights, tagger=True, frozen=frozen)
     before = digest(bilm_of(nlp))
-    losses = train(nlp)
+    losses = losses_of(nlp)
     assert losses[-1] < losses[0] / 3
     assert (digest(bilm_of(nlp)) == before) == frozen
     nlp.to_disk(tmp_path)
@@ -115,17 +93,17 @@ def test_a_task_learns_from_it(weights, frozen, tmp_path):
 
 
 def test_fine_tuning_reaches_words_and_characters(words_chars):
-    nlp = blank(words_chars, tagger=True, frozen=False)
-    before = {name: value.detach().clone() for name, value in bilm_of(nlp).named_parameters()}
-    train(nlp, n_updates=5)
-    changed = {name for name, value in bilm_of(nlp).named_parameters() if not before[name].equal(value.detach())}
+    nlp = make(words_chars, tagger=True, frozen=False)
+    before = parameters(nlp)
+    train(nlp, 5, annotates=(), tagged=TAGGED)
+    changed = moved(before, parameters(nlp))
     assert {"embedder.words.weight", "embedder.char_cnn.embedding", "embedder.projection.weight"} <= changed
     assert {"layers.0.bias", "layers.1.projection"} <= changed
 
 
 def test_outputs_remembered_in_training_change_nothing(words_chars):
-    with_cache, without = (blank(words_chars, tagger=True, cache_mb=size) for size in (16, 0))
-    np.testing.assert_allclose(train(with_cache), train(without), rtol=1e-3, atol=1e-3)
+    with_cache, without = (make(words_chars, tagger=True, cache_mb=size) for size in (16, 0))
+    np.testing.assert_allclose(losses_of(with_cache), losses_of(without), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +118,8 @@ def test_outputs_remembered_in_training_change_nothing(words_chars):
 def test_reduced_precision_stays_near(words_chars, precision, tolerance, tmp_path):
     if not _HAS[precision]:
         pytest.skip(f"no products in {precision} on this processor")
-    expected = vectors(blank(words_chars))
-    nlp = blank(words_chars, model={"precision": precision})
+    expected = vectors(make(words_chars))
+    nlp = make(words_chars, model={"precision": precision})
     ours = vectors(nlp)
     assert not np.array_equal(ours, expected)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance)
@@ -172,7 +150,7 @@ def test_two_processes_give_the_same_vectors(words_chars, method, tmp_path):
     script.write_text(SCRIPT, encoding="utf8")
     out = tmp_path / "out.json"
     subprocess.run([sys.executable, script, method, str(words_chars), str(out)], check=True, timeout=300)
-    nlp = blank(words_chars)
+    nlp = make(words_chars)
     for text, got in zip(
         ["the quick fox", "Привет мир", "the lazy dog jumps"], json.loads(out.read_text()), strict=True
     ):
@@ -180,7 +158,7 @@ def test_two_processes_give_the_same_vectors(words_chars, method, tmp_path):
 
 
 def test_a_model_that_knows_little_of_the_text_says_so_once(words_chars):
-    nlp = blank(words_chars)
+    nlp = make(words_chars)
     with pytest.warns(UserWarning, match=r"\d+% of the characters read so far .* unknown to the model") as caught:
         list(nlp.pipe(["ѳѳѳѳѳѳ ѫѫѫѫѫѫѫ ѱѱѱѱѱѱѱѱѱѱ ѯѯѯѯ", "ѵѵѵѵѵѵѵѵѵѵ ѷѷѷѷѷѷѷѷѷѷѷѷѷ"] * 3, batch_size=1))
     assert len([one for one in caught if "unknown to the model" in str(one.message)]) == 1

@@ -1,53 +1,95 @@
-"""Who listens to `elmo`: listeners that two pipelines share, and pipelines that are dropped."""
+"""Who listens to `elmo`, and what lies ready for which Doc: also for listeners that two pipelines share, and where
+pipelines are dropped."""
 
+import copy
 import gc
+import pickle
+import warnings
 import weakref
 
 import numpy as np
 import pytest
 import spacy
 from spacy.tokens import Doc
-from spacy.training import Example
 
+from helpers.pipelines import bilm_of, examples, listener, moved, parameters, pipeline, tags, tensor_listener, train
 from spacy_elmo.pipeline.listener import link_of
 from spacy_elmo.pipeline.shim import shim_of
 
-WIDTH = 32  # of tests/data/tiny_2l_skip
-LISTENER = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH}
-SPACYS = {"@architectures": "spacy.Tok2VecListener.v1", "width": WIDTH, "upstream": "elmo"}
-WORDS, TAGS = ["Peter", "met", "Anna"], ["N", "V", "N"]
+WORDS = ["Peter", "met", "Anna"]
 
 
 @pytest.fixture
-def make(data):
+def make(tiny):
     """A trained pipeline: elmo, tagger."""
 
-    def make(listener=LISTENER, frozen=True):
-        nlp = spacy.blank("en")
-        nlp.add_pipe("elmo", config={"model": {"weights": str(data / "tiny_2l_skip")}, "frozen": frozen})
-        nlp.add_pipe("tagger", config={"model": {"tok2vec": listener}})
-        examples = [Example(Doc(nlp.vocab, words=WORDS), Doc(nlp.vocab, words=WORDS, tags=TAGS))]
-        optimizer = nlp.initialize(lambda: examples)
+    def make(tok2vec=None, frozen=True):
+        nlp = pipeline(tiny, tok2vec=tok2vec, elmo={"frozen": frozen}, order=["elmo"])
+        data = examples(nlp)
+        optimizer = nlp.initialize(lambda: data)
         for _ in range(2):
-            nlp.update(examples, sgd=optimizer)
+            nlp.update(data, sgd=optimizer)
         return nlp
 
     return make
 
 
+@pytest.mark.parametrize("spacys", [False, True])
 @pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("listener", [LISTENER, SPACYS], ids=["ours", "spacys"])
-def test_dropped_pipeline_is_freed_without_the_garbage_collector(make, listener, frozen):
+def test_listener_that_was_disabled_while_spacy_linked_goes_on_learning(tiny, frozen, spacys):
+    """As `spacy train` does with a sourced component."""
+    nlp = pipeline(tiny, elmo={"frozen": frozen}, tok2vec=tensor_listener() if spacys else None)
+    train(nlp, 2)
+    with nlp.select_pipes(disable="tagger"):
+        nlp._link_components()
+    elmo = nlp.get_pipe("elmo")
+    assert elmo.listener_map == {}
+    before, tagger = shim_of(elmo.model).digest, nlp.get_pipe("tagger").model
+    learned_before = tagger.to_bytes()
+    data = examples(nlp)
+    for _ in range(3):
+        nlp.update(data, annotates=["sentencizer"])
+    assert tagger.to_bytes() != learned_before
+    assert (shim_of(elmo.model).digest == before) == frozen
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nlp("We sat here.")
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("tok2vec", [listener(), tensor_listener()], ids=["ours", "spacys"])
+def test_dropped_pipeline_is_freed_without_the_garbage_collector(make, tok2vec, frozen):
     gc.collect()
     gc.disable()
     try:
-        nlp = make(listener, frozen)
+        nlp = make(tok2vec, frozen)
         nlp(" ".join(WORDS))
-        bilm = weakref.ref(shim_of(nlp.get_pipe("elmo").model).bilm)
+        bilm = weakref.ref(bilm_of(nlp))
         del nlp
         assert bilm() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("tok2vec", [listener(), tensor_listener()], ids=["ours", "spacys"])
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda nlp: pickle.loads(pickle.dumps(nlp))], ids=["copied", "pickled"])
+def test_copy_of_a_trained_pipeline_lives_and_learns_on_its_own(make, tok2vec, frozen, how):
+    nlp = make(tok2vec, frozen)
+    expected, before, bilm = tags(nlp), parameters(nlp), weakref.ref(bilm_of(nlp))
+    copied = how(nlp)
+    data = examples(copied)
+    copied.update(data, sgd=copied.create_optimizer())
+    copied.update(data, sgd=copied.create_optimizer())
+    assert bool(moved(before, parameters(copied))) != frozen
+    assert not moved(before, parameters(nlp))
+    assert tags(nlp) == expected
+    copied = how(nlp)
+    del nlp
+    gc.collect()
+    assert bilm() is None
+    assert tags(copied) == expected
+    copied.update(data, sgd=copied.create_optimizer())
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -77,3 +119,44 @@ def test_listener_goes_on_with_the_pipeline_that_is_left(make):
     del other
     gc.collect()
     assert [token.tag_ for token in one(Doc(one.vocab, words=WORDS))] == expected
+
+
+# What lies ready for which Doc
+
+
+def test_rows_stay_in_the_process_and_go_with_the_doc(tiny):
+    nlp = pipeline(tiny)
+    train(nlp, 1)
+    doc = nlp("We sat here.")
+    elmo = nlp.get_pipe("elmo")
+    assert elmo.missing([doc]) == []
+    others = [Doc(nlp.vocab).from_bytes(doc.to_bytes()), doc[:2].as_doc()]
+    assert elmo.missing(others) == others
+    rows = weakref.ref(elmo.rows([doc])[0])
+    del doc
+    assert rows() is None
+
+
+def test_words_changed_behind_elmo_get_vectors_of_their_own(tiny):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    elmo = nlp.get_pipe("elmo")
+    doc = elmo(nlp.make_doc("New York is big ."))
+    with doc.retokenize() as retokenizer:
+        retokenizer.merge(doc[0:2])
+        retokenizer.split(doc[3], ["bi", "g"], heads=[doc[3], doc[3]])
+    assert len(doc) == 5
+    assert elmo.missing([doc]) == [doc]
+    with pytest.warns(UserWarning, match="was changed since"):
+        nlp.get_pipe("tagger")(doc)
+
+
+def test_doc_of_another_pipeline_is_not_read_with_its_bilm(tiny):
+    one, other = (pipeline(tiny, elmo={"frozen": False}) for _ in range(2))
+    train(one, 3)
+    train(other, 5)
+    text = "We sat here ."
+    expected = other.get_pipe("tagger").model.predict([other(text)])[0]
+    with pytest.warns(UserWarning, match="has not run on a Doc"):
+        got = other.get_pipe("tagger").model.predict([one(text)])[0]
+    np.testing.assert_allclose(got, expected, atol=1e-5)

@@ -6,6 +6,7 @@ import spacy
 from spacy.tokens import Doc
 from spacy.training import Example
 
+from helpers.pipelines import blank, listener
 from spacy_elmo.bilm.products import _HAS
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.shim import shim_of
@@ -17,19 +18,13 @@ REDUCED = [
 WORDS = ["The", "bank", "of", "the", "river", "was", "steep", "."]
 
 
-def blank(weights, precision, **settings):
-    nlp = spacy.blank("en")
-    nlp.add_pipe("elmo", config={"model": {"weights": str(weights), "precision": precision}, **settings})
-    return nlp
-
-
 def vectors(nlp):
     return nlp.get_pipe("elmo")(Doc(nlp.vocab, words=WORDS))._.elmo
 
 
 @pytest.mark.parametrize("precision", REDUCED)
-def test_precision_survives_saving(precision, data, tmp_path):
-    nlp = blank(data / "tiny_2l_skip", precision)
+def test_precision_survives_saving(precision, tiny, tmp_path):
+    nlp = blank(tiny, model={"precision": precision})
     before = vectors(nlp)
     nlp.to_disk(tmp_path)
     loaded = spacy.load(tmp_path)
@@ -40,8 +35,8 @@ def test_precision_survives_saving(precision, data, tmp_path):
 
 
 @pytest.mark.parametrize("precision", REDUCED)
-def test_a_saved_pipeline_loads_in_another_precision(precision, data, tmp_path):
-    nlp = blank(data / "tiny_2l_skip", "float32")
+def test_a_saved_pipeline_loads_in_another_precision(precision, tiny, tmp_path):
+    nlp = blank(tiny)
     nlp.to_disk(tmp_path)
     reduced = spacy.load(tmp_path, config={"components.elmo.model.precision": precision})
     ours, expected = vectors(reduced), vectors(nlp)
@@ -50,10 +45,9 @@ def test_a_saved_pipeline_loads_in_another_precision(precision, data, tmp_path):
 
 
 @pytest.mark.parametrize("precision", REDUCED)
-def test_what_was_trained_in_float32_runs_in_less(precision, data, tmp_path):
-    nlp = blank(data / "tiny_2l_skip", "float32")
-    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": vectors(nlp).shape[1], "upstream": "elmo"}
-    tagger = nlp.add_pipe("tagger", config={"model": {"@architectures": "spacy.Tagger.v2", "tok2vec": listener}})
+def test_what_was_trained_in_float32_runs_in_less(precision, tiny, tmp_path):
+    nlp = blank(tiny)
+    tagger = nlp.add_pipe("tagger", config={"model": {"tok2vec": listener()}})
     tagger.add_label("A"), tagger.add_label("B")
     example = Example.from_dict(Doc(nlp.vocab, words=WORDS), {"words": WORDS, "tags": ["A", "B"] * 4})
     optimizer = nlp.initialize(lambda: [example])
@@ -66,6 +60,6 @@ def test_what_was_trained_in_float32_runs_in_less(precision, data, tmp_path):
     assert [token.tag_ for token in doc] == ["A", "B"] * 4
 
 
-def test_fine_tuning_in_reduced_precision_is_a_clear_error(data):
+def test_fine_tuning_in_reduced_precision_is_a_clear_error(tiny):
     with pytest.raises(ElmoError, match=r'precision = "float16" is for frozen weights; set frozen = true'):
-        blank(data / "tiny_2l_skip", "float16", frozen=False)
+        blank(tiny, model={"precision": "float16"}, frozen=False)

@@ -1,0 +1,122 @@
+"""Weights other than those that a listener was trained with are an error, however they got there."""
+
+import copy
+
+import pytest
+import spacy
+import torch
+
+from helpers.pipelines import assert_same_scores, bilm_of, examples, listener, pipeline, scores, train
+from spacy_elmo import WeightsError
+from spacy_elmo.pipeline.shim import shim_of
+
+
+def test_weights_other_than_those_it_was_trained_with_are_an_error(tiny, data, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    nlp.to_disk(tmp_path / "saved")
+    saved = spacy.load(tmp_path / "saved")
+    other = spacy.blank("en")
+    other.add_pipe("elmo", config={"model": {"weights": None}})
+    bilm = copy.deepcopy(bilm_of(saved))
+    with torch.no_grad():
+        next(bilm.parameters()).add_(1e-3)
+    shim_of(other.get_pipe("elmo").model).set(bilm)
+    other.add_pipe("tagger", source=saved)
+    with pytest.raises(WeightsError, match=r"tagger: was trained with other weights than 'elmo' has now"):
+        other("We sat here.")
+    with pytest.raises(WeightsError, match="was trained with other weights"):
+        other.update(examples(other))
+
+
+def other_weights(nlp):
+    """A pipeline with an `elmo` whose weights are a little different."""
+    bilm = copy.deepcopy(bilm_of(nlp))
+    with torch.no_grad():
+        next(bilm.parameters()).add_(1e-3)
+    other = spacy.blank("en")
+    other.add_pipe("sentencizer")
+    other.add_pipe("elmo", config={"model": {"weights": None}})
+    shim_of(other.get_pipe("elmo").model).set(bilm)
+    return other
+
+
+@pytest.mark.parametrize("through_disk", [True, False])
+@pytest.mark.parametrize("has_run", [True, False])
+def test_sourcing_beside_other_weights_is_an_error_that_saving_does_not_cure(tiny, tmp_path, through_disk, has_run):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    other = other_weights(nlp)
+    if through_disk:
+        nlp.to_disk(tmp_path / "source")
+        nlp = spacy.load(tmp_path / "source")
+    if has_run:
+        nlp("We sat here.")
+    other.add_pipe("tagger", source=nlp)
+    other.to_disk(tmp_path / "assembled")
+    for one in (other, spacy.load(tmp_path / "assembled")):
+        with pytest.raises(WeightsError, match="trained with other weights"):
+            one("We sat here.")
+    nlp("We sat here.")  # the pipeline it comes from goes on as before
+
+
+def test_weights_exchanged_under_a_trained_listener_are_an_error(tiny, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    other = other_weights(nlp)
+    other.get_pipe("elmo").to_disk(tmp_path / "elmo")
+    nlp.get_pipe("elmo").from_disk(tmp_path / "elmo")
+    with pytest.raises(WeightsError, match="trained with other weights"):
+        nlp("We sat here.")
+
+
+def test_weights_exchanged_under_a_listener_they_were_tuned_with_are_an_error(tiny, tmp_path):
+    nlp = pipeline(tiny, elmo={"frozen": False})
+    train(nlp, 3)
+    other_weights(nlp).get_pipe("elmo").to_disk(tmp_path / "elmo")
+    nlp.get_pipe("elmo").from_disk(tmp_path / "elmo")
+    with pytest.raises(WeightsError, match="trained with other weights"):
+        nlp("We sat here.")
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_weights_exchanged_for_those_of_an_elmo_that_is_removed_are_an_error(tiny, is_saved):
+    nlp = pipeline(tiny, elmo={"frozen": False})
+    train(nlp, 3)
+    nlp.remove_pipe("elmo")
+    if is_saved:
+        content = nlp.get_pipe("tagger").to_bytes()
+        nlp = pipeline(tiny)
+        nlp.initialize(lambda: examples(nlp))
+        nlp.get_pipe("tagger").from_bytes(content)
+    else:
+        nlp.add_pipe("elmo", config={"model": {"weights": tiny}}, before="tagger")
+    with pytest.raises(WeightsError, match="tagger: was trained with other weights"):
+        nlp("We sat here.")
+
+
+def test_untrained_component_beside_a_fine_tuned_elmo_is_an_error_also_when_loaded(tiny, tmp_path):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    nlp.to_disk(tmp_path / "first")
+    nlp = spacy.load(tmp_path / "first", config={"components.elmo.frozen": False})
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener()}})
+    data = examples(nlp, pos=True)
+    nlp.get_pipe("morphologizer").initialize(lambda: data, nlp=nlp)
+    optimizer = nlp.resume_training()
+    for _ in range(3):
+        nlp.update(data, sgd=optimizer, exclude=["tagger"], annotates=["sentencizer"])
+    with pytest.raises(WeightsError, match="tagger: was trained with other weights"):
+        nlp("We sat here.")
+    nlp.to_disk(tmp_path / "second")
+    with pytest.raises(WeightsError, match="tagger: was trained with other weights"):
+        spacy.load(tmp_path / "second")("We sat here.")
+
+
+def test_fine_tuned_pipeline_loaded_over_another_is_that_one(tiny, tmp_path):
+    nlp, other = (pipeline(tiny, elmo={"frozen": False}) for _ in range(2))
+    train(nlp, 3)
+    train(other, 5)
+    other.to_disk(tmp_path / "other")
+    nlp.from_disk(tmp_path / "other")
+    assert_same_scores(scores(nlp), scores(other))
