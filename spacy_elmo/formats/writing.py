@@ -12,8 +12,9 @@ from spacy_elmo.support.files import replacing, write_text, write_whole
 from spacy_elmo.support.words import text_of
 
 # What a folder of ours may hold; the packed vocabulary is there only so that another model's does not stay.
+WEIGHTS = "weights.hdf5"
 LAYOUT = (
-    "weights.hdf5",
+    WEIGHTS,
     "options.json",
     beside.VOCABULARY,
     f"{beside.VOCABULARY}.gz",
@@ -55,7 +56,7 @@ def write_files(
     softmax: Softmax | None = None,
 ) -> None:
     """The same, one by one, into a folder that nobody reads yet (see `replacing`)."""
-    write_whole(directory / "weights.hdf5", lambda file: bilm_hdf5.write_weights(bilm, file, dtype))
+    write_whole(directory / WEIGHTS, lambda file: bilm_hdf5.write_weights(bilm, file, dtype))
     write_texts(bilm, directory)
     if vocabulary is not None:
         write_text(directory / beside.VOCABULARY, text_of(vocabulary))

@@ -16,7 +16,9 @@ from spacy.vocab import Vocab
 from thinc.api import Model, Optimizer
 
 from spacy_elmo import formats
+from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import ElmoError, WeightsError
+from spacy_elmo.formats import writing
 from spacy_elmo.pipeline.annotations import annotate
 from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import RememberingEncoder, batch_by_tokens
@@ -25,10 +27,14 @@ from spacy_elmo.pipeline.mix import FixedMix, Layers
 from spacy_elmo.pipeline.replacing import Replacement
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
+from spacy_elmo.support import files
 from spacy_elmo.support.sealed import seal, unseal
 
 # Docs that are worked on together, counted in batches of the biLM: enough to sort sentences by length.
 _WINDOW_BATCHES = 8
+
+_STAMP = "digest"
+_FILES = (*writing.LAYOUT, _STAMP)  # what `to_disk` writes, all of it or nothing
 
 DEFAULT_MODEL = {
     "@architectures": "spacy-elmo.BiLM.v1",
@@ -325,13 +331,17 @@ class ElmoComponent(TrainablePipe):
         util.to_disk(path, {"model": self._write_model}, exclude)
 
     def _write_model(self, path: Path) -> None:
-        shim, stamp = shim_of(self.model), path / "digest"
-        if stamp.is_file() and stamp.read_bytes() == _stamp(path, shim.digest):
-            formats.write_texts(shim.bilm, path)
-            return
-        stamp.unlink(missing_ok=True)
-        formats.write(shim.bilm, path, "lossless")
-        stamp.write_bytes(_stamp(path, shim.digest))  # last, so that what is half-written is never taken for whole
+        shim = shim_of(self.model)
+        try:
+            with files.replacing(path, _FILES) as new:
+                if _has_weights(path, shim.digest):
+                    files.link_or_copy(path / writing.WEIGHTS, new / writing.WEIGHTS)
+                    writing.write_texts(shim.bilm, new)
+                else:
+                    writing.write_files(shim.bilm, new, "lossless")
+                (new / _STAMP).write_bytes(_stamp(new, shim.digest))
+        except OSError as error:
+            raise ElmoError(f"{path}: cannot be written ({error}); what was saved there is still there") from error
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
         """Load what `to_disk` wrote; `model.weights` of the config is not read.
@@ -343,12 +353,7 @@ class ElmoComponent(TrainablePipe):
         return self
 
     def _read_model(self, path: Path) -> None:
-        bilm, stamp = formats.load(path), path / "digest"
-        if not stamp.is_file() or stamp.read_bytes() != _stamp(path, formats.digest(bilm)):
-            raise WeightsError(
-                f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
-                "save the pipeline again, or restore its files"
-            )
+        bilm = files.read_whole(path, _FILES, _read_stamped)
         self.hub.leave_weights()
         shim_of(self.model).set(bilm)
 
@@ -383,9 +388,25 @@ def _refuse_second(one: str, other: str) -> None:
     )
 
 
+def _read_stamped(path: Path) -> BiLM:
+    bilm = formats.load(path)
+    if not _has_weights(path, formats.digest(bilm)):
+        raise WeightsError(
+            f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
+            "save the pipeline again, or restore its files"
+        )
+    return bilm
+
+
+def _has_weights(path: Path, digest: str) -> bool:
+    """Whether the weights of this digest were saved here, and lie here as they were saved."""
+    stamp = path / _STAMP
+    return stamp.is_file() and stamp.read_bytes() == _stamp(path, digest)
+
+
 def _stamp(path: Path, digest: str) -> bytes:
     """Digest of the biLM, and size of the weights file as it lies there."""
-    weights = path / "weights.hdf5"
+    weights = path / writing.WEIGHTS
     return f"{digest} {weights.stat().st_size if weights.is_file() else 0}\n".encode()
 
 
