@@ -69,7 +69,8 @@ def replacing(folder: Path, names: Collection[str]) -> Iterator[Path]:
         OSError: it cannot be written. What was there is still there, or, if only the last part failed, what is new.
     """
     folder = Path(os.path.realpath(folder))  # a link stays one
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.parent.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
     clear_abandoned(folder)
     place = folder / INCOMING if _is_mount(folder) else folder  # beside it, unless that is another file system
     with _aside(place, Path.mkdir) as new:

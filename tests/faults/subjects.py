@@ -126,10 +126,10 @@ class Prepare(Subject):
         """Nothing or all of it."""
         if self.others and (folder / "out/notes.txt").read_text() != "mine":
             return "another's file is lost"
-        place = files.settled(folder / "out", prepare_tool.PREPARED)
-        found = {str(path.relative_to(place)) for name in ("*.txt", "[a-z]*/*") for path in place.glob(name)} - {
-            "notes.txt"
-        }
+        return files.read_whole(folder / "out", prepare_tool.PREPARED, self._state_in)
+
+    def _state_in(self, place: Path) -> str:
+        found = {str(path.relative_to(place)) for name in ("vocab.txt", "[a-z]*/*.txt") for path in place.glob(name)}
         if not found:
             return "nothing"
         whole = {"vocab.txt", *(f"{part}/{name}.txt" for part in ("train", "heldout") for name in ("a", "b"))}
