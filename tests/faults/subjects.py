@@ -10,11 +10,15 @@ import re
 import shutil
 from pathlib import Path
 
+import spacy
+
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel
+from spacy_elmo.pipeline.component import ElmoComponent
+from spacy_elmo.pipeline.shim import shim_of
 from spacy_elmo.support import files
 from spacy_elmo.tools import download as download_tool
 from spacy_elmo.tools import prepare as prepare_tool
@@ -247,7 +251,41 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Component(Subject):
+    """`to_disk` of the component over one that was saved before."""
+
+    def __init__(self, name: str, exchanges: bool = True) -> None:
+        self.name, self.exchanges = name, exchanges
+
+    def make(self, folder: Path) -> None:
+        """Two models, and a component with the first that is saved."""
+        for number, name in enumerate(("old", "new")):
+            write_model(folder / name, cell_clip=3.0 - number, seed=number, is_whole=False)
+        component_of(folder / "old").to_disk(folder / "target")
+
+    def write(self, folder: Path) -> None:
+        """Save one with the second there."""
+        if not self.exchanges:
+            files.exchange = lambda one, other: False
+        component_of(folder / "new").to_disk(folder / "target")
+
+    def state(self, folder: Path) -> str:
+        """Which of the two is loaded."""
+        loaded = component_of(folder / "old").from_disk(folder / "target")
+        digest = formats.digest(shim_of(loaded.model).bilm)
+        names = [name for name in ("old", "new") if formats.open_model(folder / name).digest == digest]
+        return names[0] if names else "a mixture"
+
+
+def component_of(weights: Path) -> ElmoComponent:
+    """A component with these weights."""
+    component: ElmoComponent = spacy.blank("en").add_pipe("elmo", config={"model": {"weights": str(weights)}})
+    return component
+
+
 SUBJECTS = {
+    "component": lambda: Component("elmo.to_disk"),
+    "component-steps": lambda: Component("elmo.to_disk, folders not exchanged", exchanges=False),
     "convert": lambda: Convert("convert --force", grows=True),
     "convert-smaller": lambda: Convert("convert --force, without softmax", grows=False),
     "convert-others": lambda: Convert("convert --force, beside other files", grows=True, others=True),

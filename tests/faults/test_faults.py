@@ -14,7 +14,11 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it forks and mounts as Linux does")
 
 RUN = Path(__file__).with_name("run.py")
-FAST = {"kill": ("convert-others", "download", "prepare"), "disk": ("convert",), "overlay": ("convert",)}
+FAST = {
+    "kill": ("component", "convert-others", "download", "prepare"),
+    "disk": ("component", "convert"),
+    "overlay": ("convert",),
+}
 
 
 def rows_of(place, *arguments):
