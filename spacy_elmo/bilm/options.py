@@ -35,7 +35,7 @@ _MOST_BYTES = 2**22  # of the file
 _MOST_KEYS = 1000
 _MOST_SIZE = 2**24  # of a vector
 _MOST_LAYERS = _MOST_FILTERS = 1000
-_MOST_CHARACTERS = 2**16  # of a token
+_MOST_CHARACTERS = 2**40  # of a token: that takes no memory
 _LEAST_CHARACTERS = 7  # of a token in ELMoForManyLangs, which counts `<bos>` and its two borders so
 
 
@@ -155,8 +155,8 @@ class BiLMOptions:
         errors.
 
         Raises:
-            OptionsError: a key is missing or unknown, or a value is wrong or could not be saved again, or the network is
-                no biLM.
+            OptionsError: a key is missing or unknown, or a value is wrong or could not be saved again, or the network
+                is no biLM.
         """
         top = _Section(data, source)
         if top.has("encoder") and not top.has("lstm"):
@@ -374,7 +374,9 @@ class _Section:
     def clip(self, key: str) -> float | None:
         value = self.take(key, 0)
         if not _is_number(value):
-            raise OptionsError(f"{self.source}: {key} is {quoted(value)}, expected a positive number, or 0 or null for none")
+            raise OptionsError(
+                f"{self.source}: {key} is {quoted(value)}, expected a positive number, or 0 or null for none"
+            )
         return float(value) or None
 
     def boolean(self, key: str, default: bool) -> bool:

@@ -15,18 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from spacy_elmo.errors import WeightsError
+from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats.tar import Entry, Tar, is_tar
+from spacy_elmo.support.messages import quoted, reason
 
 # The largest published archive is a few GB, with about ten members.
 _MOST_MEMBERS = 1000
+_LONGEST_NAME = 255  # characters
 _MOST_BYTES = 16 * 2**30  # of all members, unpacked
 _MOST_TEXT = 2**28  # of a member read into memory
+_MOST_OPTIONS = 2**22  # of one of options
 _MOST_DIRECTORY = 2**20  # of the list of members
 _MOST_RATIO = 100  # beyond the first MB: weights hardly compress, text some five times
 _CHUNK = 2**20
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
 class Archive:
@@ -47,7 +50,7 @@ class Archive:
         self._check_whole(entries)
         for entry in entries:
             if problem := _problem_of_name(entry) or entry.problem:
-                raise WeightsError(f"{path}: the member {entry.name[:100]!r} {problem}; refused")
+                raise WeightsError(f"{path}: the member {quoted(entry.name)} {problem}; refused")
         files = {PurePosixPath(entry.name): entry for entry in entries if not entry.is_folder}
         own = {str(name): files[name] for name in sorted(files) if name.parts[0] != "__MACOSX" and name.name[0] != "."}
         self.sizes = {name: entry.size for name, entry in own.items()}
@@ -73,18 +76,23 @@ class Archive:
             WeightsError: it is damaged, or not of the size that the directory says.
         """
         done, size = 0, self.sizes[name]
-        try:
-            for chunk in self._content.chunks(self._entries[name]):
-                done += len(chunk)
-                target.write(chunk)
-                if done > size:
-                    break
-        except _DAMAGE as error:
-            raise WeightsError(f"{self.path}: {name}: cannot be unpacked ({error}); fetch the archive again?") from None
+        for chunk in self._chunks(name):
+            done += len(chunk)
+            target.write(chunk)
+            if done > size:
+                break
         if done != size:
             raise WeightsError(
                 f"{self.path}: {name}: not of the size that the archive's directory says; damaged or hostile"
             )
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        try:
+            yield from self._content.chunks(self._entries[name])
+        except _DAMAGE as error:
+            raise WeightsError(
+                f"{self.path}: {name}: cannot be unpacked ({reason(error)}); fetch the archive again?"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -150,8 +158,7 @@ class Member:
         Raises:
             WeightsError: it is damaged, or too long.
         """
-        if self.size > _MOST_TEXT:
-            raise WeightsError(f"{self}: {self.size:,} bytes, too long for a text of a model")
+        _refuse_long_text(self, _MOST_TEXT)
         content = io.BytesIO()
         self.archive.unpack(str(self.inner), content)
         return content.getvalue()
@@ -195,20 +202,36 @@ def size_of(file: File) -> int:
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
-def read_text_of(file: File) -> bytes:
-    """Content of a file of text, undecoded.
+def read_text_of(file: File, most: int) -> bytes:
+    """Content of a file of text of at most so many bytes, undecoded.
 
     Raises:
-        WeightsError: it is not there, cannot be read, or is too long for a text of a model.
+        WeightsError: it is not there, cannot be read, or is longer.
     """
     if not file.is_file():
         raise WeightsError(f"{file}: no such file")
-    if (size := size_of(file)) > _MOST_TEXT:
-        raise WeightsError(f"{file}: {size:,} bytes, too long for a text of a model")
     try:
+        _refuse_long_text(file, most)
         return file.read_bytes()
     except OSError as error:
         raise WeightsError(f"{file}: cannot be read ({error})") from None
+
+
+def read_options_of(file: File) -> bytes:
+    """Content of a file of options, undecoded.
+
+    Raises:
+        OptionsError: see `read_text_of`.
+    """
+    try:
+        return read_text_of(file, _MOST_OPTIONS)
+    except WeightsError as error:
+        raise OptionsError(str(error)) from None
+
+
+def _refuse_long_text(file: File, most: int) -> None:
+    if (size := size_of(file)) > most:
+        raise WeightsError(f"{file}: {size:,} bytes, too long for this text of a model; expected at most {most:,}")
 
 
 def is_archive(path: Path) -> bool:
@@ -228,8 +251,8 @@ class _Zip:
         try:
             with _open(path) as file:
                 infos = file.infolist()
-        except (*_DAMAGE, OSError) as error:
-            raise WeightsError(f"{path}: no zip archive, or a damaged one ({error})") from None
+        except _DAMAGE as error:
+            raise WeightsError(f"{path}: no zip archive, or a damaged one ({reason(error)})") from None
         self.entries = [
             Entry(info.orig_filename, info.file_size, info.header_offset, _is_folder(info), _problem(info))
             for info in infos
@@ -263,6 +286,8 @@ def _problem_of_name(entry: Entry) -> str | None:
     name = entry.name
     if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
         return "leads out of the archive"
+    if len(name) > _LONGEST_NAME:
+        return f"has a name of {len(name):,} characters"
     if not name.isprintable() or "\\" in name or not (entry.is_folder or PurePosixPath(name).parts):
         return "has a name with odd characters"
     return None

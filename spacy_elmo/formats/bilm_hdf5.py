@@ -31,12 +31,14 @@ from spacy_elmo.formats.archive import File
 from spacy_elmo.formats.hdf5_file import (
     Array,
     StoredDtype,
+    dataset_names,
     find_dataset,
     naming_damage,
     open_hdf5,
     read_array,
     write_arrays,
 )
+from spacy_elmo.support.messages import listed
 
 OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets under other names are not ours to judge
 
@@ -220,11 +222,9 @@ def assemble(
 
 
 def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
-    names: list[str] = []
-    file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-    surplus = sorted(name for name in names if name.startswith(OWN_ROOTS) and f"/{name}" not in known)
+    surplus = sorted(name for name in dataset_names(file, OWN_ROOTS, source) if f"/{name}" not in known)
     if surplus:
-        raise WeightsError(f"{source}: the options leave no place for {', '.join(surplus)}; do both belong together?")
+        raise WeightsError(f"{source}: the options leave no place for {listed(surplus)}; do both belong together?")
 
 
 def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:

@@ -13,7 +13,7 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, bilm_hdf5, lexicons_json, softmax_hdf5
-from spacy_elmo.formats.archive import File, Folder, size_of
+from spacy_elmo.formats.archive import File, Folder, read_options_of, size_of
 from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.formats.reader import Parts, Place
 from spacy_elmo.support.files import write_text, write_whole
@@ -71,7 +71,7 @@ class BiLMFiles:
         file = self.named_options or self._options_beside()
         if isinstance(file, Path):
             return BiLMOptions.from_file(file)
-        return BiLMOptions.from_json(file.read_bytes(), str(file))
+        return BiLMOptions.from_json(read_options_of(file), str(file))
 
     def _options_beside(self) -> File:
         """options.json, the file named like the weights (AllenNLP), or the only one with options in its name."""

@@ -10,10 +10,13 @@ import numpy.typing as npt
 
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats.archive import File, opened
+from spacy_elmo.support.messages import reason
 
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
 
+_MOST_LINKS = 50_000  # looked at; a model of a thousand layers has 10,000
+_DEEPEST = 16  # groups within groups; HDF5 looks up each name from the top
 _MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
 
 T = TypeVar("T")
@@ -139,7 +142,7 @@ def naming_damage(source: str) -> Iterator[None]:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({error})"
+            f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({reason(error)})"
         ) from None
 
 
@@ -187,6 +190,47 @@ def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
     if node.is_virtual or node.external:
         raise WeightsError(f"{source}: {name} is stored in another file; weights files hold their arrays themselves")
     return node
+
+
+def dataset_names(file: h5py.File, beginnings: tuple[str, ...], source: str) -> list[str]:
+    """Names of the datasets that hard links lead to and whose names begin so.
+
+    Raises:
+        WeightsError: groups lie deeper within each other, or hold more links, than in the file of any model.
+    """
+    found, left = list[str](), _MOST_LINKS
+
+    def look_into(group: h5py.Group, path: str, depth: int) -> None:
+        nonlocal left
+        if depth > _DEEPEST:
+            raise WeightsError(f"{source}: groups lie more than {_DEEPEST} deep within each other; damaged or hostile")
+        names = _link_names(group, left)
+        left -= len(names)
+        if left <= 0:
+            raise WeightsError(f"{source}: more than {_MOST_LINKS:,} links, a model has a few; damaged or hostile")
+        for name in names:
+            whole_name = path + name.decode(errors="backslashreplace")
+            if whole_name.startswith(beginnings) and isinstance(group.get(name, getlink=True), h5py.HardLink):
+                if isinstance(node := group[name], h5py.Group):
+                    look_into(node, f"{whole_name}/", depth + 1)
+                elif isinstance(node, h5py.Dataset):
+                    found.append(whole_name)
+
+    with naming_damage(source):
+        look_into(file, "", 1)
+    return found
+
+
+def _link_names(group: h5py.Group, most: int) -> list[bytes]:
+    """Names of so many links of a group, in the order in which they lie there: any other makes a table of all first."""
+    names: list[bytes] = []
+
+    def take(name: bytes) -> bool | None:
+        names.append(name)
+        return True if len(names) >= most else None
+
+    group.id.links.iterate(take, order=h5py.h5.ITER_NATIVE)
+    return names
 
 
 def read_array(dataset: h5py.Dataset, source: str) -> Array:

@@ -1,4 +1,4 @@
-"""JSON in, what it says out, if that can be written again: as JSON, and as the msgpack that spaCy saves a pipeline in."""
+"""JSON in, what it says out if it can be written again: as JSON, and as the msgpack that spaCy saves pipelines in."""
 
 import json
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, bilm_hdf5
-from spacy_elmo.formats.archive import File, Folder
+from spacy_elmo.formats.archive import File, Folder, read_options_of
 from spacy_elmo.formats.hdf5_file import Array, as_float32
 from spacy_elmo.formats.reader import Parts
 from spacy_elmo.formats.tensorflow import architecture, graph
@@ -49,7 +49,7 @@ class TensorFlowModel:
             return BiLMOptions.from_file(self.named_options)
         file = self.folder / "options.json"
         if file.is_file():
-            return BiLMOptions.from_json(file.read_bytes(), str(file))
+            return BiLMOptions.from_json(read_options_of(file), str(file))
         shapes = {name: self.bundle.variables[variable].shape for name, variable in self._names.items()}
         if not self.graph.is_file():
             raise OptionsError(
