@@ -17,6 +17,7 @@ from spacy_elmo.formats.archive import File, Folder, read_options_of, size_of
 from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.formats.reader import Parts, Place
 from spacy_elmo.support.files import write_text, write_whole
+from spacy_elmo.support.messages import listed
 from spacy_elmo.support.words import text_of
 
 FORMAT = "bilm-tf HDF5"
@@ -42,9 +43,7 @@ def _weights_among(place: Place) -> File | None:
     if "weights.hdf5" in found and (place.folder / "weights.hdf5").is_file():
         return place.folder / "weights.hdf5"
     if len(found) > 1:
-        raise WeightsError(
-            f"{place}: expected one weights file, weights.hdf5 or another .hdf5; found {', '.join(found)}"
-        )
+        raise WeightsError(f"{place}: expected one weights file, weights.hdf5 or another .hdf5; found {listed(found)}")
     return place.folder / found[0] if found else None
 
 

@@ -69,5 +69,5 @@ def checked(options: BiLMOptions, lexicons: Lexicons | None, source: str) -> Lex
         used = (lexicons or Lexicons(None, None)).for_options(options.token_embedder)
         used.check()
     except ElmoError as error:
-        raise WeightsError(f"{source}: {error}") from None
+        raise WeightsError(f"{source}: {reason(error)}") from None
     return used

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-_MOST_VALUE, _MOST_LIST = 100, 200  # characters shown
+_MOST_VALUE, _MOST_TEXT = 100, 200  # characters shown
 
 
 def quoted(value: object) -> str:
@@ -13,16 +13,21 @@ def quoted(value: object) -> str:
         return f"{type(value).__name__} that cannot be shown"
 
 
+def shown(text: str) -> str:
+    """A text as it is, cut where it is long."""
+    return _cut(text, _MOST_TEXT)
+
+
 def listed(names: Iterable[str]) -> str:
     """Names with commas between them, cut where they are many or long."""
-    return _cut(", ".join(names), _MOST_LIST)
+    return shown(", ".join(names))
 
 
 def reason(error: BaseException) -> str:
     """What an error of another package says, which may repeat what it read."""
-    return _cut(" ".join(str(error).split()), _MOST_LIST)
+    return shown(" ".join(str(error).split()))
 
 
 def _cut(text: str, most: int) -> str:
-    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[: most + 1])
-    return shown if len(shown) <= most else f"{shown[:most]}…"
+    line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}…"

@@ -21,6 +21,7 @@ from spacy_elmo.formats.archive import File, size_of
 from spacy_elmo.formats.tensorflow import table
 from spacy_elmo.formats.tensorflow.crc32c import crc32c
 from spacy_elmo.formats.tensorflow.protobuf import MalformedError, Reader, as_bytes, as_number, as_text, signed, varint
+from spacy_elmo.support.messages import quoted, reason, shown
 
 Array = npt.NDArray[Any]
 
@@ -90,15 +91,15 @@ class Bundle:
         """
         variable = self.variables.get(name)
         if variable is None:
-            raise WeightsError(f"{self.index}: there is no variable {name!r}")
+            raise WeightsError(f"{self.index}: there is no variable {quoted(name)}")
         if variable.is_partitioned:
             raise WeightsError(
-                f"{self.index}: {name} is partitioned (saved in pieces), which is not read; save the model again "
-                "without a partitioner"
+                f"{self.index}: {shown(name)} is partitioned (saved in pieces), which is not read; save the model "
+                "again without a partitioner"
             )
         if variable.dtype not in _FLOATS:
             found = _OTHERS.get(variable.dtype, f"TensorFlow's type {variable.dtype}")
-            raise WeightsError(f"{self.index}: {name} holds {found}, expected float16, float32 or float64")
+            raise WeightsError(f"{self.index}: {shown(name)} holds {found}, expected float16, float32 or float64")
         return variable
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, Array]]:
@@ -155,7 +156,7 @@ class Bundle:
         content = bytearray(variable.size if is_there else 0)
         file.seek(variable.offset if is_there else 0)
         if file.readinto(content) < variable.size:  # type: ignore[attr-defined]
-            raise WeightsError(f"{path}: cut off, it ends within {variable.name}; copy the file again")
+            raise WeightsError(f"{path}: cut off, it ends within {shown(variable.name)}; copy the file again")
         if is_checked:
             self._check(crc32c(content), variable)
         return content
@@ -163,8 +164,8 @@ class Bundle:
     def _check(self, checksum: int, variable: Variable) -> None:
         if table.mask(checksum) != variable.checksum:
             raise WeightsError(
-                f"{self._shard(variable.shard)}: the checksum of {variable.name} is wrong; the file is damaged, or of "
-                "another step than its index"
+                f"{self._shard(variable.shard)}: the checksum of {shown(variable.name)} is wrong; the file is damaged, "
+                "or of another step than its index"
             )
 
     @contextmanager
@@ -183,7 +184,7 @@ class Bundle:
         try:
             yield
         except MalformedError as error:
-            raise WeightsError(f"{self.index}: no index of TensorFlow, or a damaged one ({error})") from None
+            raise WeightsError(f"{self.index}: no index of TensorFlow, or a damaged one ({reason(error)})") from None
 
 
 def reading(file: File) -> AbstractContextManager[BinaryIO]:

@@ -12,6 +12,7 @@ from spacy_elmo.formats.reader import Place
 from spacy_elmo.formats.tensorflow import hub, table
 from spacy_elmo.formats.tensorflow.bundle import SUFFIX, reading
 from spacy_elmo.formats.tensorflow.model import TensorFlowModel
+from spacy_elmo.support.messages import listed
 
 FORMAT = "bilm-tf checkpoint"
 
@@ -63,7 +64,7 @@ def _newest(place: Place) -> str | None:
         return found[0] if found else named
     steps = [(match[1], int(match[2]), prefix) for prefix in found if (match := _STEP.fullmatch(prefix))]
     if len(steps) < len(found) or len({name for name, _, _ in steps}) > 1:
-        raise WeightsError(f"{place}: holds several checkpoints, {', '.join(found)}; name one of them")
+        raise WeightsError(f"{place}: holds several checkpoints, {listed(found)}; name one of them")
     return max(steps)[2]
 
 

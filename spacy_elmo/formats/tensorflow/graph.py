@@ -15,6 +15,7 @@ import numpy as np
 from spacy_elmo.errors import OptionsError
 from spacy_elmo.formats.archive import File, size_of
 from spacy_elmo.formats.tensorflow.protobuf import MalformedError, Reader, Value, as_bytes, as_text, varint
+from spacy_elmo.support.messages import reason
 
 _MOST_BYTES = 2**28
 _MOST_FIELDS = 2**23  # bilm-tf's training graph for three GPUs and 20 time steps has 430,000
@@ -65,7 +66,9 @@ def read(file: File, scope: str) -> Facts:
         nodes = _own_nodes(reader, _graphs(reader, memoryview(file.read_bytes()), file.name), scope)
         return _facts(reader, nodes)
     except MalformedError as error:
-        raise OptionsError(f"{file}: cannot be read as the graph of a biLM ({error}); name its options.json") from None
+        raise OptionsError(
+            f"{file}: cannot be read as the graph of a biLM ({reason(error)}); name its options.json"
+        ) from None
 
 
 def _graphs(reader: Reader, content: memoryview, name: str) -> Iterator[memoryview]:
