@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,10 @@ def main() -> int:
     if arguments.case is not None:
         return _try_here(arguments.folder, names[0], arguments.seed, arguments.case)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    campaigns = [Campaign(arguments.folder, name, arguments.seed, arguments.out) for name in names]
+    campaigns = [Campaign(name, arguments.seed, arguments.out) for name in names]
     with ThreadPoolExecutor(arguments.workers) as pool:
-        for done in [pool.submit(campaign.run, arguments.cases, arguments.again) for campaign in campaigns]:
+        shares = [campaigns[number :: arguments.workers] for number in range(arguments.workers)]
+        for done in [pool.submit(_run, share, arguments) for share in shares]:
             done.result()
     found = {campaign.name: list(campaign.results().values()) for campaign in campaigns}
     print(_table([_row(name, results) for name, results in found.items()]))
@@ -59,6 +61,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--case", type=int, help="try this one alone")
     parser.add_argument("--again", action="store_true", help="try those that were lost once more")
+    parser.add_argument("--seconds", type=int, default=20, help="of the processor, that a case may take")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, default=CHECKOUT / "build" / "fuzz", help="where results are kept")
     parser.add_argument("--folder", type=Path, default=HERE / "kinds", help="where kinds are defined")
@@ -69,11 +72,17 @@ def _names(folder: Path) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.py"))
 
 
+def _run(campaigns: "list[Campaign]", arguments: argparse.Namespace) -> None:
+    with Workers(arguments.folder, arguments.seconds) as workers:
+        for campaign in campaigns:
+            campaign.run(workers, arguments.cases, arguments.again)
+
+
 class Campaign:
     """All cases of a kind, and the results of those that were tried."""
 
-    def __init__(self, kinds: Path, name: str, seed: int, out: Path) -> None:
-        self.name, self._kinds, self._seed = name, kinds, seed
+    def __init__(self, name: str, seed: int, out: Path) -> None:
+        self.name, self._seed = name, seed
         self._file = out / f"{name}-{seed}.jsonl"
 
     def results(self) -> dict[int, dict[str, Any]]:
@@ -84,37 +93,56 @@ class Campaign:
         whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be cut off
         return {result["case"]: result for result in whole}
 
-    def run(self, cases: int, again: bool) -> None:
+    def run(self, workers: "Workers", cases: int, again: bool) -> None:
         """Try those that were not tried yet; again: those, too, that were lost."""
         kept = {number: result for number, result in self.results().items() if not (again and _is_lost(result))}
         self._file.write_text("".join(f"{json.dumps(result)}\n" for result in kept.values()))
         waiting = deque(number for number in range(cases) if number not in kept)
         with self._file.open("a", buffering=1) as file:
             while waiting:
-                with tempfile.TemporaryDirectory() as scratch, Worker(self._kinds, Path(scratch)) as worker:
-                    for _ in range(_MOST_BATCHES):
-                        for result in worker.results(self.name, self._seed, list(islice(waiting, _BATCH))):
-                            file.write(f"{json.dumps(result)}\n")
-                            waiting.popleft()
-                        print(f"{self.name}: {len(waiting):,} of {cases:,} are left", file=sys.stderr)
-                        if worker.has_died or not waiting:
-                            break
+                for result in workers.get().results(self.name, self._seed, list(islice(waiting, _BATCH))):
+                    file.write(f"{json.dumps(result)}\n")
+                    waiting.popleft()
+                print(f"{self.name}: {len(waiting):,} of {cases:,} are left", file=sys.stderr)
+
+
+class Workers:
+    """One worker at a time; another one where it has died or has done its share."""
+
+    def __init__(self, kinds: Path, seconds: int) -> None:
+        self._kinds, self._seconds = kinds, seconds
+        self._open = ExitStack()
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def get(self) -> "Worker":
+        """The one to ask now."""
+        if self._worker is None or self._worker.is_done:
+            self._open.close()
+            scratch = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
+            self._worker = self._open.enter_context(Worker(self._kinds, scratch, self._seconds))
+        return self._worker
 
 
 class Worker:
     """A process that tries cases."""
 
-    def __init__(self, kinds: Path, scratch: Path) -> None:
+    def __init__(self, kinds: Path, scratch: Path, seconds: int) -> None:
         self._log = (scratch / "stderr").open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-B", HERE / "worker.py", kinds, scratch / "files"],
+            [sys.executable, "-B", HERE / "worker.py", kinds, scratch / "files", str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"},
         )
-        self.has_died = False
+        self._n_batches, self._has_died = 0, False
 
     def __enter__(self) -> "Worker":
         return self
@@ -125,15 +153,21 @@ class Worker:
         self._process.communicate()
         self._log.close()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it is not to be asked any more."""
+        return self._has_died or self._n_batches >= _MOST_BATCHES
+
     def results(self, kind: str, seed: int, cases: list[int]) -> Iterator[dict[str, Any]]:
         """Yield the result of each case; where one ends the process, the last one says so."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps({"kind": kind, "seed": seed, "cases": cases}), file=self._process.stdin, flush=True)
+        self._n_batches += 1
         for number in cases:
             line = self._process.stdout.readline()
             if not line:
-                self.has_died = True
+                self._has_died = True
                 yield {"case": number, "end": "lost", "behind": False, "seconds": 0, "bytes": 0, "what": self._cause()}
                 return
             yield json.loads(line)
