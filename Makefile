@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 AT_ONCE := -n $(WORKERS) --dist loadfile # the tests of a file share what they have made
 
-.PHONY: demo test test-slow test-levels lint format bench clean
+.PHONY: demo test test-slow test-levels fuzz lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -22,6 +22,10 @@ test-slow: $(VENV)/.test
 # The network at every level of instructions that the processor has, and without the compiled part.
 test-levels: $(VENV)/.test
 	$(BIN)/python tests/levels.py
+
+# 10,000 damaged and hostile files of every kind: some hours. It goes on where it was stopped; the results are in build/fuzz.
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz --workers $(WORKERS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
