@@ -1,5 +1,6 @@
 """Arrays in, an HDF5 file out, also where the disk fills while it is written; and back, whoever made the file."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -17,6 +18,7 @@ StoredDtype = Literal["float32", "float16", "lossless"]
 
 _MOST_LINKS = 50_000  # looked at; a model of a thousand layers has 10,000
 _DEEPEST = 16  # groups within groups; HDF5 looks up each name from the top
+_MOST_CHUNK = 2**24  # bytes beyond those of the array
 _MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
 
 T = TypeVar("T")
@@ -165,6 +167,8 @@ def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], 
         )
     if dataset.dtype not in (np.float16, np.float32, np.float64):
         raise WeightsError(f"{source}: {name} holds {dataset.dtype}, expected float16, float32 or float64")
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > dataset.nbytes + _MOST_CHUNK:
+        raise WeightsError(f"{source}: {name} is stored in pieces much larger than itself; damaged or hostile")
     if not has_values(dataset):
         raise WeightsError(f"{source}: {name} is declared but its values are not there; the file is damaged")
     return dataset
@@ -172,7 +176,25 @@ def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], 
 
 def has_values(dataset: h5py.Dataset) -> bool:
     """Whether the file is large enough to hold what the dataset says it does: any size can be declared."""
-    return bool(dataset.id.get_storage_size() * _MOST_COMPRESSED >= dataset.nbytes)
+    return _stored_bytes(dataset) * _MOST_COMPRESSED >= dataset.nbytes
+
+
+def _stored_bytes(dataset: h5py.Dataset) -> int:
+    """Bytes of its chunks in the file, until they are enough, or more chunks than it can have.
+
+    HDF5 would add up all of them: an index of 20 kB that names itself can make that more than anybody waits for.
+    """
+    if dataset.chunks is None or not hasattr(dataset.id, "chunk_iter"):  # HDF5 has it since 1.10.10
+        return int(dataset.id.get_storage_size())
+    left, stored = math.prod(map(math.ceil, np.divide(dataset.shape, dataset.chunks))), 0
+
+    def add(chunk: Any) -> bool | None:
+        nonlocal left, stored
+        left, stored = left - 1, stored + chunk.size
+        return True if left <= 0 or stored * _MOST_COMPRESSED >= dataset.nbytes else None
+
+    dataset.id.chunk_iter(add)
+    return stored
 
 
 def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
