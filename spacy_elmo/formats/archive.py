@@ -9,7 +9,8 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -55,6 +56,7 @@ class Archive:
         own = {str(name): files[name] for name in sorted(files) if name.parts[0] != "__MACOSX" and name.name[0] != "."}
         self.sizes = {name: entry.size for name, entry in own.items()}
         self._entries = own
+        self._folders = _names_in_folders(own)
 
     def _check_whole(self, entries: list[Entry]) -> None:
         if len(entries) > _MOST_MEMBERS:
@@ -68,6 +70,10 @@ class Archive:
     def top(self) -> "Member":
         """The folder that holds all it has."""
         return Member(self, PurePosixPath())
+
+    def names_in(self, folder: PurePosixPath) -> list[str]:
+        """What a folder holds, in order; nothing where there is no such folder."""
+        return sorted(self._folders.get(folder.parts, ()))
 
     def unpack(self, name: str, target: BinaryIO) -> None:
         """Write a file of it to an open one.
@@ -139,10 +145,7 @@ class Member:
 
     def iterdir(self) -> Iterator["Member"]:
         """What a folder holds, in order of names."""
-        depth, own = len(self.inner.parts), self.inner.parts
-        below = (PurePosixPath(name).parts for name in self.archive.sizes)
-        children = {parts[: depth + 1] for parts in below if len(parts) > depth and parts[:depth] == own}
-        return (Member(self.archive, PurePosixPath(*parts)) for parts in sorted(children))
+        return (self / name for name in self.archive.names_in(self.inner))
 
     def is_file(self) -> bool:
         """Whether it is there, and a file."""
@@ -150,7 +153,7 @@ class Member:
 
     def is_dir(self) -> bool:
         """Whether it is there, and a folder."""
-        return not self.is_file() and any(True for _ in self.iterdir())
+        return not self.is_file() and bool(self.archive.names_in(self.inner))
 
     def read_bytes(self) -> bytes:
         """Content of a file, for text that fits into memory.
@@ -280,6 +283,15 @@ class _Cautious(io.BufferedReader):
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
     with _Cautious(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
         yield archive
+
+
+def _names_in_folders(files: Iterable[str]) -> dict[tuple[str, ...], set[str]]:
+    found = defaultdict[tuple[str, ...], set[str]](set)
+    for file in files:
+        parts = PurePosixPath(file).parts
+        for depth, part in enumerate(parts):
+            found[parts[:depth]].add(part)
+    return found
 
 
 def _problem_of_name(entry: Entry) -> str | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import File, opened
+from spacy_elmo.formats.archive import File, opened, size_of
 from spacy_elmo.support.messages import reason, shown
 
 # What the pickle of a state_dict of float32 tensors is made of.
@@ -64,6 +64,12 @@ def read(file: File, other_storages: Collection[str] = ()) -> dict[str, Tensor]:
             ) from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise WeightsError(f"{file}: holds no tensors by name, so it is no state_dict of torch")
+    size = size_of(file)
+    for name, tensor in state.items():
+        if (n_bytes := tensor.numel() * tensor.element_size()) > size:  # one number may stand for all of them
+            raise WeightsError(
+                f"{file}: has {size:,} bytes, but says that {shown(str(name))} has {n_bytes:,}; damaged or hostile"
+            )
     return {str(name): tensor for name, tensor in state.items()}
 
 

@@ -310,6 +310,22 @@ def test_too_many_members_are_refused(pack, parts):
     refused(pack({**parts, **{f"{number}.txt": b"" for number in range(1000)}}), "1,005 members")
 
 
+def test_folders_are_looked_up_and_not_searched_for(pack, parts):
+    """Each of 900 folders was compared with the 900 members, and this some times for each format."""
+    path = pack({**{f"folder/{name}": part for name, part in parts.items()}, **{f"{n}/x/y": b"" for n in range(900)}})
+    top = archive.Archive(path).top
+    assert len(list(top.iterdir())) == 901
+    assert [member.name for member in (top / "7" / "x").iterdir()] == ["y"]
+    assert [(top / name).is_dir() for name in ("7", "8/x", "9/x/y", "9/y", "folder")] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert load(path).options.width == 32
+
+
 def test_a_huge_directory_is_refused_before_it_is_read(pack, parts):
     many = {f"{'x' * 100}{number}": b"" for number in range(10_000)}
     refused(pack({**parts, **many}, STORED), "its directory is longer")
