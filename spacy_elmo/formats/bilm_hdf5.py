@@ -36,6 +36,7 @@ from spacy_elmo.formats.hdf5_file import (
     naming_damage,
     open_hdf5,
     read_array,
+    refuse_bomb,
     write_arrays,
 )
 from spacy_elmo.support.messages import listed
@@ -192,6 +193,7 @@ def read(
             with naming_damage(f"{source}: {entry.name}"):
                 table.append((entry, find_dataset(file, (entry.name, *entry.others), entry.shape, source)))
         _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
+        refuse_bomb(file, (dataset for _, dataset in table), source)
         return assemble(options, vocabulary, card, _read_arrays(table, source), lexicons)
 
 

@@ -19,6 +19,7 @@ StoredDtype = Literal["float32", "float16", "lossless"]
 _MOST_LINKS = 50_000  # looked at; a model of a thousand layers has 10,000
 _DEEPEST = 16  # groups within groups; HDF5 looks up each name from the top
 _MOST_CHUNK = 2**24  # bytes beyond those of the array
+_MOST_RATIO = 100  # beyond that, of all arrays to the file
 _MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
 
 T = TypeVar("T")
@@ -177,6 +178,17 @@ def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], 
 def has_values(dataset: h5py.Dataset) -> bool:
     """Whether the file is large enough to hold what the dataset says it does: any size can be declared."""
     return _stored_bytes(dataset) * _MOST_COMPRESSED >= dataset.nbytes
+
+
+def refuse_bomb(file: h5py.File, datasets: Iterable[h5py.Dataset], source: str) -> None:
+    """Refuse arrays that take far more memory together than the file is long: weights hardly compress.
+
+    Raises:
+        WeightsError: they do.
+    """
+    size, needed = file.id.get_filesize(), sum(dataset.nbytes for dataset in datasets)
+    if needed > _MOST_RATIO * size + _MOST_CHUNK:
+        raise WeightsError(f"{source}: its arrays would grow from {size:,} to {needed:,} bytes; damaged or hostile")
 
 
 def _stored_bytes(dataset: h5py.Dataset) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spacy_elmo import WeightsError
-from spacy_elmo.formats.hdf5_file import find_dataset, has_values, new_hdf5
+from spacy_elmo.formats.hdf5_file import find_dataset, has_values, new_hdf5, refuse_bomb
 
 ARRAYS = {f"group/{n}": np.arange(n, dtype=np.float32) for n in range(200)}
 
@@ -119,6 +119,18 @@ def test_an_index_of_chunks_that_names_itself_is_not_walked():
 def test_values_that_are_nowhere_stored_are_noticed(libver, is_written, how):
     with h5py.File(stored((64, 1), libver, is_written, **how)) as hdf5:
         assert has_values(hdf5["x"]) == is_written
+
+
+def test_arrays_that_take_far_more_than_their_file_are_refused():
+    """128 MB of one value, packed. No honest weights can be packed so."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as hdf5:
+        hdf5.create_dataset("x", (2**15, 2**10), "f4", chunks=(2**10, 2**10), compression="gzip")[...] = 0.5
+    with h5py.File(file) as hdf5:
+        assert has_values(hdf5["x"])
+        with pytest.raises(WeightsError, match=r"file: its arrays would grow from .* to 134,217,728 bytes"):
+            refuse_bomb(hdf5, [hdf5["x"]], "file")
+        refuse_bomb(hdf5, [], "file")
 
 
 def test_chunks_much_larger_than_their_array_are_refused():

@@ -1,6 +1,7 @@
 """A model opened: its parts, when they are read, and which format opens what."""
 
 import gzip
+import json
 import shutil
 import zipfile
 
@@ -109,6 +110,15 @@ def test_the_earlier_names_are_the_same(whole_model):
     assert formats.ModelFiles is formats.OpenedModel
     assert isinstance(formats.locate(whole_model), formats.ModelFiles)
     assert formats.locate(whole_model).read_options() == load(whole_model).options
+
+
+def test_a_softmax_is_checked_before_memory_is_taken(whole_model):
+    options = json.loads((whole_model / "options.json").read_text())
+    options["lstm"] |= {"dim": 2**24, "projection_dim": 2**24}
+    (whole_model / "options.json").write_text(json.dumps(options))
+    (whole_model / "vocab.txt").write_text("word\n" * 10**6)
+    with pytest.raises(WeightsError, match=r"softmax\.hdf5: softmax/W has shape \[5, 16\], the options ask for"):
+        open_model(whole_model).softmax()
 
 
 def test_a_name_is_shown_where_the_card_states_none(whole_model, tmp_path):
