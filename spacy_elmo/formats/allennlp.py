@@ -11,7 +11,6 @@ the digest is that of the HDF5 file only where no sum was rounded, or where the 
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, takewhile
@@ -25,7 +24,7 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, bilm_hdf5, state_dict
-from spacy_elmo.formats.archive import File, Folder, opened, read_options_of, size_of
+from spacy_elmo.formats.archive import File, Folder, read_options_of, reading, size_of
 from spacy_elmo.formats.hdf5_file import Array, as_float32
 from spacy_elmo.formats.reader import Parts, Place
 from spacy_elmo.support import strict_json
@@ -183,10 +182,7 @@ def _only(folder: Folder, kind: str) -> File | None:
 
 def _hash(file: File) -> bytes:
     sha = hashlib.sha256()
-    with ExitStack() as stack:
-        content = stack.enter_context(opened(file))
-        if isinstance(content, Path):
-            content = stack.enter_context(content.open("rb"))
+    with reading(file) as content:
         while chunk := content.read(2**20):
             sha.update(chunk)
     return sha.digest()

@@ -161,7 +161,7 @@ class Member:
         Raises:
             WeightsError: it is damaged, or too long.
         """
-        _refuse_long_text(self, _MOST_TEXT)
+        _refuse_long(self, _MOST_TEXT)
         content = io.BytesIO()
         self.archive.unpack(str(self.inner), content)
         return content.getvalue()
@@ -205,8 +205,8 @@ def size_of(file: File) -> int:
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
-def read_text_of(file: File, most: int) -> bytes:
-    """Content of a file of text of at most so many bytes, undecoded.
+def read_whole(file: File, most: int) -> bytes:
+    """Content of a file of at most so many bytes.
 
     Raises:
         WeightsError: it is not there, cannot be read, or is longer.
@@ -214,36 +214,62 @@ def read_text_of(file: File, most: int) -> bytes:
     if not file.is_file():
         raise WeightsError(f"{file}: no such file")
     try:
-        _refuse_long_text(file, most)
+        _refuse_long(file, most)
         return file.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{file}: cannot be read ({error})") from None
+        raise _unreadable(file, error) from None
 
 
 def read_options_of(file: File) -> bytes:
     """Content of a file of options, undecoded.
 
     Raises:
-        OptionsError: see `read_text_of`.
+        OptionsError: see `read_whole`.
     """
     try:
-        return read_text_of(file, _MOST_OPTIONS)
+        return read_whole(file, _MOST_OPTIONS)
     except WeightsError as error:
         raise OptionsError(str(error)) from None
 
 
-def _refuse_long_text(file: File, most: int) -> None:
+@contextmanager
+def reading(file: File) -> Iterator[BinaryIO]:
+    """Open a file of a disk or an archive.
+
+    Raises:
+        WeightsError: it is damaged, or cannot be read.
+    """
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(file.open("rb") if isinstance(file, Path) else file.open())
+        except OSError as error:
+            raise _unreadable(file, error) from None
+        yield opened
+
+
+def _refuse_long(file: File, most: int) -> None:
     if (size := size_of(file)) > most:
-        raise WeightsError(f"{file}: {size:,} bytes, too long for this text of a model; expected at most {most:,}")
+        raise WeightsError(f"{file}: {size:,} bytes, too long for this file of a model; expected at most {most:,}")
+
+
+def _unreadable(file: File, error: OSError) -> WeightsError:
+    return WeightsError(f"{file}: cannot be read ({reason(error)})")
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is, or says it is, a zip or tar archive."""
+    """Whether a file is, or says it is, a zip or tar archive.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
     # A name that says enough saves a look into the file; torch writes a `.th` as a zip archive of its own kind.
     if path.suffix.lower() in (".zip", ".hdf5", ".th"):
         return path.suffix.lower() == ".zip"
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\3\4" or is_tar(path)
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\3\4" or is_tar(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 class _Zip:

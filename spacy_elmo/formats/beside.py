@@ -3,7 +3,7 @@
 from typing import Any
 
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import Folder, read_text_of
+from spacy_elmo.formats.archive import Folder, read_whole
 from spacy_elmo.support import strict_json
 from spacy_elmo.support.messages import reason
 from spacy_elmo.support.words import read_words
@@ -23,7 +23,7 @@ def read_card(folder: Folder) -> dict[str, Any]:
     file = folder / CARD
     if not file.is_file():
         return {}
-    content = read_text_of(file, _MOST_CARD)
+    content = read_whole(file, _MOST_CARD)
     try:
         card = strict_json.loads(content)
     except ValueError as error:

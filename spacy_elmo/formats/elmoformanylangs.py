@@ -21,7 +21,7 @@ from spacy_elmo.bilm.options import CharCNNOptions, LSTMOptions, TokenEmbedderOp
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, lexicons_json, state_dict
-from spacy_elmo.formats.archive import File, Folder, read_options_of, read_text_of, size_of
+from spacy_elmo.formats.archive import File, Folder, read_options_of, read_whole, size_of
 from spacy_elmo.formats.reader import Parts, Place
 from spacy_elmo.support import strict_json
 from spacy_elmo.support.messages import listed, quoted, reason
@@ -150,7 +150,7 @@ def read_dictionary(file: File) -> list[str]:
             are not 0 to one less than there are entries.
     """
     try:
-        lines = read_text_of(file, lexicons_json.MOST_BYTES).decode("utf-8").splitlines()
+        lines = read_whole(file, lexicons_json.MOST_BYTES).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise WeightsError(f"{file}: the dictionary is not UTF-8 ({error})") from None
     seen: set[str] = set()

@@ -177,7 +177,7 @@ def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], 
 
 def has_values(dataset: h5py.Dataset) -> bool:
     """Whether the file is large enough to hold what the dataset says it does: any size can be declared."""
-    return _stored_bytes(dataset) * _MOST_COMPRESSED >= dataset.nbytes
+    return bool(_stored_bytes(dataset) * _MOST_COMPRESSED >= dataset.nbytes)
 
 
 def refuse_bomb(file: h5py.File, datasets: Iterable[h5py.Dataset], source: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.formats.archive import File, read_text_of
+from spacy_elmo.formats.archive import File, read_whole
 from spacy_elmo.support import strict_json
 from spacy_elmo.support.messages import reason
 
@@ -21,7 +21,7 @@ def read(file: File) -> Lexicons:
         WeightsError: the file is missing, damaged or of another form.
     """
     try:
-        return from_dict(strict_json.loads(read_text_of(file, MOST_BYTES)), str(file))
+        return from_dict(strict_json.loads(read_whole(file, MOST_BYTES)), str(file))
     except ValueError as error:
         if isinstance(error, ElmoError):
             raise

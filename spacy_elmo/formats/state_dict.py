@@ -10,15 +10,13 @@ import os
 import pickletools
 import zipfile
 from collections.abc import Collection
-from contextlib import ExitStack
-from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import File, opened, size_of
+from spacy_elmo.formats.archive import File, reading, size_of
 from spacy_elmo.support.messages import reason, shown
 
 # What the pickle of a state_dict of float32 tensors is made of.
@@ -44,13 +42,7 @@ def read(file: File, other_storages: Collection[str] = ()) -> dict[str, Tensor]:
     """
     if not file.is_file():
         raise WeightsError(f"{file}: no such file")
-    with ExitStack() as stack:
-        content = stack.enter_context(opened(file))
-        if isinstance(content, Path):
-            try:
-                content = stack.enter_context(content.open("rb"))
-            except OSError as error:
-                raise WeightsError(f"{file}: cannot be read ({error})") from None
+    with reading(file) as content:
         try:
             _refuse_unknown(content, {*_KNOWN_GLOBALS, *other_storages}, str(file))
             content.seek(0)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pathlib
 import shutil
 import zipfile
 
@@ -219,3 +220,59 @@ def test_vectors_are_those_of_load(container, whole_model):
         open_model(container).bilm().encode([WORDS]), load(whole_model).encode([WORDS]), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
+
+
+# --- what the file system refuses ---
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """A function after which files of a name can neither be opened nor folders of it looked into."""
+
+    def refuse(name, what):
+        honest = getattr(pathlib.Path, what)
+
+        def call(path, *arguments, **options):
+            if path.name == name:
+                raise PermissionError(13, "Permission denied")
+            return honest(path, *arguments, **options)
+
+        monkeypatch.setattr(pathlib.Path, what, call)
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("trained_words", "model.ckpt-60.index"),
+        ("trained_words", "model.ckpt-60.data-00000-of-00001"),
+        ("trained_words", "checkpoint"),
+        ("trained_words", "options.json"),
+        ("no_dropout", "model.ckpt-6.meta"),
+        ("words_chars", "encoder.pkl"),
+        ("words_chars", "word.dic"),
+        ("words_chars", "config.json"),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_an_error_that_names_it(tensorflow_models, data, tmp_path, forbid, model, name):
+    source = tensorflow_models / model if "_words" in model or "_drop" in model else data / "elmoformanylangs" / model
+    shutil.copytree(source, tmp_path / "model")
+    if name.endswith(".meta"):
+        for other in ("options.json", "dumped.hdf5"):
+            (tmp_path / "model" / other).unlink()
+    forbid(name, "read_bytes")
+    forbid(name, "open")
+    with pytest.raises(ElmoError, match=rf"{name}: cannot be read.*Permission denied"):
+        load(tmp_path / "model")
+
+
+def test_a_folder_or_archive_that_may_not_be_read_is_an_error_that_names_it(whole_model, forbid):
+    forbid("model", "iterdir")
+    with pytest.raises(WeightsError, match=r"model: cannot be looked into .*Permission denied"):
+        load(whole_model)
+    path = whole_model.parent / "archive"
+    path.touch()
+    forbid("archive", "open")
+    with pytest.raises(WeightsError, match=r"archive: cannot be read .*Permission denied"):
+        load(path)

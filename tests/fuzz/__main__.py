@@ -5,7 +5,8 @@
     python tests/fuzz --again                        # those that were lost, once more
     python tests/fuzz --kinds zip --case 1234        # one case again, here, with its traceback; its files stay
 
-A case is its kind, seed and number. The results lie in OUT, a line a case. The exit status is 1 where one is lost.
+A new kind is a new file in `kinds/`, see `worker.Kind`. A case is its kind, seed and number. The results lie in OUT, a
+line a case. The exit status is 1 where one is lost.
 """
 
 import argparse

@@ -128,7 +128,8 @@ class _Guard:
         for folder in (self._folder, self._out):
             shutil.rmtree(folder, ignore_errors=True)
         self._folder.mkdir()
-        behind = kind.make(rng, self._folder)
+        with _limits(self._seconds):  # one that takes longer is a fault of the kind
+            behind = kind.make(rng, self._folder)
         files, self._seen = _listing(self._folder), []
         start, memory = time.process_time(), _PeakMemory()
         self._is_watching = True

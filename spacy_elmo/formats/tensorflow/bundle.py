@@ -8,16 +8,15 @@ shards are made here, and every refusal is one WeightsError.
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import File, size_of
+from spacy_elmo.formats.archive import File, read_whole, reading, size_of
 from spacy_elmo.formats.tensorflow import table
 from spacy_elmo.formats.tensorflow.crc32c import crc32c
 from spacy_elmo.formats.tensorflow.protobuf import MalformedError, Reader, as_bytes, as_number, as_text, signed, varint
@@ -187,11 +186,6 @@ class Bundle:
             raise WeightsError(f"{self.index}: no index of TensorFlow, or a damaged one ({reason(error)})") from None
 
 
-def reading(file: File) -> AbstractContextManager[BinaryIO]:
-    """Open a file of a disk or an archive."""
-    return file.open("rb") if isinstance(file, Path) else file.open()
-
-
 def prefix_of(index: File) -> str:
     """What the names of a bundle's files have in common, as TensorFlow calls a checkpoint."""
     return index.name.removesuffix(SUFFIX)
@@ -202,7 +196,7 @@ def _read_index(index: File) -> bytes:
         raise WeightsError(f"{index}: no such file; a checkpoint is its .index and its .data files")
     if size_of(index) > _MOST_INDEX:
         raise WeightsError(f"{index}: {size_of(index):,} bytes are more than the index of any model has; refused")
-    return index.read_bytes()
+    return read_whole(index, _MOST_INDEX)
 
 
 def _parse_header(reader: Reader, message: memoryview) -> int:
