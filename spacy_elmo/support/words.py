@@ -1,6 +1,5 @@
 """A vocabulary's file in, its words out, and back: one word a line, as bilm-tf keeps them."""
 
-import codecs
 import io
 import zlib
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from spacy_elmo.errors import CorpusError, ElmoError
 # The largest published vocabularies have some 1,400,000 words and 20 MB.
 _MOST_TEXT = 2**27  # bytes, unpacked
 _MOST_WORDS = 2**23
+_MARK = "\ufeff"  # of byte order, which some editors put in front
 
 
 class WordFile(Protocol):
@@ -43,9 +43,7 @@ def read_words(file: WordFile, error: type[ElmoError] = CorpusError) -> list[str
         raise _too_long(file, error)
     words: list[str] = []
     try:
-        for line in io.BytesIO(
-            content.removeprefix(codecs.BOM_UTF8)
-        ):  # decoded whole, text may take four times as much
+        for line in io.BytesIO(content.removeprefix(_MARK.encode())):  # decoded whole, text may take four times as much
             words.append(line.decode().strip())
     except UnicodeDecodeError as cause:
         raise error(f"{file}: line {len(words) + 1} of the vocabulary is not UTF-8 ({cause})") from None
@@ -54,7 +52,8 @@ def read_words(file: WordFile, error: type[ElmoError] = CorpusError) -> list[str
 
 def text_of(words: Iterable[str]) -> str:
     """What `read_words` reads these words from."""
-    return "".join(word + "\n" for word in words)
+    text = "".join(word + "\n" for word in words)
+    return f"{_MARK}{text}" if text.startswith(_MARK) else text  # the first one is taken for that of the file
 
 
 def _too_long(file: WordFile, error: type[ElmoError]) -> ElmoError:
