@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats.archive import File, opened
-from spacy_elmo.support.messages import reason
+from spacy_elmo.support.messages import reason, shown
 
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
@@ -143,7 +143,7 @@ def naming_damage(source: str) -> Iterator[None]:
         yield
     except ElmoError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise WeightsError(
             f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({reason(error)})"
         ) from None
@@ -167,7 +167,7 @@ def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], 
             "do both belong together?"
         )
     if dataset.dtype not in (np.float16, np.float32, np.float64):
-        raise WeightsError(f"{source}: {name} holds {dataset.dtype}, expected float16, float32 or float64")
+        raise WeightsError(f"{source}: {name} holds {shown(str(dataset.dtype))}, expected float16, float32 or float64")
     if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > dataset.nbytes + _MOST_CHUNK:
         raise WeightsError(f"{source}: {name} is stored in pieces much larger than itself; damaged or hostile")
     if not has_values(dataset):

@@ -25,6 +25,13 @@ _TYPES: tuple[Any, ...] = (
     [("a", "f4")],
     "f16",
     "u1",
+    "V10",
+    "(2,3)f4",
+    [("a", [("b", "(1000,1000)f4")])],
+    h5py.vlen_dtype("i4"),
+    h5py.enum_dtype({f"x{number}": number for number in range(100)}),
+    h5py.ref_dtype,
+    h5py.opaque_dtype("M8[s]"),
 )
 
 

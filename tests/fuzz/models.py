@@ -4,8 +4,6 @@ import io
 import zipfile
 from pathlib import Path
 
-import torch
-
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.lexicons import Lexicons
@@ -127,8 +125,3 @@ def _save_as_bytes(bilm: BiLM, digest: str) -> None:
     again = BiLMShim(None, "cpu").from_bytes(shim.to_bytes())
     assert again.digest == digest, "its bytes hold another model"
     assert repr(again.bilm.card) == repr(bilm.card), "its bytes hold another card"
-
-
-def tensors_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether two state_dicts are the same."""
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

@@ -35,7 +35,7 @@ class Kind:
             **{name: file.zipped for name, file in self._pickles.items()},
         }
         models.put(self._model, seeds / "theirs")
-        self._digest, self._expected = digest(load(seeds / "theirs")), {}
+        self._digest = digest(load(seeds / "theirs"))
 
     def make(self, rng: Random, folder: Path) -> bool:
         files, behind, chance = dict(self._model), True, rng.random()
