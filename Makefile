@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 AT_ONCE := -n $(WORKERS) --dist loadfile # the tests of a file share what they have made
 
-.PHONY: demo test test-slow test-levels faults lint format bench clean
+.PHONY: demo test test-slow test-levels faults fuzz lint format bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -26,6 +26,10 @@ test-levels: $(VENV)/.test
 # Kills, full disks, readers meanwhile: everything that writes files, tried at length, as one table.
 faults: $(VENV)/.test
 	$(BIN)/python tests/faults/run.py
+
+# 10,000 damaged and hostile files of every kind: some hours. It goes on where it was stopped; the results are in build/fuzz.
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz --workers $(WORKERS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

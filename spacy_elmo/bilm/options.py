@@ -5,7 +5,6 @@ network configs of ELMoForManyLangs (`elmoformanylangs/configs/`), which has `en
 """
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, Literal
 
 from spacy_elmo.bilm.characters import N_CHARACTERS
 from spacy_elmo.errors import OptionsError
+from spacy_elmo.support import strict_json
+from spacy_elmo.support.messages import listed, quoted, reason
 
 Activation = Literal["relu", "tanh"]
 
@@ -30,6 +31,11 @@ TRAINING_NUMBERS = (
 )
 TRAINING_SWITCHES = ("sample_softmax", "share_embedding_softmax")
 ARCHITECTURE_KEYS = ("bidirectional", "char_cnn", "lstm")
+_MOST_BYTES = 2**22  # of the file
+_MOST_KEYS = 1000
+_MOST_SIZE = 2**24  # of a vector
+_MOST_LAYERS = _MOST_FILTERS = 1000
+_MOST_CHARACTERS = 2**40  # of a token: that takes no memory
 _LEAST_CHARACTERS = 7  # of a token in ELMoForManyLangs, which counts `<bos>` and its two borders so
 
 
@@ -120,7 +126,8 @@ class BiLMOptions:
         """
         path = Path(path)
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                content = file.read(_MOST_BYTES + 1)
         except FileNotFoundError:
             raise OptionsError(f"{path}: no such options file (expected bilm-tf's options.json)") from None
         except OSError as error:
@@ -134,10 +141,12 @@ class BiLMOptions:
         Raises:
             OptionsError: it is not JSON, lacks a key or holds a wrong value.
         """
+        if len(content) > _MOST_BYTES:
+            raise OptionsError(f"{source}: more than {_MOST_BYTES:,} bytes, too long for options")
         try:
-            data = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise OptionsError(f"{source}: not valid JSON ({error}); expected bilm-tf's options.json") from None
+            data = strict_json.parse(content)
+        except ValueError as error:
+            raise OptionsError(f"{source}: not valid JSON ({reason(error)}); expected bilm-tf's options.json") from None
         return cls.from_dict(data, source)
 
     @classmethod
@@ -146,7 +155,8 @@ class BiLMOptions:
         errors.
 
         Raises:
-            OptionsError: a key is missing or unknown, or a value is wrong, or the network is no biLM.
+            OptionsError: a key is missing or unknown, or a value is wrong or could not be saved again, or the network
+                is no biLM.
         """
         top = _Section(data, source)
         if top.has("encoder") and not top.has("lstm"):
@@ -191,7 +201,7 @@ def _parse_lstm(section: "_Section") -> LSTMOptions:
     options = LSTMOptions(
         dim=section.integer("dim"),
         projection_dim=section.integer("projection_dim"),
-        n_layers=section.integer("n_layers", 1),
+        n_layers=section.integer("n_layers", 1, most=_MOST_LAYERS),
         cell_clip=section.clip("cell_clip"),
         proj_clip=section.clip("proj_clip"),
         use_skip_connections=section.boolean("use_skip_connections", False),
@@ -212,7 +222,7 @@ def _parse_char_cnn(section: "_Section") -> CharCNNOptions:
     n_characters = section.integer("n_characters", N_CHARACTERS)
     if n_characters not in (N_CHARACTERS - 1, N_CHARACTERS):  # 261 as training writes it, 262 for inference
         raise OptionsError(f"{section.source}: n_characters is {n_characters}, expected 262 (or 261 from training)")
-    options = _char_cnn(section, embedding_dim, section.integer("max_characters_per_token", 50, least=3))
+    options = _char_cnn(section, embedding_dim, section.max_characters(50, least=3))
     section.finish()
     return options
 
@@ -223,7 +233,7 @@ def _char_cnn(section: "_Section", embedding_dim: int, max_characters: int) -> C
         filters=section.filters("filters"),
         embedding_dim=embedding_dim,
         activation=section.choice("activation", ("relu", "tanh")),
-        n_highway=section.integer("n_highway", 0, least=0),
+        n_highway=section.integer("n_highway", 0, least=0, most=_MOST_LAYERS),
         max_characters_per_token=max_characters,
     )
     widest = max(width for width, _ in options.filters)
@@ -237,6 +247,7 @@ def _char_cnn(section: "_Section", embedding_dim: int, max_characters: int) -> C
 def _parse_network(top: "_Section") -> BiLMOptions:
     """A network config of ELMoForManyLangs."""
     encoder, embedder = top.section("encoder"), top.section("token_embedder")
+    _check_rest(top)
     return BiLMOptions(_parse_encoder(encoder), None, top.data, _parse_token_embedder(embedder))
 
 
@@ -249,7 +260,7 @@ def _parse_encoder(section: "_Section") -> LSTMOptions:
     options = LSTMOptions(
         dim=section.integer("dim"),
         projection_dim=section.integer("projection_dim"),
-        n_layers=section.integer("n_layers"),
+        n_layers=section.integer("n_layers", most=_MOST_LAYERS),
         cell_clip=section.clip("cell_clip"),
         proj_clip=section.clip("proj_clip"),
         use_skip_connections=True,
@@ -270,7 +281,7 @@ def _parse_token_embedder(section: "_Section") -> TokenEmbedderOptions:
             f'{section.source}: name is "lstm" with char_dim {char_dim}, which ELMoForManyLangs itself cannot run; '
             'expected char_dim 0, or the name "cnn"'
         )
-    most = section.integer("max_characters_per_token", least=_LEAST_CHARACTERS) if kind == "cnn" else None
+    most = section.max_characters(least=_LEAST_CHARACTERS) if kind == "cnn" else None
     char_cnn = _char_cnn(section, char_dim, most) if char_dim and most else None
     for unused in ("activation", "filters", "n_highway", "max_characters_per_token"):
         section.take(unused, None)
@@ -302,14 +313,24 @@ def _network_config(lstm: LSTMOptions, embedder: TokenEmbedderOptions) -> dict[s
     return {"encoder": encoder, "token_embedder": section}
 
 
+def _check_rest(top: "_Section") -> None:
+    """What is kept as it is must be such as can be saved again."""
+    for key, value in top.data.items():
+        try:
+            strict_json.check({key: value})
+        except ValueError as error:
+            raise OptionsError(f"{top.source}: {quoted(key)}: {error}; remove it from the options") from None
+
+
 def _parse_training(top: "_Section") -> dict[str, Any]:
+    _check_rest(top)
     for key, value in top.data.items():
         if key in TRAINING_NUMBERS and not _is_number(value):
-            raise OptionsError(f"{top.source}: {key} is {value!r}, expected a number of at least 0")
+            raise OptionsError(f"{top.source}: {key} is {quoted(value)}, expected a number of at least 0")
         if key in TRAINING_SWITCHES and not isinstance(value, bool):
-            raise OptionsError(f"{top.source}: {key} is {value!r}, expected true or false")
+            raise OptionsError(f"{top.source}: {key} is {quoted(value)}, expected true or false")
         if meant := difflib.get_close_matches(key, ARCHITECTURE_KEYS, n=1, cutoff=0.75):
-            raise OptionsError(f"{top.source}: unknown key {key!r}; did you mean {meant[0]!r}?")
+            raise OptionsError(f"{top.source}: unknown key {quoted(key)}; did you mean {meant[0]!r}?")
     return top.data
 
 
@@ -322,6 +343,8 @@ class _Section:
     def __init__(self, data: Any, source: str) -> None:
         if not isinstance(data, dict):
             raise OptionsError(f"{source}: expected a JSON object, got {type(data).__name__}")
+        if len(data) > _MOST_KEYS:
+            raise OptionsError(f"{source}: {len(data):,} keys, expected at most {_MOST_KEYS:,}")
         self.data = {key: value for key, value in data.items() if value is not None}
         self.source = source
 
@@ -337,28 +360,35 @@ class _Section:
     def section(self, key: str) -> "_Section":
         return _Section(self.take(key), f"{self.source}: {key}")
 
-    def integer(self, key: str, default: Any = _MISSING, least: int = 1) -> int:
+    def integer(self, key: str, default: Any = _MISSING, least: int = 1, most: int = _MOST_SIZE) -> int:
         value = self.take(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise OptionsError(f"{self.source}: {key} is {value!r}, expected a whole number of at least {least}")
+            raise OptionsError(f"{self.source}: {key} is {quoted(value)}, expected a whole number of at least {least}")
+        if value > most:
+            raise OptionsError(f"{self.source}: {key} is {quoted(value)}, expected at most {most:,}")
         return value
+
+    def max_characters(self, default: Any = _MISSING, *, least: int) -> int:
+        return self.integer("max_characters_per_token", default, least, _MOST_CHARACTERS)
 
     def clip(self, key: str) -> float | None:
         value = self.take(key, 0)
         if not _is_number(value):
-            raise OptionsError(f"{self.source}: {key} is {value!r}, expected a positive number, or 0 or null for none")
+            raise OptionsError(
+                f"{self.source}: {key} is {quoted(value)}, expected a positive number, or 0 or null for none"
+            )
         return float(value) or None
 
     def boolean(self, key: str, default: bool) -> bool:
         value = self.take(key, default)
         if not isinstance(value, bool):
-            raise OptionsError(f"{self.source}: {key} is {value!r}, expected true or false")
+            raise OptionsError(f"{self.source}: {key} is {quoted(value)}, expected true or false")
         return value
 
     def choice(self, key: str, choices: tuple[Any, ...]) -> Any:
         value = self.take(key)
         if value not in choices:
-            raise OptionsError(f"{self.source}: {key} is {value!r}, expected one of {', '.join(choices)}")
+            raise OptionsError(f"{self.source}: {key} is {quoted(value)}, expected one of {', '.join(choices)}")
         return value
 
     def name(self, key: str, choices: tuple[str, ...]) -> str:
@@ -370,12 +400,14 @@ class _Section:
     def filters(self, key: str) -> tuple[tuple[int, int], ...]:
         value = self.take(key)
         if not isinstance(value, list) or not value or not all(_is_filter(pair) for pair in value):
-            raise OptionsError(f"{self.source}: {key} is {value!r}, expected a list of [width, number] pairs")
+            raise OptionsError(f"{self.source}: {key} is {quoted(value)}, expected a list of [width, number] pairs")
+        if len(value) > _MOST_FILTERS:
+            raise OptionsError(f"{self.source}: {key} has {len(value):,} pairs, expected at most {_MOST_FILTERS:,}")
         return tuple((pair[0], pair[1]) for pair in value)
 
     def finish(self, who: str = "neither bilm-tf nor AllenNLP has") -> None:
         if self.data:
-            unknown = ", ".join(map(repr, sorted(self.data)))
+            unknown = listed(sorted(map(quoted, self.data)))
             raise OptionsError(f"{self.source}: unknown key {unknown}, which {who} here")
 
 
@@ -387,5 +419,5 @@ def _is_filter(pair: Any) -> bool:
     return (
         isinstance(pair, list)
         and len(pair) == 2
-        and all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in pair)
+        and all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= _MOST_SIZE for n in pair)
     )

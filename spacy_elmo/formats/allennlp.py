@@ -9,10 +9,8 @@ the digest is that of the HDF5 file only where no sum was rounded, or where the 
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, takewhile
@@ -26,9 +24,11 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, bilm_hdf5, state_dict
-from spacy_elmo.formats.archive import File, Folder, opened, read_text_of, size_of
+from spacy_elmo.formats.archive import File, Folder, read_options_of, reading, size_of
 from spacy_elmo.formats.hdf5_file import Array, as_float32
 from spacy_elmo.formats.reader import Parts, Place
+from spacy_elmo.support import strict_json
+from spacy_elmo.support.messages import listed, quoted, reason
 
 FORMAT = "AllenNLP model"
 WEIGHTS = ("weights.th", "best.th")  # in an archive, and in the folder of a training
@@ -100,7 +100,7 @@ class AllenNLPModel:
         own = self._folder / OPTIONS
         file = own if own.is_file() else _only(self._folder, "options_file")
         if file is not None:
-            return BiLMOptions.from_json(_read_text(file), str(file))
+            return BiLMOptions.from_json(read_options_of(file), str(file))
         return self._published_options()
 
     def card(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class AllenNLPModel:
         named = {_options_file(section) for section in self._sections}
         if len(named) == 1 and (name := re.split(r"[/\\]", next(iter(named)))[-1]) in PUBLISHED:
             return BiLMOptions.from_dict(PUBLISHED[name], name)
-        what = f"names {', '.join(map(repr, sorted(named)))[:200]}" if named else "names no options file"
+        what = f"names {listed(map(quoted, sorted(named)))}" if named else "names no options file"
         raise OptionsError(
             f"{self._weights}: cell_clip, proj_clip and activation do not stand in the weights, and {CONFIG} {what}, "
             f"which is not one file that AllenNLP published; unpack the archive and put that file beside "
@@ -174,7 +174,7 @@ def _only(folder: Folder, kind: str) -> File | None:
     place = folder / ARCHIVED
     files = [file for file in place.iterdir() if file.name.split(".")[-1] == kind] if place.is_dir() else []
     if len(files) > 1 and len({_hash(file) for file in files}) > 1:
-        names = ", ".join(sorted(file.name for file in files))
+        names = listed(sorted(file.name for file in files))
         raise WeightsError(
             f"{place}: several ELMos ({names}); copy options and weights of one into a folder of its own"
         )
@@ -183,29 +183,21 @@ def _only(folder: Folder, kind: str) -> File | None:
 
 def _hash(file: File) -> bytes:
     sha = hashlib.sha256()
-    with ExitStack() as stack:
-        content = stack.enter_context(opened(file))
-        if isinstance(content, Path):
-            content = stack.enter_context(content.open("rb"))
+    with reading(file) as content:
         while chunk := content.read(2**20):
             sha.update(chunk)
     return sha.digest()
 
 
-def _read_text(file: File) -> bytes:
-    try:
-        return read_text_of(file)
-    except WeightsError as error:
-        raise OptionsError(str(error)) from None
-
-
 def _elmo_sections(file: File) -> list[dict[str, Any]]:
     try:
-        config = json.loads(_read_text(file))
-    except (ValueError, RecursionError) as error:
+        config = strict_json.parse(read_options_of(file))
+    except ValueError as error:
         if isinstance(error, OptionsError):
             raise
-        raise OptionsError(f"{file}: not valid JSON ({error}); expected the config of AllenNLP's training") from None
+        raise OptionsError(
+            f"{file}: not valid JSON ({reason(error)}); expected the config of AllenNLP's training"
+        ) from None
     found, waiting = [], [config]
     while waiting:  # a config may be deeper than Python recurses
         node = waiting.pop()
@@ -219,7 +211,8 @@ def _elmo_sections(file: File) -> list[dict[str, Any]]:
 
 
 def _options_file(section: Mapping[str, Any]) -> str:
-    return str(section.get("options_file") or _DEFAULT)
+    named = section.get("options_file") or _DEFAULT
+    return named if isinstance(named, str) else quoted(named)
 
 
 @dataclass(frozen=True)
@@ -316,7 +309,7 @@ def _check(tensors: Mapping[str, Tensor], wanted: list[Stored], file: File) -> N
             )
     used = {key for array in wanted for key in array.keys}
     if surplus := sorted(key for key in tensors if key not in used and not key.startswith(_CACHED)):
-        raise WeightsError(f"{file}: the options leave no place for {', '.join(surplus)[:200]}")
+        raise WeightsError(f"{file}: the options leave no place for {listed(surplus)}")
     n_bytes = sum(tensors[key].numel() * tensors[key].element_size() for key in used)
     if n_bytes > size_of(file):
         raise WeightsError(f"{file}: has {size_of(file):,} bytes, but says that its ELMo has {n_bytes:,}; hostile")
@@ -344,7 +337,7 @@ def _find_bilms(state: Mapping[str, Tensor], file: File) -> list[str]:
         )
     first, *others = ({key: state[prefix + key] for key in _keys_behind(state, prefix)} for prefix in prefixes)
     if not all(_are_equal(first, other) for other in others):
-        names = ", ".join(prefix.rstrip(".") or "the top" for prefix in prefixes)
+        names = listed(prefix.rstrip(".") or "the top" for prefix in prefixes)
         raise WeightsError(
             f"{file}: several ELMos that differ ({names}); save the state_dict of one of them by torch.save, and name "
             "that file (….th)"

@@ -9,24 +9,28 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from spacy_elmo.errors import WeightsError
+from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats.tar import Entry, Tar, is_tar
+from spacy_elmo.support.messages import quoted, reason
 
 # The largest published archive is a few GB, with about ten members.
 _MOST_MEMBERS = 1000
+_LONGEST_NAME = 255  # characters
 _MOST_BYTES = 16 * 2**30  # of all members, unpacked
 _MOST_TEXT = 2**28  # of a member read into memory
+_MOST_OPTIONS = 2**22  # of one of options
 _MOST_DIRECTORY = 2**20  # of the list of members
 _MOST_RATIO = 100  # beyond the first MB: weights hardly compress, text some five times
 _CHUNK = 2**20
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
 
 
 class Archive:
@@ -47,11 +51,12 @@ class Archive:
         self._check_whole(entries)
         for entry in entries:
             if problem := _problem_of_name(entry) or entry.problem:
-                raise WeightsError(f"{path}: the member {entry.name[:100]!r} {problem}; refused")
+                raise WeightsError(f"{path}: the member {quoted(entry.name)} {problem}; refused")
         files = {PurePosixPath(entry.name): entry for entry in entries if not entry.is_folder}
         own = {str(name): files[name] for name in sorted(files) if name.parts[0] != "__MACOSX" and name.name[0] != "."}
         self.sizes = {name: entry.size for name, entry in own.items()}
         self._entries = own
+        self._folders = _names_in_folders(own)
 
     def _check_whole(self, entries: list[Entry]) -> None:
         if len(entries) > _MOST_MEMBERS:
@@ -66,6 +71,10 @@ class Archive:
         """The folder that holds all it has."""
         return Member(self, PurePosixPath())
 
+    def names_in(self, folder: PurePosixPath) -> list[str]:
+        """What a folder holds, in order; nothing where there is no such folder."""
+        return sorted(self._folders.get(folder.parts, ()))
+
     def unpack(self, name: str, target: BinaryIO) -> None:
         """Write a file of it to an open one.
 
@@ -73,18 +82,23 @@ class Archive:
             WeightsError: it is damaged, or not of the size that the directory says.
         """
         done, size = 0, self.sizes[name]
-        try:
-            for chunk in self._content.chunks(self._entries[name]):
-                done += len(chunk)
-                target.write(chunk)
-                if done > size:
-                    break
-        except _DAMAGE as error:
-            raise WeightsError(f"{self.path}: {name}: cannot be unpacked ({error}); fetch the archive again?") from None
+        for chunk in self._chunks(name):
+            done += len(chunk)
+            target.write(chunk)
+            if done > size:
+                break
         if done != size:
             raise WeightsError(
                 f"{self.path}: {name}: not of the size that the archive's directory says; damaged or hostile"
             )
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        try:
+            yield from self._content.chunks(self._entries[name])
+        except _DAMAGE as error:
+            raise WeightsError(
+                f"{self.path}: {name}: cannot be unpacked ({reason(error)}); fetch the archive again?"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -131,10 +145,7 @@ class Member:
 
     def iterdir(self) -> Iterator["Member"]:
         """What a folder holds, in order of names."""
-        depth, own = len(self.inner.parts), self.inner.parts
-        below = (PurePosixPath(name).parts for name in self.archive.sizes)
-        children = {parts[: depth + 1] for parts in below if len(parts) > depth and parts[:depth] == own}
-        return (Member(self.archive, PurePosixPath(*parts)) for parts in sorted(children))
+        return (self / name for name in self.archive.names_in(self.inner))
 
     def is_file(self) -> bool:
         """Whether it is there, and a file."""
@@ -142,7 +153,7 @@ class Member:
 
     def is_dir(self) -> bool:
         """Whether it is there, and a folder."""
-        return not self.is_file() and any(True for _ in self.iterdir())
+        return not self.is_file() and bool(self.archive.names_in(self.inner))
 
     def read_bytes(self) -> bytes:
         """Content of a file, for text that fits into memory.
@@ -150,8 +161,7 @@ class Member:
         Raises:
             WeightsError: it is damaged, or too long.
         """
-        if self.size > _MOST_TEXT:
-            raise WeightsError(f"{self}: {self.size:,} bytes, too long for a text of a model")
+        _refuse_long(self, _MOST_TEXT)
         content = io.BytesIO()
         self.archive.unpack(str(self.inner), content)
         return content.getvalue()
@@ -195,29 +205,71 @@ def size_of(file: File) -> int:
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
-def read_text_of(file: File) -> bytes:
-    """Content of a file of text, undecoded.
+def read_whole(file: File, most: int) -> bytes:
+    """Content of a file of at most so many bytes.
 
     Raises:
-        WeightsError: it is not there, cannot be read, or is too long for a text of a model.
+        WeightsError: it is not there, cannot be read, or is longer.
     """
     if not file.is_file():
         raise WeightsError(f"{file}: no such file")
-    if (size := size_of(file)) > _MOST_TEXT:
-        raise WeightsError(f"{file}: {size:,} bytes, too long for a text of a model")
     try:
+        _refuse_long(file, most)
         return file.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{file}: cannot be read ({error})") from None
+        raise _unreadable(file, error) from None
+
+
+def read_options_of(file: File) -> bytes:
+    """Content of a file of options, undecoded.
+
+    Raises:
+        OptionsError: see `read_whole`.
+    """
+    try:
+        return read_whole(file, _MOST_OPTIONS)
+    except WeightsError as error:
+        raise OptionsError(str(error)) from None
+
+
+@contextmanager
+def reading(file: File) -> Iterator[BinaryIO]:
+    """Open a file of a disk or an archive.
+
+    Raises:
+        WeightsError: it is damaged, or cannot be read.
+    """
+    with ExitStack() as stack:
+        try:
+            opened = stack.enter_context(file.open("rb") if isinstance(file, Path) else file.open())
+        except OSError as error:
+            raise _unreadable(file, error) from None
+        yield opened
+
+
+def _refuse_long(file: File, most: int) -> None:
+    if (size := size_of(file)) > most:
+        raise WeightsError(f"{file}: {size:,} bytes, too long for this file of a model; expected at most {most:,}")
+
+
+def _unreadable(file: File, error: OSError) -> WeightsError:
+    return WeightsError(f"{file}: cannot be read ({reason(error)})")
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is, or says it is, a zip or tar archive."""
+    """Whether a file is, or says it is, a zip or tar archive.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
     # A name that says enough saves a look into the file; torch writes a `.th` as a zip archive of its own kind.
     if path.suffix.lower() in (".zip", ".hdf5", ".th"):
         return path.suffix.lower() == ".zip"
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\3\4" or is_tar(path)
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\3\4" or is_tar(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 class _Zip:
@@ -228,8 +280,8 @@ class _Zip:
         try:
             with _open(path) as file:
                 infos = file.infolist()
-        except (*_DAMAGE, OSError) as error:
-            raise WeightsError(f"{path}: no zip archive, or a damaged one ({error})") from None
+        except _DAMAGE as error:
+            raise WeightsError(f"{path}: no zip archive, or a damaged one ({reason(error)})") from None
         self.entries = [
             Entry(info.orig_filename, info.file_size, info.header_offset, _is_folder(info), _problem(info))
             for info in infos
@@ -259,10 +311,21 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+def _names_in_folders(files: Iterable[str]) -> dict[tuple[str, ...], set[str]]:
+    found = defaultdict[tuple[str, ...], set[str]](set)
+    for file in files:
+        parts = PurePosixPath(file).parts
+        for depth, part in enumerate(parts):
+            found[parts[:depth]].add(part)
+    return found
+
+
 def _problem_of_name(entry: Entry) -> str | None:
     name = entry.name
     if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/"):
         return "leads out of the archive"
+    if len(name) > _LONGEST_NAME:
+        return f"has a name of {len(name):,} characters"
     if not name.isprintable() or "\\" in name or not (entry.is_folder or PurePosixPath(name).parts):
         return "has a name with odd characters"
     return None

@@ -1,15 +1,17 @@
 """A folder in, what lies beside the weights out, whatever their format: the model card and the vocabulary."""
 
-import json
 from typing import Any
 
 from spacy_elmo.bilm.char_cnn import WordEmbedding
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import File, Folder
+from spacy_elmo.formats.archive import File, Folder, read_whole
+from spacy_elmo.support import strict_json
+from spacy_elmo.support.messages import reason
 from spacy_elmo.support.words import read_words
 
 CARD = "model_card.json"
 VOCABULARY = "vocab.txt"
+_MOST_CARD = 2**22  # bytes
 _OTHER_VOCABULARIES = ("vocab.txt.gz", "vocab-train.txt")  # packed, and as T-Systems has published it (German)
 
 
@@ -17,16 +19,18 @@ def read_card(folder: Folder) -> dict[str, Any]:
     """Content of the model card; empty where there is none.
 
     Raises:
-        WeightsError: it is not a JSON object.
+        WeightsError: it is not a JSON object, or one that could not be saved again with the model.
     """
     file = folder / CARD
     if not file.is_file():
         return {}
-    content = file.read_bytes()
+    content = read_whole(file, _MOST_CARD)
     try:
-        card = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{file}: the model card is not valid JSON ({error})") from None
+        card = strict_json.loads(content)
+    except ValueError as error:
+        raise WeightsError(
+            f"{file}: the model card is not valid JSON ({reason(error)}); mend it, or remove it: a model needs none"
+        ) from None
     if not isinstance(card, dict):
         raise WeightsError(f"{file}: the model card is not a JSON object")
     return card

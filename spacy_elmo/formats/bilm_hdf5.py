@@ -34,12 +34,15 @@ from spacy_elmo.formats.archive import File
 from spacy_elmo.formats.hdf5_file import (
     Array,
     StoredDtype,
+    dataset_names,
     find_dataset,
     naming_damage,
     open_hdf5,
     read_array,
+    refuse_bomb,
     write_arrays,
 )
+from spacy_elmo.support.messages import listed
 
 TIED_TO = "options_sha256"  # the attribute
 OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets under other names are not ours to judge
@@ -200,6 +203,7 @@ def read(
         _refuse_surplus(file, {dataset.name for _, dataset in table}, source)
         if check_tie:
             _check_tie(file, _tie(options, vocabulary, lexicons), source)
+        refuse_bomb(file, (dataset for _, dataset in table), source)
         return assemble(options, vocabulary, card, _read_arrays(table, source), lexicons)
 
 
@@ -241,11 +245,9 @@ def _check_tie(file: h5py.File, expected: str, source: str) -> None:
 
 
 def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
-    names: list[str] = []
-    file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-    surplus = sorted(name for name in names if name.startswith(OWN_ROOTS) and f"/{name}" not in known)
+    surplus = sorted(name for name in dataset_names(file, OWN_ROOTS, source) if f"/{name}" not in known)
     if surplus:
-        raise WeightsError(f"{source}: the options leave no place for {', '.join(surplus)}; do both belong together?")
+        raise WeightsError(f"{source}: the options leave no place for {listed(surplus)}; do both belong together?")
 
 
 def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:

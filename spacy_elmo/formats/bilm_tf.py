@@ -12,8 +12,9 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, bilm_hdf5, lexicons_json, softmax_hdf5
-from spacy_elmo.formats.archive import File, Folder, size_of
+from spacy_elmo.formats.archive import File, Folder, read_options_of, size_of
 from spacy_elmo.formats.reader import Parts, Place
+from spacy_elmo.support.messages import listed
 
 FORMAT = "bilm-tf HDF5"
 MANYLANGS_FORMAT = "ELMoForManyLangs as HDF5"  # what this package keeps such a model as
@@ -38,9 +39,7 @@ def _weights_among(place: Place) -> File | None:
     if "weights.hdf5" in found and (place.folder / "weights.hdf5").is_file():
         return place.folder / "weights.hdf5"
     if len(found) > 1:
-        raise WeightsError(
-            f"{place}: expected one weights file, weights.hdf5 or another .hdf5; found {', '.join(found)}"
-        )
+        raise WeightsError(f"{place}: expected one weights file, weights.hdf5 or another .hdf5; found {listed(found)}")
     return place.folder / found[0] if found else None
 
 
@@ -67,7 +66,7 @@ class BiLMFiles:
         file = self.named_options or self._options_beside()
         if isinstance(file, Path):
             return BiLMOptions.from_file(file)
-        return BiLMOptions.from_json(file.read_bytes(), str(file))
+        return BiLMOptions.from_json(read_options_of(file), str(file))
 
     def _options_beside(self) -> File:
         """options.json, the file named like the weights (AllenNLP), or the only one with options in its name."""

@@ -6,7 +6,6 @@ the file, are i, f, o, g here; the forget bias stays in the bias, as it is; high
 there and by `sigmoid(z)` here, so that `z` changes its sign.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.bilm.options import CharCNNOptions, LSTMOptions, TokenEmbedderOptions
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.errors import ElmoError, OptionsError, WeightsError
+from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, lexicons_json, state_dict
-from spacy_elmo.formats.archive import File, Folder, read_text_of, size_of
+from spacy_elmo.formats.archive import File, Folder, read_options_of, read_whole, size_of
 from spacy_elmo.formats.reader import Parts, Place
+from spacy_elmo.support import strict_json
+from spacy_elmo.support.messages import listed, quoted, reason
 
 FORMAT = "ELMoForManyLangs"
 EMBEDDER, ENCODER = "token_embedder.pkl", "encoder.pkl"
@@ -111,7 +112,9 @@ def read_options(folder: Folder) -> BiLMOptions:
     config = _read_json(folder / CONFIG, "the arguments of a training, which name the network config")
     named = config.get("config_path")
     if not isinstance(named, str) or not named:
-        raise OptionsError(f"{folder / CONFIG}: config_path is {named!r}, expected the name of the network config")
+        raise OptionsError(
+            f"{folder / CONFIG}: config_path is {quoted(named)}, expected the name of the network config"
+        )
     path = PurePosixPath(named.replace("\\", "/"))
     leads_out = path.is_absolute() or ".." in path.parts or ":" in named
     for file in (folder / path.name,) if leads_out else (folder / str(path), folder / path.name):
@@ -120,8 +123,8 @@ def read_options(folder: Folder) -> BiLMOptions:
     if path.name in PUBLIC_CONFIGS:
         return BiLMOptions.from_dict(PUBLIC_CONFIG, path.name)
     raise OptionsError(
-        f"{folder / CONFIG}: config_path is {named!r}, and {path.name!r} is not there; copy this network config, with "
-        "which the model was trained, beside it"
+        f"{folder / CONFIG}: config_path is {quoted(named)}, and {quoted(path.name)} is not there; copy "
+        "this network config, with which the model was trained, beside it"
     )
 
 
@@ -147,7 +150,7 @@ def read_dictionary(file: File) -> list[str]:
             are not 0 to one less than there are entries.
     """
     try:
-        lines = read_text_of(file).decode("utf-8").splitlines()
+        lines = read_whole(file, lexicons_json.MOST_BYTES).decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise WeightsError(f"{file}: the dictionary is not UTF-8 ({error})") from None
     seen: set[str] = set()
@@ -156,14 +159,14 @@ def read_dictionary(file: File) -> list[str]:
         parts = line.strip().split("\t")
         entry, text = parts if len(parts) == 2 else ("\u3000", parts[0])
         if len(parts) > 2 or not text.isascii() or not text.isdigit() or len(text) > 9:
-            raise WeightsError(f"{file}: line {number} is {line[:80]!r}, expected an entry, a tab and its id")
+            raise WeightsError(f"{file}: line {number} is {quoted(line)}, expected an entry, a tab and its id")
         row = int(text)
         if row >= len(lines):
             raise WeightsError(
                 f"{file}: line {number} has the id {row}, but with {len(lines):,} lines ids end at {len(lines) - 1}"
             )
         if entries[row] is not None or entry in seen:
-            twice = f"the id {row}" if entries[row] is not None else f"the entry {entry!r}"
+            twice = f"the id {row}" if entries[row] is not None else f"the entry {quoted(entry)}"
             raise WeightsError(f"{file}: line {number} has {twice}, which an earlier line has, too")
         seen.add(entry)
         entries[row] = entry
@@ -311,7 +314,7 @@ def _check_tensors(state: Mapping[str, Tensor], tensors: Sequence[Stored], file:
                 f"float32 {list(tensor.shape)}; do they belong together?"
             )
     if surplus := sorted(set(state) - {tensor.key for tensor in tensors}):
-        raise WeightsError(f"{file}: the network config leaves no place for {', '.join(surplus)[:200]}")
+        raise WeightsError(f"{file}: the network config leaves no place for {listed(surplus)}")
 
 
 def _fill(parts: Sequence[Part], tensor: Tensor, source: str) -> None:
@@ -330,11 +333,11 @@ def _is_file(file: File) -> bool:
 
 def _read_json(file: File, what: str) -> dict[str, Any]:
     try:
-        content = json.loads(read_text_of(file))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, ElmoError):
-            raise OptionsError(str(error)) from None
-        raise OptionsError(f"{file}: cannot be read as JSON ({error}); expected {what}") from None
+        content = strict_json.parse(read_options_of(file))
+    except ValueError as error:
+        if isinstance(error, OptionsError):
+            raise
+        raise OptionsError(f"{file}: cannot be read as JSON ({reason(error)}); expected {what}") from None
     if not isinstance(content, dict):
         raise OptionsError(f"{file}: expected a JSON object with {what}")
     return content

@@ -1,5 +1,6 @@
 """Arrays in, an HDF5 file out, also where the disk fills while it is written; and back, whoever made the file."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -10,10 +11,15 @@ import numpy.typing as npt
 
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats.archive import File, opened
+from spacy_elmo.support.messages import reason, shown
 
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
 
+_MOST_LINKS = 50_000  # looked at; a model of a thousand layers has 10,000
+_DEEPEST = 16  # groups within groups; HDF5 looks up each name from the top
+_MOST_CHUNK = 2**24  # bytes beyond those of the array
+_MOST_RATIO = 100  # beyond that, of all arrays to the file
 _MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
 
 T = TypeVar("T")
@@ -148,9 +154,9 @@ def naming_damage(source: str) -> Iterator[None]:
         yield
     except ElmoError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise WeightsError(
-            f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({error})"
+            f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({reason(error)})"
         ) from None
 
 
@@ -172,7 +178,9 @@ def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], 
             "do both belong together?"
         )
     if dataset.dtype not in (np.float16, np.float32, np.float64):
-        raise WeightsError(f"{source}: {name} holds {dataset.dtype}, expected float16, float32 or float64")
+        raise WeightsError(f"{source}: {name} holds {shown(str(dataset.dtype))}, expected float16, float32 or float64")
+    if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > dataset.nbytes + _MOST_CHUNK:
+        raise WeightsError(f"{source}: {name} is stored in pieces much larger than itself; damaged or hostile")
     if not has_values(dataset):
         raise WeightsError(f"{source}: {name} is declared but its values are not there; the file is damaged")
     return dataset
@@ -180,7 +188,36 @@ def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], 
 
 def has_values(dataset: h5py.Dataset) -> bool:
     """Whether the file is large enough to hold what the dataset says it does: any size can be declared."""
-    return bool(dataset.id.get_storage_size() * _MOST_COMPRESSED >= dataset.nbytes)
+    return bool(_stored_bytes(dataset) * _MOST_COMPRESSED >= dataset.nbytes)
+
+
+def refuse_bomb(file: h5py.File, datasets: Iterable[h5py.Dataset], source: str) -> None:
+    """Refuse arrays that take far more memory together than the file is long: weights hardly compress.
+
+    Raises:
+        WeightsError: they do.
+    """
+    size, needed = file.id.get_filesize(), sum(dataset.nbytes for dataset in datasets)
+    if needed > _MOST_RATIO * size + _MOST_CHUNK:
+        raise WeightsError(f"{source}: its arrays would grow from {size:,} to {needed:,} bytes; damaged or hostile")
+
+
+def _stored_bytes(dataset: h5py.Dataset) -> int:
+    """Bytes of its chunks in the file, until they are enough, or more chunks than it can have.
+
+    HDF5 would add up all of them: an index of 20 kB that names itself can make that more than anybody waits for.
+    """
+    if dataset.chunks is None or not hasattr(dataset.id, "chunk_iter"):  # HDF5 has it since 1.10.10
+        return int(dataset.id.get_storage_size())
+    left, stored = math.prod(map(math.ceil, np.divide(dataset.shape, dataset.chunks))), 0
+
+    def add(chunk: Any) -> bool | None:
+        nonlocal left, stored
+        left, stored = left - 1, stored + chunk.size
+        return True if left <= 0 or stored * _MOST_COMPRESSED >= dataset.nbytes else None
+
+    dataset.id.chunk_iter(add)
+    return stored
 
 
 def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
@@ -198,6 +235,47 @@ def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
     if node.is_virtual or node.external:
         raise WeightsError(f"{source}: {name} is stored in another file; weights files hold their arrays themselves")
     return node
+
+
+def dataset_names(file: h5py.File, beginnings: tuple[str, ...], source: str) -> list[str]:
+    """Names of the datasets that hard links lead to and whose names begin so.
+
+    Raises:
+        WeightsError: groups lie deeper within each other, or hold more links, than in the file of any model.
+    """
+    found, left = list[str](), _MOST_LINKS
+
+    def look_into(group: h5py.Group, path: str, depth: int) -> None:
+        nonlocal left
+        if depth > _DEEPEST:
+            raise WeightsError(f"{source}: groups lie more than {_DEEPEST} deep within each other; damaged or hostile")
+        names = _link_names(group, left)
+        left -= len(names)
+        if left <= 0:
+            raise WeightsError(f"{source}: more than {_MOST_LINKS:,} links, a model has a few; damaged or hostile")
+        for name in names:
+            whole_name = path + name.decode(errors="backslashreplace")
+            if whole_name.startswith(beginnings) and isinstance(group.get(name, getlink=True), h5py.HardLink):
+                if isinstance(node := group[name], h5py.Group):
+                    look_into(node, f"{whole_name}/", depth + 1)
+                elif isinstance(node, h5py.Dataset):
+                    found.append(whole_name)
+
+    with naming_damage(source):
+        look_into(file, "", 1)
+    return found
+
+
+def _link_names(group: h5py.Group, most: int) -> list[bytes]:
+    """Names of so many links of a group, in the order in which they lie there: any other makes a table of all first."""
+    names: list[bytes] = []
+
+    def take(name: bytes) -> bool | None:
+        names.append(name)
+        return True if len(names) >= most else None
+
+    group.id.links.iterate(take, order=h5py.h5.ITER_NATIVE)
+    return names
 
 
 def read_array(dataset: h5py.Dataset, source: str) -> Array:

@@ -6,9 +6,12 @@ from typing import Any
 from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.errors import ElmoError, WeightsError
-from spacy_elmo.formats.archive import File, read_text_of
+from spacy_elmo.formats.archive import File, read_whole
+from spacy_elmo.support import strict_json
+from spacy_elmo.support.messages import reason
 
 NAME = "lexicons.json"
+MOST_BYTES = 2**25  # some ten times what the largest model has
 
 
 def read(file: File) -> Lexicons:
@@ -18,11 +21,11 @@ def read(file: File) -> Lexicons:
         WeightsError: the file is missing, damaged or of another form.
     """
     try:
-        return from_dict(json.loads(read_text_of(file)), str(file))
-    except (ValueError, RecursionError) as error:
+        return from_dict(strict_json.loads(read_whole(file, MOST_BYTES)), str(file))
+    except ValueError as error:
         if isinstance(error, ElmoError):
             raise
-        raise WeightsError(f"{file}: not valid JSON ({error})") from None
+        raise WeightsError(f"{file}: not valid JSON ({reason(error)})") from None
 
 
 def from_dict(data: Any, source: str) -> Lexicons:
@@ -66,5 +69,5 @@ def checked(options: BiLMOptions, lexicons: Lexicons | None, source: str) -> Lex
         used = (lexicons or Lexicons(None, None)).for_options(options.token_embedder)
         used.check()
     except ElmoError as error:
-        raise WeightsError(f"{source}: {error}") from None
+        raise WeightsError(f"{source}: {reason(error)}") from None
     return used

@@ -16,6 +16,7 @@ from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
 from spacy_elmo.formats.tensorflow import checkpoint, hub
 from spacy_elmo.formats.writing import LAYOUT
 from spacy_elmo.support.files import read_whole, settled
+from spacy_elmo.support.messages import listed
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
@@ -238,7 +239,7 @@ def _find_in_archive(archive: Archive, options: Path | None) -> Reader | None:
     if found and found[0][0] == archive.top:
         found = [(folder, reader) for folder, reader in found if isinstance(reader, type(found[0][1]))]
     if len(found) > 1:
-        seen = ", ".join(str(folder.inner) for folder, _ in found)
+        seen = listed(str(folder.inner) for folder, _ in found)
         raise WeightsError(f"{archive.path}: weights in several folders ({seen}); unpack it and name one of them")
     return found[0][1] if found else None
 

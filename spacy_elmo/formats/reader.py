@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
+from spacy_elmo.errors import WeightsError
 from spacy_elmo.formats.archive import File, Folder, Member
 
 
@@ -29,7 +30,10 @@ class Place:
     @cached_property
     def names(self) -> list[str]:
         """What lies in the folder, in order."""
-        return sorted(entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else []
+        try:
+            return sorted(entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else []
+        except OSError as error:
+            raise WeightsError(f"{self.folder}: cannot be looked into ({error})") from None
 
     @property
     def container(self) -> str:

@@ -16,11 +16,13 @@ from spacy_elmo.formats.hdf5_file import (
     naming_damage,
     open_hdf5,
     read_array,
+    refuse_bomb,
     write_arrays,
 )
 from spacy_elmo.support.files import write_whole
 
 NAME = "softmax.hdf5"
+_WEIGHT, _BIAS = "softmax/W", "softmax/b"
 
 
 def explain_missing(path: File) -> str | None:
@@ -31,20 +33,24 @@ def explain_missing(path: File) -> str | None:
 
 
 def read(path: File, n_words: int, projection_dim: int) -> Softmax:
-    """Read the output layer for a vocabulary of `n_words` into a frozen module.
+    """Read the output layer for a vocabulary of `n_words` into a frozen module, for which memory is taken when the file
+    has been checked.
 
     Raises:
         WeightsError: the file is missing, damaged, of another shape, or holds NaN or infinite values.
     """
     if (reason := explain_missing(path)) is not None:
         raise WeightsError(reason)
-    softmax = Softmax(n_words, projection_dim, seed=None).requires_grad_(False)
-    source = str(path)
+    source, datasets = str(path), {}
     with open_hdf5(path, source) as file:
+        for name, shape in ((_WEIGHT, (n_words, projection_dim)), (_BIAS, (n_words,))):
+            with naming_damage(f"{source}: {name}"):
+                datasets[name] = find_dataset(file, (name,), shape, source)
+        refuse_bomb(file, datasets.values(), source)
+        softmax = Softmax(n_words, projection_dim, seed=None).requires_grad_(False)
         for name, parameter in _named(softmax):
             with naming_damage(f"{source}: {name}"):
-                dataset = find_dataset(file, (name,), tuple(parameter.shape), source)
-                parameter.copy_(torch.from_numpy(read_array(dataset, source)))
+                parameter.copy_(torch.from_numpy(read_array(datasets[name], source)))
     return softmax.eval()
 
 
@@ -59,4 +65,4 @@ def write(softmax: Softmax, path: Path, dtype: StoredDtype = "float32") -> None:
 
 
 def _named(softmax: Softmax) -> tuple[tuple[str, Tensor], ...]:
-    return (("softmax/W", softmax.weight), ("softmax/b", softmax.bias))
+    return ((_WEIGHT, softmax.weight), (_BIAS, softmax.bias))

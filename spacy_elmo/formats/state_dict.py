@@ -10,15 +10,14 @@ import os
 import pickletools
 import zipfile
 from collections.abc import Collection
-from contextlib import ExitStack
-from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import File, opened
+from spacy_elmo.formats.archive import File, reading, size_of
+from spacy_elmo.support.messages import reason, shown
 
 # What the pickle of a state_dict of float32 tensors is made of.
 _KNOWN_GLOBALS = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage")
@@ -43,13 +42,7 @@ def read(file: File, other_storages: Collection[str] = ()) -> dict[str, Tensor]:
     """
     if not file.is_file():
         raise WeightsError(f"{file}: no such file")
-    with ExitStack() as stack:
-        content = stack.enter_context(opened(file))
-        if isinstance(content, Path):
-            try:
-                content = stack.enter_context(content.open("rb"))
-            except OSError as error:
-                raise WeightsError(f"{file}: cannot be read ({error})") from None
+    with reading(file) as content:
         try:
             _refuse_unknown(content, {*_KNOWN_GLOBALS, *other_storages}, str(file))
             content.seek(0)
@@ -57,12 +50,18 @@ def read(file: File, other_storages: Collection[str] = ()) -> dict[str, Tensor]:
         except WeightsError:
             raise
         except Exception as error:  # torch's own are of many kinds
-            reason = " ".join(str(error).split())[:200]
             raise WeightsError(
-                f"{file}: cannot be read as a state_dict of torch; truncated, damaged or of another format ({reason})"
+                f"{file}: cannot be read as a state_dict of torch; truncated, damaged or of another format "
+                f"({reason(error)})"
             ) from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise WeightsError(f"{file}: holds no tensors by name, so it is no state_dict of torch")
+    size = size_of(file)
+    for name, tensor in state.items():
+        if (n_bytes := tensor.numel() * tensor.element_size()) > size:  # one number may stand for all of them
+            raise WeightsError(
+                f"{file}: has {size:,} bytes, but says that {shown(str(name))} has {n_bytes:,}; damaged or hostile"
+            )
     return {str(name): tensor for name, tensor in state.items()}
 
 
@@ -70,7 +69,7 @@ def _refuse_unknown(file: BinaryIO, known: Collection[str], source: str) -> None
     """Raise a WeightsError where a pickle in the file names anything but what is known."""
     for opcode, argument, _ in _opcodes(file, source):
         if opcode.name in _OTHER_CALLS or (opcode.name == "GLOBAL" and argument not in known):
-            what = str(argument).replace(" ", ".")[:100] if opcode.name == "GLOBAL" else f"a call ({opcode.name})"
+            what = shown(str(argument).replace(" ", ".")) if opcode.name == "GLOBAL" else f"a call ({opcode.name})"
             raise WeightsError(
                 f"{source}: this pickle holds {what}, and weights hold tensors alone; it may be hostile, and was not "
                 "loaded"
@@ -99,7 +98,7 @@ def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
             raise WeightsError(f"{source}: expected one short pickle in this zip archive, as torch.save writes it")
         if (damaged := archive.testzip()) is not None:  # torch does not look at the checksums
             raise WeightsError(
-                f"{source}: the checksum of {damaged} in it is wrong; the file is damaged, copy it again"
+                f"{source}: the checksum of {shown(damaged)} in it is wrong; the file is damaged, copy it again"
             )
         return archive.read(pickles[0])
 

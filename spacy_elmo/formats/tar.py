@@ -21,6 +21,7 @@ from spacy_elmo.errors import WeightsError
 _BLOCK = 512
 _CHUNK = 2**20
 _MOST_HEADER = 2**16  # bytes of a name, or of what else is said of a member
+_MOST_HEADERS, _MOST_SAID = 10_000, 1000  # of an archive, and facts of one member in headers of their own
 _MOST_MEMORY = 2**28  # of xz, whose archives may ask for gigabytes
 _ENDINGS = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _SIGNATURES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
@@ -92,8 +93,11 @@ class Tar:
             return _unpack(source, self._path, min(most_bytes, most_ratio * size + 2**20))
 
     def _read_entries(self) -> Iterator[Entry]:
-        position, said = 0, dict[str, str]()
+        position, said, left = 0, dict[str, str](), _MOST_HEADERS
         while position + _BLOCK <= self._size:
+            left -= 1
+            if left < 0 or len(said) > _MOST_SAID:
+                raise WeightsError(f"{self._path}: says more of its members than there is to say; refused")
             header = _Header.of(self._read(position, _BLOCK), self._path)
             if header is None:
                 return
@@ -163,13 +167,15 @@ def _problem(kind: bytes, said: Mapping[str, str]) -> str | None:
 
 def _records(content: bytes, path: Path) -> Iterator[tuple[str, str]]:
     """Records of POSIX: a length in bytes, a space, key, `=`, value, line feed."""
-    while content.strip(b"\0"):
-        length, space, _ = content.partition(b" ")
-        if not (length.isdigit() and len(length) < 6 and len(length) + 1 < int(length) <= len(content)):
+    content, start = content.rstrip(b"\0"), 0
+    while start < len(content):
+        length, space, _ = content[start : start + 6].partition(b" ")
+        if not (space and length.isdigit() and len(length) + 1 < int(length) <= len(content) - start):
             raise WeightsError(f"{path}: a damaged tar archive (what it says of a member has no length)")
-        key, _, value = content[len(length) + len(space) : int(length)].removesuffix(b"\n").partition(b"=")
+        record = content[start + len(length) + 1 : start + int(length)]
+        key, _, value = record.removesuffix(b"\n").partition(b"=")
         yield _text(key), _text(value)
-        content = content[int(length) :]
+        start += int(length)
 
 
 def _octal(field: bytes, path: Path) -> int:

@@ -1,12 +1,17 @@
 """A vocabulary's file in, its words out, and back: one word a line, as bilm-tf keeps them."""
 
+import io
 import zlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 from spacy_elmo.errors import CorpusError, ElmoError
 
-_MOST_TEXT = 2**28  # bytes, unpacked
+# The largest published vocabularies have some 1,400,000 words and 20 MB.
+_MOST_TEXT = 2**27  # bytes, unpacked
+_MOST_WORDS = 2**23
+_MARK = "\ufeff"  # of byte order, which some editors put in front
 
 
 class WordFile(Protocol):
@@ -27,21 +32,32 @@ def read_words(file: WordFile, error: type[ElmoError] = CorpusError) -> list[str
         `error`: the file cannot be read, is damaged, too long or not UTF-8.
     """
     try:
+        if isinstance(file, Path) and file.stat().st_size > _MOST_TEXT:
+            raise _too_long(file, error)
         content = file.read_bytes()
     except OSError as cause:
         raise error(f"{file}: no such vocabulary ({cause})") from None
     if file.name.endswith(".gz"):
         content = _gunzip(content, f"{file}", error)
+    if len(content) > _MOST_TEXT or content.count(b"\n") > _MOST_WORDS:
+        raise _too_long(file, error)
+    words: list[str] = []
     try:
-        lines = content.decode("utf-8-sig").split("\n")
+        for line in io.BytesIO(content.removeprefix(_MARK.encode())):  # decoded whole, text may take four times as much
+            words.append(line.decode().strip())
     except UnicodeDecodeError as cause:
-        raise error(f"{file}: the vocabulary is not UTF-8 ({cause})") from None
-    return [line.strip() for line in (lines if lines[-1] else lines[:-1])]
+        raise error(f"{file}: line {len(words) + 1} of the vocabulary is not UTF-8 ({cause})") from None
+    return words
 
 
 def text_of(words: Iterable[str]) -> str:
     """What `read_words` reads these words from."""
-    return "".join(word + "\n" for word in words)
+    text = "".join(word + "\n" for word in words)
+    return f"{_MARK}{text}" if text.startswith(_MARK) else text  # the first one is taken for that of the file
+
+
+def _too_long(file: WordFile, error: type[ElmoError]) -> ElmoError:
+    return error(f"{file}: expected a vocabulary of at most {_MOST_WORDS:,} words and {_MOST_TEXT:,} bytes")
 
 
 def _gunzip(content: bytes, source: str, error: type[ElmoError]) -> bytes:

@@ -218,6 +218,75 @@ def test_a_missing_file_and_a_directory_are_errors_that_name_them(tmp_path):
             BiLMOptions.from_file(path)
 
 
+# --- what could not be saved again, or would take too much ---
+
+
+def nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+UNSAVABLE = {
+    "nested": nested(700),
+    "4,000 digits": 10**4000,
+    "65 bits": 2**64,
+    "surrogate": "\ud800",
+    "surrogate in a key": {"\udfff": 1},
+    "no JSON": b"x",
+    "key that is no text": {3: 1},
+}
+
+
+@pytest.mark.parametrize("family", ["bilm-tf", "ELMoForManyLangs"])
+@pytest.mark.parametrize("value", UNSAVABLE.values(), ids=UNSAVABLE)
+def test_what_could_not_be_saved_again_is_refused(value, family):
+    with pytest.raises(OptionsError, match=r"mine: 'own': .*remove it") as error:
+        BiLMOptions.from_dict({**(GOOD if family == "bilm-tf" else NETWORK), "own": value}, "mine")
+    assert len(str(error.value)) < 200
+
+
+def test_a_key_that_is_no_text_is_refused():
+    with pytest.raises(OptionsError, match="a key is no text"):
+        BiLMOptions.from_dict({**GOOD, 3: 1})
+    with pytest.raises(OptionsError, match="unknown key '12', 12"):
+        BiLMOptions.from_dict(changed("lstm", {**GOOD["lstm"], 12: 1, "12": 1}))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("lstm.dim", 2**24 + 1),
+        ("lstm.n_layers", 1001),
+        ("lstm.n_layers", 10**400),
+        ("char_cnn.n_highway", 1001),
+        ("char_cnn.max_characters_per_token", 2**40 + 1),
+        ("char_cnn.filters", [[1, 2]] * 1001),
+        ("char_cnn.filters", [[1, 2**24 + 1]]),
+        ("char_cnn.filters", nested(700)),
+        ("lstm.dim", 10**5000),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "large",
+)
+def test_a_number_that_no_model_has_is_refused_in_a_short_line(path, value):
+    with pytest.raises(OptionsError, match=path.rpartition(".")[2]) as error:
+        BiLMOptions.from_dict(changed(path, value))
+    assert len(str(error.value)) < 300
+
+
+def test_a_thousand_keys_are_refused():
+    with pytest.raises(OptionsError, match="1,002 keys"):
+        BiLMOptions.from_dict(GOOD | {f"key{number}": 1 for number in range(1000)})
+
+
+@pytest.mark.parametrize("content", [b" " * 5_000_000, b"[" * 3_000_000], ids=["long", "deep"])
+def test_a_file_longer_or_deeper_than_any_is_refused(tmp_path, content):
+    (tmp_path / "options.json").write_bytes(content)
+    with pytest.raises(OptionsError, match=r"too long for options|nested too deeply"):
+        BiLMOptions.from_file(tmp_path / "options.json")
+
+
 # --- network configs of ELMoForManyLangs ---
 
 NETWORK = {

@@ -232,3 +232,17 @@ def test_options_of_a_bilm_that_allennlp_does_not_have_are_refused(folder, origi
 def test_it_says_that_there_is_no_softmax(archive):
     with pytest.raises(WeightsError, match="AllenNLP keeps no softmax"):
         open_model(archive).softmax()
+
+
+def test_tensors_larger_than_their_file_are_refused(folder):
+    """One number stands for a million million: to compare two such ELMos would take hours."""
+
+    def change(state):
+        for key in [key for key in state if key.startswith(PREFIX)]:
+            state[f"other.{key}"] = state[key]
+        for prefix in ("", "other."):
+            state[f"{prefix}{BILM}_token_embedder._projection.bias"] = torch.zeros(1).expand(2**40)
+
+    change_state(folder, change)
+    with pytest.raises(WeightsError, match=r"weights\.th: has .* bytes, but says that .*bias has 4,398,046,511,104"):
+        load(folder)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -259,6 +260,35 @@ def test_overlapping_members_are_refused(pack, parts):
     refused(change_directory(path, "README", 24, "<I", path_size), "members overlap")
 
 
+def test_a_member_that_begins_before_the_archive_is_refused(pack, parts):
+    """The operating system refuses to go there: `OSError: Invalid argument`."""
+    for name in ("options.json", "vocab.txt"):
+        path = pack(parts)
+        end = bytearray(path.read_bytes())
+        place = end.rindex(b"PK\5\6") + 16  # where the directory begins: all offsets are taken to be off by as much
+        struct.pack_into("<I", end, place, struct.unpack_from("<I", end, place)[0] + 1000)
+        path.write_bytes(end)
+        with pytest.raises(WeightsError, match=rf"218\.zip: {re.escape(name)}: cannot be unpacked \(.*\)"):
+            (archive.Archive(path).top / name).read_bytes()
+
+
+def test_what_another_package_says_of_a_long_name_is_cut(pack, parts):
+    """zipfile gives both names where the directory has another one than the member."""
+    name = "é" * 100
+    path = pack({**parts, name: b""}, STORED)
+    path.write_bytes(path.read_bytes().replace(name.encode(), ("ä" * 100).encode(), 1))
+    with pytest.raises(WeightsError, match="cannot be unpacked") as error:
+        (archive.Archive(path).top / name).read_bytes()
+    assert len(str(error.value).removeprefix(str(path))) < 400
+
+
+def test_a_name_longer_than_any_is_refused_in_a_short_line(pack, parts):
+    path = pack({**parts, "x" * 60_000: b""})
+    with pytest.raises(WeightsError, match="has a name of 60,000 characters; refused") as error:
+        load(path)
+    assert len(str(error.value).removeprefix(str(path))) < 200
+
+
 def test_a_member_larger_than_the_directory_says_is_refused(pack, parts):
     path = change_directory(pack({**parts, "vocab.txt": bytes(20_000_000)}), "vocab.txt", 24, "<I", 30_000)
     with pytest.raises(WeightsError, match=r"218\.zip: vocab\.txt"):
@@ -274,14 +304,34 @@ def test_too_many_members_are_refused(pack, parts):
     refused(pack({**parts, **{f"{number}.txt": b"" for number in range(1000)}}), "1,005 members")
 
 
+def test_folders_are_looked_up_and_not_searched_for(pack, parts):
+    """Each of 900 folders was compared with the 900 members, and this some times for each format."""
+    path = pack({**{f"folder/{name}": part for name, part in parts.items()}, **{f"{n}/x/y": b"" for n in range(900)}})
+    top = archive.Archive(path).top
+    assert len(list(top.iterdir())) == 901
+    assert [member.name for member in (top / "7" / "x").iterdir()] == ["y"]
+    assert [(top / name).is_dir() for name in ("7", "8/x", "9/x/y", "9/y", "folder")] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert load(path).options.width == 32
+
+
 def test_a_huge_directory_is_refused_before_it_is_read(pack, parts):
     many = {f"{'x' * 100}{number}": b"" for number in range(10_000)}
     refused(pack({**parts, **many}, STORED), "its directory is longer")
 
 
 def test_a_text_too_long_for_memory_is_refused(pack, parts, monkeypatch):
-    monkeypatch.setattr(archive, "_MOST_TEXT", 100)
-    refused(pack(parts), r"options\.json: .*too long")
+    monkeypatch.setattr(archive, "_MOST_TEXT", 10)
+    path = pack(parts)
+    with pytest.raises(OptionsError, match=r"218\.zip: options\.json: .*too long"):
+        load(path)
+    with pytest.raises(WeightsError, match=r"218\.zip: vocab\.txt: .*too long"):
+        open_model(path).vocabulary  # noqa: B018
 
 
 @pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"<S>\n</S>\n<UNK>\n")[:-12]])

@@ -14,7 +14,7 @@ import pytest
 
 from spacy_elmo import ElmoError, OptionsError, WeightsError
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.formats import arrays, bilm_hdf5, digest, load, open_model, write
+from spacy_elmo.formats import arrays, bilm_hdf5, digest, hdf5_file, load, open_model, write
 
 FOLDERS = ("tiny_1l_noskip", "tiny_2l_clip", "tiny_2l_skip", "tiny_noproj", "bilm-tf-trained")
 W_0 = "RNN_0/RNN/MultiRNNCell/Cell1/LSTMCell/W_0"
@@ -426,6 +426,55 @@ def test_an_array_in_external_storage_is_refused(model_dir, elsewhere):
     refused(model_dir, "stored in another file")
 
 
+# --- groups without end ---
+
+
+def deep_groups(file, parent, depth):
+    group = file.require_group(parent)
+    for _ in range(depth):
+        group = group.create_group("a")
+
+
+@pytest.mark.parametrize("parent", ["CNN", "RNN_0/RNN"])
+def test_groups_deeper_than_any_are_refused(model_dir, parent):
+    """HDF5 looks up each name from the top: some thousand groups kept the reader busy for minutes."""
+    with h5py.File(model_dir / "weights.hdf5", "a") as file:
+        deep_groups(file, parent, 4000)
+    refused(model_dir, "groups lie more than 16 deep within each other")
+
+
+def test_groups_that_are_not_ours_are_not_looked_into(model_dir):
+    before = load(model_dir)
+    with h5py.File(model_dir / "weights.hdf5", "a") as file:
+        deep_groups(file, "optimizer", 4000)
+    same_layers(load(model_dir), before)
+
+
+def test_a_group_that_holds_itself_is_refused(model_dir):
+    with h5py.File(model_dir / "weights.hdf5", "a") as file:
+        file["CNN/again"] = file["CNN"]
+    refused(model_dir, "groups lie more than 16 deep within each other")
+
+
+@pytest.mark.parametrize("parent", ["CNN", "/"])
+def test_more_links_than_any_model_has_are_refused(model_dir, monkeypatch, parent):
+    monkeypatch.setattr(hdf5_file, "_MOST_LINKS", 100)
+    with h5py.File(model_dir / "weights.hdf5", "a") as file:
+        for number in range(100):
+            file[parent][f"again_{number}"] = file["CNN/b_cnn_0"]
+    refused(model_dir, "more than 100 links")
+
+
+@pytest.mark.parametrize("name", [b"CNN_\n\x1b[2J", b"CNN_" + b"x" * 10_000])
+def test_an_array_with_an_odd_name_is_refused_in_one_short_line(model_dir, name):
+    with h5py.File(model_dir / "weights.hdf5", "a") as file:
+        file.create_dataset(name, data=1.0)
+    with pytest.raises(WeightsError, match="the options leave no place for CNN_") as error:
+        load(model_dir)
+    assert str(error.value).isprintable()
+    assert len(str(error.value).removeprefix(str(model_dir))) < 400
+
+
 # --- options that do not fit ---
 
 
@@ -434,7 +483,7 @@ def test_options_of_another_model_are_refused(data, model_dir, shared):
         refused(model_dir, "do both belong together", options=shared / "references" / folder / "options.json")
 
 
-HUGE = 2**40
+HUGE, DEEP, LONG = 2**24, 1000, 2**40  # the largest that options may say
 
 
 @pytest.mark.parametrize(
@@ -442,11 +491,11 @@ HUGE = 2**40
     [
         ("lstm", {"dim": HUGE, "projection_dim": HUGE}),
         ("lstm", {"dim": HUGE}),
-        ("lstm", {"n_layers": HUGE}),
+        ("lstm", {"n_layers": DEEP}),
         ("char_cnn", {"embedding": {"dim": HUGE}}),
-        ("char_cnn", {"n_highway": HUGE}),
+        ("char_cnn", {"n_highway": DEEP}),
         ("char_cnn", {"filters": [[1, HUGE]]}),
-        ("char_cnn", {"filters": [[HUGE, 4]], "max_characters_per_token": HUGE}),
+        ("char_cnn", {"filters": [[HUGE, 4]], "max_characters_per_token": LONG}),
     ],
     ids=lambda part: part if isinstance(part, str) else "+".join(part),
 )
@@ -457,7 +506,7 @@ def test_huge_sizes_in_the_options_are_refused_before_memory_is_taken(model_dir,
 
 def test_a_huge_limit_of_characters_takes_no_memory(model_dir):
     before = load(model_dir)
-    change_options(model_dir, "char_cnn", max_characters_per_token=HUGE)
+    change_options(model_dir, "char_cnn", max_characters_per_token=LONG)
     same_layers(load(model_dir), before)
 
 

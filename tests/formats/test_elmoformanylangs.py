@@ -528,3 +528,17 @@ def test_the_table_of_tensors_is_that_of_the_files(folder_of_each):
         assert {key: tuple(value.shape) for key, value in state.items()} == {
             key: shape for (file, key), shape in table.items() if file == name
         }
+
+
+@pytest.mark.parametrize("entry", ["\ud800", 10**30, [[[]]]], ids=["half a character", "number", "lists"])
+def test_a_lexicon_of_ours_that_could_not_be_saved_again_is_refused(model, tmp_path, entry):
+    write(load(model), tmp_path / "ours")
+    change_json(tmp_path / "ours" / "lexicons.json", lambda lexicons: lexicons["words"].__setitem__(0, entry))
+    refused(tmp_path / "ours", r"lexicons\.json: ")
+
+
+@pytest.mark.parametrize("name", ["word.dic", "char.dic"])
+def test_a_dictionary_longer_than_any_is_refused(model, name):
+    with (model / name).open("ab") as file:
+        file.truncate(2**25 + 1)
+    refused(model, rf"{name}: 33,554,433 bytes, too long")

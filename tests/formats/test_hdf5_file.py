@@ -1,11 +1,15 @@
+"""HDF5 files: written also where the disk fills, read whoever made them."""
+
 import gc
 import io
+import struct
 
 import h5py
 import numpy as np
 import pytest
 
-from spacy_elmo.formats.hdf5_file import new_hdf5
+from spacy_elmo import WeightsError
+from spacy_elmo.formats.hdf5_file import find_dataset, has_values, new_hdf5, refuse_bomb
 
 ARRAYS = {f"group/{n}": np.arange(n, dtype=np.float32) for n in range(200)}
 
@@ -62,3 +66,75 @@ def test_an_error_of_the_caller_stays_what_it_is():
 
     with pytest.raises(KeyError, match="mine"):
         fail()
+
+
+def stored(shape, libver="earliest", is_written=True, **how):
+    """An HDF5 file with a dataset `x`."""
+    file = io.BytesIO()
+    with h5py.File(file, "w", libver=libver) as hdf5:
+        dataset = hdf5.create_dataset("x", shape, "f4", **how)
+        if is_written:
+            dataset[...] = 0.5
+    return file
+
+
+def index_that_names_itself(content, levels):
+    """Put levels upon the index of the chunks of `x`: each of 64 entries leads to the same node below."""
+    content = bytearray(content)
+    (leaf,) = (at for at in range(len(content)) if content[at : at + 5] == b"TREE\1")
+    root = content.index(struct.pack("<Q", leaf))
+    assert struct.unpack_from("<H", content, leaf + 6) == (64,)
+    key, below = 8 + 3 * 8, leaf
+    for level in range(1, levels + 1):
+        node = content[leaf : leaf + 24 + 65 * key + 64 * 8]
+        node[5] = level
+        for number in range(64):
+            struct.pack_into("<Q", node, 24 + (number + 1) * key + number * 8, below)
+        below = len(content)
+        content += node
+    struct.pack_into("<Q", content, root, below)
+    struct.pack_into("<Q", content, 40, len(content))  # where the superblock says that the file ends
+    return io.BytesIO(content)
+
+
+def test_an_index_of_chunks_that_names_itself_is_not_walked():
+    """To add up its chunks takes 64 times as long for each level: here, longer than the universe is old."""
+    with h5py.File(index_that_names_itself(stored((64, 1), chunks=(1, 1)).getvalue(), levels=12)) as hdf5:
+        assert has_values(hdf5["x"])
+        np.testing.assert_array_equal(hdf5["x"], np.full((64, 1), 0.5, np.float32))
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("is_written", [True, False])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"chunks": (7, 1)},
+        {"chunks": (1, 1), "compression": "gzip"},
+        {"chunks": (64, 1), "maxshape": (None, None)},
+    ],
+    ids=["whole", "chunks", "packed", "resizable"],
+)
+def test_values_that_are_nowhere_stored_are_noticed(libver, is_written, how):
+    with h5py.File(stored((64, 1), libver, is_written, **how)) as hdf5:
+        assert has_values(hdf5["x"]) == is_written
+
+
+def test_arrays_that_take_far_more_than_their_file_are_refused():
+    """128 MB of one value, packed. No honest weights can be packed so."""
+    file = io.BytesIO()
+    with h5py.File(file, "w") as hdf5:
+        hdf5.create_dataset("x", (2**15, 2**10), "f4", chunks=(2**10, 2**10), compression="gzip")[...] = 0.5
+    with h5py.File(file) as hdf5:
+        assert has_values(hdf5["x"])
+        with pytest.raises(WeightsError, match=r"file: its arrays would grow from .* to 134,217,728 bytes"):
+            refuse_bomb(hdf5, [hdf5["x"]], "file")
+        refuse_bomb(hdf5, [], "file")
+
+
+def test_chunks_much_larger_than_their_array_are_refused():
+    """HDF5 would unpack a whole chunk for one value."""
+    file = stored((3, 2), chunks=(2**22, 2), maxshape=(None, 2), compression="gzip")
+    with h5py.File(file) as hdf5, pytest.raises(WeightsError, match="pieces much larger than itself"):
+        find_dataset(hdf5, ("x",), (3, 2), "file")

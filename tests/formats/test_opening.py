@@ -1,6 +1,8 @@
 """A model opened: its parts, when they are read, and which format opens what."""
 
 import gzip
+import json
+import pathlib
 import shutil
 import zipfile
 
@@ -111,6 +113,15 @@ def test_the_earlier_names_are_the_same(whole_model):
     assert formats.locate(whole_model).read_options() == load(whole_model).options
 
 
+def test_a_softmax_is_checked_before_memory_is_taken(whole_model):
+    options = json.loads((whole_model / "options.json").read_text())
+    options["lstm"] |= {"dim": 2**24, "projection_dim": 2**24}
+    (whole_model / "options.json").write_text(json.dumps(options))
+    (whole_model / "vocab.txt").write_text("word\n" * 10**6)
+    with pytest.raises(WeightsError, match=r"softmax\.hdf5: softmax/W has shape \[5, 16\], the options ask for"):
+        open_model(whole_model).softmax()
+
+
 def test_a_name_is_shown_where_the_card_states_none(whole_model, tmp_path):
     assert open_model(whole_model).name == "model"
     assert open_model(f"{whole_model}/weights.hdf5").name == "weights.hdf5"
@@ -209,3 +220,59 @@ def test_vectors_are_those_of_load(container, whole_model):
         open_model(container).bilm().encode([WORDS]), load(whole_model).encode([WORDS]), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
+
+
+# --- what the file system refuses ---
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """A function after which files of a name can neither be opened nor folders of it looked into."""
+
+    def refuse(name, what):
+        honest = getattr(pathlib.Path, what)
+
+        def call(path, *arguments, **options):
+            if path.name == name:
+                raise PermissionError(13, "Permission denied")
+            return honest(path, *arguments, **options)
+
+        monkeypatch.setattr(pathlib.Path, what, call)
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("trained_words", "model.ckpt-60.index"),
+        ("trained_words", "model.ckpt-60.data-00000-of-00001"),
+        ("trained_words", "checkpoint"),
+        ("trained_words", "options.json"),
+        ("no_dropout", "model.ckpt-6.meta"),
+        ("words_chars", "encoder.pkl"),
+        ("words_chars", "word.dic"),
+        ("words_chars", "config.json"),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_an_error_that_names_it(tensorflow_models, data, tmp_path, forbid, model, name):
+    source = tensorflow_models / model if "_words" in model or "_drop" in model else data / "elmoformanylangs" / model
+    shutil.copytree(source, tmp_path / "model")
+    if name.endswith(".meta"):
+        for other in ("options.json", "dumped.hdf5"):
+            (tmp_path / "model" / other).unlink()
+    forbid(name, "read_bytes")
+    forbid(name, "open")
+    with pytest.raises(ElmoError, match=rf"{name}: cannot be read.*Permission denied"):
+        load(tmp_path / "model")
+
+
+def test_a_folder_or_archive_that_may_not_be_read_is_an_error_that_names_it(whole_model, forbid):
+    forbid("model", "iterdir")
+    with pytest.raises(WeightsError, match=r"model: cannot be looked into .*Permission denied"):
+        load(whole_model)
+    path = whole_model.parent / "archive"
+    path.touch()
+    forbid("archive", "open")
+    with pytest.raises(WeightsError, match=r"archive: cannot be read .*Permission denied"):
+        load(path)

@@ -233,6 +233,21 @@ def test_endless_records_are_refused(pack, parts):
     refused(pack({entry_of("x", tarfile.GNUTYPE_LONGNAME): b"a" * 10**6, **parts}, form="ustar"), "more than there is")
 
 
+def test_headers_that_say_something_of_a_member_without_end_are_refused(pack, parts):
+    """Each may be a kilobyte, and packed a few bytes: by the hundred thousand they took minutes."""
+    path = pack(parts)
+    more = entry_of("x", tarfile.GNUTYPE_LONGNAME)
+    more.size = 512
+    path.write_bytes((more.tobuf() + b"name".ljust(512, b"\0")) * 10_001 + path.read_bytes())
+    refused(path, "says more of its members than there is to say")
+
+
+def test_more_facts_of_a_member_than_there_are_is_refused(pack, parts):
+    entry = tarfile.TarInfo("README")
+    entry.pax_headers = {f"key{number}": "x" for number in range(1001)}
+    refused(pack({entry: b"", **parts}), "says more of its members than there is to say")
+
+
 def test_one_name_for_all_members_is_refused(pack, parts):
     refused(pack({entry_of("x", tarfile.XGLTYPE): b"10 path=x\n", **parts}, form="ustar"), "one name or size to all")
 

@@ -27,6 +27,12 @@ def test_an_empty_line_at_the_end_is_a_word_that_is_empty(tmp_path):
     assert read_words(tmp_path / "vocab.txt") == ["a", ""]
 
 
+def test_a_first_word_that_begins_with_a_byte_order_mark_is_written_and_read(tmp_path):
+    words = ["\ufeff", "\ufeffa", "b"]
+    (tmp_path / "vocab.txt").write_text(text_of(words), encoding="utf-8")
+    assert read_words(tmp_path / "vocab.txt") == words
+
+
 @pytest.mark.parametrize("error", [CorpusError, WeightsError])
 @pytest.mark.parametrize(
     ("name", "content", "message"),

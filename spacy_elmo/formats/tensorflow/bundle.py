@@ -8,19 +8,19 @@ shards are made here, and every refusal is one WeightsError.
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import File, size_of
+from spacy_elmo.formats.archive import File, read_whole, reading, size_of
 from spacy_elmo.formats.tensorflow import table
 from spacy_elmo.formats.tensorflow.crc32c import crc32c
 from spacy_elmo.formats.tensorflow.protobuf import MalformedError, Reader, as_bytes, as_number, as_text, signed, varint
+from spacy_elmo.support.messages import quoted, reason, shown
 
 Array = npt.NDArray[Any]
 
@@ -90,15 +90,15 @@ class Bundle:
         """
         variable = self.variables.get(name)
         if variable is None:
-            raise WeightsError(f"{self.index}: there is no variable {name!r}")
+            raise WeightsError(f"{self.index}: there is no variable {quoted(name)}")
         if variable.is_partitioned:
             raise WeightsError(
-                f"{self.index}: {name} is partitioned (saved in pieces), which is not read; save the model again "
-                "without a partitioner"
+                f"{self.index}: {shown(name)} is partitioned (saved in pieces), which is not read; save the model "
+                "again without a partitioner"
             )
         if variable.dtype not in _FLOATS:
             found = _OTHERS.get(variable.dtype, f"TensorFlow's type {variable.dtype}")
-            raise WeightsError(f"{self.index}: {name} holds {found}, expected float16, float32 or float64")
+            raise WeightsError(f"{self.index}: {shown(name)} holds {found}, expected float16, float32 or float64")
         return variable
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, Array]]:
@@ -155,7 +155,7 @@ class Bundle:
         content = bytearray(variable.size if is_there else 0)
         file.seek(variable.offset if is_there else 0)
         if file.readinto(content) < variable.size:  # type: ignore[attr-defined]
-            raise WeightsError(f"{path}: cut off, it ends within {variable.name}; copy the file again")
+            raise WeightsError(f"{path}: cut off, it ends within {shown(variable.name)}; copy the file again")
         if is_checked:
             self._check(crc32c(content), variable)
         return content
@@ -163,8 +163,8 @@ class Bundle:
     def _check(self, checksum: int, variable: Variable) -> None:
         if table.mask(checksum) != variable.checksum:
             raise WeightsError(
-                f"{self._shard(variable.shard)}: the checksum of {variable.name} is wrong; the file is damaged, or of "
-                "another step than its index"
+                f"{self._shard(variable.shard)}: the checksum of {shown(variable.name)} is wrong; the file is damaged, "
+                "or of another step than its index"
             )
 
     @contextmanager
@@ -183,12 +183,7 @@ class Bundle:
         try:
             yield
         except MalformedError as error:
-            raise WeightsError(f"{self.index}: no index of TensorFlow, or a damaged one ({error})") from None
-
-
-def reading(file: File) -> AbstractContextManager[BinaryIO]:
-    """Open a file of a disk or an archive."""
-    return file.open("rb") if isinstance(file, Path) else file.open()
+            raise WeightsError(f"{self.index}: no index of TensorFlow, or a damaged one ({reason(error)})") from None
 
 
 def prefix_of(index: File) -> str:
@@ -201,7 +196,7 @@ def _read_index(index: File) -> bytes:
         raise WeightsError(f"{index}: no such file; a checkpoint is its .index and its .data files")
     if size_of(index) > _MOST_INDEX:
         raise WeightsError(f"{index}: {size_of(index):,} bytes are more than the index of any model has; refused")
-    return index.read_bytes()
+    return read_whole(index, _MOST_INDEX)
 
 
 def _parse_header(reader: Reader, message: memoryview) -> int:

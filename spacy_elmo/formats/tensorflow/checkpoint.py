@@ -7,11 +7,12 @@ which is the newest.
 import re
 
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats.archive import File, Folder, size_of
+from spacy_elmo.formats.archive import File, Folder, read_whole, reading, size_of
 from spacy_elmo.formats.reader import Place
 from spacy_elmo.formats.tensorflow import hub, table
-from spacy_elmo.formats.tensorflow.bundle import SUFFIX, reading
+from spacy_elmo.formats.tensorflow.bundle import SUFFIX
 from spacy_elmo.formats.tensorflow.model import TensorFlowModel
+from spacy_elmo.support.messages import listed
 
 FORMAT = "bilm-tf checkpoint"
 
@@ -63,14 +64,18 @@ def _newest(place: Place) -> str | None:
         return found[0] if found else named
     steps = [(match[1], int(match[2]), prefix) for prefix in found if (match := _STEP.fullmatch(prefix))]
     if len(steps) < len(found) or len({name for name, _, _ in steps}) > 1:
-        raise WeightsError(f"{place}: holds several checkpoints, {', '.join(found)}; name one of them")
+        raise WeightsError(f"{place}: holds several checkpoints, {listed(found)}; name one of them")
     return max(steps)[2]
 
 
 def _named_by_state(folder: Folder) -> str | None:
     """The last part of the path that `checkpoint` gives: it is absolute, and folders are moved."""
     file = folder / _STATE
-    if not file.is_file() or size_of(file) > _MOST_STATE or not (match := _NEWEST.search(file.read_bytes())):
+    if (
+        not file.is_file()
+        or size_of(file) > _MOST_STATE
+        or not (match := _NEWEST.search(read_whole(file, _MOST_STATE)))
+    ):
         return None
     path = match[1].decode(errors="replace").replace("\\\\", "/")
     return path.rpartition("/")[2]

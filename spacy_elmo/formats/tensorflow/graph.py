@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spacy_elmo.errors import OptionsError
-from spacy_elmo.formats.archive import File, size_of
+from spacy_elmo.errors import OptionsError, WeightsError
+from spacy_elmo.formats.archive import File, read_whole, size_of
 from spacy_elmo.formats.tensorflow.protobuf import MalformedError, Reader, Value, as_bytes, as_text, varint
+from spacy_elmo.support.messages import reason
 
 _MOST_BYTES = 2**28
 _MOST_FIELDS = 2**23  # bilm-tf's training graph for three GPUs and 20 time steps has 430,000
@@ -62,10 +63,19 @@ def read(file: File, scope: str) -> Facts:
         raise OptionsError(f"{file}: {size_of(file):,} bytes are more than the graph of any biLM has; refused")
     reader = Reader(_MOST_FIELDS)
     try:
-        nodes = _own_nodes(reader, _graphs(reader, memoryview(file.read_bytes()), file.name), scope)
+        nodes = _own_nodes(reader, _graphs(reader, memoryview(_read(file)), file.name), scope)
         return _facts(reader, nodes)
     except MalformedError as error:
-        raise OptionsError(f"{file}: cannot be read as the graph of a biLM ({error}); name its options.json") from None
+        raise OptionsError(
+            f"{file}: cannot be read as the graph of a biLM ({reason(error)}); name its options.json"
+        ) from None
+
+
+def _read(file: File) -> bytes:
+    try:
+        return read_whole(file, _MOST_BYTES)
+    except WeightsError as error:
+        raise OptionsError(str(error)) from None
 
 
 def _graphs(reader: Reader, content: memoryview, name: str) -> Iterator[memoryview]:

@@ -13,12 +13,13 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import beside, bilm_hdf5
-from spacy_elmo.formats.archive import File, Folder
+from spacy_elmo.formats.archive import File, Folder, read_options_of
 from spacy_elmo.formats.hdf5_file import Array, as_float32
 from spacy_elmo.formats.reader import Parts
 from spacy_elmo.formats.tensorflow import architecture, graph
 from spacy_elmo.formats.tensorflow.bundle import Bundle
 from spacy_elmo.formats.tensorflow.variables import by_hdf5_name, mixes
+from spacy_elmo.support.messages import listed, shown
 
 _BIAS = "softmax/b"
 _EMBEDDINGS = ("char_embed", "embedding")  # an inference graph has a row of zeros in front
@@ -49,7 +50,7 @@ class TensorFlowModel:
             return BiLMOptions.from_file(self.named_options)
         file = self.folder / "options.json"
         if file.is_file():
-            return BiLMOptions.from_json(file.read_bytes(), str(file))
+            return BiLMOptions.from_json(read_options_of(file), str(file))
         shapes = {name: self.bundle.variables[variable].shape for name, variable in self._names.items()}
         if not self.graph.is_file():
             raise OptionsError(
@@ -101,10 +102,10 @@ class TensorFlowModel:
         found = []
         for names in mixes(self.bundle.variables):
             arrays = dict(self.bundle.arrays(names))
-            weights, scale = (as_float32(arrays[name], f"{self.index}: {name}") for name in names)
+            weights, scale = (as_float32(arrays[name], f"{self.index}: {shown(name)}") for name in names)
             if weights.ndim != 1 or scale.size != 1 or not weights.size:
                 raise WeightsError(
-                    f"{self.index}: {names[0]} and {names[1]} are not the weights and the scale of a mix"
+                    f"{self.index}: {shown(names[0])} and {shown(names[1])} are not the weights and the scale of a mix"
                 )
             shares = np.exp(weights - weights.max())
             found.append([float(weight) for weight in shares / shares.sum() * scale.reshape(())])
@@ -137,8 +138,8 @@ class TensorFlowModel:
         variable = self.bundle.find(self._names[name])
         if variable.shape not in (shape, (shape[0] + 1, *shape[1:]) if name in _EMBEDDINGS else shape):
             raise WeightsError(
-                f"{self.index}: {variable.name} has shape {list(variable.shape)}, {asking} ask for {list(shape)}; do "
-                "both belong together?"
+                f"{self.index}: {shown(variable.name)} has shape {list(variable.shape)}, {asking} ask for {list(shape)}"
+                "; do both belong together?"
             )
         return self._names[name]
 
@@ -150,7 +151,7 @@ class TensorFlowModel:
         )
         if surplus:
             raise WeightsError(
-                f"{self.index}: the options leave no place for {', '.join(surplus)}; do both belong together?"
+                f"{self.index}: the options leave no place for {listed(surplus)}; do both belong together?"
             )
 
     def _arrays(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
@@ -159,8 +160,8 @@ class TensorFlowModel:
             if array.shape != shapes[name]:
                 if array[0].any():
                     raise WeightsError(
-                        f"{self.index}: {name} has {len(array)} rows, one too many, and the first, which would be that "
-                        "of no token, is not zero; do the options belong to it?"
+                        f"{self.index}: {shown(name)} has {len(array)} rows, one too many, and the first, which would "
+                        "be that of no token, is not zero; do the options belong to it?"
                     )
                 array = array[1:]
-            yield name, as_float32(array, f"{self.index}: {name}")
+            yield name, as_float32(array, f"{self.index}: {shown(name)}")

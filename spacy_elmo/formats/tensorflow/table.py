@@ -14,7 +14,8 @@ from spacy_elmo.formats.tensorflow.protobuf import MalformedError, varint
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER, _TRAILER = 48, 5
 _SNAPPY = 1
-_MOST_KEY = 2**10  # bytes: keys share their beginnings, so that a short table could spell out very long ones
+# Bytes of a key and of all: keys share their beginnings, so that a short table could spell out very long ones.
+_MOST_KEY, _MOST_KEYS = 2**10, 2**24
 
 
 def is_table(file: BinaryIO) -> bool:
@@ -34,7 +35,7 @@ def entries(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         raise MalformedError("its end is not that of a table")
     _, at = _handle(table, len(table) - _FOOTER)  # of the metaindex, which TensorFlow leaves empty
     index, _ = _handle(table, at)
-    last, end = None, 0
+    last, end, spelled = None, 0, 0
     for _, handle in _block_entries(_block(table, index)):
         where, _ = _handle(handle, 0)
         if where[0] < end:  # else a block could be named, and its checksum made, any number of times
@@ -43,7 +44,9 @@ def entries(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         for key, value in _block_entries(_block(table, where)):
             if last is not None and key <= last:
                 raise MalformedError("its keys do not rise")
-            last = key
+            last, spelled = key, spelled + len(key)
+            if spelled > _MOST_KEYS:
+                raise MalformedError("its names are longer than those of any model")
             yield key, value
 
 

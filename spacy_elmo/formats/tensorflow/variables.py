@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 
 from spacy_elmo.errors import WeightsError
+from spacy_elmo.support.messages import listed, shown
 
 _SAME = (
     "char_embed",
@@ -64,11 +65,11 @@ def by_hdf5_name(variables: Collection[str], source: str) -> tuple[dict[str, str
         if (match := _SCOPED.fullmatch(variable)) and (name := _translate(match["rest"])):
             found.setdefault(match["scope"], {})[name] = variable
         elif match and _ONE_WAY.fullmatch(match["rest"]):
-            raise WeightsError(f"{source}: a language model of one direction ({variable}), but ELMo needs both")
+            raise WeightsError(f"{source}: a language model of one direction ({shown(variable)}), but ELMo needs both")
     if len(found) > 1:
-        raise WeightsError(f"{source}: several biLMs, {', '.join(found)}; save one of them alone")
+        raise WeightsError(f"{source}: several biLMs, {listed(found)}; save one of them alone")
     if not found:
-        seen = ", ".join(sorted(variables)[:5]) or "none"
+        seen = listed(sorted(variables)[:5]) or "none"
         raise WeightsError(f"{source}: not an ELMo: no biLM of bilm-tf is among its variables (they are {seen}, ...)")
     return next((names, scope) for scope, names in found.items())
 

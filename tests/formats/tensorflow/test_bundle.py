@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spacy_elmo import ElmoError, WeightsError
+from spacy_elmo.formats.tensorflow import table
 from spacy_elmo.formats.tensorflow.bundle import Bundle
+from spacy_elmo.formats.tensorflow.protobuf import MalformedError
 
 MEMORY = 2**24  # bytes that reading a small bundle may take, whatever its index says
 MODELS = ("tiny_2l_skip", "trained_chars", "trained_words", "two_shards", "hub_tiny_2l_skip/variables")
@@ -225,6 +227,16 @@ def test_a_block_that_is_named_twice_is_refused(tmp_path, raw_table):
     (tmp_path / "model.index").write_bytes(raw_table(b"", times=2))
     with pytest.raises(WeightsError, match="blocks do not lie one behind the other"):
         Bundle(tmp_path / "model.index")
+
+
+def test_names_longer_together_than_those_of_any_model_are_refused(raw_table, monkeypatch):
+    """Each begins as the one before it: an index of 4 MB could spell out a gigabyte."""
+    monkeypatch.setattr(table, "_MOST_KEYS", 10_000)
+    first = bytes([0, 200, 1, 0]) + b"a" * 200
+    others = b"".join(bytes([200, 1, 1, 0, number]) for number in range(100))
+    assert len(list(table.entries(memoryview(raw_table(first + others[: 5 * 40]))))) == 41
+    with pytest.raises(MalformedError, match="names are longer"):
+        list(table.entries(memoryview(raw_table(first + others))))
 
 
 def test_a_missing_shard_is_an_error_that_names_it(copy_of):

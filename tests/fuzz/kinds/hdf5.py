@@ -1,0 +1,24 @@
+"""`weights.hdf5`, in both forms that HDF5 has, plain, in chunks and packed."""
+
+from pathlib import Path
+from random import Random
+
+import models
+from hdf5 import HDF5File
+
+
+class Kind:
+    """Weights changed, options as they were. Most weights have no checksum, so that other values may be read."""
+
+    def __init__(self, seeds: Path) -> None:
+        self._models = [make(seeds / make.__name__) for make in (models.characters, models.words, models.manylangs)]
+        self._weights = [HDF5File(model["weights.hdf5"]) for model in self._models]
+
+    def make(self, rng: Random, folder: Path) -> bool:
+        number = rng.randrange(len(self._models))
+        content, behind = self._weights[number].change(rng)
+        models.put({**self._models[number], "weights.hdf5": content}, folder)
+        return behind
+
+    def read(self, folder: Path, behind: bool) -> None:
+        models.use(folder, folder.with_name("out"))

@@ -1,0 +1,23 @@
+"""`softmax.hdf5`."""
+
+from pathlib import Path
+from random import Random
+
+import models
+from hdf5 import HDF5File
+
+
+class Kind:
+    """A softmax changed, beside a model that is whole otherwise."""
+
+    def __init__(self, seeds: Path) -> None:
+        self._model = models.words(seeds)
+        self._softmax = HDF5File(self._model["softmax.hdf5"])
+
+    def make(self, rng: Random, folder: Path) -> bool:
+        content, behind = self._softmax.change(rng)
+        models.put({**self._model, "softmax.hdf5": content}, folder)
+        return behind
+
+    def read(self, folder: Path, behind: bool) -> None:
+        models.use(folder, folder.with_name("out"))
