@@ -22,6 +22,7 @@ from spacy_elmo.formats import bilm_hdf5, lexicons_json
 from spacy_elmo.pipeline.finetuning import FineTuning, to_tensor
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.weights import Weights, WeightsSource
+from spacy_elmo.support import strict_json
 from spacy_elmo.support.sealed import seal, unseal
 
 Encoder = Model[list[Doc], list[Array]]
@@ -212,6 +213,7 @@ class BiLMShim(Shim):
             weights = io.BytesIO(parts["weights"])
             options, vocabulary, card = parts["options"], parts["vocabulary"], parts["card"]
             stored = parts.get("lexicons")  # of models of ELMoForManyLangs
+            strict_json.check([card, vocabulary])
         except Exception as error:  # msgpack has many of its own
             raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({error!r})") from None
         lexicons = None if stored is None else lexicons_json.from_dict(stored, "lexicons in bytes")
