@@ -11,6 +11,7 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pipeline.shim import BiLMShim
+from spacy_elmo.pipeline.weights import WeightsSource
 from spacy_elmo.tools.convert import convert
 
 Files = dict[str, bytes]
@@ -120,8 +121,9 @@ def use(path: Path, out: Path, digest: str | None = None) -> None:
 
 
 def _save_as_bytes(bilm: BiLM, digest: str) -> None:
-    shim = BiLMShim(None, "cpu")
+    source = WeightsSource(None, "cpu")
+    shim = BiLMShim(source)
     shim.set(bilm)
-    again = BiLMShim(None, "cpu").from_bytes(shim.to_bytes())
+    again = BiLMShim(source).from_bytes(shim.to_bytes())
     assert again.digest == digest, "its bytes hold another model"
     assert repr(again.bilm.card) == repr(bilm.card), "its bytes hold another card"

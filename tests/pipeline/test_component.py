@@ -145,7 +145,7 @@ def test_layers_setting_mixes_the_kept_layers(layers, mixed, keep_layers, tiny):
     ("config", "message"),
     [
         ({"layers": "bottom"}, "layers"),
-        ({"layers": 7}, "layers 0"),
+        ({"layers": 7}, "a layer from 0 to 2"),
         ({"layers": [1.0]}, "weights"),
         ({"cache_mb": -1}, "cache_mb"),
         ({"lr_scale": -0.1}, "lr_scale"),

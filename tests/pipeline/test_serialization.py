@@ -11,6 +11,7 @@ from spacy.tokens import Doc
 from spacy_elmo import ElmoError, WeightsError
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.formats import load, write
+from spacy_elmo.formats.writing import write_files
 from spacy_elmo.pipeline.shim import shim_of
 
 TEXT = "We sat on the bank of the river."
@@ -188,13 +189,15 @@ def test_interrupted_save_is_made_good_by_the_next(saved, monkeypatch):
     other.add_pipe("elmo")
 
     def interrupted(*args):
-        write(*args)
+        write_files(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spacy_elmo.formats.write", interrupted)
+    monkeypatch.setattr("spacy_elmo.formats.writing.write_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
         other.to_disk(path)
     monkeypatch.undo()
+    elmo = nlp.get_pipe("elmo").from_disk(path / "elmo")  # nothing of what was there is lost
+    np.testing.assert_allclose(elmo(nlp.make_doc(TEXT))._.elmo, vectors, atol=1e-6)
     nlp.to_disk(path)
     np.testing.assert_allclose(spacy.load(path)(TEXT)._.elmo, vectors, atol=1e-6)
 

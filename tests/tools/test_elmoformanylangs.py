@@ -13,6 +13,7 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.cli import elmo_cli
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.formats import load, open_model
+from spacy_elmo.formats.bilm_hdf5 import TIED_TO
 from spacy_elmo.pretraining.config import ModelConfig
 from spacy_elmo.pretraining.language_model import LanguageModel
 
@@ -56,6 +57,8 @@ def test_info_hints_at_text_that_would_be_unknown(model, tmp_path):
         chr(0x4E00 + number) if len(entry) == 1 else entry for number, entry in enumerate(lexicons["characters"])
     ]
     (tmp_path / "own" / "lexicons.json").write_text(json.dumps(lexicons))
+    with h5py.File(tmp_path / "own" / "weights.hdf5", "a") as file:
+        del file.attrs[TIED_TO]  # else it is refused beside other lexicons
     assert "hint              it knows no full-width forms" in run("info", tmp_path / "own").stdout
     (hint,) = json.loads(run("info", tmp_path / "own", "--json").stdout)["hints"]
     assert "half-width letters" in hint
