@@ -55,11 +55,11 @@ def card_of(saved: dict[str, Any]) -> dict[str, Any]:
     """What the model has read, and whom it owes what."""
     cards = [json.loads((HERE / name).read_text(encoding="utf-8")) for name in ("card.json", "next/card.json")]
     terms = cards[0] | cards[1]
-    tokens = saved["step"] * saved["tokens_per_step"]
+    before = (saved["origin"] or {}).get("tokens_seen_before", 0)
     return {
         **{name: terms[name] for name in ("name", "license", "attribution")},
-        "tokens_seen": tokens,
-        **(saved["origin"] or {}),
+        "tokens_seen": saved["step"] * saved["tokens_per_step"],
+        **({"tokens_seen_before": before} if before else {}),
     }
 
 
