@@ -1,0 +1,60 @@
+"""A state that halve.py wrote in, a run out that goes on where that one was, also on another machine.
+
+    python training/en_elmo_sm/resume.py STATE RUN
+    python -m spacy elmo pretrain CORPUS RUN --config training/en_elmo_sm/next/pretrain.cfg --resume
+
+It goes on at the same place in the same text. Adam has its second moments back, as far as rows and columns tell them,
+and first moments of zero, without a correction for that. So its first ten steps or so are short ones, and no new
+warm-up is needed.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from halve import NAME, product
+
+from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.evaluation import Evaluator
+from spacy_elmo.pretraining.language_model import LanguageModel
+
+
+def resume(state: Path, run: Path) -> None:
+    """Make a run of `state`: its checkpoint, and a config for `pretrain` to write anew."""
+    if (run / checkpoint.NAME).exists():
+        sys.exit(f"{run}: there is a run in it")
+    kept = Evaluator.load(state, "cpu")
+    model = LanguageModel(kept.bilm, kept.softmax)
+    progress = torch.load(state / NAME, weights_only=True)
+    squares = progress.pop("squares")
+    saved = {
+        **progress,
+        "model": model.state_dict(),
+        "optimizer": optimizer_of(model, squares, progress["step"]),
+        "states": zero_states(model, progress["rows"]),
+        "since_log": torch.zeros(2, dtype=torch.float64),
+    }
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(run / checkpoint.NAME, saved)
+
+
+def optimizer_of(model: LanguageModel, squares: dict[int, list[torch.Tensor]], step: int) -> dict[str, Any]:
+    """State of Adam."""
+    parameters = list(model.parameters())
+    optimizer = torch.optim.Adam(parameters)
+    for number, parameter in enumerate(parameters):
+        moments = {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": product(squares[number])}
+        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+    state: dict[str, Any] = optimizer.state_dict()
+    return state
+
+
+def zero_states(model: LanguageModel, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Hidden state and cells of each layer."""
+    lstm = model.bilm.options.lstm
+    return [(torch.zeros(2, rows, lstm.projection_dim), torch.zeros(2, rows, lstm.dim)) for _ in range(lstm.n_layers)]
+
+
+if __name__ == "__main__":
+    resume(*(Path(argument) for argument in sys.argv[1:]))
