@@ -77,7 +77,7 @@ def test_a_state_is_a_model_that_says_how_much_it_has_read(runs):
 
 
 def test_a_state_has_the_weights_of_the_run_in_float16(runs):
-    weights = checkpoint.load(runs[1].parent / checkpoint.NAME)["model"]
+    weights = checkpoint.Checkpoint.read(runs[1].parent / checkpoint.NAME).model
     kept = Evaluator.load(runs[1], "cpu")
     assert torch.equal(kept.bilm.layers[1].projection, weights["bilm.layers.1.projection"].half().float())
     assert torch.equal(kept.softmax.weight, weights["softmax.weight"].half().float())

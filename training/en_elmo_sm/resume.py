@@ -16,6 +16,7 @@ import torch
 from halve import NAME, product
 
 from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.evaluation import Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
 
@@ -27,16 +28,17 @@ def resume(state: Path, run: Path) -> None:
     kept = Evaluator.load(state, "cpu")
     model = LanguageModel(kept.bilm, kept.softmax)
     progress = torch.load(state / NAME, weights_only=True)
+    progress.pop("format", None)  # of a state that was written before Checkpoint was a class
     squares = progress.pop("squares")
-    saved = {
+    saved = Checkpoint(
         **progress,
-        "model": model.state_dict(),
-        "optimizer": optimizer_of(model, squares, progress["step"]),
-        "states": zero_states(model, progress["rows"]),
-        "since_log": torch.zeros(2, dtype=torch.float64),
-    }
+        model=model.state_dict(),
+        optimizer=optimizer_of(model, squares, progress["step"]),
+        states=zero_states(model, progress["rows"]),
+        since_log=torch.zeros(2, dtype=torch.float64),
+    )
     run.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(run / checkpoint.NAME, saved)
+    saved.write(run / checkpoint.NAME)
 
 
 def optimizer_of(model: LanguageModel, squares: dict[int, list[torch.Tensor]], step: int) -> dict[str, Any]:
