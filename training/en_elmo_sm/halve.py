@@ -10,6 +10,7 @@ Stern 2018, Adafactor). First moments and the states of the LSTM are left out: t
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,20 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.formats import softmax_hdf5
-from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.checkpoint import NAME as CHECKPOINT
+from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 
 HERE = Path(__file__).parent
 NAME = "run.pt"
-LARGE = ("model", "optimizer", "states", "since_log")  # of a checkpoint; the rest is a few numbers
+LARGE = ("model", "optimizer", "states", "since_log", "average")  # of a checkpoint; the rest is a few numbers
 
 
 def halve(run: Path, vocabulary: Path, out: Path) -> None:
     """Write the state of `run` to `out`."""
-    saved, words = checkpoint.load(run / checkpoint.NAME), Vocabulary.from_file(vocabulary)
-    if saved["vocabulary"] != words.digest:
+    saved, words = Checkpoint.read(run / CHECKPOINT), Vocabulary.from_file(vocabulary)
+    if saved.vocabulary != words.digest:
         sys.exit(f"{vocabulary}: not the vocabulary of {run}")
     model = model_of(saved)
     model.bilm.card = card_of(saved)
@@ -43,30 +45,30 @@ def halve(run: Path, vocabulary: Path, out: Path) -> None:
     torch.save(progress_of(saved), out / NAME)
 
 
-def model_of(saved: dict[str, Any]) -> LanguageModel:
+def model_of(saved: Checkpoint) -> LanguageModel:
     """The model of a checkpoint."""
-    bilm = BiLM(BiLMOptions.from_dict(saved["options"], checkpoint.NAME), seed=None)
-    model = LanguageModel(bilm, Softmax(*saved["model"]["softmax.weight"].shape, seed=None))
-    model.requires_grad_(False).load_state_dict(saved["model"])
+    bilm = BiLM(BiLMOptions.from_dict(saved.options, saved.source), seed=None)
+    model = LanguageModel(bilm, Softmax(*saved.model["softmax.weight"].shape, seed=None))
+    model.requires_grad_(False).load_state_dict(saved.model)
     return model
 
 
-def card_of(saved: dict[str, Any]) -> dict[str, Any]:
+def card_of(saved: Checkpoint) -> dict[str, Any]:
     """What the model has read, and whom it owes what."""
     cards = [json.loads((HERE / name).read_text(encoding="utf-8")) for name in ("card.json", "next/card.json")]
     terms = cards[0] | cards[1]
-    before = (saved["origin"] or {}).get("tokens_seen_before", 0)
+    before = (saved.origin or {}).get("tokens_seen_before", 0)
     return {
         **{name: terms[name] for name in ("name", "license", "attribution")},
-        "tokens_seen": saved["step"] * saved["tokens_per_step"],
+        "tokens_seen": saved.step * saved.tokens_per_step,
         **({"tokens_seen_before": before} if before else {}),
     }
 
 
-def progress_of(saved: dict[str, Any]) -> dict[str, Any]:
+def progress_of(saved: Checkpoint) -> dict[str, Any]:
     """The small parts of a checkpoint, and factors of the optimizer's second moments, by parameter."""
-    progress = {key: value for key, value in saved.items() if key not in LARGE}
-    optimizer = saved["optimizer"]["state"]
+    progress = {one.name: getattr(saved, one.name) for one in fields(saved) if one.name not in (*LARGE, "source")}
+    optimizer = saved.optimizer["state"]
     return {**progress, "squares": {number: factors(one["exp_avg_sq"]) for number, one in optimizer.items()}}
 
 
