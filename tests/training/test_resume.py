@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spacy_elmo.formats import load
-from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.checkpoint import NAME, Checkpoint
 from spacy_elmo.pretraining.config import (
     Config,
     CorpusConfig,
@@ -48,7 +48,7 @@ def runs(modules, tmp_path_factory):
     whole, state, resumed = folder / "whole", folder / "state", folder / "resumed"
     pretrain(folder / "corpus.txt", whole, CONFIG, show_progress=False)
     halve.halve(whole, whole / "vocab.txt", state)
-    shutil.copyfile(whole / checkpoint.NAME, folder / checkpoint.NAME)
+    shutil.copyfile(whole / NAME, folder / NAME)
     pretrain(folder / "corpus.txt", whole, longer(CONFIG), resume=True, show_progress=False)
     resume.resume(state, resumed)
     (resumed / "vocab.txt").write_bytes((whole / "vocab.txt").read_bytes())
@@ -77,7 +77,7 @@ def test_a_state_is_a_model_that_says_how_much_it_has_read(runs):
 
 
 def test_a_state_has_the_weights_of_the_run_in_float16(runs):
-    weights = checkpoint.Checkpoint.read(runs[1].parent / checkpoint.NAME).model
+    weights = Checkpoint.read(runs[1].parent / NAME).model
     kept = Evaluator.load(runs[1], "cpu")
     assert torch.equal(kept.bilm.layers[1].projection, weights["bilm.layers.1.projection"].half().float())
     assert torch.equal(kept.softmax.weight, weights["softmax.weight"].half().float())

@@ -20,7 +20,8 @@ from torch import Tensor
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.formats import softmax_hdf5
+from spacy_elmo.pretraining.checkpoint import NAME as CHECKPOINT
 from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.vocabulary import Vocabulary
@@ -32,18 +33,21 @@ LARGE = ("model", "optimizer", "states", "since_log", "average")  # of a checkpo
 
 def halve(run: Path, vocabulary: Path, out: Path) -> None:
     """Write the state of `run` to `out`."""
-    saved, words = Checkpoint.read(run / checkpoint.NAME), Vocabulary.from_file(vocabulary)
+    saved, words = Checkpoint.read(run / CHECKPOINT), Vocabulary.from_file(vocabulary)
     if saved.vocabulary != words.digest:
         sys.exit(f"{vocabulary}: not the vocabulary of {run}")
     model = model_of(saved)
     model.bilm.card = card_of(saved)
-    formats.write(model.bilm, out, "float16", words.words, model.softmax)
+    out.mkdir(parents=True, exist_ok=True)
+    formats.write(model.bilm, out, "float16")
+    softmax_hdf5.write(model.softmax, out / softmax_hdf5.NAME, "float16")
+    (out / "vocab.txt").write_text(words.text(), encoding="utf-8")
     torch.save(progress_of(saved), out / NAME)
 
 
 def model_of(saved: Checkpoint) -> LanguageModel:
     """The model of a checkpoint."""
-    bilm = BiLM(BiLMOptions.from_dict(saved.options, checkpoint.NAME), seed=None)
+    bilm = BiLM(BiLMOptions.from_dict(saved.options, saved.source), seed=None)
     model = LanguageModel(bilm, Softmax(*saved.model["softmax.weight"].shape, seed=None))
     model.requires_grad_(False).load_state_dict(saved.model)
     return model
@@ -63,7 +67,7 @@ def card_of(saved: Checkpoint) -> dict[str, Any]:
 
 def progress_of(saved: Checkpoint) -> dict[str, Any]:
     """The small parts of a checkpoint, and factors of the optimizer's second moments, by parameter."""
-    progress = {part.name: getattr(saved, part.name) for part in fields(saved) if part.name not in (*LARGE, "source")}
+    progress = {one.name: getattr(saved, one.name) for one in fields(saved) if one.name not in (*LARGE, "source")}
     optimizer = saved.optimizer["state"]
     return {**progress, "squares": {number: factors(one["exp_avg_sq"]) for number, one in optimizer.items()}}
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from halve import NAME, product
 
-from spacy_elmo.pretraining import checkpoint
+from spacy_elmo.pretraining.checkpoint import NAME as CHECKPOINT
 from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.evaluation import Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
@@ -23,12 +23,11 @@ from spacy_elmo.pretraining.language_model import LanguageModel
 
 def resume(state: Path, run: Path) -> None:
     """Make a run of `state`: its checkpoint, and a config for `pretrain` to write anew."""
-    if (run / checkpoint.NAME).exists():
+    if (run / CHECKPOINT).exists():
         sys.exit(f"{run}: there is a run in it")
     kept = Evaluator.load(state, "cpu")
     model = LanguageModel(kept.bilm, kept.softmax)
     progress = torch.load(state / NAME, weights_only=True)
-    progress.pop("format", None)  # of a state that was written before Checkpoint was a class
     squares = progress.pop("squares")
     saved = Checkpoint(
         **progress,
@@ -38,7 +37,7 @@ def resume(state: Path, run: Path) -> None:
         since_log=torch.zeros(2, dtype=torch.float64),
     )
     run.mkdir(parents=True, exist_ok=True)
-    saved.write(run / checkpoint.NAME)
+    saved.write(run / CHECKPOINT)
 
 
 def optimizer_of(model: LanguageModel, squares: dict[int, list[torch.Tensor]], step: int) -> dict[str, Any]:
