@@ -106,12 +106,13 @@ class Hub:
             self._writer_behind = component.name
         if not isinstance(getattr(component, "model", None), Model):
             return
-        for node in component.model.walk():
+        nodes = list(component.model.walk())
+        for node in nodes:
             link = link_of(node)
             if link is not None and link.upstream_name in (self.name, ANY):
                 link.makes_docs = isinstance(component, EntityLinker)
                 self.add_listener(node, component.name)
-        readers = [node for node in component.model.walk() if isinstance(node, Tok2VecListener)]
+        readers = [node for node in nodes if isinstance(node, Tok2VecListener)]
         try:
             for reader in readers:
                 self._add_tensor_reader(reader, component)
@@ -130,14 +131,13 @@ class Hub:
             self._refuse_tensor_of(self._writer_behind, "stands between them and writes its own there")
 
     def _check_tensor_readers(self) -> None:
-        others = self._tensor_readers.of_others(self.name)
         if self._tensor_readers.of(self.name):
             any_will_do = f'listens to any component; set its upstream to the name of one, "{self.name}" say'
             for name in self._tensor_readers.of(ANY).values():
                 self._refuse_tensor_of(name, any_will_do)
         elif self.vectors != "tensor":
             return
-        for name in others.values():
+        for name in self._tensor_readers.of_others(self.name).values():
             self._refuse_tensor_of(name, "listens to another component, which writes its own there")
 
     def _refuse_tensor_of(self, other: str | None, why: str) -> None:

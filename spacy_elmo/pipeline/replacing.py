@@ -5,20 +5,14 @@ import functools
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from spacy.pipeline.tok2vec import Tok2VecListener
 from thinc.api import chain
 
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.pipeline.mix import FixedMix, Layers, scalar_mix
+from spacy_elmo.pipeline.mix import Layers, scalar_mix
 from spacy_elmo.pipeline.shim import Encoder
-
-
-class HasMix(Protocol):
-    """A component that has a mix of its own, as `ElmoComponent` has."""
-
-    mix: FixedMix
 
 
 @dataclass(frozen=True)
@@ -64,8 +58,9 @@ class Replacement:
         self._assumed.append(_Assumed(tok2vec, copy.deepcopy(tok2vec), path, replaced))
         return replaced
 
-    def model(self, copied: Encoder, listener: Any, upstream: HasMix) -> Any:
-        """Called with a copy of the upstream model, once all that `config` gave is where the user's paths say.
+    def model(self, copied: Encoder, listener: Any, upstream: object) -> Any:
+        """Called with a copy of the upstream model, once all that `config` gave is where the user's paths say. (spaCy
+        passes all three, or the copy alone: `Language.replace_listeners`.)
 
         Raises:
             ElmoError: that is not where the listeners were: config and model would be two different things.
@@ -82,7 +77,7 @@ class Replacement:
                 f"in the config, such as {'.'.join(['model.tok2vec', *wrong[0].path])!r} first"
             )
         if isinstance(listener, Tok2VecListener):
-            return chain(copied, scalar_mix(listener.get_dim("nO"), upstream.mix.layers))
+            return chain(copied, scalar_mix(listener.get_dim("nO"), self.layers))
         return copied
 
     def _find_listeners(self, config: Any) -> Iterator[list[str]]:

@@ -151,8 +151,8 @@ class BiLMShim(Shim):
         with self._lock:
             if self._weights is None or not self._weights.has_learned:
                 return
-            if self._weights.is_of_source:
-                self._weights = None  # read again when needed next
+            if self.will_be_read_anew:
+                self._weights = None  # when needed next
                 return
         util.logger.warning(
             "%s: its biLM was fine-tuned after it was loaded with the pipeline, and goes on from there; to begin "

@@ -1,19 +1,10 @@
 import pytest
 import torch
 
+from helpers.models import CHAR_CNN, LSTM, write_predictor
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import softmax_hdf5, write
 from spacy_elmo.pretraining.evaluation import Evaluator
-
-LSTM = {"dim": 8, "projection_dim": 6, "n_layers": 2, "cell_clip": 3, "proj_clip": 3, "use_skip_connections": True}
-CNN = {
-    "filters": [[1, 4], [2, 6]],
-    "embedding": {"dim": 4},
-    "max_characters_per_token": 12,
-    "activation": "relu",
-    "n_highway": 1,
-}
 
 
 @pytest.fixture
@@ -21,11 +12,9 @@ def states(tmp_path):
     """Three models of one shape."""
     folders = [tmp_path / str(seed) for seed in range(3)]
     for seed, folder in enumerate(folders):
-        bilm = BiLM(BiLMOptions.from_dict({"lstm": LSTM, "char_cnn": CNN}, "test"), seed=seed)
+        bilm = BiLM(BiLMOptions.from_dict({"lstm": LSTM, "char_cnn": CHAR_CNN}, "test"), seed=seed)
         bilm.card = {"tokens_seen": 1000 * seed}
-        write(bilm, folder)
-        softmax_hdf5.write(Softmax(5, 6, seed=seed), folder / softmax_hdf5.NAME)
-        (folder / "vocab.txt").write_text("<S>\n</S>\n<UNK>\na\nb\n", encoding="utf-8")
+        write_predictor(bilm, ["<S>", "</S>", "<UNK>", "a", "b"], folder, Softmax(5, 6, seed=seed))
     return folders
 
 

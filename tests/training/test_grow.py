@@ -1,21 +1,13 @@
 import pytest
 import torch
 
+from helpers.models import CHAR_CNN, LSTM, write_predictor
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import softmax_hdf5, write
 from spacy_elmo.pretraining.evaluation import Evaluator
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "dogs", "ran", "to", "trees"]
 SENTENCES = [(WORDS * 3)[start : start + 22] for start in range(len(WORDS))]
-LSTM = {"dim": 16, "projection_dim": 6, "n_layers": 2, "cell_clip": 3, "proj_clip": 3, "use_skip_connections": True}
-CNN = {
-    "filters": [[1, 4], [2, 6]],
-    "embedding": {"dim": 4},
-    "max_characters_per_token": 12,
-    "activation": "relu",
-    "n_highway": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +19,11 @@ def grow(import_training):
 def state(tmp_path_factory):
     """A model whose last four cells of a layer do nothing, and text."""
     folder = tmp_path_factory.mktemp("state")
-    bilm = BiLM(BiLMOptions.from_dict({"lstm": LSTM, "char_cnn": CNN}, "test"), seed=1)
+    bilm = BiLM(BiLMOptions.from_dict({"lstm": {**LSTM, "dim": 16}, "char_cnn": CHAR_CNN}, "test"), seed=1)
     with torch.no_grad():
         for layer in bilm.layers:
             layer.projection.mul_(4)[:, 12:] = 0
-    write(bilm, folder)
-    softmax_hdf5.write(Softmax(len(WORDS) + 3, 6, seed=2), folder / softmax_hdf5.NAME)
-    (folder / "vocab.txt").write_text("\n".join(["<S>", "</S>", "<UNK>", *WORDS]) + "\n", encoding="utf-8")
+    write_predictor(bilm, ["<S>", "</S>", "<UNK>", *WORDS], folder, Softmax(len(WORDS) + 3, 6, seed=2))
     (folder / "text.txt").write_text("\n".join(map(" ".join, SENTENCES)) + "\n", encoding="utf-8")
     return folder
 

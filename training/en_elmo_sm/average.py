@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from spacy_elmo import formats
-from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining.evaluation import Evaluator
 
 
@@ -30,10 +29,7 @@ def average(states: Sequence[Path], out: Path) -> None:
             tensors = [getattr(model, module).state_dict() for model in models]
             means = {name: sum(one[name] for one in tensors) / len(tensors) for name in tensors[0]}
             getattr(mean, module).load_state_dict(means)
-    out.mkdir(parents=True, exist_ok=True)
-    formats.write(mean.bilm, out, "float16")
-    softmax_hdf5.write(mean.softmax, out / softmax_hdf5.NAME, "float16")
-    (out / "vocab.txt").write_text(mean.vocabulary.text(), encoding="utf-8")
+    formats.write(mean.bilm, out, "float16", mean.vocabulary.words, mean.softmax)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining.evaluation import Evaluator
 from spacy_elmo.pretraining.text import read_sentences
 
@@ -49,9 +48,7 @@ def grow(state: Path, text: Path, out: Path, width: int, cells: int) -> None:
             rebuild(layer, grown, outputs, seed)
         softmax.weight.zero_()[:, : options.lstm.projection_dim] = old.softmax.weight
         softmax.bias.copy_(old.softmax.bias)
-    formats.write(new, out)
-    softmax_hdf5.write(softmax, out / softmax_hdf5.NAME)
-    (out / "vocab.txt").write_text(old.vocabulary.text(), encoding="utf-8")
+    formats.write(new, out, vocabulary=old.vocabulary.words, softmax=softmax)
 
 
 def widen_embedding(old: BiLM, new: BiLM, seed: torch.Generator) -> None:

@@ -20,7 +20,6 @@ from torch import Tensor
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import softmax_hdf5
 from spacy_elmo.pretraining.checkpoint import NAME as CHECKPOINT
 from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.language_model import LanguageModel
@@ -39,9 +38,7 @@ def halve(run: Path, vocabulary: Path, out: Path) -> None:
     model = model_of(saved)
     model.bilm.card = card_of(saved)
     out.mkdir(parents=True, exist_ok=True)
-    formats.write(model.bilm, out, "float16")
-    softmax_hdf5.write(model.softmax, out / softmax_hdf5.NAME, "float16")
-    (out / "vocab.txt").write_text(words.text(), encoding="utf-8")
+    formats.write(model.bilm, out, "float16", words.words, model.softmax)
     torch.save(progress_of(saved), out / NAME)
 
 
