@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# PYTHON chooses the interpreter (3.10 to 3.13), TORCH the build of torch, WORKERS how many processes run the tests.
+# PYTHON chooses the interpreter (3.10 to 3.13), WORKERS how many processes run the tests. TORCH (a requirement of pip's or
+# a wheel file) and TORCH_INDEX (of packages) choose the build of torch: see scripts/install_torch.py.
 PYTHON ?= python3
-TORCH ?= torch==2.13.0
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -50,8 +50,8 @@ clean:
 # torch comes first and alone: left to the resolver, it may take a build of several gigabytes.
 $(VENV)/.installed: pyproject.toml setup.py spacy_elmo/bilm/_kernels.c spacy_elmo/bilm/_kernels_level.h
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install "$(TORCH)"
-	$(PIP) install --editable .
+	$(BIN)/python scripts/install_torch.py
+	$(BIN)/python -m pip --disable-pip-version-check install --editable .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.installed

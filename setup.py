@@ -32,5 +32,8 @@ kernels = Extension(
 
 setup(
     ext_modules=[kernels] if has_kernels else [],
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if has_limited_api else {},
+    options={
+        "editable_wheel": {"mode": "compat"},  # a plain path, which type checkers follow
+        **({"bdist_wheel": {"py_limited_api": "cp310"}} if has_limited_api else {}),
+    },
 )
