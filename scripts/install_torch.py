@@ -86,7 +86,9 @@ def answers(index: str, seconds: float | None = None) -> bool:
 
 def pip(*arguments: str) -> int:
     """Run `pip install`, with its progress to be seen; the exit status."""
-    return subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *arguments]).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *arguments]
+    ).returncode
 
 
 def say(what: str) -> None:

@@ -91,3 +91,10 @@ def test_platforms_are_those_of_setup(system, processor, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: processor)
     runpy.run_path(str(ROOT / "setup.py"))
     assert bool(asked["ext_modules"]) == kernels.is_for_this_platform()
+
+
+def test_an_editable_install_is_one_that_type_checkers_follow(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **settings: asked.update(settings))
+    runpy.run_path(str(ROOT / "setup.py"))
+    assert asked["options"]["editable_wheel"] == {"mode": "compat"}
