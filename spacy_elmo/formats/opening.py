@@ -136,8 +136,8 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `flair:small`, `hf:owner/name`), a
         directory with an options.json and one weights file, one of ELMoForManyLangs, a checkpoint of bilm-tf (its
         folder, or the start of its files' names), the folder of a TF-Hub module, that of a model of AllenNLP with an
-        ELMo inside, a zip or tar archive of one of these, or a `.hdf5` file with its options beside it. A path that
-        exists wins over the name of a downloaded model.
+        ELMo inside, a zip or tar archive of one of these, or a `.hdf5` file with its options beside it, by its own name
+        or that of its options. A path that exists wins over the name of a downloaded model.
     options: the options.json (of ELMoForManyLangs, the network config), where it lies elsewhere.
 
     Raises:
@@ -179,8 +179,25 @@ def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
             if not model.is_downloaded:
                 raise WeightsError(f"{path} is not downloaded: python -m spacy elmo download {path}")
             return model.path, model.name, model.card()
-    root = Path(path)
+    root = _named_by_options(_at_home(Path(path)))
     return root, root.name or str(root), {}
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
+
+
+def _named_by_options(path: Path) -> Path:
+    """The weights whose options file was named: the file that is named alike, or the folder."""
+    if path.suffix != ".json" or "options" not in path.name:
+        return path
+    if path.name == "options.json":
+        return path.parent
+    weights = path.with_name(f"{path.stem.replace('options', 'weights')}.hdf5")
+    return weights if _exists(weights.is_file) else path.parent
 
 
 def _bundled() -> list[str]:

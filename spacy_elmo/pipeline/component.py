@@ -68,13 +68,14 @@ def make_elmo(
     name: str,
     model: Model,  # type: ignore[type-arg]
     frozen: bool,
-    layers: str | int | list[float],
+    layers: Any,  # `Layers`; but spaCy's own check would say "(0.5, 0.5) is not <class 'str'>"
     keep_layers: bool,
     vectors: Vectors,
     cache_mb: float,
     cache_path: str | None,
     cache_precision: Precision,
     lr_scale: float,
+    weights: Any = None,  # here only to be refused: without it, spaCy's own error does not say where they belong
 ) -> "ElmoComponent":
     """Make an `elmo` component.
 
@@ -91,9 +92,16 @@ def make_elmo(
     cache_precision: of the numbers kept there, "float32" or "float16".
     lr_scale: times which the training's learning rate holds for a biLM that is fine-tuned.
 
+    weights: always None: they are a setting of `model`.
+
     Raises:
         ElmoError: a setting is wrong, or the pipeline has an `elmo` component already.
     """
+    if weights is not None:
+        raise ElmoError(
+            f'{name}: weights belongs under model: config={{"model": {{"weights": {str(weights)!r}}}}} in Python, '
+            f"[components.{name}.model] in a config"
+        )
     for other, component in nlp.components:
         if isinstance(component, ElmoComponent):
             _refuse_second(other, name)

@@ -38,8 +38,9 @@ def build_bilm(
     """Registered as `spacy-elmo.BiLM.v1`: from Docs to all layers, one row a token, `[n_tokens, row_width]` each: the
     token embedding (projection_dim) and behind it each LSTM layer (2 x projection_dim).
 
-    weights: bundled name, directory or `.hdf5` file, read when first needed; None for random weights of the
-        bundled model's architecture (for tests and comparisons).
+    weights: bundled name, directory or `.hdf5` file, read when first needed; "random" for random weights of the
+        bundled model's architecture (for tests and comparisons). None, which an unset variable of a config gives, is
+        an error when they are needed.
     get_spans: what the biLM reads as one sentence.
     max_batch_tokens: tokens worked on at once (of up to 16 long sentences four times as many); bounds memory, changes
         no vector.
