@@ -345,6 +345,12 @@ class BiLM(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def engine(self) -> str:
+        """Name of what runs its LSTM layers in prediction (`spacy_elmo.bilm.engines`)."""
+        engine = self._first_layer.engine
+        return engine.name if engine else "plain_recurrence"
+
+    @property
     def vocabulary(self) -> list[str] | None:
         """Words of a word-input biLM; None where it reads characters."""
         return self.embedder.vocabulary if isinstance(self.embedder, WordEmbedding) else None

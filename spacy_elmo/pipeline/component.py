@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import writing
+from spacy_elmo.pipeline.advice import Advice, sentence_setters
 from spacy_elmo.pipeline.annotations import annotate
+from spacy_elmo.pipeline.attributes import check_attr
 from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import RememberingEncoder, batch_by_tokens
 from spacy_elmo.pipeline.hub import Hub, Vectors
@@ -44,6 +45,7 @@ DEFAULT_MODEL = {
     "device": "auto",
     "precision": "float32",
     "threads": "auto",
+    "attr": "ORTH",
     "get_spans": {"@misc": "spacy-elmo.sentence_spans.v1"},
 }
 
@@ -51,6 +53,7 @@ DEFAULT_MODEL = {
 @Language.factory(
     "elmo",
     assigns=["doc._.elmo", "doc._.elmo_layers", "doc.tensor", "token.vector"],
+    requires=["token.is_sent_start"],  # for nlp.analyze_pipes: without it, it reads whole Docs
     default_config={
         "model": DEFAULT_MODEL,
         "frozen": True,
@@ -157,16 +160,44 @@ class ElmoComponent(TrainablePipe):
         self.memory = Memory(cache_mb, cache_path, cache_precision)
         self._encoder = RememberingEncoder(model, self.mix, self.memory)
         self.hub = Hub(name, self._encoder, keep_layers, vectors)
+        self._advice = Advice(model.attrs["get_spans"], model.attrs["max_sequence_length"])
         self._replacement = Replacement(name, frozen, lr_scale, layers)
         self._replacement.offer(model)
+
+    # What it is
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers the biLM gives, the token embedding counted. Loads the weights if they are not yet."""
+        return shim_of(self.model).bilm.options.n_outputs
+
+    @property
+    def width(self) -> int:
+        """Width of `token.vector`: of the mix of the layers. Loads the weights if they are not yet."""
+        return self.hub.mixed_width
+
+    def __repr__(self) -> str:
+        shim = shim_of(self.model)
+        source = shim.source
+        facts = [f"weights={source.path!r}", f"layers={self.mix.layers!r}"]
+        if shim.is_loaded:
+            facts += [f"n_layers={self.n_layers}", f"width={self.width}", f"engine={shim.bilm.engine!r}"]
+        facts += [f"device={source.device!r}", f"precision={source.precision!r}", f"frozen={not shim.trainable}"]
+        return f"<{self.name}: {', '.join(facts)}{'' if shim.is_loaded else ', not loaded yet'}>"
 
     # Annotating
 
     def predict(self, docs: Iterable[Doc]) -> list[Array]:
         """Return what `set_annotations` takes of each Doc: its mixed vectors, `[n_tokens, width]`, or, where all
         layers are asked for, its rows, `[n_tokens, row_width]` (see `rows.py`)."""
-        self.mix.check(shim_of(self.model).bilm.options.n_outputs)
-        return self._encoder.encode(list(docs), self.hub.all_layers)
+        docs, bilm = list(docs), shim_of(self.model).bilm
+        self.mix.check(bilm.options.n_outputs)
+        check_attr(docs, self.model.attrs["attr"])
+        self._advice.check_language(self.name, self.vocab.lang, bilm.card.get("language"))
+        self._advice.check_docs(self.name, docs)
+        for nlp in self.hub.pipelines:
+            self._advice.check_order(self.name, docs, nlp, self.listening_components)
+        return self._encoder.encode(docs, self.hub.all_layers)
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Array]) -> None:
         """Put what `predict` gave on the Docs."""
@@ -178,7 +209,7 @@ class ElmoComponent(TrainablePipe):
             hub.keep_predicted(docs, scores)
         for doc, score, tensor in zip(docs, scores, hub.sets_tensor(docs), strict=True):
             vectors, layers = self._mix_rows(score) if hub.all_layers else (score, None)
-            annotate(doc, vectors, layers, hooks, tensor)
+            annotate(doc, vectors, layers, hooks, tensor, self.model.attrs["attr"])
 
     def _mix_rows(self, rows: Array) -> tuple[Array, Array | None]:
         """Mixed vectors, and all layers where these are kept."""
@@ -252,7 +283,7 @@ class ElmoComponent(TrainablePipe):
         if nlp is not None:
             self.hub.pipelines.add(nlp)
         self.hub.begin_training(None if nlp is None else _sets_sentences(nlp, self.name))
-        self.predict([example.x for example in islice(get_examples(), 1)])
+        self.mix.check(shim_of(self.model).bilm.options.n_outputs)
         if self.hub.is_listened_to and not shim_of(self.model).trainable:
             self._tell_of_memory(get_examples)
 
@@ -279,6 +310,7 @@ class ElmoComponent(TrainablePipe):
         examples = list(examples)
         validate_examples(examples, "ElmoComponent.update")
         docs = [example.predicted for example in examples]
+        check_attr(docs, self.model.attrs["attr"])
         losses[self.name] = losses.get(self.name, 0.0) + self.hub.begun_training.begin_batch(docs)
         self.hub.remember()
         self.hub.serve(docs)
@@ -421,5 +453,4 @@ def _stamp(path: Path, digest: str) -> bytes:
 def _sets_sentences(nlp: Language, name: str) -> str | None:
     """The component before `name` that sets sentence boundaries, if any."""
     before = nlp.pipe_names[: nlp.pipe_names.index(name)] if name in nlp.pipe_names else []
-    setters = [pipe for pipe in before if {"token.is_sent_start", "doc.sents"} & set(nlp.get_pipe_meta(pipe).assigns)]
-    return setters[0] if setters else None
+    return next(iter(sentence_setters(nlp, before)), None)

@@ -75,6 +75,11 @@ class BiLMShim(Shim):
             return self._weights
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether the biLM is in memory."""
+        return self._weights is not None
+
+    @property
     def bilm(self) -> BiLM:
         """The biLM, loaded now if it was not yet; raises as `weights`."""
         return self.weights.bilm

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -192,6 +193,17 @@ def test_weights_that_are_null_are_an_error_only_when_they_are_needed():
         nlp("some text")
     elmo.from_bytes(make().get_pipe("elmo").to_bytes())  # as a pipeline is loaded that was saved with them
     assert nlp("some text")._.elmo is not None
+
+
+def test_it_tells_what_it_is(tiny):
+    elmo = make(layers="top", model={"weights": tiny}).get_pipe("elmo")
+    assert repr(elmo) == (
+        f"<elmo: weights={tiny!r}, layers='top', device='cpu', precision='float32', frozen=True, not loaded yet>"
+    )
+    assert (elmo.n_layers, elmo.width) == (3, 32)
+    assert re.fullmatch(r"<elmo: .*n_layers=3, width=32, engine='\w+', device='cpu', .*frozen=True>", repr(elmo))
+    assert make(layers="concat", model={"weights": tiny}).get_pipe("elmo").width == 3 * 32
+    assert "weights='/no/such'" in repr(make(model={"weights": "/no/such"}).get_pipe("elmo"))
 
 
 def test_layers_may_be_a_tuple(nlp):
