@@ -244,6 +244,8 @@ class BiLM(nn.Module):
         if state is None:
             bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, self._first_layer.max_rows)
         else:
+            if self.device.type == "mps":
+                raise ElmoError('a carried state is computed in float64, which device "mps" has not; use "cpu" for it')
             bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(tokens)))])
         for numbers in batches:
             batch_lengths = [lengths[number] for number in numbers]

@@ -14,7 +14,7 @@ from spacy_elmo.errors import ElmoError
 
 P = ParamSpec("P")
 
-Device = Option("auto", help="auto (a GPU where there is one), cpu, cuda or cuda:1")
+Device = Option("auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 or mps")
 Quiet = Option(False, "--quiet", "-q", help="Print nothing but the result")
 
 

@@ -167,7 +167,7 @@ class Evaluator:
         totals = torch.zeros(len(sentences), 2, dtype=torch.float64)
         for batch in self.predictions(sentences):
             for direction in (0, 1):
-                losses = self.softmax.losses(batch.hidden[direction], batch.targets[direction]).double().cpu()
+                losses = self.softmax.losses(batch.hidden[direction], batch.targets[direction]).cpu().double()
                 totals[:, direction].index_add_(0, batch.sentences, losses)
         return totals
 
@@ -197,7 +197,7 @@ class Evaluator:
         x = self.bilm.embed(read).unflatten(0, (2, -1))
         layers = list(self.bilm.run_layers(x, [1] * x.shape[1], states or [None] * len(self.bilm.layers)))
         losses = self.softmax.losses(layers[-1][0].flatten(0, 1), self._ids(predicted))
-        return losses.double().view(2, -1).sum(1).cpu(), [state for _, state in layers]
+        return losses.cpu().double().view(2, -1).sum(1), [state for _, state in layers]
 
     def _count_unknown(self, words: Sequence[str]) -> int:
         ids, unknown = self.vocabulary.ids, self.vocabulary.unknown

@@ -45,7 +45,8 @@ class Steps:
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=precision == "float16")
         self.step = 0
         self.states: list[State] | None = None
-        self._since_log = torch.zeros(2, dtype=torch.float64, device=group.device)  # sum of losses, and of steps
+        exact = torch.float32 if group.device.type == "mps" else torch.float64  # which a Mac's GPU has not
+        self._since_log = torch.zeros(2, dtype=exact, device=group.device)  # sum of losses, and of steps
         decay = config.training.average_decay
         self.average = WeightAverage(model, decay) if decay is not None else None
         self._network: nn.Module = model  # what computes the loss
@@ -175,7 +176,7 @@ class Steps:
             self.step = saved.step
             device, own = self.group.device, self.batches.own
             self.states = [(hidden[:, own].to(device), cell[:, own].to(device)) for hidden, cell in saved.states]
-            self._since_log = saved.since_log.to(device)
+            self._since_log = saved.since_log.to(device, self._since_log.dtype)
             return None
         self.step = math.ceil(saved.step * saved.tokens_per_step / self.tokens_per_step)
         return (
