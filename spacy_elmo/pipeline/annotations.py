@@ -200,12 +200,7 @@ def _get_doc(doc: Doc) -> Any:
 
 
 def _set_doc(doc: Doc, vectors: Vector | None) -> None:
-    if vectors is not None:
-        _check_settable(doc, VECTORS, vectors)
-        if _words_differ(doc, 0, len(doc)):
-            doc.user_data.pop(LAYERS, None)  # they belong to the words of before
-        _note_words(doc, "ORTH")
-    doc.user_data[VECTORS] = vectors
+    _set(doc, VECTORS, vectors, LAYERS)
 
 
 def _get_layers(doc: Doc) -> Any:
@@ -213,9 +208,17 @@ def _get_layers(doc: Doc) -> Any:
 
 
 def _set_layers(doc: Doc, layers: Vector | None) -> None:
-    if layers is not None:
-        _check_settable(doc, LAYERS, layers)
-    doc.user_data[LAYERS] = layers
+    _set(doc, LAYERS, layers, VECTORS)
+
+
+def _set(doc: Doc, key: Any, value: Vector | None, other: Any) -> None:
+    """Put an array on the Doc; other: key of what may lie there beside it, and belongs to the same words."""
+    if value is not None:
+        _check_settable(doc, key, value)
+        if _words_differ(doc, 0, len(doc)):
+            doc.user_data.pop(other, None)  # it belongs to the words of before
+        _note_words(doc, "ORTH")
+    doc.user_data[key] = value
 
 
 def _check_settable(doc: Doc, key: Any, value: Any) -> None:

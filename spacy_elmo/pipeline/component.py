@@ -155,16 +155,37 @@ class ElmoComponent(TrainablePipe):
         self.model = model
         self.name = name
         self.cfg: dict[str, Any] = {}
-        self.mix = FixedMix(layers)
-        self.vectors = vectors
         self.memory = Memory(cache_mb, cache_path, cache_precision)
-        self._encoder = RememberingEncoder(model, self.mix, self.memory)
+        self._encoder = RememberingEncoder(model, FixedMix(layers), self.memory)
         self.hub = Hub(name, self._encoder, keep_layers, vectors)
         self._advice = Advice(model.attrs["get_spans"], model.attrs["max_sequence_length"])
         self._replacement = Replacement(name, frozen, lr_scale, layers)
         self._replacement.offer(model)
 
     # What it is
+
+    @property
+    def mix(self) -> FixedMix:
+        """What goes on `token.vector`: the setting `layers`."""
+        return self._encoder.mix
+
+    @property
+    def keep_layers(self) -> bool:
+        """Whether all layers go on `doc._.elmo_layers`."""
+        return self.hub.keep_layers
+
+    @keep_layers.setter
+    def keep_layers(self, value: bool) -> None:
+        self.hub.keep_layers = value
+
+    @property
+    def vectors(self) -> Vectors:
+        """Who answers `token.vector` and `similarity`."""
+        return self.hub.vectors
+
+    @vectors.setter
+    def vectors(self, value: Vectors) -> None:
+        self.hub.vectors = value
 
     @property
     def n_layers(self) -> int:

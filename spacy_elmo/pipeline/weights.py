@@ -127,6 +127,8 @@ class TrainedWith:
 
     def is_other_than(self, weights: Weights) -> bool:
         """Whether the listener was trained with other weights than these."""
+        if self.learning is not None:
+            return self.learning is not weights and self.learning.identity != weights.identity
         return self.identity is not None and self.identity != weights.identity
 
     def fits_before(self, weights: Weights) -> bool:

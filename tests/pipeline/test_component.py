@@ -143,6 +143,16 @@ def test_layers_setting_mixes_the_kept_layers(layers, mixed, keep_layers, tiny):
     assert (doc._.elmo_layers is not None) == keep_layers
 
 
+def test_settings_of_what_is_annotated_can_be_changed(tiny):
+    nlp = make(model={"weights": tiny})
+    elmo = nlp.get_pipe("elmo")
+    elmo.keep_layers, elmo.vectors = True, "none"
+    doc = nlp("We sat here.")
+    assert doc._.elmo_layers.shape == (3, 4, 32)
+    assert not doc.user_hooks
+    assert not doc.tensor.size
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
