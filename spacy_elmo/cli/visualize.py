@@ -6,7 +6,7 @@ import typer
 from typer import Argument, Option
 
 from spacy_elmo.cli.options import with_options
-from spacy_elmo.cli.output import Device, Quiet, failing_clearly
+from spacy_elmo.cli.output import Device, Force, Quiet, failing_clearly
 
 
 @failing_clearly
@@ -29,7 +29,7 @@ def visualize(
     seed: int = Option(0, help="Of that choice, and of t-SNE and UMAP"),
     title: str | None = Option(None, help="Title of the picture"),
     device: str = Device,
-    force: bool = Option(False, "--force", "-f", help="Overwrite what is there"),
+    force: bool = Force,
     quiet: bool = Quiet,
 ) -> None:
     """Draw contextual vectors in two dimensions, as a PNG or as a page that shows sentences under the mouse.
