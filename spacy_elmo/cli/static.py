@@ -20,6 +20,9 @@ def static(
     pipeline: str | None = Option(
         None, metavar="NAME_OR_LANG", help="Read raw text, and split it by the tokenizer of this pipeline or language"
     ),
+    lang: str | None = Option(
+        None, help="Language of the pipelines to use the vectors in (default: that of --pipeline, else of the model)"
+    ),
     min_count: int = Option(5, min=1, help="Leave rarer words out"),
     device: str = Device,
     force: bool = Force,
@@ -42,6 +45,7 @@ def static(
             model,
             layers=layers,
             pipeline=pipeline,
+            lang=lang,
             min_count=min_count,
             device=device,
             force=force,

@@ -275,7 +275,7 @@ class _NoConnectionError(ElmoError):
 def _by_hand(model: KnownModel, directory: Path) -> str:
     """What to do on a machine that never has a connection."""
     files = " and ".join(f"{file.url} as {file.name}" for file in model.files)
-    return f"on a machine without one, get {files} from elsewhere and put them into {directory}"
+    return f"on a machine that has none, get {files} from elsewhere and put them into {directory}"
 
 
 def _reason(error: Exception) -> object:

@@ -53,6 +53,7 @@ def average_words(
     *,
     layers: str | int = "mean",
     pipeline: str | None = None,
+    lang: str | None = None,
     min_count: int = 5,
     device: str = "auto",
     force: bool = False,
@@ -66,6 +67,8 @@ def average_words(
         glob pattern, `-` or a pipe. With `pipeline`, raw lines.
     layers: "mean" of all, "top", or the number of one ("0" is the token embedding).
     pipeline: a spaCy pipeline or a language, whose tokenizer splits the lines.
+    lang: language of the pipeline that is written, which has to be that of the pipelines to use the vectors in; None:
+        that of `pipeline`, else of the model, else "xx".
     min_count: rarer words have no vector.
     device: see `choose_device`.
     force: replace what is in `out`, and drop what an interrupted run left. resume: go on with that.
@@ -82,6 +85,8 @@ def average_words(
         raise ElmoError(f"min_count is {min_count}, expected at least 1 use")
     sums_file = _part(out)
     _check_free(out, sums_file, force, resume)
+    if lang is not None:
+        lang = language.blank(lang).lang
     with rereadable(corpus) as source:
         texts = _texts(source, pipeline)
         opened = formats.open_model(model)
@@ -99,7 +104,7 @@ def average_words(
         try:
             sums.add(texts, opened.bilm().to(chosen), choice, counts.total(), show_progress)
             with replacing(out, _LAYOUT) as new:
-                _write(new, words, sums.means(), language.of_model(opened, texts[0].nlp))
+                _write(new, words, sums.means(), lang or language.of_model(opened, texts[0].nlp))
         except OSError as error:
             raise ElmoError(f"{out}: cannot be written ({error})") from None
         sums_file.unlink(missing_ok=True)
@@ -235,7 +240,7 @@ def _pick(layers: Tensor, how: Choice) -> Tensor:
 
 def _write(folder: Path, words: Sequence[str], means: Tensor, lang: str) -> None:
     nlp, table = spacy.blank(lang), means.numpy()
-    nlp.vocab.reset_vectors(shape=table.shape)
+    nlp.vocab.reset_vectors(shape=table.shape)  # type: ignore[arg-type] # its stub says int; it takes a shape
     nlp.vocab.vectors.name = "elmo_static"
     for word, vector in zip(words, table, strict=True):
         nlp.vocab.vectors.add(nlp.vocab.strings.add(word), vector=vector)
