@@ -10,7 +10,17 @@ from typing import Any
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats import allennlp, bilm_hdf5, bilm_tf, elmoformanylangs, foreign, hugging_face, known
+from spacy_elmo.formats import (
+    allennlp,
+    beside,
+    bilm_hdf5,
+    bilm_tf,
+    elmoformanylangs,
+    foreign,
+    hugging_face,
+    known,
+    softmax_hdf5,
+)
 from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
 from spacy_elmo.formats.tensorflow import checkpoint, hub
@@ -163,6 +173,25 @@ def load(path: PathLike, options: PathLike | None = None) -> BiLM:
     if not _exists(root.is_dir):
         return open_model(path, options).bilm()
     return read_whole(root, LAYOUT, lambda _: open_model(path, options).bilm())
+
+
+def read_softmax(folder: PathLike, projection_dim: int) -> tuple[list[str], Softmax]:
+    """Read the vocabulary and the softmax over it, frozen, from a folder that need not hold the weights.
+
+    Raises:
+        WeightsError: one of the two is missing or damaged, or they do not fit each other or the projection.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise WeightsError(f"{root}: no such folder; expected one with {beside.VOCABULARY} and {softmax_hdf5.NAME}")
+
+    def read(place: Path) -> tuple[list[str], Softmax]:
+        words = beside.read_vocabulary(place)
+        if words is None:
+            raise WeightsError(f"{root}: no {beside.VOCABULARY} there; expected the words of {softmax_hdf5.NAME}")
+        return words, softmax_hdf5.read(place / softmax_hdf5.NAME, len(words), projection_dim)
+
+    return read_whole(root, LAYOUT, read)
 
 
 def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:

@@ -218,6 +218,17 @@ def test_empty_heldout_text_is_an_error_before_training_starts(train, prepared, 
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
+def test_raw_text_in_place_of_the_prepared_corpus_is_warned_about(train, prepared, tmp_path, capsys):
+    train("good", prepared, training__max_steps=1)
+    assert "⚠" not in capsys.readouterr().err
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "text.txt").write_text("The bank lent money, they say.\nIt didn't rain.\n" * 20)
+    train("bad", tmp_path / "raw", training__max_steps=1)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "looks like raw text" in warning
+    assert "`python -m spacy elmo prepare` makes a corpus of it" in warning
+
+
 def test_vocabulary_out_of_order_is_warned_about(train, tmp_path, capsys):
     frequent = " ".join(f"z{n}" for n in range(60)) + "\n"
     (tmp_path / "skewed.txt").write_text("".join(frequent.replace("z", "y") for _ in range(20)) + frequent)
