@@ -310,7 +310,9 @@ def fill_disk(subject: Subject, place: Path, trials: int) -> Row:
             _leave_room(disk, room)
             outcome = step(lambda folder=folder: subject.write(folder), refusals=(ElmoError, OSError))
             (disk / "ballast").unlink()
-            row.count(*judge(subject, folder, outcome), f"room for {room:,} bytes")
+            state, faults = judge(subject, folder, outcome)
+            died = ["it died without an error"] if outcome.kind == "killed" else []
+            row.count(state, died + faults, f"room for {room:,} bytes")
             shutil.rmtree(disk / "trial")
     return row
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import spacy
 
+from common import Subject, facts, write_model
+from runs import Embed, Pretrain
 from spacy_elmo import formats
-from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel
 from spacy_elmo.pipeline.component import ElmoComponent
@@ -25,50 +25,6 @@ from spacy_elmo.tools import prepare as prepare_tool
 from spacy_elmo.tools.convert import convert
 from spacy_elmo.tools.download import download
 from spacy_elmo.tools.prepare import prepare
-
-WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
-
-
-def write_model(folder: Path, cell_clip: float, seed: int, is_whole: bool = True) -> None:
-    """Write a model; all have the same shapes, so that nothing but a check tells parts of two of them apart."""
-    options = {
-        "lstm": {"dim": 24, "projection_dim": 8, "n_layers": 2, "cell_clip": cell_clip, "use_skip_connections": True},
-        "char_cnn": {
-            "filters": [[1, 8], [2, 8]],
-            "embedding": {"dim": 4},
-            "activation": "relu",
-            "n_highway": 1,
-            "max_characters_per_token": 16,
-            "n_characters": 262,
-        },
-    }
-    bilm = BiLM(BiLMOptions.from_dict(options), seed=seed)
-    bilm.card = {"name": f"model {seed}"}
-    words = [*WORDS, f"word{seed}"] if is_whole else None
-    softmax = Softmax(len(WORDS) + 1, 8, seed=seed) if is_whole else None
-    formats.write(bilm, folder, vocabulary=words, softmax=softmax)
-
-
-def facts(model: formats.OpenedModel) -> tuple[object, ...]:
-    """All that tells a model from another, by its readers."""
-    softmax = model.softmax() if model.has_softmax else Softmax(1, 1, seed=0)
-    words = " ".join(model.vocabulary or [])
-    return (
-        model.digest,
-        words,
-        model.card.get("name"),
-        hashlib.sha256(softmax.weight.detach().numpy().tobytes()).hexdigest(),
-    )
-
-
-class Subject:
-    """What most of them share."""
-
-    kept, ended = {"old", "new"}, {"new"}
-
-    def between(self, folder: Path) -> None:
-        """Nothing happens between the fault and the next run."""
-
 
 class Convert(Subject):
     """`convert --force` over a model, with a softmax that the other one has not, or the other way round."""
@@ -292,7 +248,13 @@ SUBJECTS = {
     "convert-steps": lambda: Convert("convert --force, folders not exchanged", grows=False, exchanges=False),
     "download": lambda: Download("download", tells_versions=True),
     "download-untold": lambda: Download("download, versions not told", tells_versions=False),
+    "embed": lambda: Embed("embed"),
+    "embed-over": lambda: Embed("embed --force", is_over_another=True),
+    "embed-changed": lambda: Embed("embed --force, then another job", is_over_another=True, changes=True),
+    "embed-npz": lambda: Embed("embed, npz", suffix=".npz"),
     "prepare": lambda: Prepare("prepare"),
     "prepare-others": lambda: Prepare("prepare, beside other files", others=True),
     "prepare-processes": lambda: Prepare("prepare --n-process 2", n_process=2),
+    "pretrain": lambda: Pretrain("pretrain"),
+    "pretrain-first": lambda: Pretrain("pretrain --init-from", begins_with_a_model=True),
 }
