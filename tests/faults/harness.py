@@ -28,6 +28,7 @@ from spacy_elmo.support import files
 LIMIT = 120.0  # seconds, after which a step is stuck, or a worker has outlived its parent
 _PATIENCE = 20.0  # seconds for workers to end when their parent is gone
 _WAIT = 0.5
+_DISK, _LEAST_ROOM = 2**26, 2**14  # bytes: of a small disk, and of room in it to begin with
 _ENDINGS = (".part", ".download", files.INCOMING)  # of what must not stay when a run has come to its end
 
 
@@ -295,31 +296,30 @@ def kill_at_moments(subject: Subject, place: Path, trials: int, seed: int = 0) -
 
 
 def fill_disk(subject: Subject, place: Path, trials: int) -> Row:
-    """Let it write where there is room for less and less of it."""
+    """Let it write where there is room for more and more of it, up to twice what it needs."""
     row = Row(subject.name, "disk full")
     with template_of(subject, place) as template, _disk(place) as disk:
-        shutil.copytree(template, disk / "measured" / "folder", symlinks=True)
-        before = _used(disk)
-        step(lambda: subject.write(disk / "measured" / "folder"))
-        needed = max(_used(disk) - before, 2**15)
-        shutil.rmtree(disk / "measured")
+        most = _LEAST_ROOM
+        while most < _DISK // 4 and _write_within(subject, template, disk, most)[0].kind != "done":
+            most *= 2
         for number in range(trials):
-            room = needed * number // trials
-            folder = disk / "trial" / "folder"
-            shutil.copytree(template, folder, symlinks=True)
-            _leave_room(disk, room)
-            outcome = step(lambda folder=folder: subject.write(folder), refusals=(ElmoError, OSError))
-            (disk / "ballast").unlink()
+            room = most * number // trials
+            outcome, folder = _write_within(subject, template, disk, room)
             state, faults = judge(subject, folder, outcome)
             died = ["it died without an error"] if outcome.kind == "killed" else []
             row.count(state, died + faults, f"room for {room:,} bytes")
-            shutil.rmtree(disk / "trial")
     return row
 
 
-def _used(disk: Path) -> int:
-    status = os.statvfs(disk)
-    return (status.f_blocks - status.f_bfree) * status.f_frsize
+def _write_within(subject: Subject, template: Path, disk: Path, room: int) -> tuple[Outcome, Path]:
+    """Let it write where there is so much room; then there is more. What came of it, and where."""
+    folder = disk / "trial" / "folder"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    shutil.copytree(template, folder, symlinks=True)
+    _leave_room(disk, room)
+    outcome = step(lambda: subject.write(folder), refusals=(ElmoError, OSError))
+    (disk / "ballast").unlink()
+    return outcome, folder
 
 
 def _leave_room(disk: Path, room: int) -> None:
@@ -360,7 +360,7 @@ def _disk(place: Path) -> Iterator[Path]:
     """A small one."""
     with (
         tempfile.TemporaryDirectory(prefix="disk-", dir=place) as name,
-        _mounted(Path(name), "-t", "tmpfs", "-o", "size=64m", "tmpfs"),
+        _mounted(Path(name), "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs"),
     ):
         yield Path(name)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401  (optimizers import it at their first step; here, all forked processes have it)
-
 from common import Subject, content, facts, write_model
+
 from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pretraining import corpus as corpus_module
@@ -17,12 +17,13 @@ from spacy_elmo.pretraining.config import Config, CorpusConfig, LoggingConfig, M
 from spacy_elmo.pretraining.logs import read_log
 from spacy_elmo.pretraining.run import pretrain
 from spacy_elmo.pretraining.run_folder import RunFolder
+from spacy_elmo.pretraining.vocabulary import Vocabulary
 from spacy_elmo.support import files
 from spacy_elmo.tools.embed import embed_file
 from spacy_elmo.tools.embedding.spool import directory_of
 
 _CONFIG = Config(
-    ModelConfig(dim=8, projection_dim=4, filters=((1, 4), (2, 4)), embedding_dim=4, max_characters_per_token=12),
+    ModelConfig(dim=8, projection_dim=4, filters=((1, 4), (2, 4)), embedding_dim=4),
     CorpusConfig(min_count=1),
     TrainingConfig(n_epochs=1.0, batch_size=4, unroll_steps=10, n_negative_samples_batch=0, device="cpu"),
     logging=LoggingConfig(log_every=1, checkpoint_minutes=0.0, evaluate_every=2),
@@ -48,7 +49,7 @@ class Pretrain(Subject):
         """The text, a model to begin with, and a run that nothing has cut."""
         for part, n_lines in (("train", 16), ("heldout", 2)):
             (folder / "corpus" / part).mkdir(parents=True)
-            lines = (f"the bank of {part} number {number} is here .\n" for number in range(n_lines))
+            lines = (" ".join(f"{part}{number}_{place}" for place in range(9)) + "\n" for number in range(n_lines))
             (folder / "corpus" / part / "a.txt").write_text("".join(lines))
         write_model(folder / "first", cell_clip=3.0, seed=0)
         models: list[tuple[object, ...]] = []
@@ -102,9 +103,7 @@ class Pretrain(Subject):
         """Which of all models that the run writes are there, last and best."""
         known = [tuple(model) for model in json.loads((folder / "models.json").read_text())]
         places = [
-            place
-            for place in (run.path, run.best)
-            if (files.settled(place, formats.LAYOUT) / "weights.hdf5").exists()
+            place for place in (run.path, run.best) if (files.settled(place, formats.LAYOUT) / "weights.hdf5").exists()
         ]
         return [
             known.index(files.read_whole(place, formats.LAYOUT, lambda place: facts(formats.open_model(place))))
@@ -122,6 +121,38 @@ def _compare_logs(path: Path, whole: Path) -> int:
 
 def _figures(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name != "tokens_per_second"}
+
+
+class Encode(Subject):
+    """The encoded corpus of a run, over that of another text."""
+
+    name = "encoded corpus of pretrain"
+
+    def make(self, folder: Path) -> None:
+        """Two texts, and what they become."""
+        for name in ("old", "new"):
+            (folder / f"{name}.txt").write_text("".join(f"{name}{number} is here .\n" for number in range(300)))
+            self._encode(folder, name, name)
+        shutil.copytree(folder / "old", folder / "target")
+
+    def write(self, folder: Path) -> None:
+        """Encode the new one."""
+        self._encode(folder, "new", "target")
+
+    def write_among_others(self, folder: Path, turn: int) -> None:
+        """Encode one after the other, again and again."""
+        self._encode(folder, ("new", "old")[turn % 2], "target")
+
+    def state(self, folder: Path) -> str:
+        """Which of the two is there, byte for byte."""
+        found = files.read_whole(folder / "target", corpus_module._FILES, content)
+        names = [name for name in ("old", "new") if content(folder / name) == found]
+        return names[0] if names else "a mixture"
+
+    def _encode(self, folder: Path, name: str, place: str) -> None:
+        text = folder / f"{name}.txt"
+        words = sorted(set(text.read_text().split()))
+        corpus_module.encode([text], Vocabulary(["<S>", "</S>", "<UNK>", *words]), 50, folder / place)
 
 
 class Embed(Subject):
@@ -180,9 +211,7 @@ class Embed(Subject):
 
     def _embed(self, folder: Path, name: str, layers: str, **settings: bool) -> None:
         model = str(folder / "model")
-        embed_file(
-            folder / "text.txt", self._place(folder, name), model=model, layers=layers, batch_size=6, **settings
-        )
+        embed_file(folder / "text.txt", self._place(folder, name), model=model, layers=layers, batch_size=6, **settings)
 
     def _place(self, folder: Path, name: str) -> Path:
         return folder / f"{name}{self.suffix}"

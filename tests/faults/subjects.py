@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 
 import spacy
-
 from common import Subject, facts, write_model
-from runs import Embed, Pretrain
+from runs import Embed, Encode, Pretrain
+
 from spacy_elmo import formats
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel
@@ -25,6 +25,7 @@ from spacy_elmo.tools import prepare as prepare_tool
 from spacy_elmo.tools.convert import convert
 from spacy_elmo.tools.download import download
 from spacy_elmo.tools.prepare import prepare
+
 
 class Convert(Subject):
     """`convert --force` over a model, with a softmax that the other one has not, or the other way round."""
@@ -252,6 +253,7 @@ SUBJECTS = {
     "embed-over": lambda: Embed("embed --force", is_over_another=True),
     "embed-changed": lambda: Embed("embed --force, then another job", is_over_another=True, changes=True),
     "embed-npz": lambda: Embed("embed, npz", suffix=".npz"),
+    "encode": Encode,
     "prepare": lambda: Prepare("prepare"),
     "prepare-others": lambda: Prepare("prepare, beside other files", others=True),
     "prepare-processes": lambda: Prepare("prepare --n-process 2", n_process=2),
