@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import spacy
 from common import Subject, facts, write_model
@@ -46,6 +47,12 @@ class Convert(Subject):
         if not self.exchanges:
             files.exchange = lambda one, other: False
         convert(str(folder / "new"), folder / "target", force=True)
+
+    def write_among_others(self, folder: Path, turn: int) -> None:
+        """Write one after the other, again and again."""
+        if not self.exchanges:
+            files.exchange = lambda one, other: False
+        convert(str(folder / ("new", "old")[turn % 2]), folder / "target", force=True)
 
     def state(self, folder: Path) -> str:
         """Which of the two is there, whole."""
@@ -120,7 +127,14 @@ class Download(Subject):
 
     def write(self, folder: Path) -> None:
         """Download what is served."""
-        self._register(folder)
+        self._download(folder, "served")
+
+    def write_among_others(self, folder: Path, turn: int) -> None:
+        """Download one version after the other, again and again."""
+        self._download(folder, f"version {1 + turn % 2}")
+
+    def _download(self, folder: Path, served: str) -> None:
+        self._register(folder, served)
         download_tool._PAUSE, download_tool._CHUNK = 0.0, 2**11
         download("tiny")
 
@@ -133,23 +147,15 @@ class Download(Subject):
         self._register(folder)
         if not KNOWN["tiny"].is_downloaded:
             return "nothing"
-        formats.load("tiny")
-        for name in ("version 1", "version 2"):
-            if all(
-                (folder / "cache/tiny" / path.name).read_bytes() == path.read_bytes() for path in _model(folder / name)
-            ):
-                return name
-        return "a mixture"
+        digest = formats.digest(formats.load("tiny"))
+        versions = {name: formats.open_model(folder / name).digest for name in ("version 1", "version 2")}
+        return next((name for name in versions if versions[name] == digest), "a mixture")
 
-    def _register(self, folder: Path) -> None:
+    def _register(self, folder: Path, served: str = "served") -> None:
         os.environ[CACHE] = str(folder / "cache")
-        url = f"http://127.0.0.1:{self._port}{folder}/served"
-        served = (KnownFile(name, f"{url}/{name}") for name in ("options.json", "weights.hdf5"))
-        KNOWN["tiny"] = KnownModel("tiny", "en", "a tiny one", tuple(served))
-
-
-def _model(folder: Path) -> list[Path]:
-    return [folder / name for name in ("options.json", "weights.hdf5")]
+        url = f"http://127.0.0.1:{self._port}{quote(str(folder / served))}"
+        served_files = (KnownFile(name, f"{url}/{name}") for name in ("options.json", "weights.hdf5"))
+        KNOWN["tiny"] = KnownModel("tiny", "en", "a tiny one", tuple(served_files))
 
 
 def _serve(tells_versions: bool) -> int:
@@ -173,7 +179,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the file, or the rest of it."""
-        path = Path(self.path)
+        path = Path(unquote(self.path))
         content = path.read_bytes()
         tag = f'"{hashlib.sha256(content).hexdigest()[:9]}"' if self.tells_versions else ""
         if tag and self.headers.get("If-None-Match") == tag:
@@ -225,6 +231,12 @@ class Component(Subject):
         if not self.exchanges:
             files.exchange = lambda one, other: False
         component_of(folder / "new").to_disk(folder / "target")
+
+    def write_among_others(self, folder: Path, turn: int) -> None:
+        """Save one after the other, again and again."""
+        if not self.exchanges:
+            files.exchange = lambda one, other: False
+        component_of(folder / ("new", "old")[turn % 2]).to_disk(folder / "target")
 
     def state(self, folder: Path) -> str:
         """Which of the two is loaded."""
