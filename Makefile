@@ -23,9 +23,10 @@ test-slow: $(VENV)/.test
 test-levels: $(VENV)/.test
 	$(BIN)/python tests/levels.py
 
-# Kills, full disks, readers meanwhile: everything that writes files, tried at length, as one table.
+# Kills, full disks, readers meanwhile: everything that writes files, tried at length, as one table. It goes on
+# where it was stopped; the results are in build/faults.
 faults: $(VENV)/.test
-	$(BIN)/python tests/faults/run.py
+	$(BIN)/python tests/faults/run.py --keep build/faults
 
 # 10,000 damaged and hostile files of every kind: some hours. It goes on where it was stopped; the results are in build/fuzz.
 fuzz: $(VENV)/.test

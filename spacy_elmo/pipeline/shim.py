@@ -3,14 +3,16 @@
 import contextlib
 import copy
 import io
+import multiprocessing
 import os
 import weakref
 from collections.abc import Iterator
+from multiprocessing.util import register_after_fork
 from typing import Any
 
 import srsly
 import torch
-from spacy import util
+from spacy import language, util
 from spacy.tokens import Doc
 from thinc.api import Model, Optimizer
 from thinc.shims import Shim
@@ -24,6 +26,7 @@ from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.weights import Weights, WeightsSource
 from spacy_elmo.support import strict_json
 from spacy_elmo.support.sealed import seal, unseal
+from spacy_elmo.support.workers import end_with_parent, when_started
 
 Encoder = Model[list[Doc], list[Array]]
 
@@ -42,6 +45,16 @@ def _prepare_for_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_prepare_for_fork)
+
+
+def _end_worker_with_parent(alive: "weakref.WeakSet[BiLMShim]") -> None:
+    """Let a worker of `nlp.pipe(n_process=...)` end when the process that started it is killed: spaCy's wait for text
+    for ever. Other processes of the user stay as they are."""
+    if alive and getattr(multiprocessing.current_process(), "_target", None) is language._apply_pipes:
+        end_with_parent()
+
+
+register_after_fork(_alive, _end_worker_with_parent)  # in forked workers; in spawned ones, `__setstate__` sees to it
 
 
 class BiLMShim(Shim):
@@ -247,6 +260,7 @@ class BiLMShim(Shim):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=ForkSafeLock())
         _alive.add(self)
+        when_started(lambda: _end_worker_with_parent(_alive))
 
 
 def shim_of(model: Encoder) -> BiLMShim:

@@ -91,8 +91,11 @@ def _embed(text: Path, out: Path, settings: EmbedSettings, progress: bool) -> Em
     _check_lines(source, survey, settings, out)
     encoder = Encoder(opened.bilm(), layers, settings)
     layout, job = encoder.layout, _job(settings, survey, opened.digest, layers)
-    with _engine(encoder, settings) as encode, _keeping_what_is_done(out):
-        spool = open_spool(out, job, layout, wishes, settings.resume, settings.force)
+    with (
+        _engine(encoder, settings) as encode,
+        _keeping_what_is_done(out),
+        open_spool(out, job, layout, wishes, settings.resume, settings.force) as spool,
+    ):
         if spool is not None:
             _fill(spool, _windows(source, settings), encode, survey, settings.carry_state, progress)
             n_tokens = spool.n_tokens
