@@ -28,6 +28,7 @@ from spacy_elmo.pipeline.replacing import Replacement
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.support import files
+from spacy_elmo.support.messages import named
 from spacy_elmo.support.sealed import seal, unseal
 
 # Docs that are worked on together, counted in batches of the biLM: enough to sort sentences by length.
@@ -376,7 +377,7 @@ class ElmoComponent(TrainablePipe):
         except ElmoError:
             raise
         except Exception as error:  # without a checksum, of an earlier version: msgpack and thinc raise many kinds
-            raise WeightsError(f"{name} hold no elmo component, or are damaged ({error!r})") from None
+            raise WeightsError(f"{name} hold no elmo component, or are damaged ({named(error)})") from None
         return self
 
 
