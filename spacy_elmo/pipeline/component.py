@@ -372,12 +372,15 @@ class ElmoComponent(TrainablePipe):
         name = f"{self.name}: the bytes to load"
         data = unseal(bytes_data, name)
         self.hub.leave_weights()
+        exclude = list(exclude)
         try:
-            util.from_bytes(data, {"model": self.model.from_bytes}, exclude)
+            is_there = "model" in util.from_bytes(data, {"model": self.model.from_bytes}, exclude)
         except ElmoError:
             raise
         except Exception as error:  # without a checksum, of an earlier version: msgpack and thinc raise many kinds
             raise WeightsError(f"{name} hold no elmo component, or are damaged ({named(error)})") from None
+        if not is_there and "model" not in exclude:
+            raise WeightsError(f"{name} hold no model; was it excluded from to_bytes? Then exclude it here, too")
         return self
 
 

@@ -184,6 +184,14 @@ def test_damaged_bytes_are_a_clear_error_in_one_short_line(damaged):
         assert len(str(caught.value)) < 400  # msgpack's own repeats all bytes behind a message
 
 
+def test_bytes_without_the_model_are_an_error_unless_that_is_asked_for():
+    elmo = spacy.blank("en").add_pipe("elmo")
+    without = elmo.to_bytes(exclude=["model"])
+    with pytest.raises(WeightsError, match="hold no model"):
+        elmo.from_bytes(without)
+    elmo.from_bytes(without, exclude=["model"])
+
+
 def test_interrupted_save_is_made_good_by_the_next(saved, monkeypatch):
     path, vectors = saved
     nlp, other = spacy.load(path), spacy.blank("en")
