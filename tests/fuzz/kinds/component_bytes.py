@@ -90,7 +90,9 @@ def _odd(rng: Random, honest: Any) -> Any:
     places = list(_places(honest))
     for _ in range(rng.choice((1, 1, 2, 4))):
         node, key = rng.choice(places)
-        value = rng.choice((odd_value(rng), odd_value(rng), b"", rng.randbytes(20), np.zeros(3), np.zeros((0, 2), "f2")))
+        value = rng.choice(
+            (odd_value(rng), odd_value(rng), b"", rng.randbytes(20), np.zeros(3), np.zeros((0, 2), "f2"))
+        )
         if rng.random() < 0.15 and isinstance(node, dict):
             node.pop(key, None)
         elif rng.random() < 0.15:

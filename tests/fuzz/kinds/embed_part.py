@@ -86,7 +86,7 @@ class Kind:
                 vectors = damage(rng, vectors)
             elif chance < 0.7 and counts:
                 number = rng.randrange(len(counts))
-                counts[number] = rng.choice((*_COUNTS, counts[number] + 1, counts[number] - 1))
+                counts[number] = rng.choice((*_COUNTS, 4, 5))
             elif chance < 0.75:
                 counts += rng.choice(([0], [1], counts, [0] * 1_000))
             elif chance < 0.85:
