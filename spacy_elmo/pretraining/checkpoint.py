@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining.precision import Precision
+from spacy_elmo.support import strict_json
 from spacy_elmo.support.files import write_whole
 from spacy_elmo.support.messages import quoted, reason, shown
 
@@ -40,7 +41,16 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_options(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("lstm", "char_cnn"))
+    is_json = isinstance(value, dict) and _is_json(value)
+    return is_json and all(isinstance(value.get(key), dict) for key in ("lstm", "char_cnn"))
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        strict_json.check(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_origin(value: Any) -> bool:

@@ -282,6 +282,12 @@ def test_such_tensors_are_an_error_in_the_memory_of_an_optimizer(change):
         checkpoint.check_tensor(change(tensor), tensor, "c.pt: sum")
 
 
+@pytest.mark.parametrize("value", [torch.ones(3), b"x", {1: 2}, 10**30], ids=["tensor", "bytes", "key", "large"])
+def test_options_that_no_json_can_say_are_an_error(with_part, value):
+    with pytest.raises(PretrainingError, match=r"c\.pt: options is .*expected the options of a biLM"):
+        Checkpoint.read(with_part(options={"lstm": {"cell_clip": value}, "char_cnn": {}}))
+
+
 def test_names_in_errors_are_short_and_on_one_line():
     with pytest.raises(PretrainingError) as caught:
         checkpoint.check_tensors({"\n\ud800" * 500: torch.ones(1)}, {}, "c.pt: model")
