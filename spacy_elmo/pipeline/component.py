@@ -29,6 +29,7 @@ from spacy_elmo.pipeline.replacing import Replacement
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.support import files
+from spacy_elmo.support.messages import named
 from spacy_elmo.support.sealed import seal, unseal
 
 # Docs that are worked on together, counted in batches of the biLM: enough to sort sentences by length.
@@ -432,12 +433,15 @@ class ElmoComponent(TrainablePipe):
         name = f"{self.name}: the bytes to load"
         data = unseal(bytes_data, name)
         self.hub.leave_weights()
+        exclude = list(exclude)
         try:
-            util.from_bytes(data, {"model": self.model.from_bytes}, exclude)
+            is_there = "model" in util.from_bytes(data, {"model": self.model.from_bytes}, exclude)
         except ElmoError:
             raise
         except Exception as error:  # without a checksum, of an earlier version: msgpack and thinc raise many kinds
-            raise WeightsError(f"{name} hold no elmo component, or are damaged ({error!r})") from None
+            raise WeightsError(f"{name} hold no elmo component, or are damaged ({named(error)})") from None
+        if not is_there and "model" not in exclude:
+            raise WeightsError(f"{name} hold no model; was it excluded from to_bytes? Then exclude it here, too")
         return self
 
 

@@ -25,6 +25,7 @@ from spacy_elmo.pipeline.finetuning import FineTuning, to_tensor
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.weights import Weights, WeightsSource
 from spacy_elmo.support import strict_json
+from spacy_elmo.support.messages import named
 from spacy_elmo.support.sealed import seal, unseal
 from spacy_elmo.support.workers import end_with_parent, when_started
 
@@ -233,7 +234,7 @@ class BiLMShim(Shim):
             stored = parts.get("lexicons")  # of models of ELMoForManyLangs
             strict_json.check([card, vocabulary])
         except Exception as error:  # msgpack has many of its own
-            raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({error!r})") from None
+            raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({named(error)})") from None
         lexicons = None if stored is None else lexicons_json.from_dict(stored, "lexicons in bytes")
         parsed = BiLMOptions.from_dict(options, "options in bytes")
         self.set(bilm_hdf5.read(weights, parsed, vocabulary, card, lexicons))

@@ -19,6 +19,7 @@ from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.optimizer import learning_rate, make_optimizer, restore_optimizer
 from spacy_elmo.pretraining.precision import Precision
+from spacy_elmo.support.messages import quoted, shown
 
 _SAMPLES, _DROPOUT = 2, 3  # what a stream of random numbers is for; batches.py has the others
 
@@ -191,15 +192,15 @@ class Steps:
             for key, value in ours[section].items():
                 if (theirs := saved.options[section].get(key)) != value:
                     raise PretrainingError(
-                        f"{saved.source} is of another architecture: {key} is {theirs} there, {value} in "
+                        f"{saved.source} is of another architecture: {key} is {quoted(theirs)} there, {value} in "
                         "the config; name the config (and --init-from) of that run, or start a new one from its model"
                     )
         if saved.vocabulary != corpus.vocabulary.digest:
             raise PretrainingError(f"{saved.source} was made with another vocabulary; restore it, or start a new run")
         if saved.optimizer_name != self.config.optimizer.name:
             raise PretrainingError(
-                f"{saved.source} was made with another optimizer, {saved.optimizer_name}; restore it, or start a new "
-                "run"
+                f"{saved.source} was made with another optimizer, {shown(saved.optimizer_name)}; restore it, or start "
+                "a new run"
             )
         if saved.n_positions != corpus.n_positions:
             raise PretrainingError(
