@@ -435,12 +435,14 @@ class ElmoComponent(TrainablePipe):
         self.hub.leave_weights()
         exclude = list(exclude)
         try:
-            is_there = "model" in util.from_bytes(data, {"model": self.model.from_bytes}, exclude)
+            parts: Any = util.from_bytes(  # type: ignore[func-returns-value]  # its hint says None; it returns the parts
+                data, {"model": self.model.from_bytes}, exclude
+            )
         except ElmoError:
             raise
         except Exception as error:  # without a checksum, of an earlier version: msgpack and thinc raise many kinds
             raise WeightsError(f"{name} hold no elmo component, or are damaged ({named(error)})") from None
-        if not is_there and "model" not in exclude:
+        if "model" not in parts and "model" not in exclude:
             raise WeightsError(f"{name} hold no model; was it excluded from to_bytes? Then exclude it here, too")
         return self
 
