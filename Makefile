@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 AT_ONCE := -n $(WORKERS) --dist loadfile # the tests of a file share what they have made
 
-.PHONY: demo test test-slow test-levels faults fuzz lint format bench clean
+.PHONY: demo test test-slow test-levels faults fuzz lint format bench release-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -23,9 +23,10 @@ test-slow: $(VENV)/.test
 test-levels: $(VENV)/.test
 	$(BIN)/python tests/levels.py
 
-# Kills, full disks, readers meanwhile: everything that writes files, tried at length, as one table.
+# Kills, full disks, readers meanwhile: everything that writes files, tried at length, as one table. It goes on
+# where it was stopped; the results are in build/faults.
 faults: $(VENV)/.test
-	$(BIN)/python tests/faults/run.py
+	$(BIN)/python tests/faults/run.py --keep build/faults
 
 # 10,000 damaged and hostile files of every kind: some hours. It goes on where it was stopped; the results are in build/fuzz.
 fuzz: $(VENV)/.test
@@ -41,11 +42,16 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Build, check and install what would be released; more sessions: nox -l.
+release-check: $(VENV)/.installed
+	$(PIP) install "nox>=2024.4"
+	TORCH="$(or $(TORCH),torch==2.13.0)" $(BIN)/nox -s release
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench.py targets --level all
 
 clean:
-	rm -rf $(VENV) benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache spacy_elmo/bilm/*.so
+	rm -rf $(VENV) .nox benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache spacy_elmo/bilm/*.so
 
 # torch comes first and alone: left to the resolver, it may take a build of several gigabytes.
 $(VENV)/.installed: pyproject.toml setup.py spacy_elmo/bilm/_kernels.c spacy_elmo/bilm/_kernels_level.h

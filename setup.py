@@ -1,9 +1,11 @@
 """The compiled part, for Linux and macOS on x86-64 and ARM, and optional: without a C compiler the package is installed
-without it, and runs more slowly (`python -m spacy elmo info --machine` tells).
+without it, and runs more slowly (`python -m spacy elmo info --machine` tells). With SPACY_ELMO_PURE=1 it is left out,
+for a wheel that serves every platform.
 
 Everything else is in pyproject.toml.
 """
 
+import os
 import platform
 import sys
 import sysconfig
@@ -14,7 +16,9 @@ from setuptools import Extension, setup
 
 # One binary for all versions of Python; those without a global lock do not have that yet.
 has_limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
-has_kernels = sys.platform in ("linux", "darwin") and platform.machine() in ("x86_64", "aarch64", "arm64")
+is_pure = os.environ.get("SPACY_ELMO_PURE", "0") not in ("", "0")
+is_served = sys.platform in ("linux", "darwin") and platform.machine() in ("x86_64", "aarch64", "arm64")
+has_kernels = is_served and not is_pure
 
 sources = ["spacy_elmo/bilm/_kernels.c", "spacy_elmo/bilm/_kernels_level.h"]
 checksum = zlib.crc32(b"".join(Path(source).read_bytes() for source in sources))  # kernels.py compares it
@@ -34,6 +38,6 @@ setup(
     ext_modules=[kernels] if has_kernels else [],
     options={
         "editable_wheel": {"mode": "compat"},  # a plain path, which type checkers follow
-        **({"bdist_wheel": {"py_limited_api": "cp310"}} if has_limited_api else {}),
+        **({"bdist_wheel": {"py_limited_api": "cp310"}} if has_kernels and has_limited_api else {}),
     },
 )

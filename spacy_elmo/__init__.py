@@ -9,9 +9,10 @@ from spacy_elmo.version import VERSION
 if TYPE_CHECKING:
     from spacy_elmo.pipeline.annotations import restore_hooks
     from spacy_elmo.pipeline.task_weights import task_weights
+    from spacy_elmo.tools.score import score
 
 __version__ = VERSION
-__all__ = ["ElmoError", "OptionsError", "WeightsError", "__version__", "restore_hooks", "task_weights"]
+__all__ = ["ElmoError", "OptionsError", "WeightsError", "__version__", "restore_hooks", "score", "task_weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from spacy_elmo.pipeline.task_weights import task_weights
 
         return task_weights
+    if name == "score":
+        from spacy_elmo.tools.score import score
+
+        return score
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,12 @@
 
 
 class ElmoError(ValueError):
-    """Something spacy-elmo was given is wrong; the message names it and says what to do."""
+    """Something spacy-elmo was given is wrong; the message names it and says what to do.
+
+    exit_status: of a command that this ends.
+    """
+
+    exit_status = 1
 
 
 class OptionsError(ElmoError):

@@ -186,3 +186,7 @@ def test_the_cpu_build_is_for_linux_on_x86_without_a_gpu(
 
 def test_the_oldest_torch_is_that_of_the_package(script):
     assert f'"torch>={".".join(map(str, script["OLDEST"]))}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_release_is_checked_with_the_same_torch(script):
+    assert f"$(or $(TORCH),{script['DEFAULT']})" in (ROOT / "Makefile").read_text()

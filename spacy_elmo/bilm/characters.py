@@ -1,8 +1,9 @@
 """Tokens in, character ids out: UTF-8 bytes between markers, as bilm-tf (`data.py`) and AllenNLP
 (`elmo_indexer.py`) number them, shifted by one so that 0 can mean "no token"."""
 
-from collections.abc import Sequence
-from typing import Protocol
+import reprlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -48,16 +49,42 @@ class Bytes:
         return token_ids(token, max_characters)
 
 
-def check_sentence(sentence: Sequence[str]) -> None:
-    """Raise an ElmoError where a sentence is a string instead of a list of tokens."""
+Tokens = Iterable[Any]  # strings, or tokens of spaCy
+
+
+def sentences_of(sentences: Iterable[Tokens]) -> list[list[str]]:
+    """The tokens of sentences; see `tokens_of`.
+
+    Raises:
+        ElmoError: they are one string, or cannot be iterated over; and as `tokens_of`.
+    """
+    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+        raise ElmoError(f"expected sentences, each a list of tokens, got {_shown(sentences)}")
+    return [tokens_of(sentence) for sentence in sentences]
+
+
+def tokens_of(sentence: Tokens) -> list[str]:
+    """The tokens of a sentence: a list, an array, a column, a generator of strings, or a Doc or Span of spaCy.
+
+    Raises:
+        ElmoError: it is a string, it cannot be iterated over, or something in it is neither a string nor has a `text`.
+    """
     if isinstance(sentence, str):
-        raise ElmoError(f"a sentence is a list of tokens, got the string {sentence[:40]!r}; split it first")
+        raise ElmoError(f"a sentence is a list of tokens, got {_shown(sentence)}; split it first")
+    if not isinstance(sentence, Iterable):
+        raise ElmoError(f"a sentence is a list of tokens, got {_shown(sentence)}")
+    return [token if isinstance(token, str) else _text_of(token) for token in sentence]
 
 
-def check_token(token: object) -> None:
-    """Raise an ElmoError where a token is no string."""
-    if not isinstance(token, str):
-        raise ElmoError(f"a token is a string, got {token!r}")
+def _text_of(token: Any) -> str:
+    text = getattr(token, "text", None)  # as tokens of spaCy have it
+    if not isinstance(text, str):
+        raise ElmoError(f"a token is a string, got {_shown(token)}")
+    return text
+
+
+def _shown(value: object) -> str:
+    return f"the string {value[:40]!r}" if isinstance(value, str) else f"{reprlib.repr(value)} ({type(value).__name__})"
 
 
 def token_ids(token: str, max_characters: int) -> list[int]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spacy_elmo.bilm import engines
-from spacy_elmo.bilm.engines import Call
+from spacy_elmo.bilm.engines import Call, Engine
 from spacy_elmo.bilm.gates import with_forget_bias
 from spacy_elmo.bilm.kernels import warn_if_missing
 from spacy_elmo.bilm.packed import PackedModule
@@ -105,9 +105,15 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
             return
         warn_if_missing()
         with torch.no_grad():
-            empty = torch.empty(2, 1, self.n_in, dtype=torch.float32, device="cpu")
-            if engine := engines.choose(self, self.call(empty, [1])):
+            if engine := self.engine:
                 engine.prepare(self)
+
+    @property
+    def engine(self) -> Engine | None:
+        """What runs a sentence; None: the plain recurrence."""
+        with torch.no_grad():
+            empty = torch.empty(2, 1, self.n_in, dtype=torch.float32, device=self.weight.device)
+            return engines.choose(self, self.call(empty, [1]))
 
     def initialize(self, generator: torch.Generator) -> None:
         """Draw random weights as TensorFlow's `LSTMCell` does: Glorot uniform, biases zero."""

@@ -1,7 +1,7 @@
 """Sequences of tokens in, activations of every layer out: the biLM of Peters et al. 2018."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -179,13 +179,15 @@ class BiLM(nn.Module):
     @runs_eagerly
     def encode(
         self,
-        sentences: Sequence[Sequence[str]],
+        sentences: Iterable[characters.Tokens],
         keep_boundaries: bool = False,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         state: CarriedState | None = None,
     ) -> list[npt.NDArray[np.float32]]:
         """Return the layers of each sentence, `[n_layers + 1, n_tokens, 2 * projection_dim]` float32.
 
+        sentences: any iterable of sentences, each any iterable of strings, or of tokens of spaCy: lists, arrays, a
+            column of pandas, `doc.sents`.
         keep_boundaries: also give out the positions of BOS and EOS (n_tokens + 2).
         max_batch_tokens: how many tokens are worked on at once (of up to 16 long sentences four times as many);
             bounds memory, changes no number.
@@ -194,11 +196,12 @@ class BiLM(nn.Module):
             (the originals' own carried states are up to 1.2e-5 apart in float32).
 
         Raises:
-            ElmoError: a sentence is a string instead of a list of tokens.
+            ElmoError: a sentence is a string instead of a list of tokens, or a token is no string.
         """
         inner = slice(None) if keep_boundaries else slice(1, -1)
-        encoded: list[Any] = [None] * len(sentences)
-        for batch in self.stream(sentences, max_batch_tokens, state):
+        tokens = characters.sentences_of(sentences)
+        encoded: list[Any] = [None] * len(tokens)
+        for batch in self.stream(tokens, max_batch_tokens, state):
             layers = floats_on_cpu(batch.layers)
             for number, part in zip(batch.numbers, layers.split(batch.lengths, dim=1), strict=True):
                 encoded[number] = part[:, inner].numpy().copy()
@@ -207,7 +210,7 @@ class BiLM(nn.Module):
 
     def stream(
         self,
-        sentences: Sequence[Sequence[str]],
+        sentences: Iterable[characters.Tokens],
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         state: CarriedState | None = None,
     ) -> Iterator[EncodedBatch]:
@@ -218,14 +221,14 @@ class BiLM(nn.Module):
         yield from self._stream(sentences, max_batch_tokens, state, torch.inference_mode, _STRETCH)
 
     def stream_with_gradients(
-        self, sentences: Sequence[Sequence[str]], max_batch_tokens: int = MAX_BATCH_TOKENS
+        self, sentences: Iterable[characters.Tokens], max_batch_tokens: int = MAX_BATCH_TOKENS
     ) -> Iterator[EncodedBatch]:
         """As `stream`, with layers through which `backward` reaches the parameters that require gradients."""
         yield from self._stream(sentences, max_batch_tokens, None, _gradient_mode, 1)
 
     def _stream(
         self,
-        sentences: Sequence[Sequence[str]],
+        sentences: Iterable[characters.Tokens],
         max_batch_tokens: int,
         state: CarriedState | None,
         mode: Callable[[], AbstractContextManager[None]],
@@ -234,19 +237,20 @@ class BiLM(nn.Module):
         """mode: in which a batch is computed. No decorator of this function's, which would hold each batch until there
         is the next."""
         keep_to_one_thread_after_fork()
-        for sentence in sentences:
-            characters.check_sentence(sentence)
-        if not sentences:
+        tokens = characters.sentences_of(sentences)
+        if not tokens:
             return
-        lengths = [len(sentence) + 2 for sentence in sentences]
+        lengths = [len(sentence) + 2 for sentence in tokens]
         if state is None:
             bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, self._first_layer.max_rows)
         else:
-            bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
+            if self.device.type == "mps":
+                raise ElmoError('a carried state is computed in float64, which device "mps" has not; use "cpu" for it')
+            bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(tokens)))])
         for numbers in batches:
             batch_lengths = [lengths[number] for number in numbers]
             begin, end = bilm.embedder.borders
-            words = [word for number in numbers for word in (begin, *sentences[number], end)]
+            words = [word for number in numbers for word in (begin, *tokens[number], end)]
             # The caller's autocast would round or fail.
             with mode(), torch.autocast(bilm.device.type, enabled=False), self._with_threads(len(words)):
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
@@ -257,7 +261,7 @@ class BiLM(nn.Module):
                 return_freed_memory()
 
     @runs_eagerly
-    def embed(self, words: Sequence[str]) -> Tensor:
+    def embed(self, words: characters.Tokens) -> Tensor:
         """Return the context-insensitive vectors of words, `[len(words), projection_dim]`.
 
         Each distinct word is computed once. Where the parameters are frozen (`requires_grad` False, as `load`
@@ -265,17 +269,15 @@ class BiLM(nn.Module):
         back (`parameter.data`) calls `forget`.
 
         Raises:
-            ElmoError: a token is no string.
+            ElmoError: it is one string, or a token is no string.
         """
         keep_to_one_thread_after_fork()
 
         def embed(words: Sequence[str]) -> Tensor:
-            for word in words:
-                characters.check_token(word)
             vectors: Tensor = self.embedder(words)
             return vectors
 
-        return self._table.embed(words, embed, self.embedder_version)
+        return self._table.embed(characters.tokens_of(words), embed, self.embedder_version)
 
     def set_precision(self, precision: Precision) -> None:
         """Compute with weights in "float32", "float16" or "int8". The reduced ones are for prediction, and round the
@@ -343,6 +345,12 @@ class BiLM(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def engine(self) -> str:
+        """Name of what runs its LSTM layers in prediction (`spacy_elmo.bilm.engines`)."""
+        engine = self._first_layer.engine
+        return engine.name if engine else "plain_recurrence"
 
     @property
     def vocabulary(self) -> list[str] | None:

@@ -6,7 +6,7 @@ from typing import Literal
 from typer import Argument, Option
 
 from spacy_elmo.cli.options import with_options
-from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.cli.output import Force, Quiet, failing_clearly
 
 
 @failing_clearly
@@ -17,7 +17,7 @@ def convert(
     dtype: Literal["float32", "float16", "lossless"] = Option(
         "float32", help="How weights are stored; lossless: in float16 where that keeps every value"
     ),
-    force: bool = Option(False, "--force", "-f", help="Write into a directory that is not empty"),
+    force: bool = Force,
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:

@@ -46,4 +46,6 @@ def download(
         for file in report["files"]:
             print(f"{file['name']}: {file['bytes']:,} bytes, SHA-256 {file['sha256']}")
         print(f"license: {report['license'] or 'not stated'}")
+        if not report["files"]:
+            print(f"ℹ {name} comes with spacy-elmo: there is nothing to download")
         print(f'✔ {report["path"]}; use it by its name: weights = "{report["name"]}"')

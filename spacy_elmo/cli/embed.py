@@ -1,45 +1,20 @@
 """`python -m spacy elmo embed`: the vectors of a text file."""
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from types import FrameType
 
-from typer import Argument, Exit, Option
+from typer import Argument, Option
 
 from spacy_elmo.cli.options import with_options
-from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.cli.output import Quiet, failing_clearly, telling_how_to_go_on
 from spacy_elmo.tools.embedding.settings import EmbedSettings
-
-
-@contextmanager
-def _telling_how_to_go_on(message: Callable[[], str]) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM end the command with a line on stderr and the exit status that shells give them."""
-    status = 128 + signal.SIGINT
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal status
-        status = 128 + number
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"✘ {message()}", file=sys.stderr)
-        raise Exit(status) from None
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @failing_clearly
 @with_options
 def embed(
     settings: EmbedSettings,
-    text: str = Argument(help="One tokenized sentence a line, UTF-8, plain or .gz, .bz2, .xz, .zst"),
+    text: str = Argument(help="One tokenized sentence a line, plain or .gz, .bz2, .xz, .zst; - for standard input"),
     out: str = Argument(help="File to write: .hdf5 or .h5 (as `allennlp elmo`), .npz, .parquet, .arrow or .spacy"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
@@ -50,7 +25,7 @@ def embed(
     """
     from spacy_elmo.tools import embed as tool
 
-    with _telling_how_to_go_on(lambda: tool.interrupted(out)):
+    with telling_how_to_go_on(lambda: tool.interrupted(out)):
         report = tool.embed_file(text, out, settings, progress=not quiet)
     if as_json:
         print(json.dumps(asdict(report)))

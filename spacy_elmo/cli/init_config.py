@@ -8,7 +8,7 @@ import typer
 from typer import Argument, Option
 
 from spacy_elmo.cli.options import with_options
-from spacy_elmo.cli.output import Quiet, failing_clearly
+from spacy_elmo.cli.output import Force, Quiet, failing_clearly
 from spacy_elmo.errors import ElmoError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def init_config(
     optimize: Literal["speed", "accuracy"] = Option("speed", help="What the networks over ELMo are made for"),
     pretrain: bool = Option(False, "--pretrain", help="A config for `pretrain`"),
     size: Literal["xs", "sm", "md", "original"] = Option("sm", help="Size of the biLM to pretrain"),
-    force: bool = Option(False, "--force", "-F", help="Write over a file that is there"),
+    force: bool = Force,
     quiet: bool = Quiet,
 ) -> None:
     """Write a filled config, for `spacy train` or for `pretrain`.
@@ -39,7 +39,9 @@ def init_config(
 
     Example: python -m spacy elmo init-config pretrain.cfg --pretrain --size sm
     """
-    if pretrain == (pipeline is not None):
+    if pretrain and pipeline is not None:
+        raise typer.BadParameter("--pipeline and --pretrain are two configs: call this once for each")
+    if not pretrain and pipeline is None:
         raise typer.BadParameter("say what the config is for: --pipeline COMPONENTS, or --pretrain")
     if config != "-" and not force and Path(config).is_file():
         raise ElmoError(f"{config}: is there already; to write over it, add --force")

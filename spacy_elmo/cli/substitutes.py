@@ -1,17 +1,17 @@
 """`python -m spacy elmo substitutes`: the words a biLM itself would put in place of each word."""
 
-import json
 from dataclasses import asdict
 
 from typer import Argument, Option
 
-from spacy_elmo.cli.output import Device, Quiet, failing_clearly
+from spacy_elmo.cli.output import Device, Quiet, Softmax, failing_clearly, print_list
 
 
 @failing_clearly
 def substitutes(
-    text: str = Argument(help="Pre-tokenized text, one sentence a line: file, directory or glob pattern"),
+    text: str = Argument(help="Pre-tokenized text, one sentence a line: file, directory, glob pattern, or - for stdin"),
     model: str = Option(help="Directory of a model with its vocab.txt and softmax.hdf5"),
+    softmax: str | None = Softmax,
     top: int = Option(10, min=1, help="Words to show for each token"),
     device: str = Device,
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
@@ -20,14 +20,14 @@ def substitutes(
     """Show for each token the words that the forward LM, the backward LM and both together expect in its place.
 
     Example: python -m spacy elmo substitutes sentences.txt --model my_elmo/ --top 5
+
+    Example: python -m spacy elmo substitutes sentences.txt --model en_elmo_sm --softmax training/en_elmo_sm/state
     """
     from spacy_elmo.tools import substitutes as tool
 
-    found = tool.of_text(model, text, top, device)
+    found = tool.of_text(model, text, top, device, softmax)
     if not as_json:
         for words in found:
             print(tool.table(words))
         return
-    for number, words in enumerate(found):  # piece by piece: the whole of a long text would fill the memory
-        print(", " if number else '{"sentences": [', json.dumps([asdict(one) for one in words]), sep="", end="")
-    print("]}")
+    print_list("sentences", ([asdict(one) for one in words] for words in found))

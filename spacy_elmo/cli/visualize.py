@@ -6,7 +6,7 @@ import typer
 from typer import Argument, Option
 
 from spacy_elmo.cli.options import with_options
-from spacy_elmo.cli.output import Device, Quiet, failing_clearly
+from spacy_elmo.cli.output import Device, Force, Quiet, failing_clearly
 
 
 @failing_clearly
@@ -19,8 +19,9 @@ def visualize(
     out: str = Argument(help="Picture to write: .png, .html (interactive), or a name without suffix for both"),
     model: str = Option("en_elmo_sm", help="Bundled or downloaded name, directory, zip or .hdf5"),
     words: str | None = Option(
-        None, help="Words to draw, separated by commas; without, all (--color label: sentences)"
+        None, help="Words to draw, separated by commas; without, all but function words (--color label: sentences)"
     ),
+    all_words: bool = Option(False, "--all-words", help="Draw punctuation and function words, too"),
     color: Literal["word", "pos", "label"] = Option("word", help="What colours say"),
     method: Literal["pca", "tsne", "umap"] = Option("pca", help="How vectors come to the plane"),
     layers: str = Option("mean", help="mean (or average), top, or the number of a layer (0 is the token embedding)"),
@@ -29,7 +30,7 @@ def visualize(
     seed: int = Option(0, help="Of that choice, and of t-SNE and UMAP"),
     title: str | None = Option(None, help="Title of the picture"),
     device: str = Device,
-    force: bool = Option(False, "--force", "-f", help="Overwrite what is there"),
+    force: bool = Force,
     quiet: bool = Quiet,
 ) -> None:
     """Draw contextual vectors in two dimensions, as a PNG or as a page that shows sentences under the mouse.
@@ -58,6 +59,7 @@ def visualize(
         device,
         force,
         show_progress=not quiet,
+        all_words=all_words,
     )
     if not quiet:
         most = ", ".join(f"{name} {count}" for name, count in list(counts.items())[:7])

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, TypedDict
 
 import numpy as np
@@ -32,7 +32,7 @@ class ElmoOutput(TypedDict):
     mask: Tensor
 
 
-def batch_to_ids(batch: Sequence[Sequence[str]], max_characters: int = 50) -> Tensor:
+def batch_to_ids(batch: Iterable[characters.Tokens], max_characters: int = 50) -> Tensor:
     """Return the character ids of tokenized sentences, `[batch, timesteps, max_characters]` int64, as AllenNLP's
     function of this name: 0 where there is no token. No sentence borders, which `Elmo` adds itself.
 
@@ -41,11 +41,10 @@ def batch_to_ids(batch: Sequence[Sequence[str]], max_characters: int = 50) -> Te
     Raises:
         ElmoError: a sentence is a string instead of a list of tokens, or a token is no string.
     """
-    ids = np.zeros((len(batch), max(map(len, batch), default=0), max_characters), dtype=np.int64)
-    for row, sentence in zip(ids, batch, strict=True):
-        characters.check_sentence(sentence)
+    sentences = characters.sentences_of(batch)
+    ids = np.zeros((len(sentences), max(map(len, sentences), default=0), max_characters), dtype=np.int64)
+    for row, sentence in zip(ids, sentences, strict=True):
         for number, token in enumerate(sentence):
-            characters.check_token(token)
             row[number] = characters.pad([characters.token_ids(token, max_characters)], max_characters)
     return torch.from_numpy(ids)
 
@@ -170,6 +169,11 @@ class Elmo(nn.Module):
             if ((words >= 0) & (words < len(self._vocabulary))).all():
                 named: Ids = self._vocabulary[words]
                 return named
+        if not isinstance(inputs, Tensor):
+            raise ElmoError(
+                f"Elmo: inputs are {type(inputs).__name__}, expected a tensor of character ids; "
+                f"batch_to_ids(sentences, {self._max_characters}) makes it, of sentences that are lists of tokens"
+            )
         if inputs.dim() < 3 or inputs.shape[-1] != self._max_characters or inputs.dtype.is_floating_point:
             raise ElmoError(
                 f"Elmo: inputs are {inputs.dtype} {list(inputs.shape)}, expected whole numbers [batch, timesteps, "

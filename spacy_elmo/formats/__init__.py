@@ -2,13 +2,14 @@
 
 from spacy_elmo.formats.bilm_hdf5 import arrays, digest
 from spacy_elmo.formats.known import KNOWN
-from spacy_elmo.formats.opening import BUNDLED, ModelFiles, OpenedModel, load, locate, open_model
+from spacy_elmo.formats.opening import BUNDLED, MODELS, ModelFiles, OpenedModel, load, locate, open_model, read_softmax
 from spacy_elmo.formats.writing import LAYOUT, write, write_files, write_texts
 
 __all__ = [
     "BUNDLED",
     "KNOWN",
     "LAYOUT",
+    "MODELS",
     "ModelFiles",
     "OpenedModel",
     "arrays",
@@ -16,6 +17,7 @@ __all__ = [
     "load",
     "locate",
     "open_model",
+    "read_softmax",
     "write",
     "write_files",
     "write_texts",

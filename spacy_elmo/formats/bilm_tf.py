@@ -35,12 +35,16 @@ def _is_hdf5(file: File) -> bool:
 
 
 def _weights_among(place: Place) -> File | None:
-    found = [name for name in place.names if name.endswith(".hdf5") and not name.startswith("softmax")]
+    found = _hdf5_files(place, ".hdf5") or _hdf5_files(place, ".h5")
     if "weights.hdf5" in found and (place.folder / "weights.hdf5").is_file():
         return place.folder / "weights.hdf5"
     if len(found) > 1:
         raise WeightsError(f"{place}: expected one weights file, weights.hdf5 or another .hdf5; found {listed(found)}")
     return place.folder / found[0] if found else None
+
+
+def _hdf5_files(place: Place, ending: str) -> list[str]:
+    return [name for name in place.names if name.endswith(ending) and not name.startswith("softmax")]
 
 
 @dataclass(frozen=True)

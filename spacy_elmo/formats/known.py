@@ -54,9 +54,14 @@ class KnownModel:
         return {key: value for key, value in facts.items() if value is not None}
 
     def serves(self, language: str) -> bool:
-        """Whether it is for text in that language. Norwegian is Bokmål (nb) and Nynorsk (nn), written apart or not."""
-        pair = {self.language, language}
-        return len(pair) == 1 or pair in ({"no", "nb"}, {"no", "nn"})
+        """Whether it is for text in that language."""
+        return self.language is not None and is_same_language(self.language, language)
+
+
+def is_same_language(one: str, other: str) -> bool:
+    """Whether two codes mean the same. Norwegian is Bokmål (nb) and Nynorsk (nn), written apart or not."""
+    pair = {one, other}
+    return len(pair) == 1 or pair in ({"no", "nb"}, {"no", "nn"})
 
 
 def find(name: str) -> KnownModel | None:

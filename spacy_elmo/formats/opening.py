@@ -10,7 +10,17 @@ from typing import Any
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import WeightsError
-from spacy_elmo.formats import allennlp, bilm_hdf5, bilm_tf, elmoformanylangs, foreign, hugging_face, known
+from spacy_elmo.formats import (
+    allennlp,
+    beside,
+    bilm_hdf5,
+    bilm_tf,
+    elmoformanylangs,
+    foreign,
+    hugging_face,
+    known,
+    softmax_hdf5,
+)
 from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
 from spacy_elmo.formats.tensorflow import checkpoint, hub
@@ -136,8 +146,8 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `flair:small`, `hf:owner/name`), a
         directory with an options.json and one weights file, one of ELMoForManyLangs, a checkpoint of bilm-tf (its
         folder, or the start of its files' names), the folder of a TF-Hub module, that of a model of AllenNLP with an
-        ELMo inside, a zip or tar archive of one of these, or a `.hdf5` file with its options beside it. A path that
-        exists wins over the name of a downloaded model.
+        ELMo inside, a zip or tar archive of one of these, or a `.hdf5` file with its options beside it, by its own name
+        or that of its options. A path that exists wins over the name of a downloaded model.
     options: the options.json (of ELMoForManyLangs, the network config), where it lies elsewhere.
 
     Raises:
@@ -165,6 +175,25 @@ def load(path: PathLike, options: PathLike | None = None) -> BiLM:
     return read_whole(root, LAYOUT, lambda _: open_model(path, options).bilm())
 
 
+def read_softmax(folder: PathLike, projection_dim: int) -> tuple[list[str], Softmax]:
+    """Read the vocabulary and the softmax over it, frozen, from a folder that need not hold the weights.
+
+    Raises:
+        WeightsError: one of the two is missing or damaged, or they do not fit each other or the projection.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise WeightsError(f"{root}: no such folder; expected one with {beside.VOCABULARY} and {softmax_hdf5.NAME}")
+
+    def read(place: Path) -> tuple[list[str], Softmax]:
+        words = beside.read_vocabulary(place)
+        if words is None:
+            raise WeightsError(f"{root}: no {beside.VOCABULARY} there; expected the words of {softmax_hdf5.NAME}")
+        return words, softmax_hdf5.read(place / softmax_hdf5.NAME, len(words), projection_dim)
+
+    return read_whole(root, LAYOUT, read)
+
+
 def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
     """Where a model lies, what it goes by, and what is known of it."""
     if not os.fspath(path):
@@ -179,8 +208,25 @@ def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
             if not model.is_downloaded:
                 raise WeightsError(f"{path} is not downloaded: python -m spacy elmo download {path}")
             return model.path, model.name, model.card()
-    root = Path(path)
+    root = _named_by_options(_at_home(Path(path)))
     return root, root.name or str(root), {}
+
+
+def _at_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:  # no such user
+        return path
+
+
+def _named_by_options(path: Path) -> Path:
+    """The weights whose options file was named: the file that is named alike, or the folder."""
+    if path.suffix != ".json" or "options" not in path.name:
+        return path
+    if path.name == "options.json":
+        return path.parent
+    weights = path.with_name(f"{path.stem.replace('options', 'weights')}.hdf5")
+    return weights if _exists(weights.is_file) else path.parent
 
 
 def _bundled() -> list[str]:

@@ -6,15 +6,14 @@ Doc wherever those do (n_process, DocBin with `store_user_data`). Hooks do not; 
 
 import sys
 import warnings
-from array import array
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from spacy.attrs import ORTH
 from spacy.tokens import Doc, Span, Token
 
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.attributes import ATTRS, Attr, words_of
 from spacy_elmo.pipeline.without_hooks import has_vector_without_hooks, is_read_by_retokenizer, vector_without_hooks
 
 Vector = npt.NDArray[np.float32]
@@ -23,8 +22,10 @@ HasVector = Doc | Span | Token
 # Keys of doc.user_data; spaCy's stubs know strings only.
 VECTORS: Any = ("._.", "elmo", None, None)
 LAYERS: Any = ("._.", "elmo_layers", None, None)
-# The words that both belong to. No extension: but with a key of this form, as_doc and from_docs drop it with them.
+# The words that both belong to, and what of each was read where that is not ORTH. No extensions: but with keys of this
+# form, as_doc and from_docs drop them with both.
 WORDS: Any = ("._.", "elmo_words", None, None)
+ATTR: Any = ("._.", "elmo_attr", None, None)
 
 _SHAPES = {VECTORS: (2, "[n_tokens, width]"), LAYERS: (3, "[n_layers + 1, n_tokens, layer_width]")}
 
@@ -34,16 +35,20 @@ _WARNED = "elmo_warned"
 # A look at one token of a Doc of up to so many compares all words (about 15 ns each), of a longer one those around it.
 _COMPARED_WHOLE = 256
 _COMPARED_AROUND = 4
+_HASH_BYTES = 8
+
+_NAMES: dict[Any, str] = {"LEMMA": "lemmas", "NORM": "norms"}
 
 
-def annotate(doc: Doc, vectors: Vector, layers: Vector | None, hooks: bool, tensor: bool) -> None:
+def annotate(doc: Doc, vectors: Vector, layers: Vector | None, hooks: bool, tensor: bool, attr: Attr = "ORTH") -> None:
     """Put vectors on a Doc.
 
     vectors: `[n_tokens, width]`, zero where a token has none; layers: `[n_layers + 1, n_tokens, layer_width]`.
     hooks: answer `vector`, `has_vector`, `vector_norm` and `similarity` from them; tensor: set `doc.tensor`.
+    attr: what was read of each token.
     """
     doc.user_data[VECTORS] = vectors
-    doc.user_data[WORDS] = words_of(doc)
+    _note_words(doc, attr)
     if layers is None:
         doc.user_data.pop(LAYERS, None)
     else:
@@ -54,11 +59,12 @@ def annotate(doc: Doc, vectors: Vector, layers: Vector | None, hooks: bool, tens
         doc.tensor = vectors  # type: ignore[assignment]  # spaCy's stub wants float64; Tok2Vec sets float32
 
 
-def words_of(doc: Doc) -> bytes:
-    """What tells whether the words of a Doc have changed: spaCy's 64-bit hash of each, which is the same in every
-    process. They are compared exactly, for less than one more hash over them would cost."""
-    words: bytes = doc.to_array(ORTH).tobytes()
-    return words
+def _note_words(doc: Doc, attr: Attr) -> None:
+    doc.user_data[WORDS] = words_of(doc, attr)
+    if attr == "ORTH":
+        doc.user_data.pop(ATTR, None)
+    else:
+        doc.user_data[ATTR] = attr
 
 
 def stored_vectors(doc: Doc) -> Vector | None:
@@ -152,7 +158,7 @@ def _checked(doc: Doc, key: Any, start: int, end: int) -> Any:
         raise _retokenized(key, f"holds {stored} tokens, the Doc now has {len(doc)}")
     # spaCy puts another tensor in the place of one with rows whenever it merges or splits tokens (_retokenize.pyx).
     if doc.tensor is not value and _words_differ(doc, start, end):
-        raise _retokenized(key, "belongs to other words than the Doc now has")
+        raise _retokenized(key, f"belongs to other {_NAMES.get(doc.user_data.get(ATTR), 'words')} than the Doc now has")
     return value
 
 
@@ -170,13 +176,13 @@ def _words_differ(doc: Doc, start: int, end: int) -> bool:
     stored = doc.user_data.get(WORDS)
     if stored is None:  # a DocBin of an earlier version
         return False
-    if not isinstance(stored, bytes):
+    attr = doc.user_data.get(ATTR, "ORTH")
+    if not isinstance(stored, bytes) or attr not in ATTRS:
         return True
     if end - start == len(doc) or len(doc) <= _COMPARED_WHOLE:
-        return stored != words_of(doc)
-    near = doc[max(0, start - _COMPARED_AROUND) : end + _COMPARED_AROUND]
-    words = array("Q", [token.orth for token in near])
-    return stored[words.itemsize * near.start : words.itemsize * near.end] != words.tobytes()
+        return stored != words_of(doc, attr)
+    start, end = max(0, start - _COMPARED_AROUND), min(len(doc), end + _COMPARED_AROUND)
+    return stored[_HASH_BYTES * start : _HASH_BYTES * end] != words_of(doc, attr, start, end)
 
 
 def _retokenized(key: Any, what: str) -> ElmoError:
@@ -194,12 +200,7 @@ def _get_doc(doc: Doc) -> Any:
 
 
 def _set_doc(doc: Doc, vectors: Vector | None) -> None:
-    if vectors is not None:
-        _check_settable(doc, VECTORS, vectors)
-        if _words_differ(doc, 0, len(doc)):
-            doc.user_data.pop(LAYERS, None)  # they belong to the words of before
-        doc.user_data[WORDS] = words_of(doc)
-    doc.user_data[VECTORS] = vectors
+    _set(doc, VECTORS, vectors, LAYERS)
 
 
 def _get_layers(doc: Doc) -> Any:
@@ -207,9 +208,17 @@ def _get_layers(doc: Doc) -> Any:
 
 
 def _set_layers(doc: Doc, layers: Vector | None) -> None:
-    if layers is not None:
-        _check_settable(doc, LAYERS, layers)
-    doc.user_data[LAYERS] = layers
+    _set(doc, LAYERS, layers, VECTORS)
+
+
+def _set(doc: Doc, key: Any, value: Vector | None, other: Any) -> None:
+    """Put an array on the Doc; other: key of what may lie there beside it, and belongs to the same words."""
+    if value is not None:
+        _check_settable(doc, key, value)
+        if _words_differ(doc, 0, len(doc)):
+            doc.user_data.pop(other, None)  # it belongs to the words of before
+        _note_words(doc, "ORTH")
+    doc.user_data[key] = value
 
 
 def _check_settable(doc: Doc, key: Any, value: Any) -> None:

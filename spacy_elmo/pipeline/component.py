@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import writing
+from spacy_elmo.pipeline.advice import Advice, sentence_setters
 from spacy_elmo.pipeline.annotations import annotate
+from spacy_elmo.pipeline.attributes import check_attr
 from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import RememberingEncoder, batch_by_tokens
 from spacy_elmo.pipeline.hub import Hub, Vectors
@@ -28,6 +29,7 @@ from spacy_elmo.pipeline.replacing import Replacement
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.support import files
+from spacy_elmo.support.messages import named
 from spacy_elmo.support.sealed import seal, unseal
 
 # Docs that are worked on together, counted in batches of the biLM: enough to sort sentences by length.
@@ -44,6 +46,7 @@ DEFAULT_MODEL = {
     "device": "auto",
     "precision": "float32",
     "threads": "auto",
+    "attr": "ORTH",
     "get_spans": {"@misc": "spacy-elmo.sentence_spans.v1"},
 }
 
@@ -51,6 +54,7 @@ DEFAULT_MODEL = {
 @Language.factory(
     "elmo",
     assigns=["doc._.elmo", "doc._.elmo_layers", "doc.tensor", "token.vector"],
+    requires=["token.is_sent_start"],  # for nlp.analyze_pipes: without it, it reads whole Docs
     default_config={
         "model": DEFAULT_MODEL,
         "frozen": True,
@@ -68,13 +72,14 @@ def make_elmo(
     name: str,
     model: Model,  # type: ignore[type-arg]
     frozen: bool,
-    layers: str | int | list[float],
+    layers: Any,  # `Layers`; but spaCy's own check would say "(0.5, 0.5) is not <class 'str'>"
     keep_layers: bool,
     vectors: Vectors,
     cache_mb: float,
     cache_path: str | None,
     cache_precision: Precision,
     lr_scale: float,
+    weights: Any = None,  # here only to be refused: without it, spaCy's own error does not say where they belong
 ) -> "ElmoComponent":
     """Make an `elmo` component.
 
@@ -91,9 +96,16 @@ def make_elmo(
     cache_precision: of the numbers kept there, "float32" or "float16".
     lr_scale: times which the training's learning rate holds for a biLM that is fine-tuned.
 
+    weights: always None: they are a setting of `model`.
+
     Raises:
         ElmoError: a setting is wrong, or the pipeline has an `elmo` component already.
     """
+    if weights is not None:
+        raise ElmoError(
+            f'{name}: weights belongs under model: config={{"model": {{"weights": {str(weights)!r}}}}} in Python, '
+            f"[components.{name}.model] in a config"
+        )
     for other, component in nlp.components:
         if isinstance(component, ElmoComponent):
             _refuse_second(other, name)
@@ -144,21 +156,70 @@ class ElmoComponent(TrainablePipe):
         self.model = model
         self.name = name
         self.cfg: dict[str, Any] = {}
-        self.mix = FixedMix(layers)
-        self.vectors = vectors
         self.memory = Memory(cache_mb, cache_path, cache_precision)
-        self._encoder = RememberingEncoder(model, self.mix, self.memory)
+        self._encoder = RememberingEncoder(model, FixedMix(layers), self.memory)
         self.hub = Hub(name, self._encoder, keep_layers, vectors)
+        self._advice = Advice(model.attrs["get_spans"], model.attrs["max_sequence_length"])
         self._replacement = Replacement(name, frozen, lr_scale, layers)
         self._replacement.offer(model)
+
+    # What it is
+
+    @property
+    def mix(self) -> FixedMix:
+        """What goes on `token.vector`: the setting `layers`."""
+        return self._encoder.mix
+
+    @property
+    def keep_layers(self) -> bool:
+        """Whether all layers go on `doc._.elmo_layers`."""
+        return self.hub.keep_layers
+
+    @keep_layers.setter
+    def keep_layers(self, value: bool) -> None:
+        self.hub.keep_layers = value
+
+    @property
+    def vectors(self) -> Vectors:
+        """Who answers `token.vector` and `similarity`."""
+        return self.hub.vectors
+
+    @vectors.setter
+    def vectors(self, value: Vectors) -> None:
+        self.hub.vectors = value
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers the biLM gives, the token embedding counted. Loads the weights if they are not yet."""
+        return shim_of(self.model).bilm.options.n_outputs
+
+    @property
+    def width(self) -> int:
+        """Width of `token.vector`: of the mix of the layers. Loads the weights if they are not yet."""
+        return self.hub.mixed_width
+
+    def __repr__(self) -> str:
+        shim = shim_of(self.model)
+        source = shim.source
+        facts = [f"weights={source.path!r}", f"layers={self.mix.layers!r}"]
+        if shim.is_loaded:
+            facts += [f"n_layers={self.n_layers}", f"width={self.width}", f"engine={shim.bilm.engine!r}"]
+        facts += [f"device={source.device!r}", f"precision={source.precision!r}", f"frozen={not shim.trainable}"]
+        return f"<{self.name}: {', '.join(facts)}{'' if shim.is_loaded else ', not loaded yet'}>"
 
     # Annotating
 
     def predict(self, docs: Iterable[Doc]) -> list[Array]:
         """Return what `set_annotations` takes of each Doc: its mixed vectors, `[n_tokens, width]`, or, where all
         layers are asked for, its rows, `[n_tokens, row_width]` (see `rows.py`)."""
-        self.mix.check(shim_of(self.model).bilm.options.n_outputs)
-        return self._encoder.encode(list(docs), self.hub.all_layers)
+        docs, bilm = list(docs), shim_of(self.model).bilm
+        self.mix.check(bilm.options.n_outputs)
+        check_attr(docs, self.model.attrs["attr"])
+        self._advice.check_language(self.name, self.vocab.lang, bilm.card.get("language"))
+        self._advice.check_docs(self.name, docs)
+        for nlp in self.hub.pipelines:
+            self._advice.check_order(self.name, docs, nlp, self.listening_components)
+        return self._encoder.encode(docs, self.hub.all_layers)
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Array]) -> None:
         """Put what `predict` gave on the Docs."""
@@ -170,7 +231,7 @@ class ElmoComponent(TrainablePipe):
             hub.keep_predicted(docs, scores)
         for doc, score, tensor in zip(docs, scores, hub.sets_tensor(docs), strict=True):
             vectors, layers = self._mix_rows(score) if hub.all_layers else (score, None)
-            annotate(doc, vectors, layers, hooks, tensor)
+            annotate(doc, vectors, layers, hooks, tensor, self.model.attrs["attr"])
 
     def _mix_rows(self, rows: Array) -> tuple[Array, Array | None]:
         """Mixed vectors, and all layers where these are kept."""
@@ -244,7 +305,7 @@ class ElmoComponent(TrainablePipe):
         if nlp is not None:
             self.hub.pipelines.add(nlp)
         self.hub.begin_training(None if nlp is None else _sets_sentences(nlp, self.name))
-        self.predict([example.x for example in islice(get_examples(), 1)])
+        self.mix.check(shim_of(self.model).bilm.options.n_outputs)
         if self.hub.is_listened_to and not shim_of(self.model).trainable:
             self._tell_of_memory(get_examples)
 
@@ -271,6 +332,7 @@ class ElmoComponent(TrainablePipe):
         examples = list(examples)
         validate_examples(examples, "ElmoComponent.update")
         docs = [example.predicted for example in examples]
+        check_attr(docs, self.model.attrs["attr"])
         losses[self.name] = losses.get(self.name, 0.0) + self.hub.begun_training.begin_batch(docs)
         self.hub.remember()
         self.hub.serve(docs)
@@ -371,12 +433,17 @@ class ElmoComponent(TrainablePipe):
         name = f"{self.name}: the bytes to load"
         data = unseal(bytes_data, name)
         self.hub.leave_weights()
+        exclude = list(exclude)
         try:
-            util.from_bytes(data, {"model": self.model.from_bytes}, exclude)
+            parts: Any = util.from_bytes(  # type: ignore[func-returns-value]  # its hint says None; it returns the parts
+                data, {"model": self.model.from_bytes}, exclude
+            )
         except ElmoError:
             raise
         except Exception as error:  # without a checksum, of an earlier version: msgpack and thinc raise many kinds
-            raise WeightsError(f"{name} hold no elmo component, or are damaged ({error!r})") from None
+            raise WeightsError(f"{name} hold no elmo component, or are damaged ({named(error)})") from None
+        if "model" not in parts and "model" not in exclude:
+            raise WeightsError(f"{name} hold no model; was it excluded from to_bytes? Then exclude it here, too")
         return self
 
 
@@ -413,5 +480,4 @@ def _stamp(path: Path, digest: str) -> bytes:
 def _sets_sentences(nlp: Language, name: str) -> str | None:
     """The component before `name` that sets sentence boundaries, if any."""
     before = nlp.pipe_names[: nlp.pipe_names.index(name)] if name in nlp.pipe_names else []
-    setters = [pipe for pipe in before if {"token.is_sent_start", "doc.sents"} & set(nlp.get_pipe_meta(pipe).assigns)]
-    return setters[0] if setters else None
+    return next(iter(sentence_setters(nlp, before)), None)

@@ -14,6 +14,7 @@ from spacy_elmo.bilm.products import Precision, check_precision
 from spacy_elmo.bilm.threads import check_threads
 from spacy_elmo.bilm.transfer import floats_on_cpu
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.attributes import Attr, check_attr
 from spacy_elmo.pipeline.cache import Cache, Memory
 from spacy_elmo.pipeline.mix import FixedMix
 from spacy_elmo.pipeline.reading import Reading
@@ -34,12 +35,14 @@ def build_bilm(
     device: str = "auto",
     precision: Precision = "float32",
     threads: Any = "auto",  # `Threads`; but spaCy's own check would say "'two' is not <class 'int'>"
+    attr: Attr = "ORTH",
 ) -> Encoder:
     """Registered as `spacy-elmo.BiLM.v1`: from Docs to all layers, one row a token, `[n_tokens, row_width]` each: the
     token embedding (projection_dim) and behind it each LSTM layer (2 x projection_dim).
 
-    weights: bundled name, directory or `.hdf5` file, read when first needed; None for random weights of the
-        bundled model's architecture (for tests and comparisons).
+    weights: bundled name, directory or `.hdf5` file, read when first needed; "random" for random weights of the
+        bundled model's architecture (for tests and comparisons). None, which an unset variable of a config gives, is
+        an error when they are needed.
     get_spans: what the biLM reads as one sentence.
     max_batch_tokens: tokens worked on at once (of up to 16 long sentences four times as many); bounds memory, changes
         no vector.
@@ -49,6 +52,8 @@ def build_bilm(
         a GPU) or "int8" (x86 processors).
     threads: most threads to use on a CPU, or "auto": as many as torch does, where they pay. Never more than the CPUs
         that the process may run on, or than its container's quota of CPU time pays for.
+    attr: what is read of each token: "ORTH", its text; or "LEMMA", "NORM" or "LOWER", for a biLM that was trained on
+        such words.
 
     Raises:
         ElmoError: a setting is out of range, or there are no means for the precision here.
@@ -68,6 +73,7 @@ def build_bilm(
             "get_spans": get_spans,
             "max_batch_tokens": max_batch_tokens,
             "max_sequence_length": max_sequence_length,
+            "attr": attr,
         },
         shims=[BiLMShim(WeightsSource(weights, str(chosen), precision, threads))],
     )
@@ -80,6 +86,8 @@ def _init(model: Encoder, X: Any = None, Y: Any = None) -> None:  # noqa: N803 (
 
 def _forward(model: Encoder, docs: list[Doc], is_train: bool) -> tuple[list[Array], Callable[[Any], list[Doc]]]:
     ops: Any = model.ops
+    if is_train:
+        check_attr(docs, model.attrs["attr"])
     if not (is_train and shim_of(model).learns):
         return [ops.asarray(rows) for rows in encode_docs(model, docs)], lambda d_rows: []
     recording = Recording(model, docs)
@@ -95,7 +103,8 @@ def _forward(model: Encoder, docs: list[Doc], is_train: bool) -> tuple[list[Arra
 
 def read(model: Encoder, docs: Sequence[Doc]) -> Reading:
     """What the biLM of a model reads of Docs."""
-    return Reading.of(docs, model.attrs["get_spans"], model.attrs["max_sequence_length"])
+    attrs = model.attrs
+    return Reading.of(docs, attrs["get_spans"], attrs["max_sequence_length"], attrs["attr"])
 
 
 def encode_docs(

@@ -18,7 +18,7 @@ from thinc.api import Model
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline import tensor_listeners
-from spacy_elmo.pipeline.annotations import words_of
+from spacy_elmo.pipeline.attributes import words_of
 from spacy_elmo.pipeline.encoder import Recording, RememberingEncoder
 from spacy_elmo.pipeline.listener import Link, connect, link_of
 from spacy_elmo.pipeline.mix import mixed_width, scalar_mix
@@ -208,7 +208,10 @@ class Hub:
 
     def _is_current(self, doc: Doc, version: Version) -> bool:
         ready = self._ready.get(doc)
-        return ready is not None and ready.version == version and ready.words == words_of(doc)
+        return ready is not None and ready.version == version and ready.words == self._words_of(doc)
+
+    def _words_of(self, doc: Doc) -> bytes:
+        return words_of(doc, self._encoder.model.attrs["attr"])
 
     def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
         """All layers of Docs, a row a token (see `rows.py`), computed where they are not there yet."""
@@ -246,7 +249,7 @@ class Hub:
         number `first`."""
         version, now = self.weights.version, time.monotonic_ns()
         for number, (doc, doc_rows) in enumerate(zip(docs, rows, strict=True), start=first):
-            self._ready[doc] = _Ready(doc_rows, version, words_of(doc), now, recording, number)
+            self._ready[doc] = _Ready(doc_rows, version, self._words_of(doc), now, recording, number)
 
     def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
         """Take the gradients of a listener for the rows of Docs; a biLM that is not trained by them ignores them."""

@@ -162,8 +162,8 @@ class Link:
 
     def connect(self, upstream: Upstream, listener_name: str) -> None:
         """Listen to this component from now on."""
-        if self.upstream is not upstream:
-            self.pin()
+        if self.upstream is not upstream and self.trained_with.learning is None:
+            self.pin()  # weights that learn tell by themselves what they have become, and may go on learning
         self.disconnect(upstream)
         self._upstreams.append(Weak(upstream))
         self.listener_name = listener_name
@@ -242,7 +242,7 @@ class Link:
         if self.trained_with.is_other_than(weights):
             raise WeightsError(
                 f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
-                f"{str(self.trained_with.identity)[:12]}… there, {weights.identity[:12]}… here); load the pipeline "
+                f"{str(self.identity)[:12]}… there, {weights.identity[:12]}… here); load the pipeline "
                 "with its own elmo, give the component a biLM of its own before elmo is trained further "
                 "(replace_listeners), or train the component anew"
             )

@@ -36,9 +36,9 @@ class FixedMix:
         parsed = parse_mix(self.layers, NAMED, setting="elmo: layers")
         object.__setattr__(self, "layers", parsed)  # as dataclasses set the fields of a frozen class
 
-    def check(self, n_outputs: int) -> None:
+    def check(self, n_outputs: int, setting: str = "layers") -> None:
         """Raise an ElmoError where a biLM with `n_outputs` layers (the embedding counted) cannot be mixed so."""
-        parse_mix(self.layers, NAMED, n_outputs, setting="elmo: layers")
+        parse_mix(self.layers, NAMED, n_outputs, setting=f"elmo: {setting}")
 
     def weights(self, n_outputs: int) -> list[float]:
         """The weight of each layer; "concat" has none."""
@@ -163,7 +163,7 @@ def _shape(model: Model[Any, Any], rows: list[Array]) -> tuple[int, int]:
             '"concat" as often as it has layers, the token embedding counted'
         )
     if fixed is not None:
-        fixed.check(n_outputs)
+        fixed.check(n_outputs, "mix")
     return n_outputs, width
 
 

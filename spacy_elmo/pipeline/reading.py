@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from spacy.tokens import Doc
 
+from spacy_elmo.pipeline.attributes import Attr, texts_of
 from spacy_elmo.pipeline.spans import GetSpans, token_sequences
 
 
@@ -25,8 +26,9 @@ class Reading:
     lengths: list[int]
 
     @classmethod
-    def of(cls, docs: Sequence[Doc], get_spans: GetSpans, max_length: int) -> "Reading":
-        """Read Docs; get_spans, max_length: as `get_spans` and `max_sequence_length` of `spacy-elmo.BiLM.v1`.
+    def of(cls, docs: Sequence[Doc], get_spans: GetSpans, max_length: int, attr: Attr = "ORTH") -> "Reading":
+        """Read Docs; get_spans, max_length, attr: as `get_spans`, `max_sequence_length` and `attr` of
+        `spacy-elmo.BiLM.v1`.
 
         Raises:
             ElmoError: see `token_sequences`.
@@ -36,7 +38,7 @@ class Reading:
             for number, doc in enumerate(docs)
             for indices in token_sequences(doc, get_spans, max_length)
         ]
-        texts = [[token.text for token in doc] for doc in docs]
+        texts = [texts_of(doc, attr) for doc in docs]
         sentences = [[texts[number][i] for i in indices] for number, indices in places]
         return cls(sentences, places, [len(doc) for doc in docs])
 

@@ -3,14 +3,16 @@
 import contextlib
 import copy
 import io
+import multiprocessing
 import os
 import weakref
 from collections.abc import Iterator
+from multiprocessing.util import register_after_fork
 from typing import Any
 
 import srsly
 import torch
-from spacy import util
+from spacy import language, util
 from spacy.tokens import Doc
 from thinc.api import Model, Optimizer
 from thinc.shims import Shim
@@ -23,7 +25,9 @@ from spacy_elmo.pipeline.finetuning import FineTuning, to_tensor
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.weights import Weights, WeightsSource
 from spacy_elmo.support import strict_json
+from spacy_elmo.support.messages import named
 from spacy_elmo.support.sealed import seal, unseal
+from spacy_elmo.support.workers import end_with_parent, when_started
 
 Encoder = Model[list[Doc], list[Array]]
 
@@ -42,6 +46,16 @@ def _prepare_for_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_prepare_for_fork)
+
+
+def _end_worker_with_parent(alive: "weakref.WeakSet[BiLMShim]") -> None:
+    """Let a worker of `nlp.pipe(n_process=...)` end when the process that started it is killed: spaCy's wait for text
+    for ever. Other processes of the user stay as they are."""
+    if alive and getattr(multiprocessing.current_process(), "_target", None) is language._apply_pipes:
+        end_with_parent()
+
+
+register_after_fork(_alive, _end_worker_with_parent)  # in forked workers; in spawned ones, `__setstate__` sees to it
 
 
 class BiLMShim(Shim):
@@ -73,6 +87,11 @@ class BiLMShim(Shim):
             if self._weights is None:
                 self._weights = self._take(self.source.read(), is_of_source=True)
             return self._weights
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the biLM is in memory."""
+        return self._weights is not None
 
     @property
     def bilm(self) -> BiLM:
@@ -215,7 +234,7 @@ class BiLMShim(Shim):
             stored = parts.get("lexicons")  # of models of ELMoForManyLangs
             strict_json.check([card, vocabulary])
         except Exception as error:  # msgpack has many of its own
-            raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({error!r})") from None
+            raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({named(error)})") from None
         lexicons = None if stored is None else lexicons_json.from_dict(stored, "lexicons in bytes")
         parsed = BiLMOptions.from_dict(options, "options in bytes")
         self.set(bilm_hdf5.read(weights, parsed, vocabulary, card, lexicons))
@@ -242,6 +261,7 @@ class BiLMShim(Shim):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=ForkSafeLock())
         _alive.add(self)
+        when_started(lambda: _end_worker_with_parent(_alive))
 
 
 def shim_of(model: Encoder) -> BiLMShim:

@@ -27,6 +27,11 @@ def reads_whole_docs(get_spans: GetSpans) -> bool:
     return get_spans is _whole_doc
 
 
+def reads_sentences(get_spans: GetSpans) -> bool:
+    """Whether it is `sentence_spans`, which reads a Doc without boundaries as one sentence."""
+    return get_spans is _sentences
+
+
 def _sentences(doc: Doc) -> Iterable[Span]:
     return doc.sents if doc.has_annotation("SENT_START") else _whole_doc(doc)
 

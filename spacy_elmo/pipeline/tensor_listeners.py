@@ -95,7 +95,7 @@ def holds_tensor_of_another(doc: Doc) -> bool:
     Retokenizing drops, repeats or zeroes rows of it (`spacy/tokens/_retokenize.pyx`); the others are as they were.
     """
     tensor, vectors = doc.tensor, stored_vectors(doc)
-    if not tensor.size or tensor is vectors:
+    if tensor is None or not tensor.size or tensor is vectors:  # None: from doc_cleaner
         return False
     if not isinstance(tensor, np.ndarray) or not isinstance(vectors, np.ndarray):
         return True

@@ -10,15 +10,18 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.products import Precision
 from spacy_elmo.bilm.threads import ForkSafeLock, Threads
+from spacy_elmo.errors import WeightsError
 
 Version = tuple[int, ...]
+
+RANDOM = "random"  # in the place of a path
 
 
 @dataclass(frozen=True)
 class WeightsSource:
     """Where a biLM is read from, and how it is run.
 
-    path: bundled name, directory, archive or file; None for random weights.
+    path: bundled name, directory, archive or file; "random" for random weights; None where none is named.
     device, precision, threads: as of `spacy-elmo.BiLM.v1`, the device chosen.
     """
 
@@ -33,7 +36,12 @@ class WeightsSource:
         Raises:
             ElmoError: it cannot be read; see `formats.load`.
         """
-        return _random_bilm() if self.path is None else formats.load(self.path)
+        if self.path is None:
+            raise WeightsError(
+                "elmo: model.weights is null (is a variable of the config not set?), expected the name or path of "
+                f'weights, or "{RANDOM}" for random ones'
+            )
+        return _random_bilm() if self.path == RANDOM else formats.load(self.path)
 
     def prepare(self, bilm: BiLM) -> BiLM:
         """Bring a biLM to the device, the precision and the number of threads; none of its weights is trained."""
@@ -47,7 +55,7 @@ class WeightsSource:
 @torch.inference_mode(False)
 def _random_bilm() -> BiLM:
     options = formats.open_model(formats.BUNDLED).options
-    return BiLM(options, card={"description": "random weights, asked for with weights = null"})
+    return BiLM(options, card={"description": f'random weights, asked for with weights = "{RANDOM}"'})
 
 
 class Weights:
@@ -119,6 +127,8 @@ class TrainedWith:
 
     def is_other_than(self, weights: Weights) -> bool:
         """Whether the listener was trained with other weights than these."""
+        if self.learning is not None:
+            return self.learning is not weights and self.learning.identity != weights.identity
         return self.identity is not None and self.identity != weights.identity
 
     def fits_before(self, weights: Weights) -> bool:

@@ -2,6 +2,7 @@
 `torchrun -m spacy_elmo.pretraining`; the same as `python -m spacy elmo pretrain`."""
 
 import argparse
+import signal
 import sys
 
 from spacy_elmo.errors import ElmoError
@@ -39,7 +40,10 @@ def main() -> int:
         )
     except ElmoError as error:
         print(f"✘ {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("✘ stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -39,7 +39,7 @@ class Accuracy:
     def of(cls, margins: Tensor) -> "Accuracy":
         """margins: `[n, 2]`, log-likelihood of the good sentence less that of the bad one, by direction."""
         won = torch.cat([margins, margins.sum(1, keepdim=True)], dim=1) > 0
-        return cls(*won.double().mean(0).tolist())
+        return cls(*won.cpu().double().mean(0).tolist())
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class SaturationCheck(Callback):
 
 def _share_beyond(cell: Tensor, limit: float) -> list[float]:
     """Share of the cells that far from zero, by direction; cell: `[2, rows, dim]`."""
-    return (cell.abs() >= limit).double().mean(dim=(1, 2)).tolist()
+    return (cell.abs() >= limit).float().mean(dim=(1, 2)).tolist()
 
 
 class MetricsLog(Callback):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining.precision import Precision
+from spacy_elmo.support import strict_json
 from spacy_elmo.support.files import write_whole
+from spacy_elmo.support.messages import quoted, reason, shown
 
 NAME = "checkpoint.pt"
 FORMAT = 1
@@ -39,7 +41,16 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_options(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), dict) for key in ("lstm", "char_cnn"))
+    is_json = isinstance(value, dict) and _is_json(value)
+    return is_json and all(isinstance(value.get(key), dict) for key in ("lstm", "char_cnn"))
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        strict_json.check(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_origin(value: Any) -> bool:
@@ -52,8 +63,21 @@ def _is_precision(value: Any) -> bool:
     return value is None or (_is_text(value) and value in get_args(Precision))
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether this is a tensor as runs have them: files can hold sparse ones, some without memory (device `meta`), some
+    whose numbers lie in one place (stride 0), and parameters, in which steps cannot be taken."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not value.is_meta
+        and not value.is_quantized
+        and not value.requires_grad
+        and all(stride > 0 for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1)
+    )
+
+
 def _are_named_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and all(_is_text(key) and isinstance(v, Tensor) for key, v in value.items())
+    return isinstance(value, dict) and all(_is_text(key) and _is_plain(v) for key, v in value.items())
 
 
 def _are_averages(value: Any) -> bool:
@@ -73,13 +97,15 @@ def _is_scaler(value: Any) -> bool:
 
 def _are_states(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(state, tuple) and len(state) == 2 and all(isinstance(one, Tensor) for one in state)
+        isinstance(state, tuple)
+        and len(state) == 2
+        and all(_is_plain(one) and one.is_floating_point() for one in state)
         for state in value
     )
 
 
 def _is_loss_sum(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.shape == (2,) and value.is_floating_point()
+    return _is_plain(value) and value.shape == (2,) and bool(value.is_floating_point())
 
 
 @dataclass(frozen=True)
@@ -170,8 +196,7 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError:  # torch's own message advises to load it all the same
         raise PretrainingError(f"{path}: holds what no checkpoint does; damaged or hostile, and not loaded") from None
     except Exception as error:  # a damaged file makes the unpickler fail in any way
-        reason = " ".join(str(error).split())[:200]
-        raise PretrainingError(f"{path}: cannot be read as a checkpoint; damaged? ({reason})") from None
+        raise PretrainingError(f"{path}: cannot be read as a checkpoint; damaged? ({reason(error)})") from None
 
 
 def _check_archive(path: Path) -> None:
@@ -198,11 +223,9 @@ def _value(content: dict[str, Any], one: "Field[Any]", path: Path) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error; Python refuses to print whole numbers of thousands of digits."""
-    is_short = value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < _MOST)
-    if is_short or (isinstance(value, str) and len(value) < 80):
-        return repr(value)
-    return f"of type {type(value).__name__}"
+    """A value in an error; of a part that should be one, text or a number says more than its type."""
+    is_short = value is None or isinstance(value, bool | float | str | int)
+    return quoted(value) if is_short else f"of type {type(value).__name__}"
 
 
 def load_tensors(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
@@ -219,13 +242,13 @@ def check_tensors(tensors: dict[str, Tensor], like: dict[str, Tensor], source: s
     """Raise a PretrainingError where these have not the names and shapes of others."""
     if odd := sorted(like.keys() ^ tensors.keys()):
         what = "is missing" if odd[0] in like else "belongs to no part of the model"
-        raise PretrainingError(f"{source}: {odd[0]} {what}; {_DAMAGED}")
+        raise PretrainingError(f"{source}: {shown(odd[0])} {what}; {_DAMAGED}")
     for name, tensor in tensors.items():
         check_tensor(tensor, like[name], f"{source}: {name}")
 
 
 def check_tensor(tensor: Any, like: Tensor, source: str) -> None:
     """Raise a PretrainingError where this is no tensor of numbers of the same shape."""
-    if not isinstance(tensor, Tensor) or tensor.shape != like.shape or not tensor.is_floating_point():
+    if not _is_plain(tensor) or tensor.shape != like.shape or not tensor.is_floating_point():
         found = f"{list(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else _shown(tensor)
         raise PretrainingError(f"{source} is {found}, expected numbers {list(like.shape)}; {_DAMAGED}")

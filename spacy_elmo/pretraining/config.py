@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import OptionsError, PretrainingError
+from spacy_elmo.support.messages import quoted, reason, shown
 
 Size = Literal["xs", "sm", "md", "original"]
 _MOST = 2**62  # of any number
@@ -164,8 +165,7 @@ class Config:
         try:
             parser.read_string(Path(path).read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
-            reason = " ".join(str(error).split())
-            raise PretrainingError(f"{path}: cannot be read as a config ({reason})") from None
+            raise PretrainingError(f"{path}: cannot be read as a config ({reason(error)})") from None
         sections = {name: dict(parser[name]) for name in parser.sections()}
         return cls.from_strings(sections, overrides or {}, str(path))
 
@@ -254,7 +254,7 @@ def _parse_section(section: type[Section], values: Mapping[str, str], source: st
             value = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError):
             raise PretrainingError(
-                f'{source} {key} is {_shortened(text)}, which is not JSON (text is written "so")'
+                f'{source} {key} is {shown(text)}, which is not JSON (text is written "so")'
             ) from None
         parsed[key] = _convert(value, hints[key], f"{source} {key}", text)
     return section(**parsed)
@@ -268,7 +268,7 @@ def _known(name: str, names: Mapping[str, Any], source: str) -> None:
     if name not in names:
         meant = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {meant[0]!r}?" if meant else f"expected one of {', '.join(names)}"
-        raise PretrainingError(f"{source}: unknown {name!r}; {hint}")
+        raise PretrainingError(f"{source}: unknown {quoted(name)}; {hint}")
 
 
 def _convert(value: Any, hint: Any, source: str, text: str) -> Any:
@@ -287,11 +287,7 @@ def _convert(value: Any, hint: Any, source: str, text: str) -> Any:
             return value
         if kind in (bool, type(None)) and type(value) is kind:
             return value
-    raise PretrainingError(f"{source} is {_shortened(text)}, expected {_describe(choices)}")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) < 100 else f"{text[:60]}…"
+    raise PretrainingError(f"{source} is {shown(text)}, expected {_describe(choices)}")
 
 
 def _is_writable(text: str) -> bool:

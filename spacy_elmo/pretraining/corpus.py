@@ -4,7 +4,7 @@ import json
 import os
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -194,14 +194,20 @@ def _write(
             raise CorpusError(f"{', '.join(map(str, files[:3]))}: no sentence in it; expected one a line")
         sentences.append([position])
         documents.append([position])
-    table = np.lib.format.open_memmap(
-        directory / "characters.npy", mode="w+", dtype=np.uint16, shape=(len(lexicon), max_characters)
-    )
-    table[...] = characters.PADDING
-    for row, word in zip(table, lexicon, strict=True):
-        ids = characters.token_ids(word, max_characters)
-        row[: len(ids)] = ids
-    table.flush()
+    _write_characters(lexicon, max_characters, directory / "characters.npy")
+
+
+def _write_characters(words: Collection[str], max_characters: int, path: Path) -> None:
+    """Write the table row by row. A mapped file would be shorter to write, but where the disk is full, the system kills
+    who writes into one."""
+    header = {"descr": np.dtype(np.uint16).str, "fortran_order": False, "shape": (len(words), max_characters)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        row = np.empty(max_characters, np.uint16)
+        for word in words:
+            ids = characters.token_ids(word, max_characters)
+            row[: len(ids)], row[len(ids) :] = ids, characters.PADDING
+            file.write(row.tobytes())
 
 
 class _IdFile:

@@ -14,7 +14,7 @@ from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.bilm.time_steps import State
-from spacy_elmo.errors import CorpusError
+from spacy_elmo.errors import CorpusError, WeightsError
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.progress import progress_bar
@@ -120,18 +120,26 @@ class Evaluator:
         self.bilm, self.softmax, self.vocabulary = bilm, softmax, vocabulary
 
     @classmethod
-    def load(cls, model: str | Path, device: str = "auto") -> "Evaluator":
+    def load(cls, model: str | Path, device: str = "auto", softmax: str | Path | None = None) -> "Evaluator":
         """Load a model with its softmax and vocabulary.
 
-        device: see `choose_device`.
+        device: see `choose_device`; softmax: the folder with both, where they do not lie beside the weights.
 
         Raises:
             ElmoError: a part is missing or unfit, or there is no such device.
         """
         chosen, opened = choose_device(device), formats.open_model(model)
-        softmax = opened.softmax().to(chosen)
-        vocabulary = Vocabulary(opened.vocabulary or (), f"vocabulary of {opened.name}")
-        return cls(opened.bilm().to(chosen), softmax, vocabulary)
+        if softmax is None:
+            if model == formats.BUNDLED and not opened.has_softmax:
+                raise WeightsError(
+                    f"{model} ships without its softmax, so it can embed words but not predict them; the softmax is "
+                    "in the repository of spacy-elmo: --softmax training/en_elmo_sm/state (in Python: softmax=...)"
+                )
+            layer, words, source = opened.softmax(), opened.vocabulary or [], f"vocabulary of {opened.name}"
+        else:
+            words, layer = formats.read_softmax(softmax, opened.options.lstm.projection_dim)
+            source = f"vocabulary in {softmax}"
+        return cls(opened.bilm().to(chosen), layer.to(chosen), Vocabulary(words, source))
 
     def perplexity(
         self, sentences: Iterable[Sequence[str]], max_tokens: int | None = None, show_progress: bool = False
@@ -154,7 +162,7 @@ class Evaluator:
                 n = sum(len(sentence) + 1 for sentence in block)
                 tokens += n
                 words += n - len(block)
-                unknown += sum(self._count_unknown(sentence) for sentence in block)
+                unknown += sum(self.count_unknown(sentence) for sentence in block)
                 bar.update(n)
         if not tokens:
             raise CorpusError("there is no sentence to evaluate on; expected one a line")
@@ -167,7 +175,7 @@ class Evaluator:
         totals = torch.zeros(len(sentences), 2, dtype=torch.float64)
         for batch in self.predictions(sentences):
             for direction in (0, 1):
-                losses = self.softmax.losses(batch.hidden[direction], batch.targets[direction]).double().cpu()
+                losses = self.softmax.losses(batch.hidden[direction], batch.targets[direction]).cpu().double()
                 totals[:, direction].index_add_(0, batch.sentences, losses)
         return totals
 
@@ -197,9 +205,10 @@ class Evaluator:
         x = self.bilm.embed(read).unflatten(0, (2, -1))
         layers = list(self.bilm.run_layers(x, [1] * x.shape[1], states or [None] * len(self.bilm.layers)))
         losses = self.softmax.losses(layers[-1][0].flatten(0, 1), self._ids(predicted))
-        return losses.double().view(2, -1).sum(1).cpu(), [state for _, state in layers]
+        return losses.cpu().double().view(2, -1).sum(1), [state for _, state in layers]
 
-    def _count_unknown(self, words: Sequence[str]) -> int:
+    def count_unknown(self, words: Sequence[str]) -> int:
+        """How many of these words count as `<UNK>`."""
         ids, unknown = self.vocabulary.ids, self.vocabulary.unknown
         return sum(ids.get(word, unknown) == unknown for word in words)
 

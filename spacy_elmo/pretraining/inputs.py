@@ -20,15 +20,20 @@ from spacy_elmo.pretraining.run_folder import RunFolder
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words, misfit
 from spacy_elmo.support.files import settled, write_text
 from spacy_elmo.support.text import PathLike, find_files, read_sentences
+from spacy_elmo.support.untokenized import find_doubt
 
 
 @dataclass(frozen=True)
 class CorpusFiles:
-    """The texts of a run: what to train on, and, where there are such, the vocabulary and what to evaluate on."""
+    """The texts of a run: what to train on, and, where there are such, the vocabulary and what to evaluate on.
+
+    prepared: whether they lie as `prepare` leaves them.
+    """
 
     train: list[Path]
     vocabulary: Path | None
     heldout: list[Path]
+    prepared: bool = False
 
     @classmethod
     def find(cls, corpus: PathLike, config: Config) -> "CorpusFiles":
@@ -46,6 +51,7 @@ class CorpusFiles:
             [path for path in train if path != vocabulary],
             vocabulary if config.corpus.vocabulary or vocabulary.is_file() else None,
             find_files(heldout) if config.corpus.heldout or heldout.is_dir() else [],
+            prepared,
         )
 
     def check_heldout(self, config: Config) -> None:
@@ -105,6 +111,8 @@ def read_corpus(
     Raises:
         CorpusError: a text or the vocabulary cannot be read or is unfit, or the encoded corpus is damaged.
     """
+    if not files.prepared and group.is_main and (doubt := find_doubt(files.train)):
+        group.warn(f"{doubt}; `python -m spacy elmo prepare` makes a corpus of it, which is what to name here")
     vocabulary = _read_vocabulary(files, config, folder, group, resumes)
     arguments = (files.train, vocabulary, config.model.max_characters_per_token, folder.corpus)
     for turn in (group.is_main, group.local_rank == 0):

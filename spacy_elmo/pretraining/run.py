@@ -1,5 +1,6 @@
 """Paths and settings in, a directory with a trained model out: what the `pretrain` command does."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from spacy_elmo.pretraining.batches import Batches, Resets
@@ -44,9 +45,12 @@ def pretrain(
     Raises:
         ElmoError: see `Trainer.run`; or a text, a setting, the model or the checkpoint is unfit.
     """
-    with join_group(config.training.device) as group:
+    with join_group(config.training.device) as group, ExitStack() as stack:
         files, folder = CorpusFiles.find(corpus, config), RunFolder(Path(out))
-        saved = _open(folder, config, files, group, resume, begins_with_a_model=init_from is not None)
+        if group.is_main:
+            files.check_heldout(config)
+            stack.enter_context(folder.open(config, resume, begins_with_a_model=init_from is not None))
+        saved = _read_saved(folder, group, resume)
         saved_precision = saved.precision if saved else None
         precision = choose_precision(config.training.precision, saved_precision, group, show_progress)
         first = FirstModel.open(init_from) if init_from is not None else None
@@ -65,16 +69,11 @@ def pretrain(
         trainer.run()
 
 
-def _open(
-    folder: RunFolder, config: Config, files: CorpusFiles, group: Group, resume: bool, begins_with_a_model: bool
-) -> Checkpoint | None:
-    """Let the main process make or find the run; return, in all of them, the checkpoint to go on from."""
+def _read_saved(folder: RunFolder, group: Group, resume: bool) -> Checkpoint | None:
+    """Return, in all processes, the checkpoint to go on from, which may be on the main process' disk only."""
     saved = None
-    if group.is_main:
-        files.check_heldout(config)
-        folder.open(config, resume, begins_with_a_model)
-        if resume and folder.checkpoint.is_file():  # which may be on the main process' disk only
-            saved = Checkpoint.read(folder.checkpoint)
+    if group.is_main and resume and folder.checkpoint.is_file():
+        saved = Checkpoint.read(folder.checkpoint)
     return group.of_main(saved)
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from spacy_elmo.pretraining.config import Config
 from spacy_elmo.pretraining.distributed import is_elastic
 from spacy_elmo.pretraining.logs import cut_log
 from spacy_elmo.support.files import write_text
+from spacy_elmo.support.locks import claimed
 
 METRICS = "metrics.jsonl"
 HELDOUT_METRICS = "heldout.jsonl"
 CONFIG = "pretrain.cfg"
+_LOCK = ".running"
 
 
 @dataclass(frozen=True)
@@ -59,30 +61,53 @@ class RunFolder:
         """Its text as numbers."""
         return self.path / "corpus"
 
-    def open(self, config: Config, resume: bool, begins_with_a_model: bool) -> None:
-        """Make the directory of a new run, or find the one to resume, and clear what a killed process left.
+    @contextmanager
+    def open(self, config: Config, resume: bool, begins_with_a_model: bool) -> Iterator[None]:
+        """Make the directory of a new run, or find the one to resume, and clear what a killed process left; within, no
+        other process can train in it.
 
         Raises:
-            PretrainingError: there is a run or a model where a new one shall begin, or none to resume; or it cannot be
-                written to.
+            PretrainingError: there is a run or a model where a new one shall begin, or none to resume; another process
+                trains in it; or it cannot be written to.
         """
-        is_there = self.config.exists() or self.checkpoint.exists()
-        if not resume or (is_elastic() and not is_there):
+        self._check(resume)  # before anything is made
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(self._held())
+                self._check(resume)  # another may have come to its end meanwhile
+                for rest in self.path.glob(".*.part"):
+                    shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+                # From here on the run can be resumed. One that begins with another model can be from its first
+                # checkpoint on: before, --resume alone would not know of that model.
+                if begins_with_a_model and not resume:
+                    self.config.unlink(missing_ok=True)  # of a run without it that was killed before its first step
+                elif not self._is_there():
+                    write_text(self.config, config.text())
+            except OSError as error:
+                raise PretrainingError(f"{self.path}: cannot be made ({error})") from None
+            yield
+
+    def _is_there(self) -> bool:
+        return self.config.exists() or self.checkpoint.exists()
+
+    def _check(self, resume: bool) -> None:
+        if not resume or (is_elastic() and not self._is_there()):
             self._refuse_used()
-        elif not is_there:
+        elif not self._is_there():
             raise PretrainingError(f"{self.path}: there is no run in it to resume")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            for rest in self.path.glob(".*.part"):
-                shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
-            # From here on the run can be resumed. One that begins with another model can be from its first checkpoint
-            # on: before, --resume alone would not know of that model.
-            if begins_with_a_model and not resume:
-                self.config.unlink(missing_ok=True)  # of a run without it that was killed before its first step
-            elif not is_there:
-                write_text(self.config, config.text())
-        except OSError as error:
-            raise PretrainingError(f"{self.path}: cannot be made ({error})") from None
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Lock a file of its own: all others, and the directory too, are replaced or locked by who writes them."""
+        lock = self.path / _LOCK
+        in_use = "another process is training in it; wait for its end, or name another directory"
+        with claimed(lock, Path.touch, PretrainingError(f"{self.path}: {in_use}")):
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    lock.unlink()
 
     def _refuse_used(self) -> None:
         if any(path.exists() for path in (self.metrics, self.heldout_metrics, self.checkpoint)):

@@ -19,6 +19,7 @@ from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.optimizer import learning_rate, make_optimizer, restore_optimizer
 from spacy_elmo.pretraining.precision import Precision
+from spacy_elmo.support.messages import quoted, shown
 
 _SAMPLES, _DROPOUT = 2, 3  # what a stream of random numbers is for; batches.py has the others
 
@@ -45,7 +46,8 @@ class Steps:
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=precision == "float16")
         self.step = 0
         self.states: list[State] | None = None
-        self._since_log = torch.zeros(2, dtype=torch.float64, device=group.device)  # sum of losses, and of steps
+        exact = torch.float32 if group.device.type == "mps" else torch.float64  # which a Mac's GPU has not
+        self._since_log = torch.zeros(2, dtype=exact, device=group.device)  # sum of losses, and of steps
         decay = config.training.average_decay
         self.average = WeightAverage(model, decay) if decay is not None else None
         self._network: nn.Module = model  # what computes the loss
@@ -175,7 +177,7 @@ class Steps:
             self.step = saved.step
             device, own = self.group.device, self.batches.own
             self.states = [(hidden[:, own].to(device), cell[:, own].to(device)) for hidden, cell in saved.states]
-            self._since_log = saved.since_log.to(device)
+            self._since_log = saved.since_log.to(device, self._since_log.dtype)
             return None
         self.step = math.ceil(saved.step * saved.tokens_per_step / self.tokens_per_step)
         return (
@@ -190,15 +192,15 @@ class Steps:
             for key, value in ours[section].items():
                 if (theirs := saved.options[section].get(key)) != value:
                     raise PretrainingError(
-                        f"{saved.source} is of another architecture: {key} is {theirs} there, {value} in "
+                        f"{saved.source} is of another architecture: {key} is {quoted(theirs)} there, {value} in "
                         "the config; name the config (and --init-from) of that run, or start a new one from its model"
                     )
         if saved.vocabulary != corpus.vocabulary.digest:
             raise PretrainingError(f"{saved.source} was made with another vocabulary; restore it, or start a new run")
         if saved.optimizer_name != self.config.optimizer.name:
             raise PretrainingError(
-                f"{saved.source} was made with another optimizer, {saved.optimizer_name}; restore it, or start a new "
-                "run"
+                f"{saved.source} was made with another optimizer, {shown(saved.optimizer_name)}; restore it, or start "
+                "a new run"
             )
         if saved.n_positions != corpus.n_positions:
             raise PretrainingError(

@@ -1,6 +1,7 @@
 """The steps of a run in, a trained model out: the loop, and when it logs, evaluates, saves and stops."""
 
 import math
+import signal
 import time
 from collections.abc import Sequence
 
@@ -19,7 +20,12 @@ _AGREE_EVERY = 10  # steps after which processes that train together ask each ot
 
 
 class StoppedError(PretrainingError):
-    """A signal asked to stop; a checkpoint is written."""
+    """A signal asked to stop; a checkpoint is written. The exit status is the one that shells give that signal."""
+
+    def __init__(self, message: str, number: signal.Signals | None) -> None:
+        super().__init__(message)
+        if number is not None:  # it came to this process, not to one that trains with it
+            self.exit_status = 128 + number
 
 
 class Trainer:
@@ -70,7 +76,7 @@ class Trainer:
                 if stop or save or steps.are_done:
                     self.save()
                 if stop:
-                    self._stop()
+                    self._stop(request)
         return False
 
     def _take_step(self) -> Batch:
@@ -82,10 +88,11 @@ class Trainer:
         ends = [callback.on_evaluation(self.steps) for callback in self.callbacks]
         return self.steps.group.of_main(any(ends))
 
-    def _stop(self) -> None:
+    def _stop(self, request: StopRequest) -> None:
         for callback in self.callbacks:
             callback.on_stop(self.steps)
-        raise StoppedError(f"stopped at step {self.steps.step:,} of {self.steps.n_steps:,}; --resume goes on")
+        steps = self.steps
+        raise StoppedError(f"stopped at step {steps.step:,} of {steps.n_steps:,}; --resume goes on", request.signal)
 
     def _log(self, batch: Batch) -> float:
         """Let the callbacks have the figures since the last time; return the perplexity."""

@@ -8,7 +8,8 @@ from spacy_elmo.errors import ElmoError
 def choose_device(name: str, setting: str = "device", error: type[ElmoError] = ElmoError) -> torch.device:
     """Return the device that is meant; a GPU is not touched yet.
 
-    name: "auto" (a GPU where torch sees one), "cpu", "cuda" or "cuda:1"; setting: what to call it in errors.
+    name: "auto" (a GPU of NVIDIA's or AMD's where torch sees one), "cpu", "cuda", "cuda:1", or "mps" (that of a Mac, on
+        which nothing was measured yet: hence not by "auto"); setting: what to call it in errors.
 
     Raises:
         `error`: it is none of these, or there is no such GPU here.
@@ -20,8 +21,10 @@ def choose_device(name: str, setting: str = "device", error: type[ElmoError] = E
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise error(f'{setting} is {name!r}, expected "auto", "cpu", "cuda" or "cuda:N"')
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise error(f'{setting} is {name!r}, expected "auto", "cpu", "cuda", "cuda:N" or "mps"')
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise error(f'{setting} is "mps", the GPU of a Mac, but torch sees none here; use "auto" or "cpu"')
     if device.type == "cuda" and (device.index or 0) >= n_gpus:
         seen = f"only {n_gpus}" if n_gpus else "no"
         raise error(f'{setting} is {name!r}, but torch sees {seen} GPU here; use "auto" or "cpu"')

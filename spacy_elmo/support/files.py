@@ -47,7 +47,7 @@ def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -77,9 +77,9 @@ def replacing(folder: Path, names: Collection[str]) -> Iterator[Path]:
         if folder.is_dir():
             shutil.copymode(folder, new)
         yield new
-        _sync(new)
+        sync(new)
         _put_in_place(new, folder, names)
-        _sync_folder(folder.parent)  # before the old one is removed
+        sync_folder(folder.parent)  # before the old one is removed
 
 
 def settled(folder: Path, names: Collection[str]) -> Path:
@@ -124,6 +124,30 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):
         shutil.copyfile(source, target, follow_symlinks=False)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder and all in it, to the disk."""
+    if path.is_dir():
+        for entry in path.iterdir():
+            sync(entry)
+        sync_folder(path)
+        return
+    if path.is_file() and not path.is_symlink():
+        with path.open("r+b" if sys.platform == "win32" else "rb") as file:
+            os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk, where the system can."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def clear_abandoned(path: Path) -> None:
@@ -179,7 +203,7 @@ def _put_in_place(new: Path, folder: Path, names: Collection[str]) -> None:
         if _is_replaceable(folder, names) and exchange(new, folder):
             return
         _move(new, folder / INCOMING)
-        _sync_folder(folder)
+        sync_folder(folder)
         _finish(folder, names)
 
 
@@ -221,7 +245,7 @@ def _move(source: Path, target: Path) -> None:
         temporary = _name_aside(target)
         try:
             shutil.copytree(source, temporary)
-            _sync(temporary)
+            sync(temporary)
             temporary.rename(target)
         finally:
             _try_remove(temporary)
@@ -242,7 +266,7 @@ def _finish(folder: Path, names: Collection[str]) -> None:
                 _put(incoming / name, folder / name)
             elif not (folder / name).is_dir():
                 (folder / name).unlink(missing_ok=True)
-        _sync_folder(folder)
+        sync_folder(folder)
         discarded = _name_aside(incoming)
         incoming.rename(discarded)
     except FileNotFoundError:
@@ -262,7 +286,7 @@ def _put(source: Path, target: Path) -> None:
             shutil.copytree(source, temporary, symlinks=True, copy_function=link_or_copy)  # type: ignore[arg-type]
         else:
             link_or_copy(source, temporary)
-        _sync(temporary)
+        sync(temporary)
         if source.is_dir():
             with suppress(FileNotFoundError):
                 target.rename(old)
@@ -295,27 +319,3 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or a folder and all in it, to the disk."""
-    if path.is_dir():
-        for entry in path.iterdir():
-            _sync(entry)
-        _sync_folder(path)
-        return
-    if path.is_file() and not path.is_symlink():
-        with path.open("r+b" if sys.platform == "win32" else "rb") as file:
-            os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk, where the system can."""
-    if sys.platform == "win32":
-        return
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -5,8 +5,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -38,6 +38,27 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         if descriptor in _held:  # in a process that was forked meanwhile, it is closed already
             _held.remove(descriptor)
             _unlock(descriptor)
+
+
+@contextmanager
+def claimed(path: Path, make: Callable[[Path], object], refusal: Exception) -> Iterator[None]:
+    """Let `make` make a file or folder where none is, and hold the lock on it; within, it may be removed. Where another
+    holds it, `refusal` is raised.
+
+    Raises:
+        OSError: it cannot be made or opened.
+    """
+    with ExitStack() as stack:
+        while True:
+            make(path)
+            try:
+                stack.enter_context(locked(path, wait=False))
+                break
+            except BlockingIOError:
+                raise refusal from None
+            except FileNotFoundError:  # who held it has come to an end, and removed it
+                continue
+        yield
 
 
 @contextmanager

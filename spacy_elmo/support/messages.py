@@ -28,6 +28,11 @@ def reason(error: BaseException) -> str:
     return shown(" ".join(str(error).split()))
 
 
+def named(error: BaseException) -> str:
+    """An error of another package with its kind, where that says more than its text."""
+    return f"{type(error).__name__}: {reason(error)}"
+
+
 def _cut(text: str, most: int) -> str:
     line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[: most + 1])
     return line if len(line) <= most else f"{line[:most]}…"

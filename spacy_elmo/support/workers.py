@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import threading
+import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 
 _INTERVAL = 0.5  # seconds
@@ -19,6 +21,19 @@ def end_with_parent() -> None:
     if parent is not None and parent.pid is not None:
         arguments = (parent.sentinel, parent.pid if os.getppid() == parent.pid else None)
         threading.Thread(target=_watch, args=arguments, name="end_with_parent", daemon=True).start()
+
+
+def when_started(work: Callable[[], object]) -> None:
+    """Call it where an object is unpickled: if a process that is being spawned does that, to have what it is to work
+    with, `work` is called in a thread once the process knows its parent and what it is for."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        threading.Thread(target=_wait_and_do, args=(work,), name="when_started", daemon=True).start()
+
+
+def _wait_and_do(work: Callable[[], object]) -> None:
+    while multiprocessing.parent_process() is None:
+        time.sleep(_INTERVAL)
+    work()
 
 
 def _watch(sentinel: int, pid: int | None) -> None:

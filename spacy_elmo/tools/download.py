@@ -34,6 +34,8 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
     """Download a known model, or what of it is missing; or one of the Hugging Face hub, `hf:owner/name`, into the hub's
     own cache. Other names that `find_loosely` knows will do, such as `flair:small`, `small` and `218`.
 
+    Of the bundled model nothing is downloaded.
+
     Returns `name, license, path, files`, of each file `name, url, bytes, sha256`.
 
     A model appears under its name once all its files are whole, of one version, and have the checksums that are known,
@@ -47,6 +49,8 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
     """
     if name.startswith(hugging_face.PREFIX):
         return _download_from_hub(hugging_face.HubModel.parse(name), show_progress)
+    if name == formats.BUNDLED:
+        return _bundled()
     model = _find(name)
     directory = cache_directory() / model.name
     staging = directory.with_name(f".{model.name}.download")
@@ -60,6 +64,8 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
                 with replacing(directory, _names(model)) as new:
                     for file in model.files:
                         link_or_copy(staging / file.name, new / file.name)
+            except _NoConnectionError as error:
+                raise ElmoError(f"{error}; {_by_hand(model, directory)}") from None
             except OSError as error:
                 raise ElmoError(f"{directory}: cannot be written ({error})") from None
             finally:
@@ -72,6 +78,12 @@ def download(name: str, show_progress: bool = False) -> dict[str, Any]:
         for path in [directory / file.name]
     ]
     return {"name": model.name, "license": model.license, "path": str(model.path), "files": files}
+
+
+def _bundled() -> dict[str, Any]:
+    """The same as `download` returns, of the model that comes with spacy-elmo."""
+    path, card = formats.MODELS / formats.BUNDLED, formats.open_model(formats.BUNDLED).card
+    return {"name": formats.BUNDLED, "license": card.get("license"), "path": str(path), "files": []}
 
 
 def _download_from_hub(model: hugging_face.HubModel, show_progress: bool) -> dict[str, Any]:
@@ -256,6 +268,16 @@ def _check(model: KnownModel, staging: Path) -> None:
         raise ElmoError(f"{model.name}: what the server sent is not a model, and was removed ({error})") from None
 
 
+class _NoConnectionError(ElmoError):
+    """The server cannot be reached, or no longer."""
+
+
+def _by_hand(model: KnownModel, directory: Path) -> str:
+    """What to do on a machine that never has a connection."""
+    files = " and ".join(f"{file.url} as {file.name}" for file in model.files)
+    return f"on a machine that has none, get {files} from elsewhere and put them into {directory}"
+
+
 def _reason(error: Exception) -> object:
     """The innermost of an error of requests, whose own text is long and names the address again."""
     first = error.args[0] if error.args else error
@@ -344,7 +366,7 @@ class _Download:
             raise ElmoError(f"{url}: the server does not give the file, is it still published? ({error})") from None
         except requests.RequestException as error:
             kept = "; what has come is kept, run the command again to go on" if self._has_come() else ""
-            raise ElmoError(f"{url}: no connection, or it was cut ({_reason(error)}){kept}") from None
+            raise _NoConnectionError(f"{url}: no connection, or it was cut ({_reason(error)}){kept}") from None
 
     def _has_come(self) -> bool:
         return self.part.exists() or self.path.exists()

@@ -11,6 +11,7 @@ from spacy_elmo.formats import open_model
 from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.layers import Choice, parse_layers
 from spacy_elmo.support.progress import progress_bar
+from spacy_elmo.support.standard_input import rereadable
 from spacy_elmo.support.text import PathLike
 from spacy_elmo.tools.describe import human_size
 from spacy_elmo.tools.embedding.encoder import WORDS, Array, Encoder
@@ -20,6 +21,7 @@ from spacy_elmo.tools.embedding.ray_engine import connected, encode_on_ray, impo
 from spacy_elmo.tools.embedding.settings import EmbedSettings
 from spacy_elmo.tools.embedding.spool import Spool, directory_of, open_spool, refuse_existing
 from spacy_elmo.tools.embedding.text import Survey, Text, Window, windows
+from spacy_elmo.tools.untokenized import warn_of
 
 Encode = Callable[[Iterable[Window]], Iterator[list[Array]]]
 _BATCHES_A_WINDOW = 8  # of max_batch_tokens: enough that sorting by length pays, and that words repeat
@@ -51,7 +53,8 @@ def embed_file(
     """Write the vectors of every line of a text, `[n_layers + 1, n_tokens, width]` for all layers, else
     `[n_tokens, width]`; the file appears when it is whole.
 
-    text: one tokenized sentence a line, plain or `.gz`, `.bz2`, `.xz`, `.zst`; with `pipeline`, raw text.
+    text: one tokenized sentence a line, plain or `.gz`, `.bz2`, `.xz`, `.zst`; with `pipeline`, raw text; `-` or a
+        pipe: what comes from there is copied to a temporary file, as it is read several times.
     out: its suffix says the format: `.hdf5` or `.h5` (the layout of `allennlp elmo` 0.9 and bilm-tf's
         `dump_bilm_embeddings`), `.npz`, `.parquet`, `.arrow`, `.spacy`.
     changes: settings by their names, as in `embed_file("text.txt", "out.h5", layers="top", float16=True)`.
@@ -65,7 +68,12 @@ def embed_file(
         ElmoError: a setting is wrong, the text has blank lines, lines that cannot be keys or cannot be read, `out`
             exists or cannot be written, the run to be resumed had other settings, or Ray fails.
     """
-    settings, out = replace(settings, **changes), Path(out)
+    settings = replace(settings, **changes)
+    with rereadable(text) as source:
+        return _embed(Path(source), Path(out), settings, progress)
+
+
+def _embed(text: Path, out: Path, settings: EmbedSettings, progress: bool) -> EmbedReport:
     wishes = Wishes(not settings.forget_sentences, settings.use_sentence_keys)
     write = writer_for(out, wishes)
     refuse_existing(out, settings.force or settings.resume)
@@ -74,11 +82,20 @@ def embed_file(
     opened = open_model(settings.model)
     layers = parse_layers(settings.layers, WORDS, opened.options.n_outputs)
     survey = source.survey()
+    if source.nlp is None:
+        warn_of(
+            [source.path],
+            "put the text alone into a file, one sentence a line, and let --pipeline (in Python: pipeline=...) split "
+            "it: a language such as en, or a pipeline of spaCy",
+        )
     _check_lines(source, survey, settings, out)
     encoder = Encoder(opened.bilm(), layers, settings)
     layout, job = encoder.layout, _job(settings, survey, opened.digest, layers)
-    with _engine(encoder, settings) as encode, _keeping_what_is_done(out):
-        spool = open_spool(out, job, layout, wishes, settings.resume, settings.force)
+    with (
+        _engine(encoder, settings) as encode,
+        _keeping_what_is_done(out),
+        open_spool(out, job, layout, wishes, settings.resume, settings.force) as spool,
+    ):
         if spool is not None:
             _fill(spool, _windows(source, settings), encode, survey, settings.carry_state, progress)
             n_tokens = spool.n_tokens

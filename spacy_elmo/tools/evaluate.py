@@ -5,8 +5,10 @@ from typing import Any
 
 from spacy_elmo.pretraining import blimp
 from spacy_elmo.pretraining.evaluation import Evaluator
+from spacy_elmo.support.standard_input import rereadable
 from spacy_elmo.support.text import find_files, read_sentences
 from spacy_elmo.tools import language
+from spacy_elmo.tools.untokenized import warn_of
 
 
 def evaluate_model(
@@ -16,20 +18,24 @@ def evaluate_model(
     lang: str = "en",
     device: str = "auto",
     show_progress: bool = False,
+    softmax: str | None = None,
 ) -> dict[str, Any]:
     """Return what `evaluate --json` prints.
 
     text: pre-tokenized, see `find_files`; pairs: directory of BLiMP's files, whose sentences spaCy's tokenizer for
-    `lang` splits; device: see `choose_device`.
+    `lang` splits; device: see `choose_device`; softmax: see `Evaluator.load`.
 
     Raises:
         ElmoError: the model lacks a part, a text cannot be read, or there is no such device or language.
     """
-    evaluator = Evaluator.load(model, device)
+    evaluator = Evaluator.load(model, device, softmax)
     figures: dict[str, Any] = {}
     if text is not None:
-        sentences = (words for words, _ in read_sentences(find_files(text)))
-        evaluation = evaluator.perplexity(sentences, show_progress=show_progress)
+        with rereadable(text) as source:
+            files = find_files(source)
+            warn_of(files)
+            sentences = (words for words, _ in read_sentences(files))
+            evaluation = evaluator.perplexity(sentences, show_progress=show_progress)
         figures.update(evaluation.to_dict())
         if evaluation.warning:
             print(f"⚠ {evaluation.warning}", file=sys.stderr)

@@ -1,8 +1,9 @@
-"""The code of a language in, its blank spaCy pipeline out."""
+"""The code of a language in, its blank spaCy pipeline out; and the language of a model."""
 
 import spacy
 from spacy.language import Language
 
+from spacy_elmo import formats
 from spacy_elmo.errors import CorpusError
 
 
@@ -17,3 +18,15 @@ def blank(lang: str) -> Language:
     except ImportError as error:
         reason = str(error).strip().splitlines()[0]
         raise CorpusError(f"lang: spaCy cannot make a tokenizer for {lang!r} ({reason})") from None
+
+
+def of_model(opened: formats.OpenedModel, nlp: Language | None = None) -> str:
+    """The language of the pipeline that reads text for a model, else of the model; "xx" where it is not known, or is
+    none of spaCy's."""
+    lang = nlp.lang if nlp is not None else opened.card.get("language")
+    if lang is None and opened.card.get("name", opened.name) == formats.BUNDLED:
+        return "en"
+    try:
+        return str(spacy.util.get_lang_class(str(lang)).lang)
+    except ImportError:
+        return "xx"

@@ -33,7 +33,7 @@ _MOST_WITH_CONTEXT = 40  # with more points, words beside them would hide each o
 _CONTEXT = 2  # words shown to either side
 _TITLE = 70  # characters in a line of the title
 _NAME = 30  # characters of a category shown in the legend
-_LINE = 80  # characters after which the sentence shown on hover is broken
+_LINE = 40  # characters after which the sentence shown on hover is broken: it fits on a telephone
 
 
 def check_packages(files: Iterable[Path], method: str) -> None:
@@ -111,13 +111,22 @@ class Picture:
 
     def _write_contexts(self, axes: Any) -> None:
         """A few words beside each point, at the first place where they hide nothing; none where all are taken."""
+        from matplotlib.offsetbox import AnnotationBbox
+
         renderer = axes.figure.canvas.get_renderer()
         taken = [_around(axes.transData.transform(place)) for place in self.places]
         for i, place in enumerate(self.places):
             for x, y, across, up in _BESIDE:
-                text = axes.annotate(
-                    _plain(self._context(i)), place, (x, y), textcoords="offset points", fontsize=9, ha=across, va=up
+                text = AnnotationBbox(
+                    _line_of_text(self._context(i)),
+                    place,
+                    (x, y),
+                    boxcoords="offset points",
+                    box_alignment=(across, up),
+                    frameon=False,
+                    pad=0,
                 )
+                axes.add_artist(text)
                 box = text.get_window_extent(renderer)
                 if axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1):
                     others = taken[:i] + taken[i + 1 :]
@@ -126,11 +135,14 @@ class Picture:
                         break
                 text.remove()
 
-    def _context(self, i: int) -> str:
-        position = self.positions[i]
-        start = 0 if position is None else max(0, position - _CONTEXT)
-        end = 2 * _CONTEXT + 1 if position is None else position + _CONTEXT + 1
-        return " ".join(self.words[i][start:end])
+    def _context(self, i: int) -> tuple[str, str, str]:
+        """What stands before the word, the word, and what stands behind it; the word empty where the point is the
+        sentence."""
+        words, position = self.words[i], self.positions[i]
+        if position is None:
+            return "", "", " ".join(words[: 2 * _CONTEXT + 1])
+        before, behind = words[max(0, position - _CONTEXT) : position], words[position + 1 : position + _CONTEXT + 1]
+        return " ".join(before), words[position], " ".join(behind)
 
     def html(self) -> bytes:
         """The picture as a page that shows a point's sentence where the mouse is; plotly's script is inside it."""
@@ -150,15 +162,17 @@ class Picture:
                 )
             )
         figure.update_layout(
-            title=html.escape(self.title),
             xaxis_title=self.axes[0],
             yaxis_title=self.axes[1],
-            legend_title=self.legend,
+            legend={"title": self.legend, "orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            margin={"l": 50, "r": 15, "t": 20, "b": 50},
             template="plotly_white",
             font={"size": 15},
         )
-        page: str = figure.to_html(include_plotlyjs=True, include_mathjax=False, div_id="elmo")
-        return page.encode()
+        plot = figure.to_html(
+            full_html=False, include_plotlyjs=True, include_mathjax=False, div_id="elmo", config=_CONFIG
+        )
+        return _PAGE.format(title=html.escape(self.title), plot=plot).encode()
 
     def _hover(self, i: int) -> str:
         """The category, and the sentence in lines, the word in bold."""
@@ -173,12 +187,48 @@ class Picture:
         return f"<i>{html.escape(self.categories[i])}</i><br>" + "<br>".join(" ".join(line) for line in lines)
 
 
+_CONFIG = {"responsive": True, "displayModeBar": False}  # its buttons would lie over the legend
+# The title is no part of the plot, which would cut it where the window is narrow; the plot takes what it leaves.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+html, body {{ height: 100%; margin: 0; background: white; }}
+body {{ display: flex; flex-direction: column; font-family: "Open Sans", verdana, arial, sans-serif; color: #2a3f5f; }}
+h1 {{ margin: 12px 16px 0; font-size: 18px; font-weight: normal; overflow-wrap: anywhere; }}
+body > div {{ flex: 1; min-height: 0; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{plot}
+</body>
+</html>
+"""
+
+# Of a text beside a point: offset in points, and which part of it, from 0 (left, lower end) to 1, lies there.
 _BESIDE = tuple(
     (x, y, across, up)
-    for y, up in ((0, "center"), (6, "bottom"), (-6, "top"))
-    for x, across in ((8, "left"), (-8, "right"), (0, "center"))
+    for y, up in ((0, 0.5), (6, 0.0), (-6, 1.0))
+    for x, across in ((8, 0.0), (-8, 1.0), (0, 0.5))
     if x or y
 )
+
+
+def _line_of_text(parts: tuple[str, str, str]) -> Any:
+    """Parts of a line beside each other, the second in bold."""
+    from matplotlib.offsetbox import HPacker, TextArea
+
+    weights = ("normal", "bold", "normal")
+    texts: list[Any] = [
+        TextArea(_plain(part), textprops={"size": 9, "weight": weight})
+        for part, weight in zip(parts, weights, strict=True)
+        if part
+    ]
+    return HPacker(children=texts, pad=0, sep=3, align="baseline")
 
 
 @contextmanager

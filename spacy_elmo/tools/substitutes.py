@@ -17,7 +17,9 @@ from spacy_elmo.pipeline.reading import Reading
 from spacy_elmo.pipeline.spans import sentence_spans
 from spacy_elmo.pretraining.evaluation import Evaluator, Predictions, blocks
 from spacy_elmo.pretraining.vocabulary import SPECIAL
+from spacy_elmo.support.standard_input import rereadable
 from spacy_elmo.support.text import find_files, read_sentences
+from spacy_elmo.tools.untokenized import warn_of
 
 _CHUNK_BYTES = 16 * 2**20  # of log-probabilities at once: those of a whole text would fill gigabytes
 _MAX_LENGTH = 1000  # longer sentences are cut, as the component `elmo` does
@@ -72,21 +74,26 @@ def substitutes(evaluator: Evaluator, sentences: Iterable[Sequence[str]], top: i
         yield from found
 
 
-def of_text(model: str, text: str, top: int, device: str = "auto") -> Iterator[list[Substitutes]]:
+def of_text(
+    model: str, text: str, top: int, device: str = "auto", softmax: str | None = None
+) -> Iterator[list[Substitutes]]:
     """Yield what `substitutes` does of pre-tokenized text, one sentence a line; blank lines are passed over.
 
-    device: see `choose_device`.
+    device: see `choose_device`; softmax: see `Evaluator.load`.
 
     Raises:
         ElmoError: the model lacks a part, there is no such device, or the text cannot be read or holds no sentence.
     """
-    files = find_files(text)
-    found = substitutes(Evaluator.load(model, device), (words for words, _ in read_sentences(files)), top)
-    first = next(found, None)
-    if first is None:
-        raise CorpusError(f"{text}: there is no sentence in it; expected one a line")
-    yield first
-    yield from found
+    evaluator = Evaluator.load(model, device, softmax)
+    with rereadable(text) as source:
+        files = find_files(source)
+        warn_of(files)
+        found = substitutes(evaluator, (words for words, _ in read_sentences(files)), top)
+        first = next(found, None)
+        if first is None:
+            raise CorpusError(f"{text}: there is no sentence in it; expected one a line")
+        yield first
+        yield from found
 
 
 def table(words: Sequence[Substitutes]) -> str:
@@ -146,15 +153,15 @@ class SubstitutesComponent:
     """Puts substitutes on `token._.elmo_substitutes`, as the mapping that `substitutes --json` prints; None for
     whitespace."""
 
-    def __init__(self, model: str, top: int, device: str = "auto") -> None:
+    def __init__(self, model: str, top: int, device: str = "auto", softmax: str | None = None) -> None:
         """Arguments as for the factory, `make_substitutes`."""
-        self.model, self.top, self.device = model, top, device
+        self.model, self.top, self.device, self.softmax = model, top, device, softmax
         self._evaluator: Evaluator | None = None
 
     def __call__(self, doc: Doc) -> Doc:
         """Annotate a Doc."""
         if self._evaluator is None:
-            self._evaluator = Evaluator.load(self.model, self.device)
+            self._evaluator = Evaluator.load(self.model, self.device, self.softmax)
         reading = Reading.of([doc], sentence_spans(), _MAX_LENGTH)
         found: list[dict[str, Any] | None] = [None] * len(doc)
         listed = substitutes(self._evaluator, reading.sentences, self.top)
@@ -166,19 +173,24 @@ class SubstitutesComponent:
 
 
 @Language.factory(
-    "elmo_substitutes", assigns=["token._.elmo_substitutes"], default_config={"top": 10, "device": "auto"}
+    "elmo_substitutes",
+    assigns=["token._.elmo_substitutes"],
+    default_config={"top": 10, "device": "auto", "softmax": None},
 )
-def make_substitutes(nlp: Language, name: str, model: str, top: int, device: str) -> SubstitutesComponent:
+def make_substitutes(
+    nlp: Language, name: str, model: str, top: int, device: str, softmax: str | None
+) -> SubstitutesComponent:
     """Make a component `elmo_substitutes`; the biLM reads the sentences, where they are set, else the whole Doc.
 
     model: a model with its `vocab.txt` and `softmax.hdf5`, read when first needed. A saved pipeline keeps this path,
         not the model.
     top: words to list for each token.
     device: "auto" (a GPU where torch sees one), "cpu", "cuda" or "cuda:1".
+    softmax: the folder with `vocab.txt` and `softmax.hdf5`, where they do not lie beside the weights.
     """
     if top < 1:
         raise ElmoError(f"{name}: top is {top}, expected at least 1 word to list")
-    return SubstitutesComponent(model, top, device)
+    return SubstitutesComponent(model, top, device, softmax)
 
 
 def _get(token: Token) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import spacy
 
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
@@ -16,10 +17,12 @@ from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.files import write_whole
 from spacy_elmo.support.layers import Choice
 from spacy_elmo.support.progress import progress_bar
-from spacy_elmo.tools import pictures
+from spacy_elmo.support.standard_input import rereadable
+from spacy_elmo.tools import language, pictures
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, parse_one, pick
 from spacy_elmo.tools.projection import Method, project
+from spacy_elmo.tools.untokenized import warn_of
 
 Color = Literal["word", "pos", "label"]
 
@@ -57,14 +60,17 @@ def visualize(
     device: str = "auto",
     force: bool = False,
     show_progress: bool = False,
+    all_words: bool = False,
 ) -> dict[str, int]:
     """Draw contextual vectors in two dimensions; the same picture each time.
 
     text: one tokenized sentence a line, or raw lines for the `pipeline`; with color "label", `label<TAB>sentence`; with
         color "pos" and no pipeline, one `word<TAB>tag` a line, a blank line between sentences.
     out: a .png, a .html that is interactive and needs no other file, or a name without suffix for both.
-    words: which to draw, as they are written; None: all, or with color "label" a point for each sentence (the mean of
-        its words).
+    words: which to draw, as they are written; None: with color "word" all that are neither punctuation nor function
+        words, with "pos" all, with "label" a point for each sentence (the mean of its words).
+    all_words: with color "word", draw punctuation and function words, too. Function words are spaCy's stop words of the
+        language of the pipeline, else of the model.
     color: what the colour of a point says.
     layers: "mean" of all, "top", or the number of one ("0" is the token embedding).
     pipeline: a spaCy pipeline that splits each line and tags its words, or a language, whose tokenizer splits it. A
@@ -81,10 +87,15 @@ def visualize(
     files, chosen = files_of(out), choose_device(device)
     _check_free(files, force)
     pictures.check_packages(files, method)
-    points = _sample(_read(Text.of(text, pipeline), color), words, color, max_points, seed)
+    opened = formats.open_model(model)
+    with rereadable(text) as path:
+        source = Text.of(path, pipeline)
+        if source.nlp is None and color == "word":
+            warn_of([source.path], "let --pipeline split it: a language such as en, or a pipeline of spaCy")
+        wanted = _Wanted.of(words, color, None if all_words else language.of_model(opened, source.nlp))
+        points = _sample(_read(source, color), wanted, max_points, seed)
     if len(points) < 3:
         raise CorpusError(f"{text}: points to draw: {len(points)}; a picture needs at least 3")
-    opened = formats.open_model(model)
     bilm = opened.bilm().to(chosen)
     chosen_layers = parse_one(layers, bilm.options.n_outputs)  # fails now rather than after the first sentence
     name = opened.card.get("name", opened.name)
@@ -130,7 +141,7 @@ def _check_free(files: Sequence[Path], force: bool) -> None:
 
 
 def _title(words: Collection[str] | None, color: Color, model: str, layers: Choice) -> str:
-    drawn = ", ".join(words) if words else "sentences" if color == "label" else "all words"
+    drawn = ", ".join(words) if words else {"word": "words", "pos": "all words", "label": "sentences"}[color]
     layer = {"mean": "average of all layers", "top": "top layer"}.get(str(layers), f"layer {layers}")
     by = {"word": "", "pos": " by part of speech", "label": " by label"}[color]
     return f"{drawn}{by}: {model}, {layer}"
@@ -184,15 +195,49 @@ def _read_tagged(source: Text) -> Iterator[Sentence]:
 # Choosing
 
 
-def _sample(
-    sentences: Iterator[Sentence], words: Collection[str] | None, color: Color, max_points: int, seed: int
-) -> list[Point]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What to draw of a sentence: of these `words`, each; of None, each that is neither punctuation nor one of the
+    `function_words`, or, where these are None, all; or the sentence itself.
+    """
+
+    words: Collection[str] | None
+    color: Color
+    function_words: Collection[str] | None = None
+
+    @classmethod
+    def of(cls, words: Collection[str] | None, color: Color, lang: str | None) -> "_Wanted":
+        """lang: whose function words are left out, where the colours say words and none are named; None: of none."""
+        if words is not None or color != "word" or lang is None:
+            return cls(words, color)
+        return cls(words, color, spacy.util.get_lang_class(lang).Defaults.stop_words)
+
+    def points(self, sentence: Sentence) -> Iterator[Point]:
+        """Yield them in order."""
+        content = tuple(sentence.words)
+        if self.color == "label" and self.words is None:
+            yield Point(content, None, sentence.label)
+            return
+        for position, word in enumerate(content):
+            if self._wants(word):
+                by = {"word": word, "label": sentence.label, "pos": sentence.tags[position] if sentence.tags else ""}
+                yield Point(content, position, by[self.color])
+
+    def _wants(self, word: str) -> bool:
+        if self.words is not None:
+            return word in self.words
+        if self.function_words is None:
+            return True
+        return word.lower() not in self.function_words and any(map(str.isalnum, word))
+
+
+def _sample(sentences: Iterator[Sentence], wanted: _Wanted, max_points: int, seed: int) -> list[Point]:
     """At most `max_points`, each with the same chance, in the order of the text (reservoir sampling)."""
     pick_number, seen = random.Random(seed), 0
     kept: dict[int, tuple[int, Point]] = {}
-    missing = set(words or ())
+    missing = set(wanted.words or ())
     for sentence in sentences:
-        for point in _points(sentence, words, color):
+        for point in wanted.points(sentence):
             missing -= {point.words[point.position]} if point.position is not None else set()
             slot = seen if seen < max_points else pick_number.randrange(seen + 1)
             if slot < max_points:
@@ -201,17 +246,6 @@ def _sample(
     if missing:
         raise CorpusError(f"not in the text: {', '.join(sorted(missing))}; words are looked for as they are written")
     return [point for _, point in sorted(kept.values(), key=lambda item: item[0])]
-
-
-def _points(sentence: Sentence, words: Collection[str] | None, color: Color) -> Iterator[Point]:
-    content = tuple(sentence.words)
-    if color == "label" and words is None:
-        yield Point(content, None, sentence.label)
-        return
-    for position, word in enumerate(content):
-        if words is None or word in words:
-            by = {"word": word, "label": sentence.label, "pos": sentence.tags[position] if sentence.tags else ""}
-            yield Point(content, position, by[color])
 
 
 def _embed(bilm: BiLM, points: Sequence[Point], layers: Choice, show_progress: bool) -> Array:

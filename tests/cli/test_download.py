@@ -60,6 +60,14 @@ def test_an_unknown_name_is_one_line_and_status_1(download):
     assert (status, printed, len(error.splitlines())) == (1, "", 1)
 
 
+def test_the_bundled_model_is_there_already(download, tmp_path):
+    status, printed, _ = download("en_elmo_sm")
+    assert status == 0
+    assert "nothing to download" in printed
+    assert json.loads(download("en_elmo_sm", "--json")[1])["files"] == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_has_an_example(download):
     assert "python -m spacy elmo download allennlp-small" in download("--help")[1]
 

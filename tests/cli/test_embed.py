@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 
 import h5py
@@ -46,6 +47,37 @@ def test_json_is_one_object(embed, tmp_path):
 
 def test_quiet_prints_nothing(embed):
     assert embed("--quiet") == (0, "", "")
+
+
+def test_raw_text_and_tables_are_a_warning_and_what_to_do(elmo, embed, tmp_path, data):
+    assert "⚠" not in embed()[2]
+    for name, seen in (("raw.txt", "looks like raw text"), ("table.csv", "looks like a table")):
+        (tmp_path / name).write_text("It rained.\nIt didn't.\n")
+        asked = ("embed", tmp_path / name, tmp_path / f"{name}.npz", "--model", data / "tiny_2l_skip")
+        status, _, said = elmo(*asked)
+        assert status == 0
+        (warning,) = [line for line in said.splitlines() if line.startswith("⚠")]
+        assert seen in warning
+        assert "--pipeline" in warning
+        assert "⚠" not in elmo(*asked, "--force", "--pipeline", "en")[2]
+
+
+def test_a_pipe_is_read_as_a_file_is(embed, tmp_path, data, elmo_process):
+    assert embed("--quiet", out="file.npz")[0] == 0
+    with (tmp_path / "text.txt").open("rb") as source:
+        command = [
+            sys.executable,
+            "-m",
+            "spacy",
+            "elmo",
+            "embed",
+            "-",
+            "pipe.npz",
+            "--model",
+            str(data / "tiny_2l_skip"),
+        ]
+        subprocess.run([*command, "--quiet"], stdin=source, check=True, cwd=tmp_path)
+    assert (tmp_path / "pipe.npz").read_bytes() == (tmp_path / "file.npz").read_bytes()
 
 
 def test_second_run_is_one_line_and_status_1_unless_forced(embed):

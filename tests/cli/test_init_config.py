@@ -46,6 +46,12 @@ def test_standard_output_has_the_config_and_nothing_else(init_config):
     assert load_config_from_str(printed) == load_config(CONFIGS / "ner_textcat_accuracy.cfg"), REGENERATE
 
 
+def test_two_configs_at_once_are_wrong_usage(init_config):
+    status, _, said = init_config("-", "--pipeline", "ner", "--pretrain")
+    assert status == 2
+    assert "call this once" in said
+
+
 @pytest.mark.parametrize("optimize", OPTIMIZE)
 def test_nothing_is_left_to_fill_in(optimize):
     config = build(list(COMPONENTS)[:-1], optimize=optimize)

@@ -97,6 +97,39 @@ def test_evaluate_as_json_and_as_a_table(elmo, elmo_process, model, corpus, tmp_
     assert re.search(r"^order ", table, re.MULTILINE)
 
 
+def test_evaluate_per_sentence(elmo, model, corpus, tmp_path):
+    (tmp_path / "text.txt").write_text("the cat sat .\n\n. zebra\n")
+    done = elmo("evaluate", model, tmp_path / "text.txt", "--per-sentence", "--json")
+    sentences = json.loads(done.stdout)["sentences"]
+    assert [one["words"] for one in sentences] == [["the", "cat", "sat", "."], [".", "zebra"]]
+    assert [one["unknown"] for one in sentences] == [0, 1]
+    heading, *rows = elmo("evaluate", model, tmp_path / "text.txt", "--per-sentence").stdout.splitlines()
+    assert heading.split() == ["perplexity", "log", "p", "unknown", "sentence"]
+    for row, one in zip(rows, sentences, strict=True):
+        shown = [f"{one['perplexity']:.2f}", f"{one['log_probability']:.2f}", str(one["unknown"]), *one["words"]]
+        assert row.split() == shown
+    for wrong in ((), ("text.txt", "--blimp", tmp_path)):
+        assert elmo("evaluate", model, *wrong, "--per-sentence").status == 2
+
+
+def test_a_softmax_that_lies_elsewhere(elmo, model, corpus, tmp_path):
+    weights, apart = tmp_path / "weights", tmp_path / "softmax"
+    for folder, names in ((weights, ("options.json", "weights.hdf5")), (apart, ("vocab.txt", "softmax.hdf5"))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_bytes((model / name).read_bytes())
+    (tmp_path / "text.txt").write_text("the cat sat .\n")
+    for command in (("evaluate", "{}", tmp_path / "text.txt"), ("substitutes", tmp_path / "text.txt", "--model", "{}")):
+        asked = [str(argument).format(weights) for argument in command]
+        whole = elmo(*(str(argument).format(model) for argument in command), "--json", "--quiet")
+        assert elmo(*asked, "--json", "--quiet").status == 1
+        assert elmo(*asked, "--softmax", apart, "--json", "--quiet") == whole
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo_substitutes", config={"model": str(weights), "softmax": str(apart), "top": 1})
+    found = nlp("the cat sat .")[0]._.elmo_substitutes
+    assert json.loads(whole.stdout)["sentences"][0][0]["forward"]["probability"] == found["forward"]["probability"]
+
+
 def test_vocabulary_that_fits_nothing_is_warned_about_once_and_seen_in_evaluate(elmo, tmp_path, config):
     """Upper-cased words on lower-cased text train to a wonderful perplexity, of `<UNK>` alone."""
     words = [f"w{number}" for number in range(40)]

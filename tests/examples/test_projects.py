@@ -26,6 +26,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PROJECTS = {
     "ner_wnut17": ["wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated"],
     "textcat_banking77": ["train.csv", "test.csv"],
+    "textcat_toxic": ["train.csv", "test.csv", "test_labels.csv"],
 }
 ORIGINALS = [("ner_wnut17", "ner/wnut17"), ("textcat_banking77", "textcat/banking77")]  # folders in shared/data
 PARTS = ["train", "dev", "test"]
@@ -49,6 +50,11 @@ def wnut17():
 @pytest.fixture(scope="module")
 def banking77():
     return script("textcat_banking77")
+
+
+@pytest.fixture(scope="module")
+def toxic():
+    return script("textcat_toxic")
 
 
 def copy_of(project, target):
@@ -199,7 +205,74 @@ def test_categories_that_do_not_fit_are_named(banking77, train, test, message):
         banking77.categories_of({"train": train, "dev": dev, "test": test})
 
 
-# Both
+# Jigsaw's toxic comments
+
+HEADER = "id,comment_text,toxic,severe_toxic,obscene,threat,insult,identity_hate"
+
+
+@pytest.fixture
+def comments(tmp_path):
+    """A folder with Jigsaw's train.csv, of 20 comments with alternating labels."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rows = [f'{n},"Comment\n {n}",{",".join(str(int((n + k) % 3 == 0)) for k in range(6))}' for n in range(1, 21)]
+    (folder / "train.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    return folder
+
+
+def test_comments_become_docs_with_several_labels(toxic, comments, tmp_path, monkeypatch, capsys):
+    docs = convert(toxic, monkeypatch, comments, tmp_path / "new" / "corpus")
+    numbers = {part: [int(doc.text.removeprefix("Comment ")) for doc in some] for part, some in docs.items()}
+    assert numbers["dev"] == [2, 12]
+    assert numbers["test"] == [7, 17]
+    assert numbers["train"] == [n for n in range(1, 21) if n % 10 not in (2, 7)]
+    assert docs["dev"][0].cats == {label: float((2 + k) % 3 == 0) for k, label in enumerate(toxic.LABELS)}
+    assert capsys.readouterr().out.splitlines()[1].startswith("dev    2 comments: toxic 1, severe_toxic 1, obscene 0")
+
+
+def test_comments_that_somebody_has_judged_are_the_test_part(toxic, comments, tmp_path, monkeypatch):
+    (comments / "test.csv").write_text('id,comment_text\na,One\nb,"Two, too"\nc,Three\n')
+    (comments / "test_labels.csv").write_text(
+        "id,toxic,severe_toxic,obscene,threat,insult,identity_hate\nc,0,0,0,0,0,0\nb,1,0,0,0,1,0\na,-1,-1,-1,-1,-1,-1\n"
+    )
+    docs = convert(toxic, monkeypatch, comments, tmp_path / "corpus")
+    assert [doc.text for doc in docs["test"]] == ["Two, too", "Three"]
+    assert [label for label, score in docs["test"][0].cats.items() if score] == ["toxic", "insult"]
+    assert len(docs["train"]) == 18
+    (comments / "test.csv").write_text("id,comment_text\nd,Four\n")
+    with pytest.raises(toxic.DataError, match=r"test\.csv, line 2: the comment 'd' is not in .*test_labels\.csv"):
+        toxic.read_parts(comments)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no column comment_text, toxic, severe_toxic, obscene, threat, insult, identity_hate among ''"),
+        (HEADER.replace("insult", "rude"), "no column insult among"),
+        (f"{HEADER}\n1,a,0,0,0,0,0\n", "line 2: expected 8 fields, found 7"),
+        (f"{HEADER}\n1,a,0,0,0,0,0,0\n2,b,0,0,0,,0,0\n", "line 3: threat is '', expected 0 or 1"),
+        (f"{HEADER}\n1,a,-1,0,0,0,0,0\n", "line 2: toxic is '-1', expected 0 or 1"),
+        (f'{HEADER}\n1,"a,0,0,0,0,0,0\n', "line 2: damaged"),
+    ],
+)
+def test_comments_that_do_not_fit_are_named(toxic, tmp_path, content, message):
+    path = tmp_path / "bad.csv"
+    path.write_text(content)
+    with pytest.raises(toxic.DataError, match=rf"bad\.csv.*{message}"):
+        list(toxic.read_comments(path))
+
+
+def test_labels_of_which_nothing_can_be_learned_are_named(toxic):
+    every, none = toxic.Comment("a", frozenset(toxic.LABELS)), toxic.Comment("b", frozenset())
+    toxic.check({"train": [every, none], "dev": [none], "test": [none]})
+    with pytest.raises(toxic.DataError, match="there is no comment for the dev part"):
+        toxic.check({"train": [every, none], "dev": [], "test": [none]})
+    for train in ([every], [none]):
+        with pytest.raises(toxic.DataError, match="toxic is said of all comments, or of none"):
+            toxic.check({"train": train, "dev": [none], "test": [none]})
+
+
+# All
 
 
 @pytest.mark.parametrize("project", PROJECTS)
@@ -248,6 +321,19 @@ def test_sample_of_questions_is_whole(banking77):
     assert max(texts.values()) == 1
     readme = (EXAMPLES / "textcat_banking77" / "README.md").read_text(encoding="utf-8")
     assert f"has {len(texts)} questions about six intents" in readme
+
+
+def test_sample_of_comments_is_whole(toxic):
+    sample = EXAMPLES / "textcat_toxic" / "sample"
+    parts = toxic.read_parts(sample)
+    for part in (parts["train"], parts["test"]):
+        assert set().union(*(comment.labels for comment in part)) == set(toxic.LABELS)
+        assert any(not comment.labels for comment in part)
+    files = [toxic.read_rows(sample / name, ["id", toxic.TEXT]) for name in ("train.csv", "test.csv")]
+    texts = Counter(squeezed(row[toxic.TEXT]) for rows in files for _, row in rows)
+    assert max(texts.values()) == 1
+    readme = (EXAMPLES / "textcat_toxic" / "README.md").read_text(encoding="utf-8")
+    assert f"has {len(texts)} comments in the files and columns of Jigsaw's" in readme
 
 
 def squeezed(text):
@@ -336,7 +422,11 @@ def test_all_of_the_data_is_converted(wnut17, banking77, shared, tmp_path, monke
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("project", "component", "metric", "least"),
-    [("ner_wnut17", "ner", "ents_f", 0.1), ("textcat_banking77", "textcat", "cats_micro_f", 0.3)],
+    [
+        ("ner_wnut17", "ner", "ents_f", 0.1),
+        ("textcat_banking77", "textcat", "cats_micro_f", 0.3),
+        ("textcat_toxic", "textcat_multilabel", "cats_macro_auc", 0.8),
+    ],
 )
 def test_project_runs_on_its_sample(project, component, metric, least, tmp_path):
     folder = copy_of(project, tmp_path / "a project")

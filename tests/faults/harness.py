@@ -16,9 +16,10 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,8 @@ from spacy_elmo.support import files
 LIMIT = 120.0  # seconds, after which a step is stuck, or a worker has outlived its parent
 _PATIENCE = 20.0  # seconds for workers to end when their parent is gone
 _WAIT = 0.5
+_MOST = 10**9  # turns of a writer
+_DISK, _LEAST_ROOM = 2**26, 2**14  # bytes: of a small disk, and of room in it to begin with
 _ENDINGS = (".part", ".download", files.INCOMING)  # of what must not stay when a run has come to its end
 
 
@@ -46,6 +49,9 @@ class Subject(Protocol):
 
     def write(self, folder: Path) -> None:
         """Write. It may raise an ElmoError or an OSError, as its documentation says."""
+
+    def write_among_others(self, folder: Path, turn: int) -> None:
+        """Write for the so many-th time, while others write and read: perhaps what was there before."""
 
     def between(self, folder: Path) -> None:
         """What happens after the fault, before it is run again."""
@@ -197,7 +203,12 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "left": dict(self.left), "lost": len(self.wrong)}
+        return {**vars(self), "left": dict(self.left)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Row":
+        """What `to_dict` gave."""
+        return cls(**{**content, "left": Counter(content["left"])})
 
 
 @contextmanager
@@ -295,29 +306,30 @@ def kill_at_moments(subject: Subject, place: Path, trials: int, seed: int = 0) -
 
 
 def fill_disk(subject: Subject, place: Path, trials: int) -> Row:
-    """Let it write where there is room for less and less of it."""
+    """Let it write where there is room for more and more of it, up to twice what it needs."""
     row = Row(subject.name, "disk full")
     with template_of(subject, place) as template, _disk(place) as disk:
-        shutil.copytree(template, disk / "measured" / "folder", symlinks=True)
-        before = _used(disk)
-        step(lambda: subject.write(disk / "measured" / "folder"))
-        needed = max(_used(disk) - before, 2**15)
-        shutil.rmtree(disk / "measured")
+        most = _LEAST_ROOM
+        while most < _DISK // 4 and _write_within(subject, template, disk, most)[0].kind != "done":
+            most *= 2
         for number in range(trials):
-            room = needed * number // trials
-            folder = disk / "trial" / "folder"
-            shutil.copytree(template, folder, symlinks=True)
-            _leave_room(disk, room)
-            outcome = step(lambda folder=folder: subject.write(folder), refusals=(ElmoError, OSError))
-            (disk / "ballast").unlink()
-            row.count(*judge(subject, folder, outcome), f"room for {room:,} bytes")
-            shutil.rmtree(disk / "trial")
+            room = most * number // trials
+            outcome, folder = _write_within(subject, template, disk, room)
+            state, faults = judge(subject, folder, outcome)
+            died = ["it died without an error"] if outcome.kind == "killed" else []
+            row.count(state, died + faults, f"room for {room:,} bytes")
     return row
 
 
-def _used(disk: Path) -> int:
-    status = os.statvfs(disk)
-    return (status.f_blocks - status.f_bfree) * status.f_frsize
+def _write_within(subject: Subject, template: Path, disk: Path, room: int) -> tuple[Outcome, Path]:
+    """Let it write where there is so much room; then there is more. What came of it, and where."""
+    folder = disk / "trial" / "folder"
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    shutil.copytree(template, folder, symlinks=True)
+    _leave_room(disk, room)
+    outcome = step(lambda: subject.write(folder), refusals=(ElmoError, OSError))
+    (disk / "ballast").unlink()
+    return outcome, folder
 
 
 def _leave_room(disk: Path, room: int) -> None:
@@ -358,7 +370,7 @@ def _disk(place: Path) -> Iterator[Path]:
     """A small one."""
     with (
         tempfile.TemporaryDirectory(prefix="disk-", dir=place) as name,
-        _mounted(Path(name), "-t", "tmpfs", "-o", "size=64m", "tmpfs"),
+        _mounted(Path(name), "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs"),
     ):
         yield Path(name)
 
@@ -380,7 +392,8 @@ def read_meanwhile(subject: Subject, place: Path, seconds: float) -> Row:
     row = Row(subject.name, "readers and two writers at once")
     with template_of(subject, place) as template, copied(template) as folder:
         end = time.monotonic() + seconds
-        writers = [_start(lambda: _repeat(lambda: subject.write(folder), end)) for _ in range(2)]
+        work = partial(subject.write_among_others, folder)
+        writers = [_start(partial(_repeat, work, range(first, _MOST, 3), end)) for first in (0, 1)]
         while time.monotonic() < end:
             found = step(lambda: [subject.state(folder) for _ in range(10)])
             wrong = found.kind != "done" or not set(found.value) <= subject.kept | subject.ended
@@ -405,25 +418,24 @@ def _start(work: Callable[[], None]) -> int:
     return pid
 
 
-def _repeat(work: Callable[[], None], end: float) -> None:
-    while time.monotonic() < end:
-        work()
+def _repeat(work: Callable[[int], None], turns: Iterable[int], end: float) -> None:
+    for turn in turns:
+        if time.monotonic() >= end:
+            break
+        work(turn)
 
 
 # --- the table ---
 
 
 def table(rows: list[Row]) -> str:
-    """Lines to read."""
-    head = ("what is written", "fault", "tried", "survived", "lost or wrong", "there after the fault")
-    body = [
-        (row.subject, row.fault, row.tried, row.tried - len(row.wrong), len(row.wrong), _states(row.left))
-        for row in rows
-    ]
-    lines = [head, *(tuple(map(str, line)) for line in body)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
-def _states(left: Counter[str]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in sorted(left.items()))
+    """Markdown: how many trials each subject stood, by fault, and how many of all."""
+    faults = list(dict.fromkeys(row.fault for row in rows))
+    head = ["written", *faults, "tried", "survived", "lost or wrong"]
+    subjects = {name: [row for row in rows if row.subject == name] for name in dict.fromkeys(r.subject for r in rows)}
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for name, own in [*subjects.items(), ("all", rows)]:
+        by_fault = [sum(row.tried for row in own if row.fault == fault) or "" for fault in faults]
+        tried, lost = sum(row.tried for row in own), sum(len(row.wrong) for row in own)
+        lines.append([name, *map(str, by_fault), f"{tried:,}", f"{tried - lost:,}", f"{lost:,}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,6 +1,6 @@
 """Faults on the command line: subjects and faults in, one table out; exit status 1 where anything was lost or wrong.
 
-    python tests/faults/run.py                   # all of it, long
+    python tests/faults/run.py --keep build/faults        # all of it, long; goes on where it was stopped
     python tests/faults/run.py --subject convert --fault kill --trials 10 --json
 
 Disks of one's own (a full one, a read-only one, an overlay) need a name space of mounts: for them, the command starts
@@ -8,6 +8,7 @@ itself again under `unshare --map-root-user --mount`.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -28,17 +29,50 @@ FAULTS = ("kill", "disk", "overlay", "readers")
 def main() -> int:
     """Run what the arguments ask for."""
     arguments = _parse()
+    kept = _Kept(arguments)
     rows = []
-    for fault in arguments.fault or FAULTS:
-        if fault in ("disk", "overlay") and not arguments.in_name_space:
-            rows += _run_in_name_space(arguments, fault)
-            continue
-        for name in arguments.subject or subjects.SUBJECTS:
-            for row in _try(subjects.SUBJECTS[name](), fault, arguments):
-                _tell(row)
-                rows.append(row)
+    for name in arguments.subject or subjects.SUBJECTS:
+        for fault in arguments.fault or FAULTS:
+            if (found := kept.rows(name, fault)) is None:
+                found = list(_run(name, fault, arguments))
+                kept.add(name, fault, found)
+            rows += found
     print(json.dumps([row.to_dict() for row in rows]) if arguments.json else harness.table(rows))
     return 1 if any(row.wrong for row in rows) else 0
+
+
+class _Kept:
+    """What came of earlier runs of the same code, seed and number of trials: a line for a subject and a fault. Where
+    anything was lost, it is tried again."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._path: Path | None = None
+        self._rows: dict[str, list[harness.Row]] = {}
+        if arguments.keep is not None:
+            arguments.keep.mkdir(parents=True, exist_ok=True)
+            self._path = arguments.keep / f"{arguments.seed}-{arguments.trials or 'all'}-{_digest_of_code()}.jsonl"
+        if self._path is not None and self._path.exists():
+            whole = (json.loads(line) for line in self._path.read_text().splitlines(True) if line.endswith("\n"))
+            self._rows = {line["key"]: [harness.Row.from_dict(row) for row in line["rows"]] for line in whole}
+
+    def rows(self, name: str, fault: str) -> list[harness.Row] | None:
+        """Of a subject and a fault; None where it has to be tried."""
+        rows = self._rows.get(f"{name} {fault}")
+        return None if rows is None or any(row.wrong for row in rows) else rows
+
+    def add(self, name: str, fault: str, rows: list[harness.Row]) -> None:
+        """Keep some."""
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"key": f"{name} {fault}", "rows": [row.to_dict() for row in rows]}) + "\n")
+
+
+def _digest_of_code() -> str:
+    """Of all that could change what comes of a run."""
+    sha, here = hashlib.sha256(), Path(__file__).resolve().parent
+    for path in sorted([*here.glob("*.py"), *here.parent.parent.glob("spacy_elmo/**/*.py")]):
+        sha.update(path.read_bytes())
+    return sha.hexdigest()[:12]
 
 
 def _parse() -> argparse.Namespace:
@@ -46,9 +80,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--subject", action="append", choices=subjects.SUBJECTS, help="what is cut; all of them")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="how; all of them")
     parser.add_argument(
-        "--trials", type=int, help="at most so many of each; without it, 50, and every place to kill at"
+        "--trials", type=int, help="at most so many of each; without it, 50, and every place to kill at on this disk"
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is chosen by chance")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what was done there, and go on from there")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()), help="where to write")
     parser.add_argument("--in-name-space", action="store_true", help=argparse.SUPPRESS)
@@ -62,6 +97,15 @@ def _tell(row: harness.Row) -> None:
         print(f"✘ {wrong}", file=sys.stderr)
 
 
+def _run(name: str, fault: str, arguments: argparse.Namespace) -> Iterator[harness.Row]:
+    if fault in ("disk", "overlay") and not arguments.in_name_space:
+        yield from _run_in_name_space(name, fault, arguments)
+        return
+    for row in _try(subjects.SUBJECTS[name](), fault, arguments):
+        _tell(row)
+        yield row
+
+
 def _try(subject: harness.Subject, fault: str, arguments: argparse.Namespace) -> Iterator[harness.Row]:
     trials = arguments.trials or 50
     if fault == "kill":
@@ -72,26 +116,21 @@ def _try(subject: harness.Subject, fault: str, arguments: argparse.Namespace) ->
         yield harness.write_protect(subject, arguments.place)
     elif fault == "overlay":
         with harness.overlay(arguments.place) as place:
-            row = harness.kill_at_places(subject, place, arguments.trials, arguments.seed)
+            row = harness.kill_at_places(subject, place, trials, arguments.seed)
         row.fault += ", overlay"
         yield row
     else:
         yield harness.read_meanwhile(subject, arguments.place, seconds=min(trials, 20))
 
 
-def _run_in_name_space(arguments: argparse.Namespace, fault: str) -> list[harness.Row]:
-    chosen = [part for name in arguments.subject or () for part in ("--subject", name)]
+def _run_in_name_space(name: str, fault: str, arguments: argparse.Namespace) -> list[harness.Row]:
+    chosen = ["--subject", name, "--fault", fault, "--seed", str(arguments.seed), "--place", arguments.place]
     trials = ["--trials", str(arguments.trials)] if arguments.trials else []
-    command = [*UNSHARE, sys.executable, __file__, "--in-name-space", "--json", "--fault", fault, *chosen, *trials]
-    run = subprocess.run([*command, "--seed", str(arguments.seed), "--place", arguments.place], stdout=subprocess.PIPE)
+    command = [*UNSHARE, sys.executable, __file__, "--in-name-space", "--json", *chosen, *trials]
+    run = subprocess.run(command, stdout=subprocess.PIPE)
     if run.returncode > 1 or not run.stdout:
         raise SystemExit(f"✘ {' '.join(UNSHARE)}: mounts of one's own are not allowed here (see above)")
-    return [_row(facts) for facts in json.loads(run.stdout)]
-
-
-def _row(facts: dict) -> harness.Row:
-    facts.pop("lost")
-    return harness.Row(**{**facts, "left": harness.Counter(facts["left"])})
+    return [harness.Row.from_dict(facts) for facts in json.loads(run.stdout)]
 
 
 if __name__ == "__main__":

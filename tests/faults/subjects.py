@@ -9,12 +9,13 @@ import os
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import spacy
+from common import Subject, facts, write_model
+from runs import Embed, Encode, Pretrain
 
 from spacy_elmo import formats
-from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel
 from spacy_elmo.pipeline.component import ElmoComponent
@@ -25,49 +26,6 @@ from spacy_elmo.tools import prepare as prepare_tool
 from spacy_elmo.tools.convert import convert
 from spacy_elmo.tools.download import download
 from spacy_elmo.tools.prepare import prepare
-
-WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
-
-
-def write_model(folder: Path, cell_clip: float, seed: int, is_whole: bool = True) -> None:
-    """Write a model; all have the same shapes, so that nothing but a check tells parts of two of them apart."""
-    options = {
-        "lstm": {"dim": 24, "projection_dim": 8, "n_layers": 2, "cell_clip": cell_clip, "use_skip_connections": True},
-        "char_cnn": {
-            "filters": [[1, 8], [2, 8]],
-            "embedding": {"dim": 4},
-            "activation": "relu",
-            "n_highway": 1,
-            "max_characters_per_token": 16,
-            "n_characters": 262,
-        },
-    }
-    bilm = BiLM(BiLMOptions.from_dict(options), seed=seed)
-    bilm.card = {"name": f"model {seed}"}
-    words = [*WORDS, f"word{seed}"] if is_whole else None
-    softmax = Softmax(len(WORDS) + 1, 8, seed=seed) if is_whole else None
-    formats.write(bilm, folder, vocabulary=words, softmax=softmax)
-
-
-def facts(model: formats.OpenedModel) -> tuple[object, ...]:
-    """All that tells a model from another, by its readers."""
-    softmax = model.softmax() if model.has_softmax else Softmax(1, 1, seed=0)
-    words = " ".join(model.vocabulary or [])
-    return (
-        model.digest,
-        words,
-        model.card.get("name"),
-        hashlib.sha256(softmax.weight.detach().numpy().tobytes()).hexdigest(),
-    )
-
-
-class Subject:
-    """What most of them share."""
-
-    kept, ended = {"old", "new"}, {"new"}
-
-    def between(self, folder: Path) -> None:
-        """Nothing happens between the fault and the next run."""
 
 
 class Convert(Subject):
@@ -89,6 +47,12 @@ class Convert(Subject):
         if not self.exchanges:
             files.exchange = lambda one, other: False
         convert(str(folder / "new"), folder / "target", force=True)
+
+    def write_among_others(self, folder: Path, turn: int) -> None:
+        """Write one after the other, again and again."""
+        if not self.exchanges:
+            files.exchange = lambda one, other: False
+        convert(str(folder / ("new", "old")[turn % 2]), folder / "target", force=True)
 
     def state(self, folder: Path) -> str:
         """Which of the two is there, whole."""
@@ -163,7 +127,14 @@ class Download(Subject):
 
     def write(self, folder: Path) -> None:
         """Download what is served."""
-        self._register(folder)
+        self._download(folder, "served")
+
+    def write_among_others(self, folder: Path, turn: int) -> None:
+        """Download one version after the other, again and again."""
+        self._download(folder, f"version {1 + turn % 2}")
+
+    def _download(self, folder: Path, served: str) -> None:
+        self._register(folder, served)
         download_tool._PAUSE, download_tool._CHUNK = 0.0, 2**11
         download("tiny")
 
@@ -176,23 +147,15 @@ class Download(Subject):
         self._register(folder)
         if not KNOWN["tiny"].is_downloaded:
             return "nothing"
-        formats.load("tiny")
-        for name in ("version 1", "version 2"):
-            if all(
-                (folder / "cache/tiny" / path.name).read_bytes() == path.read_bytes() for path in _model(folder / name)
-            ):
-                return name
-        return "a mixture"
+        digest = formats.digest(formats.load("tiny"))
+        versions = {name: formats.open_model(folder / name).digest for name in ("version 1", "version 2")}
+        return next((name for name in versions if versions[name] == digest), "a mixture")
 
-    def _register(self, folder: Path) -> None:
+    def _register(self, folder: Path, served: str = "served") -> None:
         os.environ[CACHE] = str(folder / "cache")
-        url = f"http://127.0.0.1:{self._port}{folder}/served"
-        served = (KnownFile(name, f"{url}/{name}") for name in ("options.json", "weights.hdf5"))
-        KNOWN["tiny"] = KnownModel("tiny", "en", "a tiny one", tuple(served))
-
-
-def _model(folder: Path) -> list[Path]:
-    return [folder / name for name in ("options.json", "weights.hdf5")]
+        url = f"http://127.0.0.1:{self._port}{quote(str(folder / served))}"
+        served_files = (KnownFile(name, f"{url}/{name}") for name in ("options.json", "weights.hdf5"))
+        KNOWN["tiny"] = KnownModel("tiny", "en", "a tiny one", tuple(served_files))
 
 
 def _serve(tells_versions: bool) -> int:
@@ -216,7 +179,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with the file, or the rest of it."""
-        path = Path(self.path)
+        path = Path(unquote(self.path))
         content = path.read_bytes()
         tag = f'"{hashlib.sha256(content).hexdigest()[:9]}"' if self.tells_versions else ""
         if tag and self.headers.get("If-None-Match") == tag:
@@ -269,6 +232,12 @@ class Component(Subject):
             files.exchange = lambda one, other: False
         component_of(folder / "new").to_disk(folder / "target")
 
+    def write_among_others(self, folder: Path, turn: int) -> None:
+        """Save one after the other, again and again."""
+        if not self.exchanges:
+            files.exchange = lambda one, other: False
+        component_of(folder / ("new", "old")[turn % 2]).to_disk(folder / "target")
+
     def state(self, folder: Path) -> str:
         """Which of the two is loaded."""
         loaded = component_of(folder / "old").from_disk(folder / "target")
@@ -292,7 +261,14 @@ SUBJECTS = {
     "convert-steps": lambda: Convert("convert --force, folders not exchanged", grows=False, exchanges=False),
     "download": lambda: Download("download", tells_versions=True),
     "download-untold": lambda: Download("download, versions not told", tells_versions=False),
+    "embed": lambda: Embed("embed"),
+    "embed-over": lambda: Embed("embed --force", is_over_another=True),
+    "embed-changed": lambda: Embed("embed --force, then another job", is_over_another=True, changes=True),
+    "embed-npz": lambda: Embed("embed, npz", suffix=".npz"),
+    "encode": Encode,
     "prepare": lambda: Prepare("prepare"),
     "prepare-others": lambda: Prepare("prepare, beside other files", others=True),
     "prepare-processes": lambda: Prepare("prepare --n-process 2", n_process=2),
+    "pretrain": lambda: Pretrain("pretrain"),
+    "pretrain-first": lambda: Pretrain("pretrain --init-from", begins_with_a_model=True),
 }

@@ -34,6 +34,32 @@ def container(request, whole_model, tmp_path):
     return whole_model
 
 
+def test_a_model_may_be_named_by_its_options(whole_model, data):
+    assert digest(load(whole_model / "options.json")) == digest(load(whole_model))
+    assert open_model(whole_model / "options.json").name == whole_model.name
+
+
+def test_of_several_models_in_a_folder_the_options_name_theirs(whole_model, data, tmp_path):
+    for number, folder in enumerate((whole_model, data / "tiny_2l_skip")):
+        shutil.copy(folder / "weights.hdf5", tmp_path / f"m{number}_weights.hdf5")
+        shutil.copy(folder / "options.json", tmp_path / f"m{number}_options.json")
+    assert digest(load(tmp_path / "m1_options.json")) == digest(load(data / "tiny_2l_skip"))
+
+
+def test_weights_may_end_in_h5(whole_model):
+    expected = digest(load(whole_model))
+    (whole_model / "weights.hdf5").rename(whole_model / "weights.h5")
+    assert digest(load(whole_model)) == digest(load(whole_model / "weights.h5")) == expected
+
+
+def test_a_path_may_begin_at_home(whole_model, monkeypatch):
+    monkeypatch.setenv("HOME", str(whole_model.parent))
+    monkeypatch.setenv("USERPROFILE", str(whole_model.parent))
+    assert digest(load(f"~/{whole_model.name}")) == digest(load(whole_model))
+    with pytest.raises(WeightsError, match="~nobody-here/model: no such weights"):
+        load("~nobody-here/model")
+
+
 def test_every_container_has_the_same_parts(container, whole_model):
     model, expected = open_model(container), load(whole_model)
     assert model.options == expected.options

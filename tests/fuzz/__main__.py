@@ -30,6 +30,7 @@ CHECKOUT = HERE.parent.parent
 SEED = 20261129
 _BATCH = 250  # cases that a worker is asked for at once
 _MOST_BATCHES = 8  # of a worker, since what it keeps adds up
+_MEMORY = Path("/dev/shm")  # a file system where files cost next to nothing
 
 
 def main() -> int:
@@ -125,7 +126,9 @@ class Workers:
         """The one to ask now."""
         if self._worker is None or self._worker.is_done:
             self._open.close()
-            scratch = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
+            scratch = Path(
+                self._open.enter_context(tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None))
+            )
             self._worker = self._open.enter_context(Worker(self._kinds, scratch, self._seconds))
         return self._worker
 

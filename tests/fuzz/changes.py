@@ -28,6 +28,7 @@ _NUMBERS = (
     2**63,
     2**64 - 1,
 )
+_MOST_JSON = 2**24  # characters of a list that is made
 
 
 def damage(rng: Random, content: bytes, places: Sequence[int] = ()) -> bytes:
@@ -139,7 +140,7 @@ def _change_value(rng: Random, node: Any) -> None:
     elif chance < 0.7:
         del node[key]
     elif chance < 0.8:
-        node[key] = [copy.deepcopy(node[key])] * rng.choice((1, 2, 1000))
+        node[key] = _repeated(copy.deepcopy(node[key]), rng.choice((1, 2, 1000)))
     elif isinstance(node, dict):
         name = rng.choice((odd_text(rng), str(key).upper(), f"{key}s", str(key)[1:]))
         node[name] = node.pop(key) if chance < 0.9 else odd_value(rng)
@@ -158,11 +159,16 @@ def odd_value(rng: Random) -> Any:
             lambda: Raw(_nested(rng, rng.choice((3, 90, 99, 101, 200, 330, 511, 700, 990, 3_000, 50_000)))),
             lambda: odd_text(rng),
             lambda: str(rng.choice(_NUMBERS)),
-            lambda: [odd_text(rng)] * rng.choice((1, 3, 5_000)),
+            lambda: _repeated(odd_text(rng), rng.choice((1, 3, 5_000))),
             lambda: {odd_text(rng): rng.choice((1, "x")) for _ in range(rng.choice((1, 3, 2_000)))},
             lambda: rng.uniform(-10, 10),
         )
     )()
+
+
+def _repeated(value: Any, times: int) -> list[Any]:
+    """A list of the same, as long as it may be: a case is made under the limits of its reader."""
+    return [value] * max(1, min(times, _MOST_JSON // len(to_json(value))))
 
 
 def _nested(rng: Random, depth: int) -> str:

@@ -5,6 +5,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -34,10 +35,10 @@ _CALLS = (
 
 
 class TorchFile:
-    """An honest state_dict, and ways to change a file of it."""
+    """An honest state_dict or other content, and ways to change a file of it. odd: changes a copy of the content."""
 
-    def __init__(self, state: dict[str, torch.Tensor]) -> None:
-        self._state = state
+    def __init__(self, state: dict[str, Any], odd: "Callable[[Random, dict[str, Any]], Any] | None" = None) -> None:
+        self._state, self._odd = state, odd or _odd_state
         self.zipped, self.legacy = _saved(state, True), _saved(state, False)
 
     def change(self, rng: Random) -> tuple[bytes, bool]:
@@ -50,8 +51,12 @@ class TorchFile:
         if chance < 0.5:
             return damage(rng, self.legacy, range(400)), True
         if chance < 0.7:
-            return _saved(_odd_state(rng, self._state), rng.random() < 0.7), True
+            return self.of_odd_content(rng, rng.random() < 0.7), True
         return self._with_members(rng), True
+
+    def of_odd_content(self, rng: Random, in_zip: bool = True) -> bytes:
+        """A whole file of changed content."""
+        return _saved(self._odd(rng, self._state), in_zip)
 
     def _with_members(self, rng: Random) -> bytes:
         """The archive made again of a changed pickle, of changed numbers, or of others or fewer members."""
@@ -82,8 +87,24 @@ def _saved(state: Any, in_zip: bool) -> bytes:
 def _odd_state(rng: Random, honest: dict[str, torch.Tensor]) -> Any:
     state: dict[Any, Any] = dict(honest)
     key = rng.choice(list(state))
-    tensor = state[key]
-    value = rng.choice(
+    value = odd_tensor(rng, state[key])
+    chance = rng.random()
+    if chance < 0.6:
+        state[key] = value
+    elif chance < 0.7:
+        del state[key]
+    elif chance < 0.8:
+        state[rng.choice((odd_text(rng), 3, f"{key}.x", f"CNN{key}"))] = value
+    elif chance < 0.9:
+        state[odd_text(rng)] = state.pop(key)
+    else:
+        return rng.choice(([*state.values()], {"state": state}, value, {}, None, 3, "x"))
+    return state
+
+
+def odd_tensor(rng: Random, tensor: torch.Tensor) -> Any:
+    """Another tensor, or what is none."""
+    return rng.choice(
         (
             lambda: tensor.double(),
             lambda: tensor.half(),
@@ -91,10 +112,10 @@ def _odd_state(rng: Random, honest: dict[str, torch.Tensor]) -> Any:
             lambda: tensor.to(torch.complex64),
             lambda: tensor.bfloat16(),
             lambda: tensor.bool(),
-            lambda: tensor.t() if tensor.dim() == 2 else tensor[:1],
+            lambda: tensor.t() if tensor.dim() == 2 else tensor.flatten()[:1],
             lambda: tensor.flatten(),
             lambda: tensor[None],
-            lambda: tensor[:0],
+            lambda: tensor.flatten()[:0],
             lambda: tensor.expand(1000, *tensor.shape),
             lambda: torch.full_like(tensor, rng.choice((float("nan"), float("inf"), 1e38, 0.0))),
             lambda: tensor.to_sparse(),
@@ -109,18 +130,6 @@ def _odd_state(rng: Random, honest: dict[str, torch.Tensor]) -> Any:
             lambda: torch.empty(5, device="meta"),
         )
     )()
-    chance = rng.random()
-    if chance < 0.6:
-        state[key] = value
-    elif chance < 0.7:
-        del state[key]
-    elif chance < 0.8:
-        state[rng.choice((odd_text(rng), 3, f"{key}.x", f"CNN{key}"))] = value
-    elif chance < 0.9:
-        state[odd_text(rng)] = state.pop(key)
-    else:
-        return rng.choice(([*state.values()], {"state": state}, value, {}, None, 3, "x"))
-    return state
 
 
 def _odd_pickle(rng: Random, honest: bytes) -> bytes:

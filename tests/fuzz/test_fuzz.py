@@ -47,7 +47,7 @@ READERS = {
     "sleeps_not": ("while True: pass", "TooSlowError"),
     "eats": ("bytes(2**32)", "MemoryError"),
     "starts": ("os.system('true')", "os.system"),
-    "writes": ("open('/tmp/../dev/shm/spacy-elmo-fuzz', 'w')", "open /tmp/../dev/shm/spacy-elmo-fuzz"),
+    "writes": ("open('/tmp/../dev/shm/spacy-elmo-fuzz', 'w')", "open /dev/shm/spacy-elmo-fuzz"),
     "leaves": ("tempfile.mkstemp()", "left tmp"),
     "changes": ("(folder / 'file').unlink()", "changed the files"),
     "dies": ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),

@@ -165,9 +165,18 @@ class _Guard:
         if event in _FORBIDDEN:
             self._seen.append(f"{event} {str(arguments)[:100]}")
         elif event in _CHANGES or (event == "open" and _is_writing(arguments)):
-            path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else str(arguments[0])
-            if not os.path.abspath(path).startswith(f"{self._scratch}/"):  # noqa: PTH100 (events within Path's)
+            path = _place(event, arguments)
+            if not path.startswith(f"{self._scratch}/"):
                 self._seen.append(f"{event} {path[:100]}")
+
+
+def _place(event: str, arguments: tuple[Any, ...]) -> str:
+    """The path of an event; `shutil.rmtree` names files by a folder that it has opened."""
+    path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else str(arguments[0])
+    folder = arguments[2 if event == "os.rename" else -1]
+    if event != "open" and isinstance(folder, int) and folder >= 0 and not os.path.isabs(path):  # noqa: PTH117
+        path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)  # noqa: PTH115, PTH118
+    return os.path.abspath(path)  # noqa: PTH100 (events within Path's)
 
 
 def _is_writing(arguments: tuple[Any, ...]) -> bool:

@@ -242,6 +242,17 @@ def test_vectors_set_by_hand_belong_to_the_words_of_then():
         doc._.elmo  # noqa: B018
 
 
+def test_layers_set_by_hand_belong_to_the_words_of_then():
+    doc = annotated(["He", "likes", "New", "York", "and", "gimme", "coffee", "."], tensor=True)
+    merge_and_split(doc, 2)
+    doc._.elmo_layers = np.ones((2, 8, 4), dtype=np.float32)
+    assert doc._.elmo_layers.all()
+    assert doc._.elmo is None  # the old ones were those of other words
+    merge_and_split(doc, 0)
+    with pytest.raises(ElmoError, match="retokenized"):
+        doc._.elmo_layers  # noqa: B018
+
+
 def test_what_tells_the_words_is_left_where_the_vectors_are_left():
     doc = annotated(["We", "sat"], tensor=True)
     part = doc[0:1].as_doc(copy_user_data=True)

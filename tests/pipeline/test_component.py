@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -9,8 +10,9 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 from spacy.training import Example
+from thinc.api import Config
 
-from spacy_elmo import ElmoError
+from spacy_elmo import ElmoError, WeightsError
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.formats import load
 from spacy_elmo.pipeline.component import ElmoComponent
@@ -141,6 +143,16 @@ def test_layers_setting_mixes_the_kept_layers(layers, mixed, keep_layers, tiny):
     assert (doc._.elmo_layers is not None) == keep_layers
 
 
+def test_settings_of_what_is_annotated_can_be_changed(tiny):
+    nlp = make(model={"weights": tiny})
+    elmo = nlp.get_pipe("elmo")
+    elmo.keep_layers, elmo.vectors = True, "none"
+    doc = nlp("We sat here.")
+    assert doc._.elmo_layers.shape == (3, 4, 32)
+    assert not doc.user_hooks
+    assert not doc.tensor.size
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -154,6 +166,8 @@ def test_layers_setting_mixes_the_kept_layers(layers, mixed, keep_layers, tiny):
         ({"model": {"device": "tpu9"}}, "device"),
         ({"model": {"weights": "/no/such/model"}}, "/no/such/model"),
         ({"model": {"weights": "no_such_name"}}, "en_elmo_sm"),
+        ({"model": {"weights": None}}, r"model\.weights is null .* or \"random\""),
+        ({"weights": "/models/mine"}, r"belongs under model: config=\{\"model\": \{\"weights\": '/models/mine'\}\}"),
     ],
 )
 def test_wrong_settings_are_one_clear_error(config, message):
@@ -177,9 +191,35 @@ def test_missing_gpu_is_a_clear_error():
 
 
 def test_random_weights_only_when_asked_for():
-    random, again = make(model={"weights": None}), make(model={"weights": None})
+    random, again = make(model={"weights": "random"}), make(model={"weights": "random"})
     assert np.abs(random("some text")._.elmo - make()("some text")._.elmo).max() > 0.01
     np.testing.assert_allclose(random("some text")._.elmo, again("some text")._.elmo, atol=1e-6)
+
+
+def test_weights_that_are_null_are_an_error_only_when_they_are_needed():
+    nlp = spacy.blank("en")
+    elmo = nlp.add_pipe("elmo", config={"model": {"weights": None}})
+    with pytest.raises(WeightsError, match="null"):
+        nlp("some text")
+    elmo.from_bytes(make().get_pipe("elmo").to_bytes())  # as a pipeline is loaded that was saved with them
+    assert nlp("some text")._.elmo is not None
+
+
+def test_it_tells_what_it_is(tiny):
+    elmo = make(layers="top", model={"weights": tiny}).get_pipe("elmo")
+    assert repr(elmo) == (
+        f"<elmo: weights={tiny!r}, layers='top', device='cpu', precision='float32', frozen=True, not loaded yet>"
+    )
+    assert (elmo.n_layers, elmo.width) == (3, 32)
+    assert re.fullmatch(r"<elmo: .*n_layers=3, width=32, engine='\w+', device='cpu', .*frozen=True>", repr(elmo))
+    assert make(layers="concat", model={"weights": tiny}).get_pipe("elmo").width == 3 * 32
+    assert "weights='/no/such'" in repr(make(model={"weights": "/no/such"}).get_pipe("elmo"))
+
+
+def test_layers_may_be_a_tuple(nlp):
+    listed, tupled = make(layers=[0.2, 0.5, 0.3]), make(layers=(0.2, 0.5, 0.3))
+    np.testing.assert_array_equal(listed("some text")._.elmo, tupled("some text")._.elmo)
+    assert list(Config().from_str(tupled.config.to_str())["components"]["elmo"]["layers"]) == [0.2, 0.5, 0.3]
 
 
 def test_second_elmo_component_is_refused_and_leaves_the_pipeline_as_it_was(nlp, bundled_width):

@@ -12,7 +12,19 @@ import pytest
 import spacy
 from spacy.tokens import Doc
 
-from helpers.pipelines import bilm_of, examples, listener, moved, parameters, pipeline, tags, tensor_listener, train
+from helpers.pipelines import (
+    bilm_of,
+    blank,
+    examples,
+    listener,
+    moved,
+    parameters,
+    pipeline,
+    tags,
+    tensor_listener,
+    train,
+)
+from spacy_elmo.errors import WeightsError
 from spacy_elmo.pipeline.listener import link_of
 from spacy_elmo.pipeline.shim import shim_of
 
@@ -119,6 +131,17 @@ def test_listener_goes_on_with_the_pipeline_that_is_left(make):
     del other
     gc.collect()
     assert [token.tag_ for token in one(Doc(one.vocab, words=WORDS))] == expected
+
+
+def test_listener_that_another_pipeline_sources_goes_on_learning_with_its_own_elmo(make, tiny):
+    """The last step of `nlp.update` waits for the next one, so that the weights change after the sourcing."""
+    nlp, other = make(frozen=False), blank(tiny)
+    other.add_pipe("tagger", source=nlp)
+    data, optimizer = examples(nlp), nlp.resume_training()
+    for _ in range(2):
+        nlp.update(data, sgd=optimizer)
+    with pytest.raises(WeightsError, match="trained with other weights"):
+        other("We sat here.")
 
 
 # What lies ready for which Doc

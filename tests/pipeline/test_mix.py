@@ -203,7 +203,8 @@ def test_wrong_settings_are_errors(settings, message):
         (WIDTH, {"mix": "concat"}, "width is 8"),
         (25, {"mix": "concat"}, "width is 25"),
         (WIDTH, {"initial_weights": [1.0, 2.0]}, "initial_weights lists 2"),
-        (WIDTH, {"mix": [1.0, 2.0]}, "2 weights"),
+        (WIDTH, {"mix": [1.0, 2.0]}, "mix lists 2 weights"),
+        (WIDTH, {"mix": 3}, "mix is 3"),
     ],
 )
 def test_what_does_not_fit_the_bilm_is_an_error(rows, width, settings, message):

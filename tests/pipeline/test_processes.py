@@ -1,6 +1,7 @@
 """Each case runs in an interpreter of its own: how processes start is a setting of the whole process."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -139,6 +140,59 @@ def test_listeners_are_served_in_other_processes(method, tmp_path, data):
     assert both == alone
     assert alone[0] == ["N", "V", "N"]
     assert "has not run" not in done.stderr
+
+
+KILLED = """
+import multiprocessing, sys, time
+import spacy
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": sys.argv[2]}})
+    docs = nlp.pipe(["one", "two"], n_process=3, batch_size=1)  # the third worker has nothing to do
+    next(docs)
+    print("working", flush=True)
+    time.sleep(600)
+"""
+
+
+def methods(*slow):
+    """Those of this system, the slow ones marked."""
+    all_methods = multiprocessing.get_all_start_methods()
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in all_methods]
+
+
+@pytest.mark.parametrize("method", methods("forkserver"))
+def test_workers_end_when_their_parent_is_killed(method, tmp_path, tiny):
+    (tmp_path / "parent.py").write_text(KILLED)
+    process = subprocess.Popen([sys.executable, tmp_path / "parent.py", method, tiny], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"working\n"
+    process.kill()
+    process.communicate(timeout=60)  # the end of what all of them can write to comes when all are gone
+
+
+OTHERS = """
+import multiprocessing, sys, threading
+import spacy
+
+def work():
+    print([thread.name for thread in threading.enumerate()].count("end_with_parent"))
+
+if __name__ == "__main__":
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": sys.argv[2]}})
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=work)
+    process.start()
+    process.join()
+"""
+
+
+@pytest.mark.parametrize("method", methods("forkserver", "spawn"))
+def test_other_processes_of_the_user_are_left_alone(method, tmp_path, tiny):
+    (tmp_path / "parent.py").write_text(OTHERS)
+    run = subprocess.run([sys.executable, tmp_path / "parent.py", method, tiny], capture_output=True, timeout=120)
+    assert run.stdout == b"0\n"
 
 
 FORK = """

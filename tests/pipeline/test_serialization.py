@@ -175,12 +175,21 @@ def test_changed_bytes_are_a_clear_error_or_change_nothing(data, is_sealed):
     elmo.from_bytes(whole)
 
 
-@pytest.mark.parametrize("damaged", [b"", b"garbage", b"\x80"])
-def test_damaged_bytes_are_a_clear_error(damaged):
-    nlp = spacy.blank("en")
-    shim = shim_of(nlp.add_pipe("elmo").model)
-    with pytest.raises(ElmoError, match="bytes"):
-        shim.from_bytes(damaged)
+@pytest.mark.parametrize("damaged", [b"", b"garbage", b"\x80", b"\x81\xa1a" + b"\0" * 5000])
+def test_damaged_bytes_are_a_clear_error_in_one_short_line(damaged):
+    elmo = spacy.blank("en").add_pipe("elmo")
+    for read in (elmo.from_bytes, shim_of(elmo.model).from_bytes):
+        with pytest.raises(ElmoError, match="bytes") as caught:
+            read(damaged)
+        assert len(str(caught.value)) < 400  # msgpack's own repeats all bytes behind a message
+
+
+def test_bytes_without_the_model_are_an_error_unless_that_is_asked_for():
+    elmo = spacy.blank("en").add_pipe("elmo")
+    without = elmo.to_bytes(exclude=["model"])
+    with pytest.raises(WeightsError, match="hold no model"):
+        elmo.from_bytes(without)
+    elmo.from_bytes(without, exclude=["model"])
 
 
 def test_interrupted_save_is_made_good_by_the_next(saved, monkeypatch):

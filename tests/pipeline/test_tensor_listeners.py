@@ -185,6 +185,15 @@ def test_tensor_that_was_set_by_hand_stays(tiny, width, has_run):
     np.testing.assert_array_equal(doc.tensor, np.ones((len(doc), width)))
 
 
+def test_elmo_runs_again_on_a_doc_whose_tensor_was_cleaned(tiny):
+    nlp = blank(tiny, vectors="tensor")
+    nlp.add_pipe("doc_cleaner")
+    doc = nlp("We sat here.")
+    assert doc.tensor is None
+    nlp.get_pipe("elmo")(doc)
+    np.testing.assert_array_equal(doc.tensor, doc._.elmo)
+
+
 def test_own_tensor_is_replaced_however_the_doc_came_back(tiny):
     nlp = blank(tiny, vectors="tensor")
     elmo = nlp.get_pipe("elmo")

@@ -17,7 +17,7 @@ def test_weights_other_than_those_it_was_trained_with_are_an_error(tiny, data, t
     nlp.to_disk(tmp_path / "saved")
     saved = spacy.load(tmp_path / "saved")
     other = spacy.blank("en")
-    other.add_pipe("elmo", config={"model": {"weights": None}})
+    other.add_pipe("elmo", config={"model": {"weights": "random"}})
     bilm = copy.deepcopy(bilm_of(saved))
     with torch.no_grad():
         next(bilm.parameters()).add_(1e-3)
@@ -36,7 +36,7 @@ def other_weights(nlp):
         next(bilm.parameters()).add_(1e-3)
     other = spacy.blank("en")
     other.add_pipe("sentencizer")
-    other.add_pipe("elmo", config={"model": {"weights": None}})
+    other.add_pipe("elmo", config={"model": {"weights": "random"}})
     shim_of(other.get_pipe("elmo").model).set(bilm)
     return other
 

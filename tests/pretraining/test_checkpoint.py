@@ -258,6 +258,43 @@ def test_each_part_of_another_type_is_an_error_that_names_it(with_part, name):
     assert refused >= len(VALUES) - 4  # a few values are right for some parts
 
 
+ODD_TENSORS = {
+    "sparse": lambda tensor: tensor.to_sparse(),
+    "without memory": lambda tensor: tensor.to("meta"),
+    "in one place": lambda tensor: tensor[:1].expand(tensor.shape),
+    "a parameter": torch.nn.Parameter,
+}
+
+
+@pytest.mark.parametrize("name", ["model", "average", "states", "since_log"])
+@pytest.mark.parametrize("change", ODD_TENSORS.values(), ids=ODD_TENSORS)
+def test_tensors_that_no_step_can_be_taken_in_are_an_error(with_part, name, change):
+    odd = change(torch.ones(2, dtype=torch.float64))
+    value = {"states": [(odd, odd)], "since_log": odd}.get(name, {"weight": odd})
+    with pytest.raises(PretrainingError, match=rf"c\.pt: {name} is .*, expected"):
+        Checkpoint.read(with_part(**{name: value}))
+
+
+@pytest.mark.parametrize("change", ODD_TENSORS.values(), ids=ODD_TENSORS)
+def test_such_tensors_are_an_error_in_the_memory_of_an_optimizer(change):
+    tensor = torch.ones(2, 2)
+    with pytest.raises(PretrainingError, match=r"sum is .*expected numbers \[2, 2\]"):
+        checkpoint.check_tensor(change(tensor), tensor, "c.pt: sum")
+
+
+@pytest.mark.parametrize("value", [torch.ones(3), b"x", {1: 2}, 10**30], ids=["tensor", "bytes", "key", "large"])
+def test_options_that_no_json_can_say_are_an_error(with_part, value):
+    with pytest.raises(PretrainingError, match=r"c\.pt: options is .*expected the options of a biLM"):
+        Checkpoint.read(with_part(options={"lstm": {"cell_clip": value}, "char_cnn": {}}))
+
+
+def test_names_in_errors_are_short_and_on_one_line():
+    with pytest.raises(PretrainingError) as caught:
+        checkpoint.check_tensors({"\n\ud800" * 500: torch.ones(1)}, {}, "c.pt: model")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
 def test_more_tokens_than_rows_can_read_are_an_error(with_part):
     with pytest.raises(PretrainingError, match="tokens_per_step is 11, expected a multiple of rows, 2"):
         Checkpoint.read(with_part(tokens_per_step=11))

@@ -219,6 +219,25 @@ def test_values_that_are_no_finite_number_are_refused(read, name, value):
         read(f"[{section}]\n{key} = {value}\n")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[model]\ndim = {'x' * 5000}",
+        "[model]\ndim = 1\n  n_layers = 2",
+        "[model]\ndim = \0",
+        f"[{'x' * 5000}]",
+        f"[model]\n{'x' * 5000} = 1",
+        "x" * 5000,
+    ],
+    ids=["long", "two lines", "odd character", "section", "key", "no setting"],
+)
+def test_what_is_wrong_is_shown_on_one_short_line(read, text):
+    with pytest.raises(PretrainingError) as caught:
+        read(text)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize(("name", "value"), [("beta1", 1.0), ("beta2", 1.5), ("beta1", -0.1), ("learning_rate", -1.0)])
 def test_values_no_optimizer_takes_are_refused(read, name, value):
     with pytest.raises(ElmoError, match=name):

@@ -217,7 +217,7 @@ def test_disk_full_while_encoding_is_an_error_of_ours(tmp_path, encoded, monkeyp
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.np.lib.format, "open_memmap", full)
+    monkeypatch.setattr(module.np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(ElmoError, match="No space left"):
         encoded("a b\n")
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]

@@ -76,13 +76,13 @@ def test_killed_run_is_resumed_to_the_numbers_of_one_that_was_not(command, argum
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signalled_run_leaves_a_checkpoint_and_status_1(command, arguments, whole, tmp_path, number):
+def test_signalled_run_leaves_a_checkpoint_and_the_status_of_the_signal(command, arguments, whole, tmp_path, number):
     out = tmp_path / "stopped"
     process = command(*arguments("stopped", *LONG), wait=False)
     wait_for(lambda: step_of(out) >= 20, process)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 128 + number
     assert err.startswith("✘ stopped at step")
     assert len(err.splitlines()) == 1
     assert 20 <= Checkpoint.read(out / checkpoint.NAME).step < MAX_STEPS
@@ -113,6 +113,14 @@ def call(monkeypatch, capsys):
         return (status, *capsys.readouterr())
 
     return run
+
+
+def test_ctrl_c_before_the_first_step_is_one_line_and_status_130(call, arguments, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spacy_elmo.pretraining.__main__.pretrain", stop)
+    assert call(*arguments("out")) == (130, "", "✘ stopped\n")
 
 
 def test_success_is_status_0_and_silent_when_asked_to_be(call, arguments, tmp_path):

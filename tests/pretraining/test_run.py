@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import fields
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,6 +18,7 @@ from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.config import Config, ModelConfig
 from spacy_elmo.pretraining.evaluation import Evaluation, Evaluator, Perplexities
 from spacy_elmo.pretraining.run import CorpusFiles
+from spacy_elmo.pretraining.steps import Steps
 from spacy_elmo.pretraining.trainer import StoppedError, Trainer
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 
@@ -218,6 +220,17 @@ def test_empty_heldout_text_is_an_error_before_training_starts(train, prepared, 
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
+def test_raw_text_in_place_of_the_prepared_corpus_is_warned_about(train, prepared, tmp_path, capsys):
+    train("good", prepared, training__max_steps=1)
+    assert "⚠" not in capsys.readouterr().err
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "text.txt").write_text("The bank lent money, they say.\nIt didn't rain.\n" * 20)
+    train("bad", tmp_path / "raw", training__max_steps=1)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "looks like raw text" in warning
+    assert "`python -m spacy elmo prepare` makes a corpus of it" in warning
+
+
 def test_vocabulary_out_of_order_is_warned_about(train, tmp_path, capsys):
     frequent = " ".join(f"z{n}" for n in range(60)) + "\n"
     (tmp_path / "skewed.txt").write_text("".join(frequent.replace("z", "y") for _ in range(20)) + frequent)
@@ -263,6 +276,39 @@ def test_run_killed_before_its_first_step_can_be_resumed(train, log, monkeypatch
             train("killed", training__max_steps=6)
     killed, whole = train("killed", training__max_steps=6, resume=True), train("whole", training__max_steps=6)
     assert log.losses(killed) == log.losses(whole)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_second_process_in_one_directory_is_told_so_and_the_first_goes_on(train, log, monkeypatch, resume):
+    errors, advance = [], Steps.advance
+
+    def meanwhile(steps):
+        if not errors:
+            errors.append("")
+            with pytest.raises(PretrainingError) as error:
+                train("both", training__max_steps=6, resume=resume)
+            errors.append(str(error.value))
+        return advance(steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "advance", meanwhile)
+        both = train("both", training__max_steps=6)
+    assert errors[1] == f"{both}: another process is training in it; wait for its end, or name another directory"
+    assert log.losses(both) == log.losses(train("whole", training__max_steps=6))
+    assert sorted(path.name for path in both.iterdir() if path.name.startswith(".")) == []
+
+
+def test_run_that_has_begun_and_ended_between_two_looks_is_not_written_over(train, monkeypatch):
+    mkdir = Path.mkdir
+
+    def late(path, **settings):
+        monkeypatch.undo()
+        train(training__max_steps=3)
+        mkdir(path, **settings)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    with pytest.raises(PretrainingError, match=r"there is a run in it; --resume"):
+        train(training__max_steps=3)
 
 
 def test_torchrun_overwrites_no_model_either(train, monkeypatch):

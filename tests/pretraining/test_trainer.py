@@ -201,8 +201,9 @@ def test_signal_writes_a_checkpoint_and_the_model_and_resuming_gives_the_same_nu
 ):
     whole = train("whole", training__max_steps=20)
     undo = at_step(13, lambda _: os.kill(os.getpid(), number))
-    with pytest.raises(StoppedError, match="stopped at step 13 of 20; --resume goes on"):
+    with pytest.raises(StoppedError, match="stopped at step 13 of 20; --resume goes on") as caught:
         train("stopped", training__max_steps=20)
+    assert caught.value.exit_status == 128 + number
     undo()
     assert Checkpoint.read(tmp_path / "stopped" / checkpoint.NAME).step == 13
     assert (tmp_path / "stopped" / "weights.hdf5").is_file()

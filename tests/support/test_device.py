@@ -41,7 +41,8 @@ def test_the_device_is_the_one_that_is_named(gpus, n, name, chosen):
         (0, "cuda", 'device is \'cuda\', but torch sees no GPU here; use "auto" or "cpu"'),
         (2, "cuda:2", "device is 'cuda:2', but torch sees only 2 GPU here"),
         (1, "gpu", 'device is \'gpu\', expected "auto", "cpu"'),
-        (1, "mps", "device is 'mps', expected"),
+        (1, "mps", 'device is "mps", the GPU of a Mac, but torch sees none here'),
+        (1, "xpu", "device is 'xpu', expected"),
         (1, "", "device is '', expected"),
         (1, "cpu:x", "device is 'cpu:x', expected"),
     ],
@@ -52,3 +53,10 @@ def test_another_one_is_an_error_that_names_the_setting(gpus, n, name, message):
         choose_device(name)
     with pytest.raises(PretrainingError, match=f"\\[training\\] {message}"):
         choose_device(name, "[training] device", PretrainingError)
+
+
+def test_the_gpu_of_a_mac_is_taken_when_it_is_asked_for(gpus, monkeypatch):
+    gpus(0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps")
+    assert choose_device("auto") == torch.device("cpu")

@@ -5,11 +5,12 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from spacy_elmo.support import locks
-from spacy_elmo.support.locks import abandoned, locked
+from spacy_elmo.support.locks import abandoned, claimed, locked
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows locks by a file elsewhere")
 
@@ -121,3 +122,25 @@ def test_nobody_begins_on_what_is_being_cleared_away(tmp_path):
 
 def test_what_is_gone_is_not_abandoned(tmp_path):
     assert not is_abandoned(tmp_path / "gone")
+
+
+def test_what_is_claimed_is_refused_to_others_until_it_is_free_and_may_be_removed_meanwhile(tmp_path):
+    place, refusal = tmp_path / "claimed", ValueError("in use")
+    for _ in range(2):
+        with claimed(place, Path.touch, refusal):
+            with pytest.raises(ValueError, match="in use"), claimed(place, Path.touch, refusal):
+                pass
+            place.unlink()
+
+
+def test_what_is_removed_before_it_is_locked_is_made_again(tmp_path):
+    place, made = tmp_path / "claimed", []
+
+    def make(path):
+        made.append(path)
+        if len(made) > 1:
+            path.touch()
+
+    with claimed(place, make, ValueError()):
+        assert made == [place, place]
+        assert place.exists()

@@ -3,10 +3,11 @@
 import multiprocessing
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from spacy_elmo.support.workers import end_with_parent
+from spacy_elmo.support.workers import end_with_parent, when_started
 
 PARENT = """
 import multiprocessing, sys, time
@@ -33,3 +34,9 @@ def test_idle_workers_end_when_their_parent_is_killed(tmp_path, method):
 
 def test_a_process_that_is_no_worker_goes_on():
     end_with_parent()
+
+
+def test_nothing_is_done_where_no_process_is_being_spawned():
+    before = threading.active_count()
+    when_started(lambda: pytest.fail("done"))
+    assert threading.active_count() == before

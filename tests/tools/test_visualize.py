@@ -66,6 +66,7 @@ def test_both_files_of_a_name_without_suffix(draw, tmp_path):
     for shown in ("money (2)", "water (2)", "component 1 (", "bank by label", "Plotly"):
         assert shown in page
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    assert '<meta name="viewport" content="width=device-width' in page  # or telephones draw it small
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
@@ -109,6 +110,23 @@ def test_tagged_text_is_coloured_by_tag(draw):
     assert draw(lines, "picture.html", color="pos") == {"DET": 2, "NOUN": 2, "VERB": 1}
 
 
+TEXT = ["The bank lent money, and the bank fell!", "A river is not a bank."]
+
+
+def test_function_words_and_punctuation_are_left_out_unless_asked_for(draw, drawn):
+    assert draw(TEXT, "a.html", pipeline="en") == {"bank": 3, "fell": 1, "lent": 1, "money": 1, "river": 1}
+    every = draw(TEXT, "b.html", pipeline="en", all_words=True)
+    assert (every["the"], every[","], sum(every.values())) == (1, 1, 17)
+    assert draw(TEXT, "c.html", pipeline="en", words=["the", "not", "!"]) == {"!": 1, "not": 1, "the": 1}
+    assert drawn[0].title.startswith("words: ")
+
+
+def test_the_function_words_are_those_of_the_bundled_model_s_language(tmp_path):
+    (tmp_path / "text.txt").write_text("the bank of the river\nhe saw the bank\n")
+    counts = visualize(str(tmp_path / "text.txt"), str(tmp_path / "picture.html"))
+    assert counts == {"bank": 2, "river": 1, "saw": 1}
+
+
 def test_a_pipeline_splits_and_tags_lines(draw, drawn, tmp_path):
     nlp = spacy.blank("en")
     ruler = nlp.add_pipe("attribute_ruler")
@@ -127,7 +145,7 @@ def test_points_beyond_the_limit_are_chosen_with_the_same_chance(monkeypatch):
     sentences = [module.Sentence([f"w{number}" for number in range(20)])]
     chosen = np.zeros(20)
     for seed in range(400):
-        points = module._sample(iter(sentences), None, "word", 5, seed)
+        points = module._sample(iter(sentences), module._Wanted(None, "word"), 5, seed)
         positions = [point.position for point in points]
         assert len(points) == 5
         assert positions == sorted(set(positions))
@@ -178,6 +196,17 @@ def test_long_names_of_categories_are_cut():
     assert name == "x" * 29 + "… (3)"
 
 
+def test_the_word_itself_is_bold_beside_its_point():
+    words = ["On", "that", "day", "the", "bank", "fell", "a", "lot"]
+    one = Picture("", ("x", "y"), np.zeros((2, 2)), ["a"] * 2, [words] * 2, [4, None], "word")
+    shown = [
+        [(text.get_text(), text._text.get_weight()) for text in pictures._line_of_text(one._context(i)).get_children()]
+        for i in (0, 1)
+    ]
+    assert shown[0] == [("day the", "normal"), ("bank", "bold"), ("fell a", "normal")]
+    assert shown[1] == [("On that day the bank", "normal")]  # the sentence is the point
+
+
 def test_contexts_beside_points_hide_neither_points_nor_each_other(monkeypatch):
     shown = []
     monkeypatch.setattr(
@@ -188,7 +217,7 @@ def test_contexts_beside_points_hide_neither_points_nor_each_other(monkeypatch):
     places = np.random.default_rng(0).normal(size=(30, 2))
     picture(["a"] * 30, places).png()
     (axes,) = shown
-    boxes = [text.get_window_extent() for text in axes.texts]
+    boxes = [text.get_window_extent() for text in axes.artists]
     assert len(boxes) > 15
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
     marks = axes.transData.transform(places)

@@ -9,6 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.support.files import sync, sync_folder
+from spacy_elmo.support.locks import claimed
 from spacy_elmo.tools.embedding.encoder import Array, Layout
 from spacy_elmo.tools.embedding.files import Wishes
 
@@ -121,57 +124,81 @@ class Spool:
         whole = self._directory / self._out.name
         try:
             write(whole)
+            sync(whole)
             _write_job(self._directory, {**self._job, "finished": _stamp(whole, wishes)})
         except BaseException:
             whole.unlink(missing_ok=True)  # half a file: room for nothing
             raise
         whole.replace(self._out)
-        _remove(self._directory, self._out.name)
+        sync_folder(self._out.parent)  # before what it could be made from again is removed
+        _clear(self._directory, self._out.name)
 
 
+@contextmanager
 def open_spool(
     out: Path, job: dict[str, Any], layout: Layout, wishes: Wishes, resume: bool, force: bool
-) -> Spool | None:
-    """Begin the spool of OUT, or with `resume` go on with the one that is there.
+) -> Iterator[Spool | None]:
+    """Begin the spool of OUT, or with `resume` go on with the one that is there; within, no other run can have it.
 
     job: what must be the same to go on; wishes: for OUT itself.
 
-    Returns None where the run to be resumed had made OUT, and only its spool had to be removed.
+    Gives None where the run to be resumed had made OUT, and only its spool had to be removed.
 
     Raises:
-        ElmoError: OUT exists, or its spool, and nothing says what to do with it; or the spool is of another job.
+        ElmoError: OUT exists, or its spool, and nothing says what to do with it; or the spool is of another job, or in
+            the hands of another run.
     """
-    job = {"format": _FORMAT, **job}
     directory = directory_of(out)
-    _refuse_foreign(directory, out.name)
-    if directory.exists() and resume:
+    with _held(directory, out):
+        yield _begin(out, directory, {"format": _FORMAT, **job}, layout, wishes, resume, force)
+
+
+@contextmanager
+def _held(directory: Path, out: Path) -> Iterator[None]:
+    """Make the directory of a spool, or find it, and keep other runs away; in the end, an empty one is removed."""
+
+    def make(directory: Path) -> None:
+        _refuse_foreign(directory, out.name)
+        directory.mkdir(exist_ok=True)
+
+    in_use = ElmoError(f"{out}: another process is writing it; wait for its end, or name another file")
+    with claimed(directory, make, in_use):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # there is something in it
+                directory.rmdir()
+
+
+def _begin(
+    out: Path, directory: Path, job: dict[str, Any], layout: Layout, wishes: Wishes, resume: bool, force: bool
+) -> Spool | None:
+    left = {path.name for path in directory.iterdir()}
+    is_begun = not left <= {_NEW_JOB}  # else it was killed before it began, or after all was done
+    if is_begun and resume:
         finished = _read_finished(directory, job)
         if out.exists() and finished == _stamp(out, wishes):
-            _remove(directory, out.name)
+            _clear(directory, out.name)
             return None
         refuse_existing(out, force)
         return Spool(out, job, layout)
     refuse_existing(out, force)
-    if directory.exists():
-        if not force:
-            raise ElmoError(
-                f"{directory}: there from a run that was interrupted; --resume goes on, --force begins anew"
-            )
-        _remove(directory, out.name)
-    directory.mkdir()
+    if is_begun and not force:
+        raise ElmoError(f"{directory}: there from a run that was interrupted; --resume goes on, --force begins anew")
+    if left:
+        _clear(directory, out.name)
     _write_job(directory, job)
     return Spool(out, job, layout)
 
 
 def _refuse_foreign(directory: Path, name: str) -> None:
     """Raise an ElmoError where what lies in the place of the spool is not one of ours."""
-    if not directory.exists():
+    try:
+        entries = list(directory.iterdir()) if directory.is_dir() else [directory]
+    except FileNotFoundError:  # the run that had it has come to its end meanwhile
         return
-    entries = list(directory.iterdir()) if directory.is_dir() else [directory]
-    if not all(path.is_file() and path.name in _names(name) for path in entries):
+    if directory.exists() and any(path.is_dir() or path.name not in _names(name) for path in entries):
         raise ElmoError(f"{directory}: not from a run of embed, which needs that place; move it away")
-    if {path.name for path in entries} <= {_NEW_JOB}:  # of a run that was killed before it began, or after all was done
-        _remove(directory, name)
 
 
 def refuse_existing(out: Path, force: bool) -> None:
@@ -195,10 +222,9 @@ def _names(name: str) -> list[str]:
     return [name, "lengths", _INDEX, _VECTORS, _NEW_JOB, _JOB]
 
 
-def _remove(directory: Path, name: str) -> None:
+def _clear(directory: Path, name: str) -> None:
     for known in _names(name):
         (directory / known).unlink(missing_ok=True)
-    directory.rmdir()
 
 
 def _stamp(path: Path, wishes: Wishes) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def test_run_killed_before_its_file_is_moved_is_not_taken_for_another(text, mode
 def test_run_killed_when_its_file_is_moved_is_done_and_another_file_in_its_place_is_kept(text, model, tmp_path):
     out, settings = tmp_path / "out.h5", {"model": model}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spools, "_remove", lambda *_: 1 / 0)
+        patch.setattr(spools, "_clear", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             embed_file(text, out, **settings)
     part, made = spools.directory_of(out), out.read_bytes()
@@ -284,6 +284,49 @@ def test_run_killed_before_it_began_or_after_all_was_done_leaves_nothing_in_the_
         (place / name).touch()
     embed_file(text, tmp_path / "out.h5", model=model)
     assert not place.exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"force": True}, {"resume": True}])
+def test_second_run_on_one_output_is_told_so_and_the_first_goes_on(text, model, tmp_path, monkeypatch, settings):
+    out, errors, add = tmp_path / "out.h5", [], spools.Spool.add
+
+    def meanwhile(spool, arrays):
+        add(spool, arrays)
+        if not errors:
+            with pytest.raises(ElmoError) as error:
+                embed_file(text, out, model=model, batch_size=2, **settings)
+            errors.append(str(error.value))
+
+    monkeypatch.setattr(spools.Spool, "add", meanwhile)
+    embed_file(text, out, model=model, batch_size=2)
+    assert errors == [f"{out}: another process is writing it; wait for its end, or name another file"]
+    embed_file(text, tmp_path / "whole.h5", model=model, batch_size=2)
+    assert_same(tmp_path / "whole.h5", out)
+    assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "whole.h5", "out.h5"}
+
+
+def test_file_is_on_the_disk_before_it_takes_its_place(text, model, tmp_path, monkeypatch):
+    out, forced, moved, fsync, replace = tmp_path / "out.h5", [], [], os.fsync, Path.replace
+
+    def move(path, target):
+        if target == out:
+            moved.append(path.stat().st_ino in forced)
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda file: [forced.append(os.fstat(file).st_ino), fsync(file)])
+    monkeypatch.setattr(Path, "replace", move)
+    embed_file(text, out, model=model)
+    assert moved == [True]
+
+
+@pytest.mark.parametrize("settings", [{}, {"resume": True}])
+def test_run_that_is_refused_leaves_no_directory(text, model, tmp_path, settings):
+    out, beginning = tmp_path / "out.h5", spools.refuse_existing
+    with pytest.MonkeyPatch.context() as patch:  # made by another run after the first look
+        patch.setattr(spools, "refuse_existing", lambda *arguments: [out.touch(), beginning(*arguments)])
+        with pytest.raises(ElmoError, match="exists already"):
+            embed_file(text, out, model=model, **settings)
+    assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "out.h5"}
 
 
 def test_pipeline_that_splits_otherwise_than_in_the_interrupted_run_is_an_error(tmp_path, model):

@@ -1,0 +1,114 @@
+"""Sentences in, their perplexities and log-probabilities out: `spacy_elmo.score`, and `evaluate --per-sentence`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from spacy.tokens import Token
+
+from spacy_elmo.errors import CorpusError, ElmoError
+from spacy_elmo.pretraining.evaluation import Evaluator, Perplexities, blocks
+from spacy_elmo.support.standard_input import rereadable
+from spacy_elmo.support.text import find_files, read_sentences
+from spacy_elmo.tools import language
+from spacy_elmo.tools.untokenized import warn_of
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a biLM finds a sentence that it reads from zero state.
+
+    Forward, each word and the sentence's end are predicted from what comes before; backward, each word and the
+    sentence's beginning from what comes behind.
+
+    words: of the sentence; unknown: how many of them are not in the vocabulary and count as `<UNK>`.
+    forward_log_probability, backward_log_probability: natural logarithms; log_probability: the mean of the two.
+    forward_perplexity, backward_perplexity, perplexity: exp of minus these, each divided by the number of predictions,
+        which is `len(words) + 1`.
+    """
+
+    words: list[str]
+    unknown: int
+    forward_log_probability: float
+    backward_log_probability: float
+    log_probability: float
+    forward_perplexity: float
+    backward_perplexity: float
+    perplexity: float
+
+
+def score(
+    texts: Iterable[str | Iterable[str | Token]],
+    model: str,
+    *,
+    softmax: str | None = None,
+    lang: str = "en",
+    device: str = "auto",
+) -> list[Score]:
+    """Score sentences, which are texts or lists of words; Docs and Spans of spaCy are such lists.
+
+    model: one with its softmax and vocabulary; or softmax: a folder with `softmax.hdf5` and `vocab.txt` for it.
+    lang: language whose tokenizer of spaCy splits texts into words.
+    device: see `choose_device`.
+
+    Raises:
+        ElmoError: `texts` is one text, or an item is neither a text nor words; the model lacks a part; or there is no
+            such device or language.
+    """
+    if isinstance(texts, str):
+        raise ElmoError("texts is one text, expected a list of them: score([text], model)")
+    tokenizer = language.blank(lang).tokenizer
+    split = [
+        [token.text for token in tokenizer(text) if not token.is_space] if isinstance(text, str) else _words(text, n)
+        for n, text in enumerate(texts)
+    ]
+    return list(_scores(Evaluator.load(model, device, softmax), split)) if split else []
+
+
+def of_text(model: str, text: str, device: str = "auto", softmax: str | None = None) -> Iterator[Score]:
+    """Yield the score of each sentence of a pre-tokenized text, one a line, read as a stream.
+
+    Raises:
+        ElmoError: the model lacks a part, there is no such device, or the text cannot be read or holds no sentence.
+    """
+    evaluator = Evaluator.load(model, device, softmax)
+    with rereadable(text) as source:
+        files = find_files(source)
+        warn_of(files)
+        found = _scores(evaluator, (words for words, _ in read_sentences(files)))
+        first = next(found, None)
+        if first is None:
+            raise CorpusError(f"{text}: there is no sentence in it; expected one a line")
+        yield first
+        yield from found
+
+
+def row(one: Score) -> str:
+    """A score as a line to read, below `HEADING`."""
+    return f"{one.perplexity:>10.2f}{one.log_probability:>10.2f}{one.unknown:>9}  {' '.join(one.words)}"
+
+
+HEADING = f"{'perplexity':>10}{'log p':>10}{'unknown':>9}  sentence"
+
+
+def _scores(evaluator: Evaluator, sentences: Iterable[Sequence[str]]) -> Iterator[Score]:
+    for block in blocks(sentences):
+        for words, losses in zip(block, evaluator.zero_state_losses(block), strict=True):
+            forward, backward = (-losses).tolist()
+            perplexities = Perplexities.of(losses, len(words) + 1)
+            yield Score(
+                list(words),
+                evaluator.count_unknown(words),
+                forward,
+                backward,
+                (forward + backward) / 2,
+                perplexities.forward_perplexity,
+                perplexities.backward_perplexity,
+                perplexities.perplexity,
+            )
+
+
+def _words(item: object, number: int) -> list[str]:
+    words = list(item) if isinstance(item, Iterable) else [None]
+    if not all(isinstance(word, str | Token) for word in words):
+        raise ElmoError(f"texts[{number}] is {item!r}, expected a text, or its words as strings or tokens")
+    return [str(word) for word in words]
