@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
@@ -25,7 +25,7 @@ from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
 from spacy_elmo.formats.tensorflow import checkpoint, hub
 from spacy_elmo.formats.writing import LAYOUT
-from spacy_elmo.support.files import read_whole, settled
+from spacy_elmo.support.files import read_whole, settled, state_of
 from spacy_elmo.support.messages import listed
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -35,17 +35,21 @@ BUNDLED = "en_elmo_sm"
 FORMATS: tuple[Find, ...] = (bilm_tf.find, elmoformanylangs.find, hub.find, checkpoint.find, allennlp.find)
 
 PathLike = str | os.PathLike[str]
+T = TypeVar("T")
 
 
 class OpenedModel:
     """A model that was found. Each part is read when it is first asked for, and then kept.
 
     name: what it goes by where its card states none; facts: what is known of it beside its card.
+    is_replaced: whether another model has taken its place. A part that is read then may be of either, and is an error.
     """
 
-    def __init__(self, reader: Reader, name: str, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, reader: Reader, name: str, facts: Mapping[str, Any], is_replaced: Callable[[], bool] = lambda: False
+    ) -> None:
         self.name = name
-        self._reader, self._facts = reader, facts
+        self._reader, self._facts, self._is_replaced = reader, facts, is_replaced
         self._bilm: BiLM | None = None
         self._softmax: Softmax | None = None
 
@@ -66,7 +70,7 @@ class OpenedModel:
         Raises:
             OptionsError: no options are found, or they are wrong.
         """
-        return self._reader.options()
+        return self._read(self._reader.options)
 
     @cached_property
     def card(self) -> dict[str, Any]:
@@ -75,7 +79,7 @@ class OpenedModel:
         Raises:
             WeightsError: the card is not a JSON object.
         """
-        return {**self._facts, **self._reader.card()}
+        return {**self._facts, **self._read(self._reader.card)}
 
     @cached_property
     def vocabulary(self) -> list[str] | None:
@@ -84,7 +88,7 @@ class OpenedModel:
         Raises:
             WeightsError: the file is damaged, too long or not UTF-8.
         """
-        return self._reader.vocabulary()
+        return self._read(self._reader.vocabulary)
 
     @cached_property
     def digest(self) -> str:
@@ -98,7 +102,7 @@ class OpenedModel:
         Raises:
             WeightsError: they are damaged.
         """
-        return self._reader.mixes() if isinstance(self._reader, MixReader) else []
+        return self._read(self._reader.mixes) if isinstance(self._reader, MixReader) else []
 
     def bilm(self) -> BiLM:
         """The biLM, frozen, in evaluation mode on the CPU; the same one at each call.
@@ -107,7 +111,7 @@ class OpenedModel:
             OptionsError, WeightsError: a part is missing, damaged, hostile, or does not fit the others.
         """
         if self._bilm is None:
-            self._bilm = self._reader.bilm(self)
+            self._bilm = self._read(lambda: self._reader.bilm(self))
         return self._bilm
 
     def read_options(self) -> BiLMOptions:
@@ -133,8 +137,23 @@ class OpenedModel:
                     f"{self.name}: it has a softmax but no vocab.txt, so of which words? "
                     "Put the vocab.txt of the model beside it"
                 )
-            self._softmax = self._reader.softmax(len(self.vocabulary), self.options.lstm.projection_dim)
+            size = len(self.vocabulary), self.options.lstm.projection_dim
+            self._softmax = self._read(lambda: self._reader.softmax(*size))
         return self._softmax
+
+    def _read(self, read: Callable[[], T]) -> T:
+        """Read a part. It is of this model, or an error says why not."""
+        try:
+            found = read()
+        except Exception:
+            self._check_place()
+            raise
+        self._check_place()
+        return found
+
+    def _check_place(self) -> None:
+        if self._is_replaced():
+            raise WeightsError(f"{self.name}: another model has taken its place since it was opened; open it again")
 
 
 ModelFiles = OpenedModel  # its earlier name
@@ -155,10 +174,16 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
             archive holds several.
     """
     root, name, facts = _resolve(path)
-    reader = _find(root, None if options is None else Path(options))
+    is_folder = _exists(root.is_dir)
+    folder, files = (root, LAYOUT) if is_folder else (root.parent, (*LAYOUT, root.name))
+
+    def find(_: Path) -> tuple[Reader | None, object]:
+        return _find(root, None if options is None else Path(options)), state_of(folder, files)
+
+    reader, state = read_whole(folder, files, find)
     if reader is None:
         raise _refusal(root)
-    return OpenedModel(reader, name, facts)
+    return OpenedModel(reader, name, facts, is_replaced=lambda: state_of(folder, files) != state)
 
 
 locate = open_model  # its earlier name

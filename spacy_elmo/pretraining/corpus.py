@@ -15,7 +15,7 @@ from spacy_elmo.bilm import characters
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.vocabulary import Vocabulary
-from spacy_elmo.support.files import replacing, settled
+from spacy_elmo.support.files import clear_abandoned, replacing, settled
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.text import read_sentences
 
@@ -127,6 +127,7 @@ def encode(
         "vocabulary": vocabulary.digest,
         "max_characters": max_characters,
     }
+    clear_abandoned(directory)
     record = settled(directory, _FILES) / "corpus.json"
     if not _is_of(record, identity):
         try:

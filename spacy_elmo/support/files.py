@@ -105,17 +105,22 @@ def read_whole(folder: Path, names: Collection[str], read: Callable[[Path], T]) 
     read: is given the place to read from, see `settled`. What it raises is raised, unless they were replaced meanwhile.
     """
     for _ in range(_READINGS):
-        before = _state(folder, names)
+        before = state_of(folder, names)
         try:
             found = read(settled(folder, names))
         except Exception:
-            if _state(folder, names) == before:
+            if state_of(folder, names) == before:
                 raise
         else:
-            if _state(folder, names) == before:
+            if state_of(folder, names) == before:
                 return found
     with locked(folder):  # replaced again and again: keep the others waiting
         return read(folder / INCOMING if _has_incoming(folder) else folder)
+
+
+def state_of(folder: Path, names: Collection[str]) -> list[tuple[int, int, int] | None]:
+    """What changes whenever one of these is replaced, or what takes their place is put into the folder."""
+    return [_stamp(folder / name) for name in (INCOMING, *names)]
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -308,14 +313,9 @@ def _try_remove(path: Path) -> None:
         _remove(path)
 
 
-def _state(folder: Path, names: Collection[str]) -> list[tuple[int, int, int] | None]:
-    """What changes whenever the folder, or one of these in it, is replaced."""
-    return [_stamp(folder / name) for name in (INCOMING, *names)]
-
-
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name that cannot be one, too
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size

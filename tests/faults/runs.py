@@ -72,7 +72,7 @@ class Pretrain(Subject):
         try:
             self.write(folder)
         except ElmoError as error:
-            if not _in_use(error):
+            if not (_in_use(error) or "there is a run in it" in str(error)):  # begun between the look and the call
                 raise
 
     def _run(self, folder: Path, out: Path) -> None:
@@ -183,6 +183,8 @@ class Embed(Subject):
         try:
             self._embed(folder, "out", layers, force=self.is_over_another, resume=True)
         except ElmoError as error:
+            if not self.is_over_another and "exists already" in str(error):
+                return  # killed when only the empty directory was left: it is done
             if not self.changes or "the interrupted run differs in --layers" not in str(error):
                 raise
             self._embed(folder, "out", layers, force=True)

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it forks and mo
 
 RUN = Path(__file__).with_name("run.py")
 FAST = {
-    "kill": ("component", "convert-others", "download", "prepare"),
-    "disk": ("component", "convert"),
+    "kill": ("component", "convert-others", "download", "embed-over", "prepare", "pretrain"),
+    "disk": ("component", "convert", "embed", "encode"),
     "overlay": ("convert",),
 }
 

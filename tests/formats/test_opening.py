@@ -302,3 +302,28 @@ def test_a_folder_or_archive_that_may_not_be_read_is_an_error_that_names_it(whol
     forbid("archive", "open")
     with pytest.raises(WeightsError, match=r"archive: cannot be read .*Permission denied"):
         load(path)
+
+
+@pytest.mark.parametrize("part", ["options", "card", "bilm", "softmax", "digest"])
+def test_no_part_is_read_of_a_model_that_has_taken_the_place_of_the_opened_one(container, whole_model, tmp_path, part):
+    other, opened = open_model(whole_model), open_model(container)
+    vocabulary, softmax, bilm = opened.vocabulary, other.softmax(), other.bilm()
+    bilm.card = {"name": "another"}
+    if pathlib.Path(container).suffix == ".zip":
+        formats.write(bilm, tmp_path / "another", vocabulary=other.vocabulary, softmax=softmax)
+        packed = shutil.make_archive(str(tmp_path / "replacing"), "zip", tmp_path / "another")
+        pathlib.Path(packed).replace(container)
+    else:
+        formats.write(bilm, whole_model, vocabulary=other.vocabulary, softmax=softmax)
+    assert opened.vocabulary == vocabulary  # it was read before
+    with pytest.raises(WeightsError, match="another model has taken its place since it was opened; open it again"):
+        getattr(opened, part)() if part in ("bilm", "softmax") else getattr(opened, part)
+
+
+def test_model_whose_replacement_was_cut_is_opened_and_read(whole_model, tmp_path):
+    (whole_model / ".incoming").mkdir()
+    for path in [path for path in whole_model.iterdir() if path.is_file()]:
+        shutil.copyfile(path, whole_model / ".incoming" / path.name)
+    opened = open_model(whole_model)
+    assert opened.softmax() is not None
+    assert opened.digest == digest(load(whole_model))

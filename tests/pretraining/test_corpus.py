@@ -213,6 +213,14 @@ def test_what_a_killed_encoding_left_is_cleared_away(tmp_path, encoded):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["encoded", "text.txt"]
 
 
+def test_what_a_killed_encoding_left_is_cleared_away_where_the_text_is_encoded_already(tmp_path, encoded):
+    encoded("a b\n")
+    left = tmp_path / ".encoded.0123456789ab.part"
+    left.mkdir()
+    encoded("a b\n")
+    assert not left.exists()
+
+
 def test_disk_full_while_encoding_is_an_error_of_ours(tmp_path, encoded, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

@@ -194,10 +194,12 @@ def _begin(
 def _refuse_foreign(directory: Path, name: str) -> None:
     """Raise an ElmoError where what lies in the place of the spool is not one of ours."""
     try:
-        entries = list(directory.iterdir()) if directory.is_dir() else [directory]
-    except FileNotFoundError:  # the run that had it has come to its end meanwhile
+        entries = list(directory.iterdir())
+    except FileNotFoundError:  # not there, or the run that had it has come to its end meanwhile
         return
-    if directory.exists() and any(path.is_dir() or path.name not in _names(name) for path in entries):
+    except NotADirectoryError:
+        entries = [directory]
+    if any(path.is_dir() or path.name not in _names(name) for path in entries):
         raise ElmoError(f"{directory}: not from a run of embed, which needs that place; move it away")
 
 
