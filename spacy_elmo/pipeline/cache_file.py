@@ -89,7 +89,7 @@ class RowFile:
             raise ElmoError(
                 f"cache_path {self._path}: cannot be read or written ({reason(error)}); mend that, or name another path"
             ) from None
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter of an SQLite error that repeats odd bytes
             raise self._refusal(reason(error)) from None
 
     def _prepare(self, file: sqlite3.Connection) -> None:

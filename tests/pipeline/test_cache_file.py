@@ -173,6 +173,15 @@ def test_changed_file_is_refused_or_gives_what_is_right(filled, seed):
     assert 0 < n_refused < 100
 
 
+def test_sql_that_is_no_text_is_refused_in_one_line(filled):
+    filled.write_bytes(
+        filled.read_bytes().replace(b"CREATE TABLE sentences", b"CREATE TABLE \xff\xfe\xfd\xfc\xfb\xfances")
+    )
+    with pytest.raises(ElmoError, match="another kind, or a damaged cache") as caught:
+        open_cache(filled)
+    assert_one_line(caught.value)
+
+
 @pytest.mark.parametrize("value", [None, 1, -0.5, float("inf"), "\x1b[2J\n" * 100, b"abc", "NaN"], ids=repr)
 def test_header_of_another_type_is_refused_in_one_line(filled, value):
     change(filled, "UPDATE header SET value = ? WHERE name = 'biLM'", value)
@@ -248,9 +257,7 @@ def test_threads_share_it(path):
 
 
 def test_two_processes_fill_it_at_once(path):
-    code = (
-        "offset = int(sys.stdin.readline())\nfor n in range(200): fill(cache, [n + offset]); found(cache, range(400))"
-    )
+    code = "first = int(sys.stdin.readline())\nfor n in range(60): fill(cache, [first + n]); found(cache, range(90))"
     command = [sys.executable, "-c", START + code, path]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
     for process, first in zip(both, (0, 30), strict=True):
