@@ -1,33 +1,22 @@
 """Sentences in, the rows the frozen biLM gave for them out: what is remembered across the epochs of a training run."""
 
 import hashlib
-import json
-import os
-import struct
-import weakref
-import zlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import srsly
 
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.rows import Array
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs with one file are not kept apart there
-    fcntl = None  # type: ignore[assignment]
+if TYPE_CHECKING:
+    from spacy_elmo.pipeline.cache_file import RowFile
 
 Precision = Literal["float32", "float16"]
-
-_BLOCK_BYTES = 2**24
-_RECORD = struct.Struct("<16sQII")  # key, first row, rows, CRC-32 of their bytes
 
 
 class Memory:
@@ -57,12 +46,12 @@ class Memory:
         """
         with self._lock:
             if content != self._content:  # the listeners were replaced or removed: the training is over
-                self._close()
+                self.cache = None
                 return None
             if self.cache is not None and self._made_of == (content, version):
                 self.cache.is_on = self.is_on
                 return self.cache
-            self._close()
+            self.cache = None
             if self.is_on and (self.max_mb or self.path):
                 facts = {name: fact() for name, fact in header.items()} if self.path else {}
                 self.cache = Cache(int(self.max_mb * 2**20), self.precision, self.path, {**facts, "content": content})
@@ -72,12 +61,7 @@ class Memory:
     def clear(self) -> None:
         """Forget what is in memory; a file stays."""
         with self._lock:
-            self._close()
-
-    def _close(self) -> None:
-        if self.cache is not None:
-            self.cache.close()
-        self.cache = None
+            self.cache = None
 
     def forecast(self, sizes: Iterable[int], row_width: int) -> str:
         """Say how much of a corpus with Docs of these sizes will be remembered."""
@@ -111,13 +95,13 @@ class Cache:
 
     max_bytes: budget; with a path there is none, and all is remembered.
     precision: of the stored numbers. What is computed now is rounded like what is read later.
-    path: file of the rows (an index lies beside it), mapped into memory and kept: a later run starts warm. Another
-        cache of this process that has the same file open lets go of it.
+    path: file of the rows (see `cache_file.py`), which is kept: a later run starts warm, and another that runs at the
+        same time shares it.
     header: what the rows are of; a file that says otherwise is refused.
     is_on: whether it takes new rows.
 
     Raises:
-        ElmoError: the file is of another biLM or another kind, in use by another process, or cannot be written.
+        ElmoError: (`get` and `put`, too) the file is of another biLM or another kind, damaged, or cannot be written.
     """
 
     def __init__(
@@ -125,196 +109,77 @@ class Cache:
         max_bytes: int,
         precision: Precision = "float32",
         path: str | Path | None = None,
-        header: dict[str, str] | None = None,
+        header: Mapping[str, str] | None = None,
     ) -> None:
-        self.max_bytes, self.dtype = max_bytes, np.dtype(precision)
+        self.dtype = np.dtype(precision)
         self.hits = self.misses = 0
-        self.n_bytes = 0
-        self._lock = ForkSafeLock()
-        self._entries: dict[bytes, tuple[int, int, int, int | None]] = {}  # block, first row, rows, CRC to check yet
-        self._blocks: list[npt.NDArray[Any]] = []
-        self._used = 0  # rows of the last block
         self.is_on = True
-        self._file = None if path is None else _RowFile(Path(path), {**(header or {}), "precision": precision})
-        if self._file is not None:
-            self._open_file(self._file)
+        self._lock = ForkSafeLock()
+        facts = {**(header or {}), "precision": precision}
+        self._store = _RowsInMemory(max_bytes) if path is None else _row_file(Path(path), facts)
 
     def key(self, sentence: Sequence[str]) -> bytes:
         """What a sentence is found by."""
         return hashlib.blake2b(srsly.msgpack_dumps(list(sentence)), digest_size=16).digest()
 
-    def get(self, key: bytes) -> Array | None:
-        """Rows of a sentence, `[n_tokens, row_width]`, or None."""
+    def get(self, lengths: Mapping[bytes, int], width: int) -> Iterator[tuple[bytes, Array]]:
+        """The keys that are there, and the rows of each, `[n_tokens, width]`. Take them all at once: a file is open
+        meanwhile.
+
+        lengths: n_tokens of each sentence, by its key.
+        """
+        n_found = 0
+        for key, content in self._store.get(lengths):
+            shape = lengths[key], width
+            if len(content) == math.prod(shape) * self.dtype.itemsize:
+                n_found += 1
+                yield key, np.ndarray(shape, self.dtype, content).astype(np.float32)
         with self._lock:
-            entry = self._entries.get(key)
-            rows = None if entry is None else self._read(key, entry)
-            self.hits, self.misses = self.hits + (rows is not None), self.misses + (rows is None)
-            return rows
+            self.hits, self.misses = self.hits + n_found, self.misses + len(lengths) - n_found
 
-    def _read(self, key: bytes, entry: tuple[int, int, int, int | None]) -> Array | None:
-        block, first, count, crc = entry
-        stored = self._blocks[block][first : first + count]
-        if crc is not None:  # from an earlier run, which may have ended in a crash of the machine
-            if zlib.crc32(stored.tobytes()) != crc:
-                del self._entries[key]
-                return None
-            self._entries[key] = (block, first, count, None)
-        rows: Array = stored.astype(np.float32)
-        return rows
+    def put(self, rows: Mapping[bytes, Array]) -> dict[bytes, Array]:
+        """Remember the rows of sentences, as far as there is room for them; return them as `get` will."""
+        stored = {key: array.astype(self.dtype, copy=False) for key, array in rows.items()}
+        if self.is_on:
+            self._store.put({key: array.tobytes() for key, array in stored.items()})
+        return {key: array.astype(np.float32, copy=False) for key, array in stored.items()}
 
-    def put(self, key: bytes, rows: Array) -> Array:
-        """Remember the rows of a sentence, if they still fit; return them as `get` will."""
-        stored = rows.astype(self.dtype)
-        with self._lock:
-            if self.is_on and key not in self._entries and self._make_room(*stored.shape):
-                block, first = len(self._blocks) - 1, self._used
-                self._blocks[block][first : first + len(stored)] = stored
-                self._used += len(stored)
-                self._entries[key] = (block, first, len(stored), None)
-                if self._file is not None:
-                    self._file.note(key, len(stored), zlib.crc32(stored.tobytes()))
-        rounded: Array = stored.astype(np.float32)
-        return rounded
-
-    def _make_room(self, count: int, width: int) -> bool:
-        """See to it that the last block has room for so many rows; False where the budget is spent."""
-        if self._file is not None and not self._file.is_ours:
-            return False
-        if self._blocks and self._used + count <= len(self._blocks[-1]):
-            return True
-        row_bytes = width * self.dtype.itemsize
-        n_rows = max(count, _BLOCK_BYTES // row_bytes)
-        if self._file is not None:
-            self._blocks.append(self._file.grow(n_rows, width, self.dtype))
-        else:
-            n_rows = min(n_rows, (self.max_bytes - self.n_bytes) // row_bytes)
-            if n_rows < count:
-                return False
-            self._blocks.append(np.empty((n_rows, width), dtype=self.dtype))
-        self.n_bytes += n_rows * row_bytes
-        self._used = 0
-        return True
-
-    def _open_file(self, file: "_RowFile") -> None:
-        width, records = file.read_index()
-        rows = file.map_all(width, self.dtype)
-        if rows is None:
-            return
-        self._blocks, self._used, self.n_bytes = [rows], len(rows), rows.nbytes
-        self._entries = {key: (0, first, n, crc) for key, first, n, crc in records if first + n <= len(rows)}
-
-    def close(self) -> None:
-        """Let go of the file, if there is one."""
-        if self._file is not None:
-            self._file.close()
+    @property
+    def n_bytes(self) -> int:
+        """What the rows take."""
+        return self._store.n_bytes
 
     def __len__(self) -> int:
         """Sentences remembered."""
-        return len(self._entries)
+        return len(self._store)
 
 
-_OPEN: "weakref.WeakValueDictionary[Path, _RowFile]" = weakref.WeakValueDictionary()
+class _RowsInMemory:
+    """As many bytes as the budget allows."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.n_bytes = 0
+        self._max_bytes = max_bytes
+        self._rows: dict[bytes, bytes] = {}
+        self._lock = ForkSafeLock()
+
+    def get(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        return ((key, self._rows[key]) for key in keys if key in self._rows)
+
+    def put(self, rows: Mapping[bytes, bytes]) -> None:
+        with self._lock:
+            for key, content in rows.items():
+                if key not in self._rows and self.n_bytes + len(content) <= self._max_bytes:
+                    self._rows[key] = content
+                    self.n_bytes += len(content)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
-class _RowFile:
-    """The file of a cache and its index: `PATH` holds rows, `PATH.index` a line of JSON and a record a sentence.
-
-    A sentence's rows are written before its record, so that a run that is killed leaves nothing half-known.
-    """
-
-    def __init__(self, path: Path, header: dict[str, str]) -> None:
-        self.path, self._header = path, header
-        self._index_path = path.with_name(path.name + ".index")
-        if path.exists() and not self._index_path.exists():
-            raise ElmoError(f"cache_path {path}: there is a file of another kind; name a path that is free")
-        try:
-            self._index: IO[bytes] = self._index_path.open("a+b")
-        except OSError as error:
-            raise ElmoError(f"cache_path {path}: cannot be written ({error})") from None
-        self._pid = os.getpid()
-        self._width = 0
-        self._n_rows = self._first = 0
-        if (other := _OPEN.get(path.resolve())) is not None:
-            other.close()  # of a pipeline trained before in this process
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._index, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ElmoError(f"cache_path {path}: in use by another process; give each run its own") from None
-        _OPEN[path.resolve()] = self
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process may write: one forked from it may not, nor one that has closed it."""
-        return not self._index.closed and os.getpid() == self._pid
-
-    def read_index(self) -> tuple[int, list[tuple[bytes, int, int, int]]]:
-        """Width of the rows (0 where there are none yet), and the records: key, first row, rows, CRC."""
-        self._index.seek(0)
-        first_line, _, rest = self._index.read().partition(b"\n")
-        if not first_line:
-            return 0, []
-        try:
-            header = json.loads(first_line)
-            width = header.pop("row_width")
-        except (ValueError, KeyError, AttributeError):
-            raise ElmoError(
-                f"cache_path {self.path}: {self._index_path.name} is no index of spacy-elmo's; name a path that is free"
-            ) from None
-        for name, value in self._header.items():
-            if header.get(name) != value:
-                raise ElmoError(
-                    f"cache_path {self.path}: holds rows of another {name} ({str(header.get(name))[:16]}, not "
-                    f"{value[:16]}); delete the file and its index, or name another path"
-                )
-        whole = len(rest) // _RECORD.size * _RECORD.size
-        if whole < len(rest):  # the run before was killed in the middle of a record
-            self._index.truncate(len(first_line) + 1 + whole)
-        self._width = width
-        return width, list(_RECORD.iter_unpack(rest[:whole]))
-
-    def map_all(self, width: int, dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
-        """All rows that the file has; None where it has none."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        self._n_rows = size // (width * dtype.itemsize) if width else 0
-        return np.memmap(self.path, dtype, "r", shape=(self._n_rows, width)) if self._n_rows else None
-
-    def grow(self, n_rows: int, width: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Make room for more rows behind those there are."""
-        if not self._width:
-            self._write(json.dumps({**self._header, "row_width": width}).encode() + b"\n")
-            self._width = width
-        start = self._n_rows * width * dtype.itemsize
-        try:
-            with self.path.open("ab") as file:
-                _allocate(file, start, n_rows * width * dtype.itemsize)
-            block = np.memmap(self.path, dtype, "r+", offset=start, shape=(n_rows, width))
-        except OSError as error:
-            raise ElmoError(f"cache_path {self.path}: cannot grow ({error})") from None
-        self._first, self._n_rows = self._n_rows, self._n_rows + n_rows
-        return block
-
-    def close(self) -> None:
-        """Let another run have the file."""
-        with suppress(OSError):  # a full disk has been told of
-            self._index.close()
-
-    def note(self, key: bytes, n_rows: int, crc: int) -> None:
-        """Record a sentence whose rows have been written behind the last one's."""
-        self._write(_RECORD.pack(key, self._first, n_rows, crc))
-        self._first += n_rows
-
-    def _write(self, line: bytes) -> None:
-        try:
-            self._index.write(line)
-            self._index.flush()
-        except OSError as error:
-            raise ElmoError(f"cache_path {self.path}: its index cannot be written ({error})") from None
-
-
-def _allocate(file: IO[bytes], start: int, size: int) -> None:
-    """Make a file longer, and have its disk space at once: mapped memory without any would end the process."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), start, size)
-    else:
-        file.truncate(start + size)
+def _row_file(path: Path, header: Mapping[str, str]) -> "RowFile":
+    try:
+        from spacy_elmo.pipeline.cache_file import RowFile
+    except ImportError as error:  # some builds of Python are without sqlite3
+        raise ElmoError(f"cache_path needs Python's sqlite3, which cannot be imported here ({error})") from None
+    return RowFile(path, header)

@@ -131,22 +131,19 @@ def encode_docs(
             doc, indices = reading.places[number]
             results[doc][indices] = rows
 
-    missing = []
-    for key, numbers in wanted.items():
-        rows = None if cache is None else cache.get(key)
-        if rows is None:
-            missing.append((key, numbers))
-        else:
-            put(numbers, rows)
-    for batch in bilm.stream(
-        [reading.sentences[numbers[0]] for _, numbers in missing], model.attrs["max_batch_tokens"]
-    ):
+    if cache is not None:
+        lengths = {key: len(reading.sentences[numbers[0]]) for key, numbers in wanted.items()}
+        for key, rows in cache.get(lengths, width):
+            put(wanted.pop(key), rows)
+    keys = list(wanted)
+    sentences = [reading.sentences[wanted[key][0]] for key in keys]
+    for batch in bilm.stream(sentences, model.attrs["max_batch_tokens"]):
         values = floats_on_cpu(reduce(batch.layers))
-        for number, part in zip(batch.numbers, values.split(batch.lengths), strict=True):
-            key, numbers = missing[number]
-            rows = part[1:-1].numpy()
-            put(numbers, rows if cache is None else cache.put(key, rows))
-        del batch, values, part, rows  # or they are still there beside the next ones
+        parts = zip(batch.numbers, values.split(batch.lengths), strict=True)
+        new = {keys[number]: part[1:-1].numpy() for number, part in parts}
+        for key, rows in (new if cache is None else cache.put(new)).items():
+            put(wanted[key], rows)
+        del batch, values, parts, new, rows  # or they are still there beside the next ones
     return results
 
 

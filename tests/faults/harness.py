@@ -10,6 +10,7 @@ import random
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -151,12 +152,24 @@ class Places:
             return done
 
         files.exchange = watched
+        connect = sqlite3.connect
+
+        def traced(*arguments: Any, **settings: Any) -> sqlite3.Connection:
+            connection = connect(*arguments, **settings)
+            connection.set_trace_callback(self._hear_statement)  # what SQLite does to files is not heard
+            return connection
+
+        sqlite3.connect = traced
         sys.addaudithook(self._hear)
         if self._after:
             sys.setprofile(self._hear_return)
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in _CALLS or (event == "open" and self._is_written(*arguments)):
+            self._pass()
+
+    def _hear_statement(self, statement: str) -> None:
+        if not statement.startswith("SELECT"):
             self._pass()
 
     def _is_written(self, path: Any, mode: Any, flags: int) -> bool:

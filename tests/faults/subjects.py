@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+import numpy as np
 import spacy
 from common import Subject, facts, write_model
 from runs import Embed, Encode, Pretrain
@@ -18,6 +19,7 @@ from runs import Embed, Encode, Pretrain
 from spacy_elmo import formats
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel
+from spacy_elmo.pipeline.cache import Cache
 from spacy_elmo.pipeline.component import ElmoComponent
 from spacy_elmo.pipeline.shim import shim_of
 from spacy_elmo.support import files
@@ -246,6 +248,49 @@ class Component(Subject):
         return names[0] if names else "a mixture"
 
 
+class TrainingCache(Subject):
+    """Filling the file of `cache_path`, ten sentences at a time, half of which are there already."""
+
+    kept, ended = {"begun", "filled"}, {"filled"}
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def make(self, folder: Path) -> None:
+        """Half of it."""
+        self._fill(folder, 50)
+
+    def write(self, folder: Path) -> None:
+        """The rest."""
+        self._fill(folder, 100)
+
+    def state(self, folder: Path) -> str:
+        """Whether some of it is missing; what is there has to be right."""
+        there = self._found(self._open(folder), range(100))
+        if not all(np.array_equal(rows, self._rows(number)) for number, rows in there.items()):
+            return "wrong rows"
+        if not there.keys() >= set(range(50)):
+            return "what was there is lost"
+        return "filled" if len(there) == 100 else "begun"
+
+    def _fill(self, folder: Path, n: int) -> None:
+        cache = self._open(folder)
+        for first in range(0, n, 10):
+            missing = set(range(first, first + 10)) - self._found(cache, range(first, first + 10)).keys()
+            if missing:
+                cache.put({cache.key([str(number)]): self._rows(number) for number in sorted(missing)})
+
+    def _found(self, cache: Cache, numbers: range) -> dict[int, np.ndarray]:
+        keys = {cache.key([str(number)]): number for number in numbers}
+        return {keys[key]: rows for key, rows in cache.get(dict.fromkeys(keys, 20), 64)}
+
+    def _open(self, folder: Path) -> Cache:
+        return Cache(0, path=folder / "rows", header={"biLM": "tiny"})
+
+    def _rows(self, number: int) -> np.ndarray:
+        return np.random.default_rng(number).normal(size=(20, 64)).astype(np.float32)
+
+
 def component_of(weights: Path) -> ElmoComponent:
     """A component with these weights."""
     component: ElmoComponent = spacy.blank("en").add_pipe("elmo", config={"model": {"weights": str(weights)}})
@@ -253,6 +298,7 @@ def component_of(weights: Path) -> ElmoComponent:
 
 
 SUBJECTS = {
+    "cache": lambda: TrainingCache("training cache"),
     "component": lambda: Component("elmo.to_disk"),
     "component-steps": lambda: Component("elmo.to_disk, folders not exchanged", exchanges=False),
     "convert": lambda: Convert("convert --force", grows=True),

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it forks and mo
 
 RUN = Path(__file__).with_name("run.py")
 FAST = {
-    "kill": ("component", "convert-others", "download", "embed-over", "prepare", "pretrain"),
-    "disk": ("component", "convert", "embed", "encode"),
+    "kill": ("cache", "component", "convert-others", "download", "embed-over", "prepare", "pretrain"),
+    "disk": ("cache", "component", "convert", "embed", "encode"),
     "overlay": ("convert",),
 }
 
@@ -59,7 +59,8 @@ def test_where_folders_cannot_be_exchanged_nothing_is_lost_either(tmp_path, may_
 
 
 def test_readers_see_one_state_while_two_processes_write(tmp_path):
-    check(rows_of(tmp_path, "--fault", "readers", "--trials", "3", "--subject", "convert-others"), 1)
+    subjects = [part for name in ("cache", "convert-others") for part in ("--subject", name)]
+    check(rows_of(tmp_path, "--fault", "readers", "--trials", "3", *subjects), 2)
 
 
 @pytest.mark.slow
