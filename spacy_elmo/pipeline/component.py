@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from spacy_elmo.pipeline.mix import FixedMix, Layers
 from spacy_elmo.pipeline.replacing import Replacement
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
+from spacy_elmo.pipeline.zones import Zones
 from spacy_elmo.support import files
 from spacy_elmo.support.sealed import seal, unseal
 
@@ -151,6 +153,7 @@ class ElmoComponent(TrainablePipe):
         self.hub = Hub(name, self._encoder, keep_layers, vectors)
         self._replacement = Replacement(name, frozen, lr_scale, layers)
         self._replacement.offer(model)
+        self._zones = Zones()
 
     # Annotating
 
@@ -194,6 +197,14 @@ class ElmoComponent(TrainablePipe):
                     yield from (doc for doc in map(self, docs) if doc is not None)
             else:
                 yield from docs
+
+    def memory_zone(self, mem: Any = None) -> AbstractContextManager[None]:
+        """spaCy calls it in `nlp.memory_zone()`.
+
+        Raises:
+            ElmoError: another zone of this pipeline is open, in another thread or around this one.
+        """
+        return self._zones.opened()
 
     # Listeners: what spaCy asks of a component that others listen to (`spacy.ty.ListenedToComponent`)
 
