@@ -11,9 +11,9 @@ from spacy_elmo.errors import ElmoError
 class Zones:
     """The memory zones of a pipeline that are open.
 
-    A zone of spaCy's belongs to the vocabulary and not to a thread (`Vocab.memory_zone`). The first that ends takes away
-    the words of all, and frees their memory: tokens of the others lose their text, or come to have another one. So all
-    zones that were open together end with an error.
+    A zone of spaCy's belongs to the vocabulary and not to a thread (`Vocab.memory_zone`). The first that ends takes
+    away the words of all, and frees their memory: tokens of the others lose their text, or come to have another one. So
+    all zones that were open together end with an error.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Zones:
 class _OverlapError(ElmoError):
     def __init__(self) -> None:
         super().__init__(
-            "two memory zones of one pipeline were open at once: in spaCy, the first to end takes away the words of both. "
-            "Let threads open them one after the other (a lock), or open one around all threads, or give each thread a "
+            "two memory zones of one pipeline were open at once: in spaCy, the first to end takes away the words of "
+            "both. Let threads open them one after the other (a lock), or open one around all threads, or give each thread a "
             "pipeline of its own"
         )

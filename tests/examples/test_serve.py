@@ -213,7 +213,9 @@ def test_others_are_answered_while_two_hundred_clients_hang_on(tmp_path):
     """Those that never read, that never end what they send, and that send what is no HTTP; then SIGTERM."""
     limits = {"max_client_seconds": 6, "max_waiting_characters": 20_000}
     with server(tmp_path / "log", **limits) as (url, process, _), contextlib.ExitStack() as stack:
-        sent = [HEAD % len(LARGE) + LARGE] * 20 + [HEAD % 100 + b"{"] * 80 + [b"POST /pro"] * 80 + [b"\0\xff\r\n\r\n"] * 20
+        sent = (
+            [HEAD % len(LARGE) + LARGE] * 20 + [HEAD % 100 + b"{"] * 80 + [b"POST /pro"] * 80 + [b"\0\xff\r\n\r\n"] * 20
+        )
         for content in sent:
             stack.enter_context(connected(url, content))
         found = []
@@ -228,24 +230,25 @@ def test_others_are_answered_while_two_hundred_clients_hang_on(tmp_path):
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="no such limit in this system")
 def test_a_client_that_never_reads_is_cut(tmp_path):
-    with server(tmp_path / "log", max_client_seconds=1) as (url, process, _):
-        with connected(url, HEAD % len(LARGE) + LARGE) as client:
-            while n_connections(process.pid, client.getsockname()[1]):
-                time.sleep(0.1)
-            assert len(rest_of(client)) < 10**7  # the answer was not sent whole
+    with (
+        server(tmp_path / "log", max_client_seconds=1) as (url, process, _),
+        connected(url, HEAD % len(LARGE) + LARGE) as client,
+    ):
+        while n_connections(process.pid, client.getsockname()[1]):
+            time.sleep(0.1)
+        assert len(rest_of(client)) < 10**7  # the answer was not sent whole
 
 
 def n_connections(pid, port):
     """How many connections to this port of a client the system knows for the process."""
-    own = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir() if file.exists() or file.is_symlink()}
+    own = {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink()}
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in own for line in lines)
 
 
 def test_a_body_that_does_not_come_is_told_so(tmp_path):
-    with server(tmp_path / "log", max_client_seconds=1) as (url, _, _):
-        with connected(url, HEAD % 100 + b"{") as client:
-            answer = rest_of(client)
+    with server(tmp_path / "log", max_client_seconds=1) as (url, _, _), connected(url, HEAD % 100 + b"{") as client:
+        answer = rest_of(client)
     assert b" 408 " in answer.splitlines()[0]
     assert b"after 1 seconds" in answer
 

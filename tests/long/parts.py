@@ -44,7 +44,7 @@ def rss() -> int:
 
 def n_open_files() -> int:
     """Open files of this process."""
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def trimmed() -> float:

@@ -66,7 +66,9 @@ def _table(results: list[tuple[str, int, dict[str, Any]]]) -> str:
     lines = ["| run | how much | figures | seconds | wrong |", "|---|--:|---|--:|--:|"]
     for name, size, result in results:
         figures = ", ".join(f"{key} {value}" for key, value in result["figures"].items())
-        lines.append(f"| {PARTS[name][0]} | {size:,} | {figures} | {result.get('seconds', '')} | {len(result['wrong'])} |")
+        lines.append(
+            f"| {PARTS[name][0]} | {size:,} | {figures} | {result.get('seconds', '')} | {len(result['wrong'])} |"
+        )
     return "\n".join(lines)
 
 
