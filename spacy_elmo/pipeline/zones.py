@@ -60,6 +60,6 @@ class _OverlapError(ElmoError):
     def __init__(self) -> None:
         super().__init__(
             "two memory zones of one pipeline were open at once: in spaCy, the first to end takes away the words of "
-            "both. Let threads open them one after the other (a lock), or open one around all threads, or give each thread a "
-            "pipeline of its own"
+            "both. Let threads open them one after the other (a lock), or open one around all threads, or give each "
+            "thread a pipeline of its own"
         )
