@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacy_elmo.bilm.batching import Packing, WordTable, plan_batches
+from spacy_elmo.bilm.batching import _WORD_BYTES, Packing, WordTable, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=30)
 
@@ -124,7 +124,7 @@ def test_clearing_empties_the_table():
 
 
 def test_a_full_table_starts_anew():
-    table, embed = WordTable(max_bytes=3 * 16), Embedder()
+    table, embed = WordTable(max_bytes=3 * (16 + _WORD_BYTES)), Embedder()
     look_up(table, ["1", "2", "3"], embed)
     look_up(table, ["3", "4"], embed)
     assert embed.asked == [["1", "2", "3"], ["3", "4"]]
