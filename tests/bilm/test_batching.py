@@ -139,14 +139,14 @@ def test_a_full_table_starts_anew():
     rows=st.integers(0, 20),
 )
 def test_a_table_of_any_size_returns_the_vectors_of_its_words(calls, rows):
-    table, embed = WordTable(max_bytes=rows * 16), Embedder()
+    table, embed = WordTable(max_bytes=rows * (16 + _WORD_BYTES)), Embedder()
     for words in calls:
         look_up(table, [str(word) for word in words], embed)
 
 
 @pytest.mark.parametrize("rows", [3, 33, 65, 100])
 def test_a_table_takes_no_more_memory_than_its_budget(rows):
-    table, embed = WordTable(max_bytes=rows * 16), Embedder()
+    table, embed = WordTable(max_bytes=rows * (16 + _WORD_BYTES)), Embedder()
     for word in range(rows):
         look_up(table, [str(word)], embed)
     assert len(embed.asked) == rows

@@ -125,8 +125,8 @@ def fixed(size: int) -> Result:
 
 
 def zones(size: int) -> Result:
-    """Sentences that keep bringing new words, a memory zone for each 1,000; with `elmo`, and with spaCy alone, whose own
-    tables grow (`map_clear` of preshed leaves a place taken). What counts is the difference."""
+    """Sentences that keep bringing new words, a memory zone for each 1,000; with `elmo`, and with spaCy alone, whose
+    own tables grow (`map_clear` of preshed leaves a place taken). What counts is the difference."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         alone = pool.submit(_in_zones, size, False).result()
     figures = _in_zones(size, True)
