@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 AT_ONCE := -n $(WORKERS) --dist loadfile # the tests of a file share what they have made
 
-.PHONY: demo test test-slow test-levels faults fuzz lint format bench release-check clean
+.PHONY: demo test test-slow test-levels faults fuzz long lint format bench release-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -31,6 +31,10 @@ faults: $(VENV)/.test
 # 10,000 damaged and hostile files of every kind: some hours. It goes on where it was stopped; the results are in build/fuzz.
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz --workers $(WORKERS)
+
+# Memory, open files, threads and processes over a million sentences: an hour or two. It goes on where it was stopped.
+long: $(VENV)/.test
+	$(BIN)/python tests/long/run.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

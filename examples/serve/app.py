@@ -1,11 +1,13 @@
 """Texts in over HTTP, vectors, entities or classes out: an ELMo pipeline behind FastAPI. See README.md.
 
-uvicorn --factory app:create_app --app-dir examples/serve
+python examples/serve/app.py --port 8000
 """
 
+import argparse
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import uvicorn
 from batcher import Batcher, OverloadedError
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -30,17 +33,22 @@ class Settings:
     pipeline: path or name of a spaCy pipeline; empty for a blank English one with the bundled model.
     max_body_bytes, max_texts, max_characters: of a request; characters are those of all its texts together.
     max_batch_texts, max_batch_characters, max_wait_ms: a batch takes about so many, and waits so long for them.
-    max_waiting_texts: more are refused until some are answered.
+    max_waiting_texts, max_waiting_characters: more are refused until some are answered.
+    max_connections: more are refused until some are closed.
+    max_client_seconds: for a client to send a body, or to go on taking its answer; and for all to end on SIGTERM.
     """
 
     pipeline: str = ""
     max_body_bytes: int = 1_000_000
     max_texts: int = 64
-    max_characters: int = 50_000
+    max_characters: int = 10_000
     max_batch_texts: int = 128
     max_batch_characters: int = 50_000
     max_wait_ms: int = 5
     max_waiting_texts: int = 2048
+    max_waiting_characters: int = 100_000
+    max_connections: int = 1000
+    max_client_seconds: int = 20
 
     @classmethod
     def from_environment(cls) -> "Settings":
@@ -86,6 +94,7 @@ class Service:
             settings.max_waiting_texts,
             size=lambda asked: len(asked[0]),
             max_size=settings.max_batch_characters,
+            max_waiting_size=settings.max_waiting_characters,
         )
 
     @asynccontextmanager
@@ -167,7 +176,7 @@ def create_app(settings: Settings | None = None, load: Load = Pipeline) -> FastA
     @app.post("/process", openapi_extra=_documented())
     async def process(request: Request) -> Response:
         """Answer texts: `results` holds an object for each, in their order."""
-        asked = service.check(await _read(request, service.settings.max_body_bytes))
+        asked = service.check(await _read(request, service.settings))
         try:
             results = await service.batcher.submit(asked)
         except OverloadedError as error:
@@ -185,22 +194,65 @@ def create_app(settings: Settings | None = None, load: Load = Pipeline) -> FastA
     return app
 
 
-async def _read(request: Request, max_bytes: int) -> Question:
-    """The body, read no further than the limit; an HTTPException where it is too large or no question."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise HTTPException(413, f"the body is too large, expected at most {max_bytes} bytes; send fewer texts")
+async def _read(request: Request, settings: Settings) -> Question:
+    """The body; an HTTPException where it is too large, too slow or no question."""
     try:
-        return Question.model_validate_json(bytes(body))
+        body = await asyncio.wait_for(_read_body(request, settings.max_body_bytes), settings.max_client_seconds)
+    except asyncio.TimeoutError:
+        text = f"the body is not there after {settings.max_client_seconds} seconds"
+        raise HTTPException(408, text, {"Connection": "close"}) from None
+    try:
+        return Question.model_validate_json(body)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "body"
         raise HTTPException(400 if first["type"] == "json_invalid" else 422, f"{place}: {first['msg']}") from None
 
 
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """Read no further than the limit."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise HTTPException(413, f"the body is too large, expected at most {max_bytes} bytes; send fewer texts")
+    return bytes(body)
+
+
 def _documented() -> dict[str, Any]:
     """The body for /docs, since it is read by hand."""
     schema = {"application/json": {"schema": Question.model_json_schema()}}
     return {"requestBody": {"required": True, "content": schema}}
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Serve until SIGTERM, whatever clients do.
+
+    uvicorn has no limit for a client that does not read its answer. Linux has one for each connection, which those
+    accepted take over from the socket that listens: sent bytes that nobody takes for so long end it.
+    """
+    config = uvicorn.Config(
+        lambda: create_app(settings),
+        factory=True,
+        host=host,
+        port=port,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=settings.max_client_seconds,
+    )
+    listening = config.bind_socket()
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * settings.max_client_seconds)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def main() -> None:
+    """Parse arguments and serve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args()
+    serve(Settings.from_environment(), options.host, options.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -39,7 +39,8 @@ class Batcher(Generic[Item, Result]):
     max_items: a batch is closed once it has so many; the last request may exceed it.
     size, max_size: likewise with the sizes of the items together, so that a batch takes about as long as another.
     max_wait: seconds to wait for company.
-    max_waiting: items that may wait; beyond, `submit` raises `OverloadedError`.
+    max_waiting, max_waiting_size: items that may wait, and their sizes together; beyond, `submit` raises
+        `OverloadedError`. One request may always wait.
     """
 
     def __init__(
@@ -50,20 +51,25 @@ class Batcher(Generic[Item, Result]):
         max_waiting: int,
         size: Callable[[Item], int],
         max_size: int,
+        max_waiting_size: int,
     ) -> None:
         self.counts = Counts()
         self._run = run
         self._max_items, self._max_wait, self._max_waiting = max_items, max_wait, max_waiting
-        self._size, self._max_size = size, max_size
+        self._size, self._max_size, self._max_waiting_size = size, max_size, max_waiting_size
         self._queue: asyncio.Queue[_Request[Item, Result] | None] = asyncio.Queue()
         self.waiting = 0  # items
+        self._waiting_size = 0
 
     async def submit(self, items: list[Item]) -> list[Result]:
         """Return the results of these items, in their order."""
-        if self.waiting + len(items) > self._max_waiting:
+        size = sum(map(self._size, items))
+        is_large = self._waiting_size and self._waiting_size + size > self._max_waiting_size
+        if is_large or self.waiting + len(items) > self._max_waiting:
             raise OverloadedError(f"{self.waiting} texts are waiting already; try again later")
         request = _Request[Item, Result](items, asyncio.get_running_loop().create_future())
         self.waiting += len(items)
+        self._waiting_size += size
         self._queue.put_nowait(request)
         return await request.answer
 
@@ -98,6 +104,7 @@ class Batcher(Generic[Item, Result]):
         if request is None and requests:
             self.close()  # to be found again behind this batch
         self.waiting -= n_items
+        self._waiting_size -= size
         return requests
 
     async def _answer(self, requests: list[_Request[Item, Result]]) -> bool:

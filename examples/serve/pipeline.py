@@ -1,8 +1,9 @@
 """A pipeline's path in, JSON about texts out: what it can tell of a text, and telling it. See README.md."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic_core import to_json
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -35,7 +36,12 @@ class Pipeline:
     def __call__(self, questions: Sequence[tuple[str, Sequence[Kind]]]) -> list[str]:
         """Answer texts, each with what is wanted of it, as JSON objects."""
         with self.nlp.memory_zone():  # what these texts add to the vocabulary goes when they go
-            return [json.dumps(_tell(doc, kinds)) for doc, kinds in self.nlp.pipe(questions, as_tuples=True)]
+            return [_to_json(_tell(doc, kinds)) for doc, kinds in self.nlp.pipe(questions, as_tuples=True)]
+
+
+def _to_json(told: dict[str, Any]) -> str:
+    """Many times faster than `json`, and nothing else of the process runs meanwhile."""
+    return to_json(told).decode()
 
 
 def _offers(nlp: "Language") -> list[Kind]:

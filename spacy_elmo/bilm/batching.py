@@ -14,6 +14,9 @@ from spacy_elmo.bilm.transfer import to_device
 # With fewer rows than this, a time step waits for its weights.
 _ROWS_TO_REACH = 16
 
+# A word in the table, without its vector: a string, a number, and their place in a dict that has some room to spare.
+_WORD_BYTES = 200
+
 
 def plan_batches(
     lengths: Sequence[int], max_tokens: int, stretch: int = 1, max_rows: int | None = None
@@ -68,7 +71,7 @@ class WordTable:
     When the budget is spent the table starts anew: frequent words are back at once. It empties itself when
     the weights it was filled from change. Never pickled or copied with content.
 
-    max_bytes: budget for the vectors.
+    max_bytes: budget for the words and their vectors.
     """
 
     def __init__(self, max_bytes: int = 64 * 2**20) -> None:
@@ -121,7 +124,7 @@ class WordTable:
 
     def _capacity(self, vectors: Tensor) -> int:
         """How many such vectors the budget holds."""
-        return self.max_bytes // max(1, vectors.shape[1] * vectors.element_size())
+        return self.max_bytes // (vectors.shape[1] * vectors.element_size() + _WORD_BYTES)
 
     def _add(self, words: Sequence[str], vectors: Tensor) -> None:
         if not len(self._vectors):  # the budget at once: on a CPU, what is not written to takes no memory

@@ -17,7 +17,7 @@ from spacy_elmo.bilm.char_cnn import CharacterCNN, WordEmbedding
 from spacy_elmo.bilm.eager import runs_eagerly
 from spacy_elmo.bilm.lexicons import Lexicons
 from spacy_elmo.bilm.lstm import BidirectionalLSTMLayer
-from spacy_elmo.bilm.memory import return_freed_memory
+from spacy_elmo.bilm.memory import FreedMemory
 from spacy_elmo.bilm.options import BiLMOptions
 from spacy_elmo.bilm.packed import PackedModule, version_of
 from spacy_elmo.bilm.products import Precision, check_precision
@@ -37,7 +37,6 @@ from spacy_elmo.errors import ElmoError
 MAX_BATCH_TOKENS = 4096
 _STRETCH = 4  # how many times that a batch of few long sequences may take where no gradients are kept
 _SHORT_TOKENS = 256  # of a call that takes some milliseconds
-_LARGE_BYTES = 16 * 2**20  # of a batch's layers: it took so long that tidying up after it is no matter
 
 
 @dataclass
@@ -105,6 +104,7 @@ class BiLM(nn.Module):
 
     _threads: Threads = "auto"
     _short_calls = ShortCalls()  # of all biLMs: the machine is one
+    _freed = FreedMemory()  # likewise: the process is one
 
     def __init__(
         self,
@@ -255,10 +255,9 @@ class BiLM(nn.Module):
             with mode(), torch.autocast(bilm.device.type, enabled=False), self._with_threads(len(words)):
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
             yield EncodedBatch(numbers, batch_lengths, layers)
-            is_large = layers.is_cpu and layers.nbytes >= _LARGE_BYTES
+            n_bytes = layers.nbytes if layers.is_cpu else 0
             del layers  # or they are still there beside the next ones
-            if is_large:
-                return_freed_memory()
+            self._freed.add(n_bytes)
 
     @runs_eagerly
     def embed(self, words: characters.Tokens) -> Tensor:

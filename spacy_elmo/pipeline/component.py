@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from spacy_elmo.pipeline.mix import FixedMix, Layers
 from spacy_elmo.pipeline.replacing import Replacement
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
+from spacy_elmo.pipeline.zones import Zones
 from spacy_elmo.support import files
 from spacy_elmo.support.messages import named
 from spacy_elmo.support.sealed import seal, unseal
@@ -162,6 +164,7 @@ class ElmoComponent(TrainablePipe):
         self._advice = Advice(model.attrs["get_spans"], model.attrs["max_sequence_length"])
         self._replacement = Replacement(name, frozen, lr_scale, layers)
         self._replacement.offer(model)
+        self._zones = Zones()
 
     # What it is
 
@@ -255,6 +258,14 @@ class ElmoComponent(TrainablePipe):
                     yield from (doc for doc in map(self, docs) if doc is not None)
             else:
                 yield from docs
+
+    def memory_zone(self, mem: Any = None) -> AbstractContextManager[None]:
+        """spaCy calls it in `nlp.memory_zone()`.
+
+        Raises:
+            ElmoError: another zone of this pipeline is open, in another thread or around this one.
+        """
+        return self._zones.opened()
 
     # Listeners: what spaCy asks of a component that others listen to (`spacy.ty.ListenedToComponent`)
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from spacy.tokens import Doc
 
+from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.attributes import Attr, texts_of
 from spacy_elmo.pipeline.spans import GetSpans, token_sequences
 
@@ -31,14 +32,21 @@ class Reading:
         `spacy-elmo.BiLM.v1`.
 
         Raises:
-            ElmoError: see `token_sequences`.
+            ElmoError: see `token_sequences`; or a word of a Doc went with a memory zone that has ended.
         """
         places = [
             (number, indices)
             for number, doc in enumerate(docs)
             for indices in token_sequences(doc, get_spans, max_length)
         ]
-        texts = [texts_of(doc, attr) for doc in docs]
+        try:
+            texts = [texts_of(doc, attr) for doc in docs]
+        except KeyError as error:  # E018
+            raise ElmoError(
+                "a Doc has a word that its vocabulary has not: the memory zone in which the Doc was made has ended, or "
+                "one that another thread opened beside it. Use a Doc within its zone only, and give each thread that "
+                "opens zones a pipeline of its own"
+            ) from error
         sentences = [[texts[number][i] for i in indices] for number, indices in places]
         return cls(sentences, places, [len(doc) for doc in docs])
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spacy_elmo.bilm.batching import Packing, WordTable, plan_batches
+from spacy_elmo.bilm.batching import _WORD_BYTES, Packing, WordTable, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=30)
 
@@ -124,7 +124,7 @@ def test_clearing_empties_the_table():
 
 
 def test_a_full_table_starts_anew():
-    table, embed = WordTable(max_bytes=3 * 16), Embedder()
+    table, embed = WordTable(max_bytes=3 * (16 + _WORD_BYTES)), Embedder()
     look_up(table, ["1", "2", "3"], embed)
     look_up(table, ["3", "4"], embed)
     assert embed.asked == [["1", "2", "3"], ["3", "4"]]
@@ -139,14 +139,14 @@ def test_a_full_table_starts_anew():
     rows=st.integers(0, 20),
 )
 def test_a_table_of_any_size_returns_the_vectors_of_its_words(calls, rows):
-    table, embed = WordTable(max_bytes=rows * 16), Embedder()
+    table, embed = WordTable(max_bytes=rows * (16 + _WORD_BYTES)), Embedder()
     for words in calls:
         look_up(table, [str(word) for word in words], embed)
 
 
 @pytest.mark.parametrize("rows", [3, 33, 65, 100])
 def test_a_table_takes_no_more_memory_than_its_budget(rows):
-    table, embed = WordTable(max_bytes=rows * 16), Embedder()
+    table, embed = WordTable(max_bytes=rows * (16 + _WORD_BYTES)), Embedder()
     for word in range(rows):
         look_up(table, [str(word)], embed)
     assert len(embed.asked) == rows

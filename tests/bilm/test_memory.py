@@ -8,13 +8,13 @@ import weakref
 import pytest
 
 from spacy_elmo import formats
-from spacy_elmo.bilm import memory, model
+from spacy_elmo.bilm import memory
 
 HOLES = """
 import os
 from pathlib import Path
 import torch
-from spacy_elmo.bilm.memory import return_freed_memory
+from spacy_elmo.bilm.memory import FreedMemory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
@@ -26,7 +26,7 @@ del arrays[::2]
 before = resident()
 arrays.clear()
 between = resident()
-return_freed_memory()
+FreedMemory().add(2**30)
 print(before, between, resident())
 """
 
@@ -43,8 +43,8 @@ def test_holes_between_arrays_are_returned():
 def test_layers_of_a_batch_are_gone_before_the_next_is_begun(data, monkeypatch):
     bilm, layers, alive, returned = formats.load(data / "tiny_2l_skip"), [], [], []
     embed = bilm.embed
-    monkeypatch.setattr(model, "_LARGE_BYTES", 0)
-    monkeypatch.setattr(model, "return_freed_memory", lambda: returned.append(len(alive)))
+    monkeypatch.setattr(memory, "_TRIM", lambda _: returned.append(len(alive)))
+    monkeypatch.setattr(memory, "_BYTES", 1)
 
     def look(words):
         alive.append([one() is not None for one in layers])
@@ -56,3 +56,12 @@ def test_layers_of_a_batch_are_gone_before_the_next_is_begun(data, monkeypatch):
         del batch
     assert alive == [[], [False], [False, False]]
     assert returned == [1, 2, 3]
+
+
+def test_small_batches_are_tidied_up_behind_once_they_add_up(monkeypatch):
+    calls = []
+    monkeypatch.setattr(memory, "_TRIM", calls.append)
+    freed = memory.FreedMemory()
+    for _ in range(7):
+        freed.add(memory._BYTES // 3 + 1)
+    assert calls == [0, 0]

@@ -39,7 +39,7 @@ def server(log, **settings):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", "app:create_app", "--app-dir", str(SERVE)]
+    command = [sys.executable, str(SERVE / "app.py")]
     environment = os.environ | {f"SERVE_{name.upper()}": str(value) for name, value in settings.items()}
     with log.open("w") as output:
         process = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=output, stderr=output)
@@ -181,10 +181,76 @@ def test_a_request_under_way_is_answered_before_the_server_ends(tmp_path):
 
 
 def test_a_wrong_setting_ends_the_server_with_its_name(tmp_path):
-    command = [sys.executable, "-m", "uvicorn", "--factory", "app:create_app", "--app-dir", str(SERVE)]
+    command = [sys.executable, str(SERVE / "app.py")]
     ended = subprocess.run(command, env=os.environ | {"SERVE_MAX_TEXTS": "many"}, capture_output=True, text=True)
     assert ended.returncode
     assert "SERVE_MAX_TEXTS is 'many', expected a whole number of at least 1" in ended.stderr
+
+
+# Clients that are slow, broken, or never read
+
+LARGE = json.dumps({"texts": ["bank " * 1900], "want": ["vectors"]}).encode()  # its answer fills all buffers
+HEAD = b"POST /process HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
+
+
+def connected(url, content=b""):
+    """A connection on which this has been sent."""
+    client = socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=60)
+    client.sendall(content)
+    return client
+
+
+def rest_of(client):
+    """What comes until the other side closes."""
+    content = b""
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := client.recv(2**16):
+            content += chunk
+    return content
+
+
+def test_others_are_answered_while_two_hundred_clients_hang_on(tmp_path):
+    """Those that never read, that never end what they send, and that send what is no HTTP; then SIGTERM."""
+    limits = {"max_client_seconds": 6, "max_waiting_characters": 20_000}
+    with server(tmp_path / "log", **limits) as (url, process, _), contextlib.ExitStack() as stack:
+        sent = (
+            [HEAD % len(LARGE) + LARGE] * 20 + [HEAD % 100 + b"{"] * 80 + [b"POST /pro"] * 80 + [b"\0\xff\r\n\r\n"] * 20
+        )
+        for content in sent:
+            stack.enter_context(connected(url, content))
+        found = []
+        while len(found) < 10:  # those that do not read fill what may wait for a while
+            answer = ask(url, texts=["One more"], want=["vector"])
+            assert answer.status_code in (200, 503), answer.text
+            found += [answer] * (answer.status_code == 200)
+            assert httpx.get(f"{url}/health", timeout=60).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) is not None
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="no such limit in this system")
+def test_a_client_that_never_reads_is_cut(tmp_path):
+    with (
+        server(tmp_path / "log", max_client_seconds=1) as (url, process, _),
+        connected(url, HEAD % len(LARGE) + LARGE) as client,
+    ):
+        while n_connections(process.pid, client.getsockname()[1]):
+            time.sleep(0.1)
+        assert len(rest_of(client)) < 10**7  # the answer was not sent whole
+
+
+def n_connections(pid, port):
+    """How many connections to this port of a client the system knows for the process."""
+    own = {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink()}
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in own for line in lines)
+
+
+def test_a_body_that_does_not_come_is_told_so(tmp_path):
+    with server(tmp_path / "log", max_client_seconds=1) as (url, _, _), connected(url, HEAD % 100 + b"{") as client:
+        answer = rest_of(client)
+    assert b" 408 " in answer.splitlines()[0]
+    assert b"after 1 seconds" in answer
 
 
 # In this process, with pipelines made for the purpose
@@ -302,6 +368,28 @@ def test_more_than_may_wait_is_refused():
         assert client.post("/process", json={"texts": ["a", "b"]}).status_code == 200
 
 
+def test_more_characters_than_may_wait_are_refused_unless_nothing_waits():
+    async def main():
+        from batcher import Batcher, OverloadedError
+
+        async def run(items):
+            return items
+
+        limits = {"max_items": 9, "max_wait": 0.001, "max_waiting": 9, "max_size": 99, "max_waiting_size": 5}
+        batcher = Batcher(run, size=len, **limits)
+        large = asyncio.create_task(batcher.submit(["longer than 5"]))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await batcher.submit(["a"])
+        working = asyncio.create_task(batcher.work())
+        assert await large == ["longer than 5"]
+        assert await batcher.submit(["a"]) == ["a"]
+        batcher.close()
+        await working
+
+    asyncio.run(main())
+
+
 def batches_of(sizes, **settings):
     """The batches made of requests of these sizes that arrive at once."""
     from batcher import Batcher
@@ -316,6 +404,7 @@ def batches_of(sizes, **settings):
         batcher = Batcher(
             run,
             **{"max_items": 4, "max_wait": 0.001, "max_waiting": 100, "size": lambda item: item + 1, "max_size": 1000}
+            | {"max_waiting_size": 1000}
             | settings,
         )
         asked = [asyncio.create_task(batcher.submit(list(range(size)))) for size in sizes]

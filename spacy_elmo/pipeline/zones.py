@@ -1,0 +1,65 @@
+"""Memory zones in, an error out where two of one vocabulary are open at once."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from spacy_elmo.errors import ElmoError
+
+
+class Zones:
+    """The memory zones of a pipeline that are open.
+
+    A zone of spaCy's belongs to the vocabulary and not to a thread (`Vocab.memory_zone`). The first that ends takes
+    away the words of all, and frees their memory: tokens of the others lose their text, or come to have another one. So
+    all zones that were open together end with an error.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[tuple[int, object]] = set()  # a forked process begins with none, whatever its parent has
+        self._overlap = False
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """A zone, from its beginning to its end.
+
+        Raises:
+            ElmoError: another was open meanwhile, whatever came of it.
+        """
+        zone = os.getpid(), object()
+        self._open.add(zone)
+        try:
+            self._check()
+            yield
+            self._check()
+        except Exception as error:
+            if not self._overlap or isinstance(error, _OverlapError):
+                raise
+            raise _OverlapError from error
+        finally:
+            self._open.discard(zone)
+            self._overlap = self._overlap and self._n_open() > 0
+
+    def _check(self) -> None:
+        if self._overlap or self._n_open() > 1:
+            self._overlap = True
+            raise _OverlapError
+
+    def _n_open(self) -> int:
+        return sum(process == os.getpid() for process, _ in list(self._open))  # threads change the set meanwhile
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__()  # type: ignore[misc]
+
+
+class _OverlapError(ElmoError):
+    def __init__(self) -> None:
+        super().__init__(
+            "two memory zones of one pipeline were open at once: in spaCy, the first to end takes away the words of "
+            "both. Let threads open them one after the other (a lock), or open one around all threads, or give each "
+            "thread a pipeline of its own"
+        )

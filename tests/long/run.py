@@ -1,0 +1,76 @@
+"""Long runs: memory and open files over a million sentences, and many threads and processes. One table out.
+
+    python tests/long/run.py                                  # all of it, an hour or two of one core
+    python tests/long/run.py --part fixed --size 100000
+
+Each part runs in a process of its own. What is done already, with this size, is not done again: the results lie in OUT.
+The exit status is 1 where something is wrong. Linux only, since it reads /proc.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+# What each part does, and how much of it.
+PARTS = {
+    "threads": ("8 threads, half of them with memory zones of pipelines of their own: rounds", 4000),
+    "shared_zones": ("8 threads with memory zones of one pipeline: zones", 4000),
+    "processes": ("two worker processes, by each way to start them: runs of nlp.pipe each", 20),
+    "loads": ("a pipeline with a listener, loaded and dropped: times", 1000),
+    "holes": ("sentences of 60,000 fixed words, bundled biLM: then malloc_trim", 100_000),
+    "zones": ("sentences that keep bringing new words, in memory zones", 1_000_000),
+    "fixed": ("sentences of 60,000 fixed words", 1_000_000),
+}
+
+
+def main() -> int:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", action="append", choices=PARTS, help="which; all of them")
+    parser.add_argument("--size", type=int, help="how much of each, in place of its own number")
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "build" / "long", help="where results are kept")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for name in arguments.part or PARTS:
+        size = arguments.size or PARTS[name][1]
+        results.append((name, size, _result(name, size, arguments.out / f"{name}-{size}.json")))
+    print(_table(results))
+    wrong = [f"✘ {name}: {fault}" for name, _, result in results for fault in result["wrong"][:5]]
+    print("\n".join(wrong))
+    return int(bool(wrong))
+
+
+def _result(name: str, size: int, kept: Path) -> dict[str, Any]:
+    if kept.exists():
+        result: dict[str, Any] = json.loads(kept.read_text())
+        return result
+    begin = time.monotonic()
+    run = subprocess.run([sys.executable, HERE / "parts.py", name, str(size)], stdout=subprocess.PIPE, text=True)
+    if run.returncode:
+        return {"figures": {}, "wrong": [f"ended with status {run.returncode}"]}
+    result = json.loads(run.stdout.splitlines()[-1])
+    result["seconds"] = round(time.monotonic() - begin)
+    print(f"{name}: {result}", file=sys.stderr)
+    kept.write_text(json.dumps(result))
+    return result
+
+
+def _table(results: list[tuple[str, int, dict[str, Any]]]) -> str:
+    lines = ["| run | how much | figures | seconds | wrong |", "|---|--:|---|--:|--:|"]
+    for name, size, result in results:
+        figures = ", ".join(f"{key} {value}" for key, value in result["figures"].items())
+        lines.append(
+            f"| {PARTS[name][0]} | {size:,} | {figures} | {result.get('seconds', '')} | {len(result['wrong'])} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
