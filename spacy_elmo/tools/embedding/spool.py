@@ -159,7 +159,8 @@ def _held(directory: Path, out: Path) -> Iterator[None]:
 
     def make(directory: Path) -> None:
         _refuse_foreign(directory, out.name)
-        directory.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # `exist_ok` looks again, when the run that had it may have removed it
+            directory.mkdir()
 
     in_use = ElmoError(f"{out}: another process is writing it; wait for its end, or name another file")
     with claimed(directory, make, in_use):
