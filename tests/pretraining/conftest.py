@@ -26,6 +26,7 @@ from spacy_elmo.pretraining.config import (
 from spacy_elmo.pretraining.corpus import encode
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.run import pretrain
+from spacy_elmo.pretraining.trainer import Trainer
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 
 TINY = Config(
@@ -250,3 +251,22 @@ def slow_loss(lm, batch, characters, states=None):
 def slowly():
     """The second implementation: `loss(lm, batch, characters, states)` and `embedding(lm, ids)`."""
     return SimpleNamespace(loss=slow_loss, embedding=slow_embedding)
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Call a function at the end of the step with this number, in whichever trainer comes there."""
+
+    def arrange(number, act):
+        original = Trainer._take_step
+
+        def take_step(trainer):
+            batch = original(trainer)
+            if trainer.steps.step == number:
+                act(trainer)
+            return batch
+
+        monkeypatch.setattr(Trainer, "_take_step", take_step)
+        return lambda: monkeypatch.setattr(Trainer, "_take_step", original)
+
+    return arrange
