@@ -23,6 +23,13 @@
 #include <sys/mman.h>
 #endif
 
+/* Ask for the versions of these that every glibc has: built with a new one (2.34), it would else ask for new ones. */
+#if defined(__GLIBC__) && defined(__x86_64__)
+__asm__(".symver dlsym,dlsym@GLIBC_2.2.5\n.symver dlopen,dlopen@GLIBC_2.2.5");
+#elif defined(__GLIBC__) && defined(__aarch64__)
+__asm__(".symver dlsym,dlsym@GLIBC_2.17\n.symver dlopen,dlopen@GLIBC_2.17");
+#endif
+
 #if defined(__FAST_MATH__)
 #error "the exponential function needs additions in the order in which they stand"
 #endif
@@ -176,13 +183,6 @@ static int is_there(int number)
  * have just worked on the products before and are awake, so others would only stand in their way. All of them are
  * called, also where there is work for fewer: GNU's ends those that a smaller team leaves out, and makes new ones for the
  * next. */
-#if defined(__GLIBC__) /* those of old, or what is built with glibc 2.34 or newer asks for one as new where it runs */
-#if defined(__x86_64__)
-__asm__(".symver dlsym,dlsym@GLIBC_2.2.5\n.symver dlopen,dlopen@GLIBC_2.2.5");
-#elif defined(__aarch64__)
-__asm__(".symver dlsym,dlsym@GLIBC_2.17\n.symver dlopen,dlopen@GLIBC_2.17");
-#endif
-#endif
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 typedef int (*ThreadNumber)(void);
 static Parallel parallel;

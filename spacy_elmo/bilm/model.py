@@ -201,7 +201,7 @@ class BiLM(nn.Module):
         inner = slice(None) if keep_boundaries else slice(1, -1)
         tokens = characters.sentences_of(sentences)
         encoded: list[Any] = [None] * len(tokens)
-        for batch in self.stream(tokens, max_batch_tokens, state):
+        for batch in self._stream(tokens, max_batch_tokens, state, torch.inference_mode, _STRETCH):
             layers = floats_on_cpu(batch.layers)
             for number, part in zip(batch.numbers, layers.split(batch.lengths, dim=1), strict=True):
                 encoded[number] = part[:, inner].numpy().copy()
@@ -218,17 +218,18 @@ class BiLM(nn.Module):
 
         With a carried state all sentences are one batch, since its rows are theirs.
         """
-        yield from self._stream(sentences, max_batch_tokens, state, torch.inference_mode, _STRETCH)
+        tokens = characters.sentences_of(sentences)
+        yield from self._stream(tokens, max_batch_tokens, state, torch.inference_mode, _STRETCH)
 
     def stream_with_gradients(
         self, sentences: Iterable[characters.Tokens], max_batch_tokens: int = MAX_BATCH_TOKENS
     ) -> Iterator[EncodedBatch]:
         """As `stream`, with layers through which `backward` reaches the parameters that require gradients."""
-        yield from self._stream(sentences, max_batch_tokens, None, _gradient_mode, 1)
+        yield from self._stream(characters.sentences_of(sentences), max_batch_tokens, None, _gradient_mode, 1)
 
     def _stream(
         self,
-        sentences: Iterable[characters.Tokens],
+        sentences: Sequence[Sequence[str]],
         max_batch_tokens: int,
         state: CarriedState | None,
         mode: Callable[[], AbstractContextManager[None]],
@@ -237,20 +238,19 @@ class BiLM(nn.Module):
         """mode: in which a batch is computed. No decorator of this function's, which would hold each batch until there
         is the next."""
         keep_to_one_thread_after_fork()
-        tokens = characters.sentences_of(sentences)
-        if not tokens:
+        if not sentences:
             return
-        lengths = [len(sentence) + 2 for sentence in tokens]
+        lengths = [len(sentence) + 2 for sentence in sentences]
         if state is None:
             bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, self._first_layer.max_rows)
         else:
             if self.device.type == "mps":
                 raise ElmoError('a carried state is computed in float64, which device "mps" has not; use "cpu" for it')
-            bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(tokens)))])
+            bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
         for numbers in batches:
             batch_lengths = [lengths[number] for number in numbers]
             begin, end = bilm.embedder.borders
-            words = [word for number in numbers for word in (begin, *tokens[number], end)]
+            words = [word for number in numbers for word in (begin, *sentences[number], end)]
             # The caller's autocast would round or fail.
             with mode(), torch.autocast(bilm.device.type, enabled=False), self._with_threads(len(words)):
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
@@ -271,12 +271,7 @@ class BiLM(nn.Module):
             ElmoError: it is one string, or a token is no string.
         """
         keep_to_one_thread_after_fork()
-
-        def embed(words: Sequence[str]) -> Tensor:
-            vectors: Tensor = self.embedder(words)
-            return vectors
-
-        return self._table.embed(characters.tokens_of(words), embed, self.embedder_version)
+        return self._table.embed(characters.tokens_of(words), self.embedder, self.embedder_version)
 
     def set_precision(self, precision: Precision) -> None:
         """Compute with weights in "float32", "float16" or "int8". The reduced ones are for prediction, and round the

@@ -12,12 +12,12 @@ from spacy_elmo.pipeline.spans import GetSpans, reads_sentences
 # No sentence of natural text has so many tokens.
 _LONG = 200
 
-SETS_SENTENCES = {"token.is_sent_start", "doc.sents"}
+_SETS_SENTENCES = {"token.is_sent_start", "doc.sents"}
 
 
 def sentence_setters(nlp: Language, names: Iterable[str]) -> list[str]:
     """Those of the components that set sentence boundaries."""
-    return [name for name in names if SETS_SENTENCES & set(nlp.get_pipe_meta(name).assigns)]
+    return [name for name in names if _SETS_SENTENCES & set(nlp.get_pipe_meta(name).assigns)]
 
 
 class Advice:
@@ -43,10 +43,10 @@ class Advice:
                     f'(nlp.add_pipe("sentencizer", before="{name}")), or, if whole Docs are meant, set get_spans to '
                     "spacy-elmo.doc_spans.v1",
                 )
-            elif len(doc) > self._max_length and self._longest(doc) > self._max_length:
+            elif len(doc) > self._max_length and (longest := self._longest(doc)) > self._max_length:
                 self._give(
                     "cut",
-                    f"{name}: a sentence of {self._longest(doc):,} tokens is cut into pieces of {self._max_length:,}, "
+                    f"{name}: a sentence of {longest:,} tokens is cut into pieces of {self._max_length:,}, "
                     "each read by itself. Set sentence boundaries, or raise max_sequence_length in "
                     f"[components.{name}.model]",
                 )

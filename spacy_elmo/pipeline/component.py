@@ -97,7 +97,6 @@ def make_elmo(
     cache_path: a file to keep that in instead, however much it is; a later run starts warm.
     cache_precision: of the numbers kept there, "float32" or "float16".
     lr_scale: times which the training's learning rate holds for a biLM that is fine-tuned.
-
     weights: always None: they are a setting of `model`.
 
     Raises:
@@ -316,7 +315,7 @@ class ElmoComponent(TrainablePipe):
         if nlp is not None:
             self.hub.pipelines.add(nlp)
         self.hub.begin_training(None if nlp is None else _sets_sentences(nlp, self.name))
-        self.mix.check(shim_of(self.model).bilm.options.n_outputs)
+        self.mix.check(self.n_layers)
         if self.hub.is_listened_to and not shim_of(self.model).trainable:
             self._tell_of_memory(get_examples)
 

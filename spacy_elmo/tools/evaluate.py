@@ -5,10 +5,8 @@ from typing import Any
 
 from spacy_elmo.pretraining import blimp
 from spacy_elmo.pretraining.evaluation import Evaluator
-from spacy_elmo.support.standard_input import rereadable
-from spacy_elmo.support.text import find_files, read_sentences
 from spacy_elmo.tools import language
-from spacy_elmo.tools.untokenized import warn_of
+from spacy_elmo.tools.tokenized import sentences_in
 
 
 def evaluate_model(
@@ -31,10 +29,7 @@ def evaluate_model(
     evaluator = Evaluator.load(model, device, softmax)
     figures: dict[str, Any] = {}
     if text is not None:
-        with rereadable(text) as source:
-            files = find_files(source)
-            warn_of(files)
-            sentences = (words for words, _ in read_sentences(files))
+        with sentences_in(text) as sentences:
             evaluation = evaluator.perplexity(sentences, show_progress=show_progress)
         figures.update(evaluation.to_dict())
         if evaluation.warning:

@@ -24,8 +24,6 @@ def of_model(opened: formats.OpenedModel, nlp: Language | None = None) -> str:
     """The language of the pipeline that reads text for a model, else of the model; "xx" where it is not known, or is
     none of spaCy's."""
     lang = nlp.lang if nlp is not None else opened.card.get("language")
-    if lang is None and opened.card.get("name", opened.name) == formats.BUNDLED:
-        return "en"
     try:
         return str(spacy.util.get_lang_class(str(lang)).lang)
     except ImportError:

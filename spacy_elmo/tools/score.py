@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 from spacy.tokens import Token
 
-from spacy_elmo.errors import CorpusError, ElmoError
+from spacy_elmo.errors import ElmoError
 from spacy_elmo.pretraining.evaluation import Evaluator, Perplexities, blocks
-from spacy_elmo.support.standard_input import rereadable
-from spacy_elmo.support.text import find_files, read_sentences
 from spacy_elmo.tools import language
-from spacy_elmo.tools.untokenized import warn_of
+from spacy_elmo.tools.tokenized import of_each
 
 
 @dataclass(frozen=True)
@@ -71,15 +69,7 @@ def of_text(model: str, text: str, device: str = "auto", softmax: str | None = N
         ElmoError: the model lacks a part, there is no such device, or the text cannot be read or holds no sentence.
     """
     evaluator = Evaluator.load(model, device, softmax)
-    with rereadable(text) as source:
-        files = find_files(source)
-        warn_of(files)
-        found = _scores(evaluator, (words for words, _ in read_sentences(files)))
-        first = next(found, None)
-        if first is None:
-            raise CorpusError(f"{text}: there is no sentence in it; expected one a line")
-        yield first
-        yield from found
+    yield from of_each(text, lambda sentences: _scores(evaluator, sentences))
 
 
 def row(one: Score) -> str:

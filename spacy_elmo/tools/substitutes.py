@@ -12,14 +12,12 @@ from spacy.language import Language
 from spacy.tokens import Doc, Token
 from torch import Tensor
 
-from spacy_elmo.errors import CorpusError, ElmoError
+from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.reading import Reading
 from spacy_elmo.pipeline.spans import sentence_spans
 from spacy_elmo.pretraining.evaluation import Evaluator, Predictions, blocks
 from spacy_elmo.pretraining.vocabulary import SPECIAL
-from spacy_elmo.support.standard_input import rereadable
-from spacy_elmo.support.text import find_files, read_sentences
-from spacy_elmo.tools.untokenized import warn_of
+from spacy_elmo.tools.tokenized import of_each
 
 _CHUNK_BYTES = 16 * 2**20  # of log-probabilities at once: those of a whole text would fill gigabytes
 _MAX_LENGTH = 1000  # longer sentences are cut, as the component `elmo` does
@@ -85,15 +83,7 @@ def of_text(
         ElmoError: the model lacks a part, there is no such device, or the text cannot be read or holds no sentence.
     """
     evaluator = Evaluator.load(model, device, softmax)
-    with rereadable(text) as source:
-        files = find_files(source)
-        warn_of(files)
-        found = substitutes(evaluator, (words for words, _ in read_sentences(files)), top)
-        first = next(found, None)
-        if first is None:
-            raise CorpusError(f"{text}: there is no sentence in it; expected one a line")
-        yield first
-        yield from found
+    yield from of_each(text, lambda sentences: substitutes(evaluator, sentences, top))
 
 
 def table(words: Sequence[Substitutes]) -> str:
