@@ -28,7 +28,7 @@ test-levels: $(VENV)/.test
 faults: $(VENV)/.test
 	$(BIN)/python tests/faults/run.py --keep build/faults
 
-# 10,000 damaged and hostile files of every kind: some hours. It goes on where it was stopped; the results are in build/fuzz.
+# 12,000 damaged and hostile files of every kind: some hours. It goes on where it was stopped; the results are in build/fuzz.
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz --workers $(WORKERS)
 

@@ -1,6 +1,6 @@
 """Hostile and damaged files of every kind, by the thousand: `python tests/fuzz` tries them and prints one table.
 
-    python tests/fuzz                                # all kinds, 10,000 cases each; goes on where it was stopped
+    python tests/fuzz                                # all kinds, 12,000 cases each; goes on where it was stopped
     python tests/fuzz --kinds zip,tar --cases 500
     python tests/fuzz --again                        # those that were lost, once more
     python tests/fuzz --kinds zip --case 1234        # one case again, here, with its traceback; its files stay
@@ -59,7 +59,7 @@ def _parse() -> argparse.Namespace:
         prog="tests/fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--kinds", default="", help="names of some, with commas between them")
-    parser.add_argument("--cases", type=int, default=10_000, help="of each kind")
+    parser.add_argument("--cases", type=int, default=12_000, help="of each kind")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--case", type=int, help="try this one alone")
     parser.add_argument("--again", action="store_true", help="try those that were lost once more")
