@@ -121,6 +121,7 @@ def without_compiled_part(monkeypatch) -> Callable[[], None]:
         monkeypatch.setattr(kernels, "_kernels", None)
         monkeypatch.setattr(kernels, "_chosen", None)
         monkeypatch.setattr(kernels, "_failure", ModuleNotFoundError("No module named 'spacy_elmo.bilm._kernels'"))
+        monkeypatch.setattr(kernels, "_hidden", None)
         monkeypatch.setattr(kernels, "_is_warned", False)
 
     return take_away
