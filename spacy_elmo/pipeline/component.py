@@ -200,6 +200,15 @@ class ElmoComponent(TrainablePipe):
         """Width of `token.vector`: of the mix of the layers. Loads the weights if they are not yet."""
         return self.hub.mixed_width
 
+    def read_weights(self) -> None:
+        """Read the weights, if they are not in memory, so that what is wrong with them shows now. `nlp.pipe` with
+        `n_process` calls it before it starts processes.
+
+        Raises:
+            ElmoError: they cannot be read (see `formats.load`), or have not the layers that `layers` asks for.
+        """
+        self.mix.check(shim_of(self.model).read_weights().n_outputs)
+
     def __repr__(self) -> str:
         shim = shim_of(self.model)
         source = shim.source
