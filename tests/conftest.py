@@ -1,6 +1,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -77,6 +78,21 @@ def bundled_width() -> int:
     """Width of the bundled model's vectors, by its options file."""
     options = TESTS.parent / "spacy_elmo" / "models" / "en_elmo_sm" / "options.json"
     return 2 * json.loads(options.read_text())["lstm"]["projection_dim"]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The package as its wheel."""
+    root, source = tmp_path_factory.mktemp("wheel"), TESTS.parent
+    (root / "source").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(source / name, root / "source")
+    skipped = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(source / "spacy_elmo", root / "source" / "spacy_elmo", ignore=skipped)
+    run = [sys.executable, "-m", "build", "--wheel", "--outdir", root, root / "source"]
+    subprocess.run(run, check=True, capture_output=True)
+    (built,) = root.glob("*.whl")
+    return built
 
 
 @pytest.fixture(scope="session")
