@@ -1,6 +1,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -80,6 +81,21 @@ def bundled_width() -> int:
 
 
 @pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The package as its wheel."""
+    root, source = tmp_path_factory.mktemp("wheel"), TESTS.parent
+    (root / "source").mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(source / name, root / "source")
+    skipped = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(source / "spacy_elmo", root / "source" / "spacy_elmo", ignore=skipped)
+    run = [sys.executable, "-m", "build", "--wheel", "--outdir", root, root / "source"]
+    subprocess.run(run, check=True, capture_output=True)
+    (built,) = root.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
 def install() -> Callable[[Path, Path], None]:
     """Install a wheel, without what it depends on, into a directory."""
 
@@ -121,6 +137,7 @@ def without_compiled_part(monkeypatch) -> Callable[[], None]:
         monkeypatch.setattr(kernels, "_kernels", None)
         monkeypatch.setattr(kernels, "_chosen", None)
         monkeypatch.setattr(kernels, "_failure", ModuleNotFoundError("No module named 'spacy_elmo.bilm._kernels'"))
+        monkeypatch.setattr(kernels, "_hidden", None)
         monkeypatch.setattr(kernels, "_is_warned", False)
 
     return take_away

@@ -7,6 +7,7 @@ names (in any case of letters). Without the compiled part, torch's operators com
 
 import functools
 import importlib
+import importlib.machinery
 import math
 import os
 import platform
@@ -50,6 +51,21 @@ _kernels: Any  # with the functions of _kernels.pyi, or None
 _kernels, _failure = _load()
 
 
+def _find_hidden() -> Path | None:
+    """The installed package with a compiled part for this Python that the one here hides, since it stands before it on
+    the path: a clone does, in whose folder Python is started."""
+    here = Path(__file__).resolve().parent
+    for entry in map(Path, sys.path):
+        other = entry / here.parent.name / here.name
+        has_kernels = any((other / f"_kernels{suffix}").is_file() for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+        if has_kernels and other.resolve() != here:
+            return other.resolve().parent
+    return None
+
+
+_hidden = None if _kernels is not None else _find_hidden()
+
+
 def instruction_sets() -> list[str]:
     """Names of the versions that this processor can run, the best first; none where the compiled part is missing."""
     return [] if _kernels is None else cast("list[str]", _kernels.levels())
@@ -71,6 +87,12 @@ def why_missing() -> str | None:
         return None
     if not is_for_this_platform():
         return f"there is no compiled part for {platform.system()} on {platform.machine()}"
+    if _hidden is not None:
+        return (
+            f"the source folder {Path(__file__).resolve().parents[1]}, without a compiled part that fits it, hides the "
+            f"installed {_hidden}, which has one: run from another directory, or install the source folder itself "
+            "(pip install --editable . in it)"
+        )
     if type(_failure) is ImportError:  # the file is there
         return f"the compiled part does not load ({_failure}): install spacy-elmo again on this machine"
     return (
@@ -265,3 +287,5 @@ def _choose() -> str | None:
 
 _chosen = _choose()
 _is_warned = False
+if _hidden is not None:
+    warn_if_missing()  # now: another version may run than the installed one, whatever it is asked for

@@ -1,4 +1,5 @@
-"""A folder in, what lies beside the weights out, whatever their format: the model card and the vocabulary."""
+"""A folder in, what lies beside the weights out, whatever their format: the model card, the attribution and the
+vocabulary."""
 
 from typing import Any
 
@@ -10,17 +11,35 @@ from spacy_elmo.support.messages import reason
 from spacy_elmo.support.words import read_words
 
 CARD = "model_card.json"
+ATTRIBUTION = "ATTRIBUTION.md"
+ATTRIBUTION_TEXT = "attribution_text"  # its text, in a card in memory
 VOCABULARY = "vocab.txt"
-_MOST_CARD = 2**22  # bytes
+_MOST_CARD = 2**22  # bytes; of an attribution, too
 _OTHER_VOCABULARIES = ("vocab.txt.gz", "vocab-train.txt")  # packed, and as T-Systems has published it (German)
 
 
 def read_card(folder: Folder) -> dict[str, Any]:
-    """Content of the model card; empty where there is none.
+    """Content of the model card, and as `attribution_text` that of the `ATTRIBUTION.md`, which names at length whom the
+    licence of the weights asks to name. Empty where there is neither.
 
     Raises:
-        WeightsError: it is not a JSON object, or one that could not be saved again with the model.
+        WeightsError: the card is not a JSON object, or one that could not be saved again with the model.
     """
+    card, attribution = _read_json(folder), folder / ATTRIBUTION
+    if attribution.is_file():
+        card[ATTRIBUTION_TEXT] = read_whole(attribution, _MOST_CARD).decode(errors="replace")
+    return card
+
+
+def split_card(card: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """What goes into `model_card.json`, and what into `ATTRIBUTION.md`, if anything."""
+    text = card.get(ATTRIBUTION_TEXT)
+    if not isinstance(text, str):
+        return card, None
+    return {key: value for key, value in card.items() if key != ATTRIBUTION_TEXT}, text
+
+
+def _read_json(folder: Folder) -> dict[str, Any]:
     file = folder / CARD
     if not file.is_file():
         return {}

@@ -10,7 +10,7 @@ from spacy_elmo.errors import ElmoError, WeightsError
 PREFIX = "hf:"
 WEIGHTS = "weights.hdf5"
 NEEDED = ("options.json", WEIGHTS)
-OTHERS = ("model_card.json", "vocab.txt", "vocab.txt.gz", "softmax.hdf5")
+OTHERS = ("model_card.json", "ATTRIBUTION.md", "vocab.txt", "vocab.txt.gz", "softmax.hdf5")
 
 _NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+(/[\w.-]+)*))?", re.ASCII)
 

@@ -19,6 +19,7 @@ LAYOUT = (
     beside.VOCABULARY,
     f"{beside.VOCABULARY}.gz",
     beside.CARD,
+    beside.ATTRIBUTION,
     softmax_hdf5.NAME,
     lexicons_json.NAME,
 )
@@ -31,8 +32,8 @@ def write(
     vocabulary: Sequence[str] | None = None,
     softmax: Softmax | None = None,
 ) -> None:
-    """Write `options.json`, `weights.hdf5` and, where the model has them, `model_card.json`, `vocab.txt`,
-    `softmax.hdf5` and `lexicons.json`.
+    """Write `options.json`, `weights.hdf5` and, where the model has them, `model_card.json`, `ATTRIBUTION.md`,
+    `vocab.txt`, `softmax.hdf5` and `lexicons.json`.
 
     dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" takes float16
         where that keeps every value, else float32.
@@ -67,10 +68,12 @@ def write_files(
 def write_texts(bilm: BiLM, directory: Path) -> None:
     """Of these files, what lies beside the weights."""
     write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
-    card = json.dumps(bilm.card, indent=1, ensure_ascii=False) + "\n" if bilm.card else None
+    facts, attribution = beside.split_card(bilm.card)
+    card = json.dumps(facts, indent=1, ensure_ascii=False) + "\n" if facts else None
     words = text_of(bilm.vocabulary) if bilm.vocabulary else None
     lexicons = lexicons_json.text_of(bilm.lexicons) if bilm.lexicons else None
-    for name, text in ((beside.CARD, card), (beside.VOCABULARY, words), (lexicons_json.NAME, lexicons)):
+    texts = {beside.CARD: card, beside.ATTRIBUTION: attribution, beside.VOCABULARY: words, lexicons_json.NAME: lexicons}
+    for name, text in texts.items():
         if text is None:
             (directory / name).unlink(missing_ok=True)  # another model's
         else:

@@ -22,6 +22,7 @@ from spacy_elmo.formats import writing
 from spacy_elmo.pipeline.advice import Advice, sentence_setters
 from spacy_elmo.pipeline.annotations import annotate
 from spacy_elmo.pipeline.attributes import check_attr
+from spacy_elmo.pipeline.attribution import attribute
 from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import RememberingEncoder, batch_by_tokens
 from spacy_elmo.pipeline.hub import Hub, Vectors
@@ -199,6 +200,15 @@ class ElmoComponent(TrainablePipe):
     def width(self) -> int:
         """Width of `token.vector`: of the mix of the layers. Loads the weights if they are not yet."""
         return self.hub.mixed_width
+
+    def read_weights(self) -> None:
+        """Read the weights, if they are not in memory, so that what is wrong with them shows now. `nlp.pipe` with
+        `n_process` calls it before it starts processes.
+
+        Raises:
+            ElmoError: they cannot be read (see `formats.load`), or have not the layers that `layers` asks for.
+        """
+        self.mix.check(shim_of(self.model).read_weights().n_outputs)
 
     def __repr__(self) -> str:
         shim = shim_of(self.model)
@@ -395,12 +405,24 @@ class ElmoComponent(TrainablePipe):
     # Serialization
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Write settings and weights into a directory. Weights that lie there already are not written again.
+        """Write settings and weights into a directory. Weights that lie there already are not written again. In the
+        folder of a pipeline, `meta.json` and `LICENSES_SOURCES` say whose weights they are.
 
         What is predicted from here to the next update is not remembered.
+
+        Raises:
+            ElmoError: the weights cannot be read, or a file cannot be written.
         """
         self.memory.is_on = False
+        path, exclude = Path(path), list(exclude)
         util.to_disk(path, {"model": self._write_model}, exclude)
+        if "model" not in exclude:
+            try:
+                # Now, not when the weights are read: spaCy has just written the pipeline's meta.json, and a component
+                # that another pipeline sources does not know its pipeline.
+                attribute(path.parent, path.name, shim_of(self.model).bilm.card)
+            except OSError as error:
+                raise ElmoError(f"{path.parent}: the sources of the weights cannot be written ({error})") from error
 
     def _write_model(self, path: Path) -> None:
         shim = shim_of(self.model)

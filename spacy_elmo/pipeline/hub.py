@@ -16,6 +16,7 @@ from spacy.pipeline.tok2vec import Tok2Vec, Tok2VecListener
 from spacy.tokens import Doc
 from thinc.api import Model
 
+from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline import tensor_listeners
 from spacy_elmo.pipeline.attributes import words_of
@@ -191,6 +192,10 @@ class Hub:
     def learns(self) -> bool:
         """Whether the biLM is trained with the task."""
         return self._shim.learns
+
+    def read_weights(self) -> BiLMOptions:
+        """As `BiLMShim.read_weights`."""
+        return self._shim.read_weights()
 
     @property
     def _shim(self) -> BiLMShim:

@@ -172,6 +172,11 @@ class Link:
         """Listen to this component no longer."""
         self._upstreams = [weak for weak in self._upstreams if weak() not in (None, upstream)]
 
+    def read_weights(self) -> None:
+        """Read the weights upstream, which the listener needs also where the component upstream is disabled."""
+        if self.upstream is not None:
+            self.upstream.read_weights()
+
     def begin(self) -> None:
         """Forget all training."""
         self.trained_with, self._fitting = TrainedWith(), None

@@ -21,6 +21,7 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import bilm_hdf5, lexicons_json
+from spacy_elmo.pipeline import processes  # noqa: F401  (weights are read before `n_process` starts any)
 from spacy_elmo.pipeline.finetuning import FineTuning, to_tensor
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.weights import Weights, WeightsSource
@@ -70,6 +71,7 @@ class BiLMShim(Shim):
         self.source = source
         self.tuning = FineTuning()
         self._weights: Weights | None = None
+        self._read: BiLM | None = None  # by `read_weights`, until it is needed
         self._n_loaded = 0
         self._lock = ForkSafeLock()
         _alive.add(self)
@@ -85,8 +87,23 @@ class BiLMShim(Shim):
         """
         with self._lock:
             if self._weights is None:
-                self._weights = self._take(self.source.read(), is_of_source=True)
+                bilm, self._read = self._read or self.source.read(), None
+                self._weights = self._take(bilm, is_of_source=True)
             return self._weights
+
+    def read_weights(self) -> BiLMOptions:
+        """Read the weights, if they are not in memory, and return the options of the biLM. It is not brought to its
+        device before it is needed: a forked process cannot use a GPU that its parent has used.
+
+        Raises:
+            ElmoError: as `weights`.
+        """
+        with self._lock:
+            if self._weights is not None:
+                return self._weights.bilm.options
+            if self._read is None:
+                self._read = self.source.read()
+            return self._read.options
 
     @property
     def is_loaded(self) -> bool:
@@ -106,7 +123,7 @@ class BiLMShim(Shim):
     def set(self, bilm: BiLM) -> None:
         """Use this biLM from now on."""
         with self._lock:
-            self._weights = self._take(bilm, is_of_source=False)
+            self._weights, self._read = self._take(bilm, is_of_source=False), None
 
     def _take(self, bilm: BiLM, is_of_source: bool) -> Weights:
         self._n_loaded += 1

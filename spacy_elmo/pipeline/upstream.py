@@ -25,6 +25,9 @@ class Upstream(Protocol):
     def learns(self) -> bool:
         """Whether its biLM is trained with the task."""
 
+    def read_weights(self) -> object:
+        """Read the weights of its biLM, if they are not in memory."""
+
     def ran_at(self, doc: Doc) -> int | None:
         """When it ran on a Doc, as a number that grows; None where it did not."""
 

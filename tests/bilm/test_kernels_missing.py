@@ -1,8 +1,11 @@
+import os
 import platform
 import runpy
+import shutil
 import subprocess
 import sys
 import warnings
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -79,7 +82,59 @@ def test_package_without_the_file_says_so_itself(data):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("the compiled part was not built") == kernels.is_for_this_platform()
+    assert done.stderr.count("runs more slowly than it could") == kernels.is_for_this_platform()
+
+
+SOURCE = """
+import sys
+from spacy_elmo.bilm import kernels
+print("imported", file=sys.stderr)
+from spacy_elmo.tools import machine
+print(machine.table(machine.describe_all(sys.argv[1])))
+"""
+
+
+@pytest.mark.skipif(not kernels.is_for_this_platform(), reason="there is no compiled part here")
+def test_a_clone_that_hides_an_installed_compiled_part_is_told_once_with_both_folders(data, site, tmp_path):
+    """As where `pip install .` is followed by a command in the clone: the current directory comes first on the path."""
+    clone = tmp_path / "clone" / "spacy_elmo"
+    shutil.copytree(ROOT / "spacy_elmo", clone, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.hdf5"))
+    run = [sys.executable, "-c", SOURCE, data / "tiny_2l_skip"]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(run, cwd=clone.parent, env=environment, capture_output=True, text=True, check=True)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("compiled part")]
+    at_import, later = done.stderr.split("imported\n")
+    assert "spacy_elmo" not in later
+    for said in (line, at_import):
+        assert said.count(f"the source folder {clone}, ") == 1
+        assert said.count(f"the installed {site / 'spacy_elmo'}, which has one") == 1
+        assert "run from another directory" in said
+        assert "pip install --editable ." in said
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A directory that holds the package with a compiled part for this Python."""
+    bilm = tmp_path / "site-packages" / "spacy_elmo" / "bilm"
+    bilm.mkdir(parents=True)
+    (bilm / f"_kernels{EXTENSION_SUFFIXES[-1]}").touch()
+    return tmp_path / "site-packages"
+
+
+def test_only_another_package_with_a_compiled_part_for_this_python_is_hidden(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT), "", str(tmp_path / "none")])
+    assert kernels._find_hidden() is None
+    monkeypatch.setattr(sys, "path", [str(ROOT), str(site)])
+    assert kernels._find_hidden() == site / "spacy_elmo"
+    for file in site.glob("**/_kernels*"):
+        file.rename(file.with_name("_kernels.other-python.so"))
+    assert kernels._find_hidden() is None
+
+
+def test_a_link_to_the_same_package_is_not_another(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(ROOT)
+    monkeypatch.setattr(sys, "path", [str(ROOT), str(tmp_path / "link")])
+    assert kernels._find_hidden() is None
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin", "win32"])

@@ -1,7 +1,6 @@
 """spaCy's own commands with ELMo in the config: train, evaluate, debug, fill-config, assemble, package."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,19 +152,11 @@ def test_ner_learns_and_the_saved_pipeline_has_the_same_score(tiny, corpora, tmp
 
 
 @pytest.fixture(scope="module")
-def installed(install, tmp_path_factory):
+def installed(wheel, install, tmp_path_factory):
     """A directory that holds the package as its wheel installs it."""
-    root, source = tmp_path_factory.mktemp("wheel"), Path(__file__).parents[2]
-    (root / "source").mkdir()
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(source / name, root / "source")
-    skipped = shutil.ignore_patterns("__pycache__", "*.so")
-    shutil.copytree(source / "spacy_elmo", root / "source" / "spacy_elmo", ignore=skipped)
-    run = [sys.executable, "-m", "build", "--wheel", "--outdir", root, root / "source"]
-    subprocess.run(run, check=True, capture_output=True)
-    (wheel,) = root.glob("*.whl")
-    install(wheel, root / "site")
-    return root / "site"
+    site = tmp_path_factory.mktemp("site")
+    install(wheel, site)
+    return site
 
 
 @pytest.mark.slow

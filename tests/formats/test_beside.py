@@ -45,6 +45,17 @@ def test_any_other_card_is_saved_with_the_model(model_dir, tmp_path):
     assert open_model(tmp_path / "converted").card == GOOD
 
 
+def test_an_attribution_goes_along_with_the_weights_and_not_with_others(model_dir, tmp_path):
+    (model_dir / beside.ATTRIBUTION).write_bytes("By Zoë.\r\n".encode() + b"\xff")
+    convert(str(model_dir), tmp_path / "converted")
+    written = tmp_path / "converted" / beside.ATTRIBUTION
+    assert written.read_bytes() == "By Zoë.\r\n\ufffd".encode()
+    assert open_model(tmp_path / "converted").card == open_model(model_dir).card
+    (model_dir / beside.ATTRIBUTION).unlink()
+    convert(str(model_dir), tmp_path / "converted", force=True)
+    assert not written.exists()
+
+
 def test_a_card_that_cannot_be_read_is_an_error_that_names_it(model_dir, monkeypatch):
     (model_dir / "model_card.json").write_text("{}")
     monkeypatch.setattr("pathlib.Path.read_bytes", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))

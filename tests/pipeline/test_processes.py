@@ -3,12 +3,21 @@
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import spacy
+from spacy.tokens import Doc
+from spacy.training import Example
+from thinc.api import chain
+
+from spacy_elmo import ElmoError, formats
+from spacy_elmo.pipeline.mix import scalar_mix
+from spacy_elmo.pipeline.shim import BiLMShim, shim_of
+from spacy_elmo.pipeline.weights import WeightsSource
 
 SCRIPT = """
 import json, multiprocessing, warnings
@@ -142,6 +151,145 @@ def test_listeners_are_served_in_other_processes(method, tmp_path, data):
     assert "has not run" not in done.stderr
 
 
+WRONG = """
+import multiprocessing, sys
+import spacy
+from spacy_elmo import ElmoError
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": sys.argv[2]}})
+    try:
+        list(nlp.pipe(["We sat here."] * 40, n_process=2, batch_size=2))
+    except ElmoError as error:
+        print(error)
+"""
+
+
+def methods(*slow):
+    """Those of this system, the slow ones marked."""
+    all_methods = multiprocessing.get_all_start_methods()
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in all_methods]
+
+
+@pytest.fixture
+def truncated(tiny, tmp_path):
+    """A model whose weights file is cut off."""
+    folder = shutil.copytree(tiny, tmp_path / "truncated")
+    weights = folder / "weights.hdf5"
+    weights.write_bytes(weights.read_bytes()[:50_000])
+    return str(folder)
+
+
+def said_of(weights):
+    """What a pipeline with such weights says in one process."""
+    with pytest.raises(ElmoError) as caught:
+        pipeline_with(weights)("We sat here.")
+    return str(caught.value)
+
+
+def pipeline_with(weights, **settings):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": weights}, **settings})
+    return nlp
+
+
+@pytest.mark.parametrize("method", methods("forkserver"))
+@pytest.mark.parametrize("kind", ["missing", "truncated"])
+def test_wrong_weights_are_our_one_error_before_any_process_starts(method, kind, truncated, tmp_path):
+    weights = {"missing": str(tmp_path / "none"), "truncated": truncated}[kind]
+    (tmp_path / "parent.py").write_text(WRONG)
+    command = [sys.executable, tmp_path / "parent.py", method, weights]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{said_of(weights)}\n"
+    assert done.stderr == ""
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The processes that were started, none of which does anything."""
+    processes = []
+    monkeypatch.setattr(multiprocessing.Process, "start", lambda process: processes.append(process))
+    return processes
+
+
+def fail_in_two_processes(nlp, **settings):
+    with pytest.raises(ElmoError) as caught:
+        list(nlp.pipe(["We sat here."] * 4, n_process=2, batch_size=2, **settings))
+    return str(caught.value)
+
+
+def test_so_they_are_for_sourced_and_fine_tuned_components_and_with_an_error_handler(truncated, started):
+    source = pipeline_with(truncated, frozen=False)
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", source=source)
+    nlp.set_error_handler(lambda *_: None)
+    assert fail_in_two_processes(nlp) == said_of(truncated)
+    assert not started
+
+
+def test_so_they_are_where_weights_are_not_set_or_lack_a_layer(tiny, started):
+    assert "model.weights is null" in fail_in_two_processes(pipeline_with(None))
+    assert "layers" in fail_in_two_processes(pipeline_with(tiny, layers=7))
+    assert not started
+
+
+def tagger(weights):
+    """A pipeline whose tagger listens to elmo."""
+    nlp = pipeline_with(weights)
+    listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": 32}
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": listener}})
+    return nlp
+
+
+def test_a_listener_needs_them_also_while_its_elmo_is_disabled(tiny, truncated, started):
+    trained = tagger(tiny)
+    words = ["Peter", "met"]
+    example = Example(Doc(trained.vocab, words=words), Doc(trained.vocab, words=words, tags=["N", "V"]))
+    trained.initialize(lambda: [example])
+    nlp = tagger(truncated)
+    nlp.get_pipe("tagger").from_bytes(trained.get_pipe("tagger").to_bytes())
+    assert fail_in_two_processes(nlp, disable=["elmo"]) == said_of(truncated)
+    assert not started
+
+
+def test_a_component_that_is_disabled_and_needed_by_none_is_not_read(truncated):
+    nlp = pipeline_with(truncated)
+    nlp.add_pipe("sentencizer")
+    assert len(list(nlp.pipe(["We sat here."] * 4, n_process=2, disable=["elmo"]))) == 4
+
+
+def test_a_bilm_inside_another_component_is_read_too(tiny, truncated, started):
+    bilm = spacy.blank("en").add_pipe("elmo", config={"model": {"weights": truncated}}).model
+    nlp = spacy.blank("en")
+    component = nlp.add_pipe("tok2vec")
+    component.model = chain(bilm, scalar_mix(32))
+    assert fail_in_two_processes(nlp) == said_of(truncated)
+    assert not started
+
+
+def test_weights_are_read_once_for_all_processes_and_late_for_one(tiny, tmp_path, monkeypatch):
+    own = str(shutil.copytree(tiny, tmp_path / "own"))  # a fork reads those of all pipelines that are still there
+    read = []
+    monkeypatch.setattr(formats, "load", lambda path, load=formats.load: read.append(path) or load(path))
+    nlp = pipeline_with(own)
+    assert list(nlp.pipe([])) == []
+    assert own not in read
+    shim = shim_of(nlp.get_pipe("elmo").model)
+    assert shim.read_weights().width == 32
+    assert not shim.is_loaded
+    docs = list(nlp.pipe(["We sat here."] * 4, n_process=2, batch_size=2))
+    assert [doc._.elmo.shape for doc in docs] == [(4, 32)] * 4
+    assert read.count(own) == 1
+
+
+def test_reading_weights_leaves_the_gpu_to_the_processes_that_need_it(tiny):
+    """A process that has used it cannot be forked."""
+    assert BiLMShim(WeightsSource(tiny, "cuda")).read_weights().width == 32
+
+
 KILLED = """
 import multiprocessing, sys, time
 import spacy
@@ -155,12 +303,6 @@ if __name__ == "__main__":
     print("working", flush=True)
     time.sleep(600)
 """
-
-
-def methods(*slow):
-    """Those of this system, the slow ones marked."""
-    all_methods = multiprocessing.get_all_start_methods()
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in all_methods]
 
 
 @pytest.mark.parametrize("method", methods("forkserver"))

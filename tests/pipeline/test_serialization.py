@@ -1,7 +1,11 @@
+import json
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,3 +238,73 @@ def test_packaged_pipeline_loads_offline_with_the_same_vectors(saved, install, t
     code = f"import numpy, spacy; numpy.save('vectors.npy', spacy.load('en_demo')({TEXT!r})._.elmo)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)})
     np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), vectors, atol=1e-6)
+
+
+CODE = """
+import json, socket, sys
+
+def refuse(*_):
+    raise OSError("there is no network")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+import spacy, spacy_elmo
+nlp = spacy.load("en_demo")
+doc = nlp(sys.argv[1])
+print(json.dumps([spacy_elmo.__file__, [source["name"] for source in nlp.meta["sources"]], doc._.elmo.tolist()]))
+"""
+
+
+@pytest.mark.slow
+def test_packaged_pipeline_is_installed_without_an_index_from_both_wheels(wheel, tmp_path):
+    """What they depend on is there already."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo")
+    nlp.to_disk(tmp_path / "saved")
+    build = [
+        sys.executable,
+        "-m",
+        "spacy",
+        "package",
+        tmp_path / "saved",
+        tmp_path,
+        "--name",
+        "demo",
+        "--build",
+        "wheel",
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+    (packaged,) = tmp_path.glob("en_demo-*/dist/*.whl")
+
+    venv.create(tmp_path / "venv", symlinks=os.name != "nt")
+    paths = sysconfig.get_paths("venv", {"base": str(tmp_path / "venv"), "platbase": str(tmp_path / "venv")})
+    python, site = Path(paths["scripts"]) / Path(sys.executable).name, Path(paths["purelib"])
+    others = tmp_path / "others"
+    others.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "spacy_elmo" not in entry.name:
+            (others / entry.name).symlink_to(entry)
+    (site / "others.pth").write_text(f"{others}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command):
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+    def install(*wheels):
+        (links := tmp_path / f"{len(wheels)} wheels").mkdir()
+        for one in wheels:
+            shutil.copy(one, links)
+        pip = [sys.executable, "-m", "pip", "--isolated", "--python", python, "install"]
+        return run(*pip, "--no-index", "--find-links", links, "en-demo")
+
+    alone = install(packaged)
+    assert "No matching distribution found for spacy-elmo" in alone.stderr
+    both = install(packaged, wheel)
+    assert both.returncode == 0, both.stderr
+    done = run(python, "-c", CODE, TEXT)
+    assert done.returncode == 0, done.stderr
+    place, sources, vectors = json.loads(done.stdout)
+    assert Path(place).is_relative_to(site)
+    assert sources == ["en_elmo_sm"]
+    np.testing.assert_allclose(vectors, nlp(TEXT)._.elmo, atol=1e-5)
+    (licences,) = site.glob("en_demo/**/LICENSES_SOURCES")
+    assert "CC BY-SA 4.0" in licences.read_text(encoding="utf-8")

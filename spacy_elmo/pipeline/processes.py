@@ -1,0 +1,58 @@
+"""A pipeline that is about to work in several processes in; an error out, in one line, if its weights are wrong.
+
+spaCy starts the workers of `nlp.pipe(n_process=...)` without a look at the components. An error in a worker comes back
+as an error of spaCy's that holds the worker's whole traceback (E871), or goes to the error handler, batch by batch.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from spacy.language import Language
+from spacy.tokens import Doc
+from thinc.api import Model
+
+
+@runtime_checkable
+class NeedsWeights(Protocol):
+    """A component, a shim or an attribute of a model that needs weights to predict."""
+
+    def read_weights(self) -> object:
+        """Read them now, if they are not in memory.
+
+        Raises:
+            ElmoError: they cannot be read, or do not fit.
+        """
+
+
+def read_weights(component: Any) -> None:
+    """Read the weights of all biLMs that a component needs, its own and those of components that it listens to.
+
+    Raises:
+        ElmoError: some cannot be read, or do not fit.
+    """
+    if isinstance(component, NeedsWeights):
+        component.read_weights()
+    model = getattr(component, "model", None)
+    if isinstance(model, Model):
+        for node in model.walk():
+            for part in (*node.shims, *node.attrs.values()):
+                if isinstance(part, NeedsWeights):
+                    part.read_weights()
+
+
+def _reading_first(start: Callable[..., Iterator[Doc]]) -> Callable[..., Iterator[Doc]]:
+    """`Language._multiprocessing_pipe`, which reads weights before it starts processes."""
+
+    @functools.wraps(start)
+    def read_and_start(nlp: Language, texts: Any, pipes: Sequence[Any], *rest: Any) -> Iterator[Doc]:
+        for pipe in pipes:
+            read_weights(pipe.keywords["proc"])
+        return start(nlp, texts, pipes, *rest)
+
+    return read_and_start
+
+
+# The one place in spaCy 3.8 that runs in the parent, for several processes only, and knows the components. It is
+# changed in the class, not in a pipeline: a component is not told when another pipeline sources it.
+Language._multiprocessing_pipe = _reading_first(Language._multiprocessing_pipe)  # type: ignore[method-assign]
