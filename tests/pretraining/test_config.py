@@ -48,8 +48,8 @@ def test_config_survives_its_file(tmp_path_factory, config):
 
 
 def test_byte_order_mark_of_an_editor_is_no_part_of_a_config(tmp_path):
-    (tmp_path / "pretrain.cfg").write_text("[model]\ndim = 64\n", encoding="utf-8-sig")
-    assert Config.from_file(tmp_path / "pretrain.cfg").model.dim == 64
+    (tmp_path / "pretrain.cfg").write_text("[model]\ndim = 640\n", encoding="utf-8-sig")
+    assert Config.from_file(tmp_path / "pretrain.cfg").model.dim == 640
 
 
 def as_json(config):
