@@ -1,6 +1,7 @@
 """What the README shows runs as it stands there, and what it names exists."""
 
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -8,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import spacy
 from spacy.schemas import ConfigSchemaTraining
+from spacy.tokens import DocBin, Span
 from spacy.util import load_model_from_config, registry
 from thinc.api import Config
 
@@ -34,6 +37,58 @@ def test_whole_examples_run(page):
     """Those of a page one after the other in one process, with nothing of each other's."""
     command = [sys.executable, "-W", "error::FutureWarning", "-c", RUN]
     subprocess.run(command, input=json.dumps(examples(page)), text=True, check=True)
+
+
+README = ROOT / "README.md"
+BLOCKS = re.findall(r"```(?:bash|python)\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+NOT_RUN = {  # what a block begins with, and why it is not run here
+    "make demo": "it makes an environment, from an index of packages; CI's jobs install by themselves",
+    "pip install torch": "likewise",
+    "python -m spacy elmo download": "it needs the network",
+    'nlp.add_pipe("elmo", config={"model"': "it names a path of the reader's",
+}
+SHORTENED = {  # whole trainings, of which two steps show that the command is right
+    "spacy train": "--training.max_steps 2 --training.eval_frequency 1",
+    "elmo pretrain": "--training.max_steps 2",
+}
+
+
+def test_each_block_of_the_readme_is_run_or_there_is_a_reason():
+    left = [block for block in BLOCKS if block not in [*examples(README), *commands_of_readme()]]
+    assert {next((start for start in NOT_RUN if block.startswith(start)), block) for block in left} == set(NOT_RUN)
+
+
+def commands_of_readme():
+    """Its blocks that train."""
+    return [block for block in BLOCKS if any(command in block for command in SHORTENED)]
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A directory with what the commands of the README name: raw text, and Docs to train and to evaluate on."""
+    questions = (ROOT / "examples" / "pretrain_domain" / "banking.csv").read_text(encoding="utf8").splitlines()[1:401]
+    (tmp_path / "raw_text").mkdir()
+    (tmp_path / "raw_text" / "questions.txt").write_text("\n\n".join(questions), encoding="utf8")
+    nlp = spacy.blank("en")
+    doc = nlp("He flew to Leeds.")
+    doc.ents = [Span(doc, 3, 4, "location")]
+    for name in ("train", "dev"):
+        DocBin(docs=[doc] * 4).to_disk(tmp_path / f"{name}.spacy")
+    return tmp_path
+
+
+def shortened(line):
+    return next((f"{line.partition('  #')[0]} {more}" for command, more in SHORTENED.items() if command in line), line)
+
+
+@pytest.mark.parametrize("block", commands_of_readme(), ids=["train", "pretrain"])
+def test_commands_of_the_readme_run(block, workplace):
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    script = "\n".join(map(shortened, block.splitlines()))
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=workplace, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 SETTINGS = [

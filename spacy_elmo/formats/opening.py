@@ -25,7 +25,7 @@ from spacy_elmo.formats.archive import Archive, is_archive
 from spacy_elmo.formats.reader import Find, MixReader, Place, Reader
 from spacy_elmo.formats.tensorflow import checkpoint, hub
 from spacy_elmo.formats.writing import LAYOUT
-from spacy_elmo.support.files import read_whole, settled, state_of
+from spacy_elmo.support.files import at_home, read_whole, settled, state_of
 from spacy_elmo.support.messages import listed
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
@@ -178,7 +178,7 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     folder, files = (root, LAYOUT) if is_folder else (root.parent, (*LAYOUT, root.name))
 
     def find(_: Path) -> tuple[Reader | None, object]:
-        return _find(root, None if options is None else Path(options)), state_of(folder, files)
+        return _find(root, None if options is None else at_home(options)), state_of(folder, files)
 
     reader, state = read_whole(folder, files, find)
     if reader is None:
@@ -206,7 +206,7 @@ def read_softmax(folder: PathLike, projection_dim: int) -> tuple[list[str], Soft
     Raises:
         WeightsError: one of the two is missing or damaged, or they do not fit each other or the projection.
     """
-    root = Path(folder)
+    root = at_home(folder)
     if not root.is_dir():
         raise WeightsError(f"{root}: no such folder; expected one with {beside.VOCABULARY} and {softmax_hdf5.NAME}")
 
@@ -233,15 +233,8 @@ def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
             if not model.is_downloaded:
                 raise WeightsError(f"{path} is not downloaded: python -m spacy elmo download {path}")
             return model.path, model.name, model.card()
-    root = _named_by_options(_at_home(Path(path)))
+    root = _named_by_options(at_home(path))
     return root, root.name or str(root), {}
-
-
-def _at_home(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:  # no such user
-        return path
 
 
 def _named_by_options(path: Path) -> Path:

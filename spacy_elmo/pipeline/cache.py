@@ -12,6 +12,7 @@ import srsly
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.rows import Array
+from spacy_elmo.support.files import at_home
 
 if TYPE_CHECKING:
     from spacy_elmo.pipeline.cache_file import RowFile
@@ -116,7 +117,7 @@ class Cache:
         self.is_on = True
         self._lock = ForkSafeLock()
         facts = {**(header or {}), "precision": precision}
-        self._store = _RowsInMemory(max_bytes) if path is None else _row_file(Path(path), facts)
+        self._store = _RowsInMemory(max_bytes) if path is None else _row_file(at_home(path), facts)
 
     def key(self, sentence: Sequence[str]) -> bytes:
         """What a sentence is found by."""

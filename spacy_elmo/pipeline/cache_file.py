@@ -86,9 +86,7 @@ class RowFile:
                 self._prepare(file)
                 yield file
         except sqlite3.OperationalError as error:  # no room, no right, no lock
-            raise ElmoError(
-                f"cache_path {self._path}: cannot be read or written ({reason(error)}); mend that, or name another path"
-            ) from None
+            raise self._unusable(reason(error)) from None
         except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter of an SQLite error that repeats odd bytes
             raise self._refusal(reason(error)) from None
 
@@ -115,6 +113,15 @@ class RowFile:
                     f"cache_path {self._path}: holds rows of another {name} ({there}, not {value[:16]}); "
                     "delete the file, or name another path"
                 )
+
+    def _unusable(self, why: str) -> ElmoError:
+        if self._path.is_dir():
+            what = "this is a folder; name a file in it, which need not be there yet"
+        elif not self._path.parent.is_dir():
+            what = f"there is no folder {self._path.parent}; make it, or name another path"
+        else:
+            what = f"cannot be read or written ({why}); mend that, or name another path"
+        return ElmoError(f"cache_path {self._path}: {what}")
 
     def _refusal(self, why: str) -> ElmoError:
         index = self._path.with_name(f"{self._path.name}.index")

@@ -162,7 +162,7 @@ class ElmoComponent(TrainablePipe):
         self._encoder = RememberingEncoder(model, FixedMix(layers), self.memory)
         self.hub = Hub(name, self._encoder, keep_layers, vectors)
         self._advice = Advice(model.attrs["get_spans"], model.attrs["max_sequence_length"])
-        self._replacement = Replacement(name, frozen, lr_scale, layers)
+        self._replacement = Replacement(name, frozen, lr_scale, self.mix.layers)
         self._replacement.offer(model)
         self._zones = Zones()
 

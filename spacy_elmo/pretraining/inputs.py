@@ -18,7 +18,7 @@ from spacy_elmo.pretraining.distributed import Group
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.run_folder import RunFolder
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words, misfit
-from spacy_elmo.support.files import settled, write_text
+from spacy_elmo.support.files import at_home, settled, write_text
 from spacy_elmo.support.text import PathLike, find_files, read_sentences
 from spacy_elmo.support.untokenized import find_doubt
 
@@ -44,8 +44,8 @@ class CorpusFiles:
         """
         root = settled(Path(corpus), PREPARED)
         prepared = (root / "train").is_dir()
-        vocabulary = Path(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
-        heldout = Path(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
+        vocabulary = at_home(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
+        heldout = at_home(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
         train = find_files(root / "train" if prepared else corpus)
         return cls(
             [path for path in train if path != vocabulary],

@@ -34,6 +34,14 @@ _READINGS = 5  # attempts to read a folder without a lock, if it is replaced eac
 T = TypeVar("T")
 
 
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """The path, with the user's home in the place of a `~` in front, as a shell does: a config knows no shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user
+        return Path(path)
+
+
 def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
     """Let `write_to` fill a file, which replaces the one that is there once it is whole.
 

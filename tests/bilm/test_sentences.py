@@ -43,11 +43,14 @@ def test_whatever_holds_the_same_words_gives_the_same(bilm, sentences):
 def test_a_column_of_pandas_is_read_in_its_order(bilm):
     pandas = pytest.importorskip("pandas")
     column = pandas.Series(WORDS, index=[1, 0])
-    assert [len(layers[0]) for layers in bilm.encode(column)] == [3, 2]
+    for given, expected in zip(bilm.encode(column), bilm.encode(WORDS), strict=True):
+        np.testing.assert_array_equal(given, expected)
 
 
 def test_a_matrix_of_words_is_a_sentence_a_row(bilm):
-    assert [layers.shape[1] for layers in bilm.encode(np.array([["a", "b"], ["c", "d"]]))] == [2, 2]
+    words = [["We", "sat"], ["It", "rained"]]
+    for given, expected in zip(bilm.encode(np.array(words)), bilm.encode(words), strict=True):
+        np.testing.assert_array_equal(given, expected)
 
 
 def test_docs_and_spans_are_sentences(bilm):

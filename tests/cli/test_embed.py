@@ -10,6 +10,8 @@ import pytest
 from spacy_elmo.tools.embedding.spool import Spool
 from spacy_elmo.tools.embedding.text import Text
 
+without_windows = pytest.mark.skipif(sys.platform == "win32", reason="there is no /dev/stdin")
+
 
 @pytest.fixture
 def embed(elmo, tmp_path, data):
@@ -62,21 +64,12 @@ def test_raw_text_and_tables_are_a_warning_and_what_to_do(elmo, embed, tmp_path,
         assert "⚠" not in elmo(*asked, "--force", "--pipeline", "en")[2]
 
 
-def test_a_pipe_is_read_as_a_file_is(embed, tmp_path, data, elmo_process):
+@pytest.mark.parametrize("name", ["-", pytest.param("/dev/stdin", marks=without_windows)])
+def test_a_pipe_is_read_as_a_file_is(embed, tmp_path, data, name):
     assert embed("--quiet", out="file.npz")[0] == 0
-    with (tmp_path / "text.txt").open("rb") as source:
-        command = [
-            sys.executable,
-            "-m",
-            "spacy",
-            "elmo",
-            "embed",
-            "-",
-            "pipe.npz",
-            "--model",
-            str(data / "tiny_2l_skip"),
-        ]
-        subprocess.run([*command, "--quiet"], stdin=source, check=True, cwd=tmp_path)
+    arguments = ["embed", name, "pipe.npz", "--model", str(data / "tiny_2l_skip"), "--quiet"]
+    command = [sys.executable, "-m", "spacy", "elmo", *arguments]
+    subprocess.run(command, input=(tmp_path / "text.txt").read_bytes(), check=True, cwd=tmp_path)
     assert (tmp_path / "pipe.npz").read_bytes() == (tmp_path / "file.npz").read_bytes()
 
 

@@ -184,8 +184,8 @@ def write_word_model(data, tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["<S>\n</S>\n<UNK>\nlast", "<S>\r\n</S>\r\n<UNK>\r\nlast\r\n"],
-    ids=["no newline at the end", "newlines of Windows"],
+    ["<S>\n</S>\n<UNK>\nlast", "<S>\r\n</S>\r\n<UNK>\r\nlast\r\n", "\ufeff<S>\n</S>\n<UNK>\nlast\n"],
+    ids=["no newline at the end", "newlines of Windows", "byte order mark"],
 )
 def test_a_vocabulary_is_read_as_bilm_tf_reads_it(word_model, content):
     (word_model / "vocab.txt").write_bytes(content.encode())

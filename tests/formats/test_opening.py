@@ -13,7 +13,7 @@ import torch
 from spacy_elmo import ElmoError, OptionsError, WeightsError, formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.formats import digest, load, open_model, opening
+from spacy_elmo.formats import digest, load, open_model, opening, read_softmax
 from spacy_elmo.formats.reader import Place
 
 WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
@@ -56,6 +56,8 @@ def test_a_path_may_begin_at_home(whole_model, monkeypatch):
     monkeypatch.setenv("HOME", str(whole_model.parent))
     monkeypatch.setenv("USERPROFILE", str(whole_model.parent))
     assert digest(load(f"~/{whole_model.name}")) == digest(load(whole_model))
+    assert digest(load(whole_model, f"~/{whole_model.name}/options.json")) == digest(load(whole_model))
+    assert read_softmax(f"~/{whole_model.name}", 16)[0] == WORDS
     with pytest.raises(WeightsError, match="~nobody-here/model: no such weights"):
         load("~nobody-here/model")
 

@@ -121,10 +121,27 @@ def test_cache_of_an_earlier_version_is_refused_with_what_to_do(path):
         Cache(0, path=path)
 
 
-@pytest.mark.parametrize("place", ["no/such/directory", ""])
-def test_place_that_cannot_be_written_is_one_clear_error(tmp_path, place):
-    with pytest.raises(ElmoError, match="cannot be read or written"):
-        Cache(0, path=tmp_path / place)
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (".", r"cache_path \.: this is a folder; name a file in it"),
+        ("folder", "cache_path folder: this is a folder; name a file in it"),
+        ("no/such/rows", "cache_path no/such/rows: there is no folder no/such; make it"),
+    ],
+)
+def test_place_where_no_file_can_be_is_one_clear_error(tmp_path, monkeypatch, place, message):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ElmoError, match=message):
+        Cache(0, path=place)
+    assert names(tmp_path) == ["folder"]
+
+
+def test_path_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    fill(Cache(0, path="~/rows", header=HEADER), [1])
+    assert found(open_cache(tmp_path / "rows"), [1]) == [1]
 
 
 # Damaged and forged

@@ -47,6 +47,11 @@ def test_config_survives_its_file(tmp_path_factory, config):
     assert Config.from_file(path) == config
 
 
+def test_byte_order_mark_of_an_editor_is_no_part_of_a_config(tmp_path):
+    (tmp_path / "pretrain.cfg").write_text("[model]\ndim = 640\n", encoding="utf-8-sig")
+    assert Config.from_file(tmp_path / "pretrain.cfg").model.dim == 640
+
+
 def as_json(config):
     return json.loads(json.dumps(dataclasses.asdict(config)))
 

@@ -128,6 +128,14 @@ def test_config_may_name_other_vocabulary_and_heldout_text(prepared, tmp_path, t
         assert (found.vocabulary, found.heldout) == (tmp_path / "v.txt", [tmp_path / "h.txt"])
 
 
+def test_paths_of_the_config_may_begin_at_home(prepared, tmp_path, tiny_config, monkeypatch):
+    (tmp_path / "v.txt").write_text("x\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    found = CorpusFiles.find(prepared, tiny_config(corpus__vocabulary="~/v.txt", corpus__heldout="~/v.txt"))
+    assert (found.vocabulary, found.heldout) == (tmp_path / "v.txt", [tmp_path / "v.txt"])
+
+
 def test_vocabulary_beside_unprepared_text_is_not_trained_on(tmp_path, text):
     """A directory of texts with its vocab.txt, which the config's comment says is used."""
     (tmp_path / "texts").mkdir()
