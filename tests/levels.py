@@ -22,25 +22,27 @@ LEVELS: dict[str, dict[str, str]] = {
 
 def main() -> int:
     """Return 1 where tests failed at any level."""
-    from spacy_elmo.bilm import kernels
-
-    failed = []
-    for level in kernels.instruction_sets():
-        if not run(level, {**LEVELS[level], kernels.VARIABLE: level}):
-            failed.append(level)
-    if not run("without the compiled part", {}, "--without-kernels"):
-        failed.append("without the compiled part")
+    failed = [name for name, (variables, options) in here().items() if not run(name, variables, *options)]
     print(f"levels that failed: {', '.join(failed)}" if failed else "all levels passed")
     return int(bool(failed))
+
+
+def here() -> dict[str, tuple[dict[str, str], tuple[str, ...]]]:
+    """Each level of this processor, the best first, and none: the variables that keep a process to it, and options of
+    pytest."""
+    from spacy_elmo.bilm import kernels
+
+    found = {level: ({**LEVELS[level], kernels.VARIABLE: level}, ()) for level in kernels.instruction_sets()}
+    return {**found, "without the compiled part": ({}, ("--without-kernels",))}
 
 
 def run(name: str, variables: dict[str, str], *options: str) -> bool:
     """Run the tests at one level; return whether all passed."""
     print(f"== {name}", flush=True)
-    here, start = Path(__file__).resolve().parent, time.perf_counter()
-    tests = [str(here / "bilm" / test) for test in TESTS]
+    folder, start = Path(__file__).resolve().parent, time.perf_counter()
+    tests = [str(folder / "bilm" / test) for test in TESTS]
     command = [sys.executable, "-m", "pytest", "-m", "not slow", *options, *tests]
-    done = subprocess.run(command, env={**os.environ, **variables}, cwd=here.parent)
+    done = subprocess.run(command, env={**os.environ, **variables}, cwd=folder.parent)
     print(f"== {name}: {time.perf_counter() - start:.0f} s", flush=True)
     return done.returncode == 0
 

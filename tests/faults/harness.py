@@ -326,7 +326,7 @@ def fill_disk(subject: Subject, place: Path, trials: int) -> Row:
         while most < _DISK // 4 and _write_within(subject, template, disk, most)[0].kind != "done":
             most *= 2
         for number in range(trials):
-            room = most * number // trials
+            room = most * (2 * number + 1) // (2 * trials)
             outcome, folder = _write_within(subject, template, disk, room)
             state, faults = judge(subject, folder, outcome)
             died = ["it died without an error"] if outcome.kind == "killed" else []

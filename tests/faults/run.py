@@ -2,6 +2,7 @@
 
     python tests/faults/run.py --keep build/faults        # all of it, long; goes on where it was stopped
     python tests/faults/run.py --subject convert --fault kill --trials 10 --json
+    python tests/faults/run.py --fault properties         # of vectors: no fault, but tried at each level and precision
 
 Disks of one's own (a full one, a read-only one, an overlay) need a name space of mounts: for them, the command starts
 itself again under `unshare --map-root-user --mount`.
@@ -16,29 +17,41 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 os.environ["OMP_NUM_THREADS"] = "1"  # no threads, so that this process can be forked
 
 import harness
+import properties
 import subjects
 
 UNSHARE = ("unshare", "--map-root-user", "--mount")
-FAULTS = ("kill", "disk", "overlay", "readers")
+FAULTS, PROPERTIES = ("kill", "disk", "overlay", "readers"), "properties"
+MOUNTED = ("disk", "overlay")
 
 
 def main() -> int:
     """Run what the arguments ask for."""
     arguments = _parse()
+    if not arguments.in_name_space and any(fault in MOUNTED for _, fault in _chosen(arguments)):
+        _enter_name_space()
     kept = _Kept(arguments)
     rows = []
-    for name in arguments.subject or subjects.SUBJECTS:
-        for fault in arguments.fault or FAULTS:
-            if (found := kept.rows(name, fault)) is None:
-                found = list(_run(name, fault, arguments))
-                kept.add(name, fault, found)
-            rows += found
+    for name, fault in _chosen(arguments):
+        if (found := kept.rows(name, fault)) is None:
+            found = list(_run(name, fault, arguments))
+            kept.add(name, fault, found)
+        rows += found
     print(json.dumps([row.to_dict() for row in rows]) if arguments.json else harness.table(rows))
     return 1 if any(row.wrong for row in rows) else 0
+
+
+def _chosen(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Subjects and faults; and the properties of vectors, unless other things are asked for."""
+    for name in arguments.subject or [name for name in subjects.SUBJECTS if name not in arguments.skip]:
+        yield from ((name, fault) for fault in arguments.fault or FAULTS if fault != PROPERTIES)
+    if PROPERTIES in (arguments.fault or ([] if arguments.subject else [PROPERTIES])):
+        yield from ((name, PROPERTIES) for name in properties.PLACES)
 
 
 class _Kept:
@@ -70,7 +83,8 @@ class _Kept:
 def _digest_of_code() -> str:
     """Of all that could change what comes of a run."""
     sha, here = hashlib.sha256(), Path(__file__).resolve().parent
-    for path in sorted([*here.glob("*.py"), *here.parent.parent.glob("spacy_elmo/**/*.py")]):
+    tests = [here.parent / name for name in ("conftest.py", "levels.py", "test_properties.py")]
+    for path in sorted([*here.glob("*.py"), *tests, *here.parent.parent.glob("spacy_elmo/**/*.py")]):
         sha.update(path.read_bytes())
     return sha.hexdigest()[:12]
 
@@ -78,7 +92,8 @@ def _digest_of_code() -> str:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", action="append", choices=subjects.SUBJECTS, help="what is cut; all of them")
-    parser.add_argument("--fault", action="append", choices=FAULTS, help="how; all of them")
+    parser.add_argument("--skip", action="append", choices=subjects.SUBJECTS, default=[], help="what is not cut")
+    parser.add_argument("--fault", action="append", choices=(*FAULTS, PROPERTIES), help="how; all of them")
     parser.add_argument(
         "--trials", type=int, help="at most so many of each; without it, 50, and every place to kill at on this disk"
     )
@@ -98,10 +113,8 @@ def _tell(row: harness.Row) -> None:
 
 
 def _run(name: str, fault: str, arguments: argparse.Namespace) -> Iterator[harness.Row]:
-    if fault in ("disk", "overlay") and not arguments.in_name_space:
-        yield from _run_in_name_space(name, fault, arguments)
-        return
-    for row in _try(subjects.SUBJECTS[name](), fault, arguments):
+    tried = [properties.row(name)] if fault == PROPERTIES else _try(subjects.SUBJECTS[name](), fault, arguments)
+    for row in tried:
         _tell(row)
         yield row
 
@@ -123,14 +136,12 @@ def _try(subject: harness.Subject, fault: str, arguments: argparse.Namespace) ->
         yield harness.read_meanwhile(subject, arguments.place, seconds=min(trials, 20))
 
 
-def _run_in_name_space(name: str, fault: str, arguments: argparse.Namespace) -> list[harness.Row]:
-    chosen = ["--subject", name, "--fault", fault, "--seed", str(arguments.seed), "--place", arguments.place]
-    trials = ["--trials", str(arguments.trials)] if arguments.trials else []
-    command = [*UNSHARE, sys.executable, __file__, "--in-name-space", "--json", *chosen, *trials]
-    run = subprocess.run(command, stdout=subprocess.PIPE)
-    if run.returncode > 1 or not run.stdout:
-        raise SystemExit(f"✘ {' '.join(UNSHARE)}: mounts of one's own are not allowed here (see above)")
-    return [harness.Row.from_dict(facts) for facts in json.loads(run.stdout)]
+def _enter_name_space() -> NoReturn:
+    """Begin again in a name space of mounts that is ours."""
+    if subprocess.run([*UNSHARE, "true"], stderr=subprocess.DEVNULL).returncode:
+        faults = [fault for fault in (*FAULTS, PROPERTIES) if fault not in MOUNTED]
+        raise SystemExit(f"✘ {' '.join(UNSHARE)} is not allowed here; --fault {', '.join(faults)} do without")
+    os.execvp(UNSHARE[0], [*UNSHARE, sys.executable, __file__, "--in-name-space", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -305,6 +305,24 @@ def test_second_run_on_one_output_is_told_so_and_the_first_goes_on(text, model, 
     assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "whole.h5", "out.h5"}
 
 
+def test_spool_that_another_run_removes_in_that_moment_is_made_again(text, model, tmp_path, monkeypatch):
+    """The other run ends between the attempt to make the directory and the next look at it."""
+    out, mkdir = tmp_path / "out.h5", Path.mkdir
+    place = spools.directory_of(out)
+    place.mkdir()
+
+    def made_too_late(path, *arguments, **settings):
+        if path == place and place.exists():
+            place.rmdir()
+            raise FileExistsError(17, "File exists", str(place))  # as pathlib does then, with `exist_ok`, too
+        mkdir(path, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "mkdir", made_too_late)
+    embed_file(text, out, model=model)
+    assert len(contents(out)) == len(LINES) + 1
+    assert not place.exists()
+
+
 def test_file_is_on_the_disk_before_it_takes_its_place(text, model, tmp_path, monkeypatch):
     out, forced, moved, fsync, replace = tmp_path / "out.h5", [], [], os.fsync, Path.replace
 

@@ -1,0 +1,46 @@
+"""The fault tests (tests/faults/run.py), short: which of them run always, and a run in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).resolve().parents[1] / "faults" / "run.py"
+UNSHARE = ("unshare", "--map-root-user", "--mount")
+# What the fast tests try: the slow ones try the others. A line is one process, as importing takes longer than a trial.
+FAST = {
+    "kill": ("cache", "component", "convert-others", "download", "embed-over", "prepare", "pretrain"),
+    "disk overlay": ("cache", "component", "convert", "embed", "encode"),
+    "readers": ("cache", "convert-others"),
+}
+
+
+def check(place, faults, trials, choice, subjects):
+    """Try faults, and return the rows. choice: "subject" for these, "skip" for all but these.
+
+    The errors that a run prints are shown where a test fails.
+    """
+    chosen = [part for name in subjects for part in (f"--{choice}", name)]
+    chosen += [part for fault in faults.split() for part in ("--fault", fault)]
+    command = [sys.executable, RUN, "--json", "--place", place, "--trials", str(trials), *chosen]
+    if "disk" in faults:  # where it would go by itself, once it has imported everything
+        skip_without_mounts()
+        command = [*UNSHARE, *command, "--in-name-space"]
+    run = subprocess.run(command, stdout=subprocess.PIPE)
+    assert run.stdout, "the run did not come to its end"
+    rows = json.loads(run.stdout)
+    assert rows
+    assert all(row["tried"] for row in rows)
+    assert [(row["subject"], row["fault"], row["wrong"]) for row in rows if row["wrong"]] == []
+    return rows
+
+
+def skip_without_mounts():
+    """Skip the test where the user may not mount disks of their own; in CI, it fails."""
+    if subprocess.run([*UNSHARE, "true"], capture_output=True).returncode:
+        if os.environ.get("SPACY_ELMO_REQUIRE_SHARED") == "1":
+            pytest.fail(f"{' '.join(UNSHARE)} is not allowed here", pytrace=False)
+        pytest.skip(f"{' '.join(UNSHARE)} is not allowed here")
