@@ -159,9 +159,6 @@ def configure(kind: str, component: str, weights: str) -> tuple[Config | None, s
     """The config of a kind, its digest without local names, and what it is built on."""
     if kind == "tfidf":
         return None, digest_of(f"C in {CS}"), None
-    if kind == "tok2vec":
-        config = init_config(lang="en", pipeline=[component], optimize="efficiency", gpu=False, silent=True)
-        return config, digest_of(text_of(config)), None
     if kind.startswith("minilm"):
         config = Config().from_str(call(python_of("minilm"), SIDE, "minilm", component), interpolate=False)
         name = config["components"]["transformer"]["model"]["name"]
@@ -169,10 +166,14 @@ def configure(kind: str, component: str, weights: str) -> tuple[Config | None, s
             config["training"] = build([component], weights=weights, optimize="accuracy")["training"]
             config["training"] |= {"frozen_components": ["transformer"], "annotating_components": ["transformer"]}
         return config, digest_of(text_of(config).replace(name, "")), pip_arguments("minilm")[-1][-1]
-    if kind.endswith(".cfg"):
+    if kind == "tok2vec":
+        config = init_config(lang="en", pipeline=[component], optimize="efficiency", gpu=False, silent=True)
+    elif kind.endswith(".cfg"):
         config = Config().from_disk(kind, interpolate=False)
     else:
         config = build([component], weights=weights, optimize="accuracy" if kind == "accuracy" else "speed")
+    if "elmo" not in config["components"]:
+        return config, digest_of(text_of(config)), None
     weights = config["components"]["elmo"]["model"]["weights"]
     return config, digest_of(text_of(config).replace(json.dumps(weights), "")), digest_of_model(weights)
 
