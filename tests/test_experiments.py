@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spacy
 import torch
+from sklearn.metrics import f1_score
 from spacy.lang.en.stop_words import STOP_WORDS
+from spacy.training import Example
 
 from helpers.models import write_predictor
 from spacy_elmo import formats
@@ -20,6 +23,7 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.checkpoint import Checkpoint
 from spacy_elmo.pretraining.language_model import LanguageModel
+from spacy_elmo.tools.init_config import build
 
 WNUT = "#photography\tO\nin\tO\nNew\tB-location\nYork\tI-location\n\t\nok\tO\n\n\n"
 UNER = (
@@ -417,3 +421,165 @@ def test_features_of_a_tag_are_of_the_word_and_its_neighbors(modules):
     tagged = list(vectors.features_of([item(["A", "b"], ["X", "Y"])], vectors.lower))
     assert tagged == [["1 a", "2 b"], ["0 a", "1 b"]]
     assert list(vectors.features_of([item(["A", "b"], "x")], vectors.lower)) == [["a", "b"]]
+
+
+# Heads
+
+ENTITIES = ["0 2 PER", "3 4 LOC"]
+
+
+def test_units_found_count_as_f1_of_entities_accuracy_of_words_and_macro_f1_of_texts(modules):
+    scores = modules("scores")
+
+    def score(golds, predicted, is_macro=False):
+        return scores.f1(scores.count(golds, predicted, is_macro).sum(0))
+
+    assert score([ENTITIES, []], [["0 2 PER", "3 4 ORG"], ["0 1 PER"]]) == pytest.approx(100 * 2 / 5)
+    assert score([["0 X", "1 Y", "2 Y"], ["0 X"]], [["0 X", "1 X", "2 Y"], ["0 X"]]) == pytest.approx(75)
+    texts, guesses = ["a", "a", "a", "b", "c"], ["a", "a", "b", "b", "b"]
+    as_units = [[[label] for label in labels] for labels in (texts, guesses)]
+    assert score(*as_units, is_macro=True) == pytest.approx(100 * f1_score(texts, guesses, average="macro"))
+    assert score(*as_units) == pytest.approx(60)
+    assert score([[]], [[]]) == 0
+
+
+@pytest.mark.parametrize("name", ["wnut17", "ud_ewt", "banking77"])
+def test_what_is_compared_is_what_spacy_scores(modules, corpora, name):
+    heads, scores, side = modules("heads"), modules("scores"), modules("side")
+    task, corpus = heads.SETS[name], read(modules, corpora, name)
+    docs = heads.docs(corpus.test, task.component, corpus.labels)
+    shuffled = docs[1:] + docs[:1] if name == "banking77" else docs
+    nlp = spacy.blank("en")
+    nlp.add_pipe(task.component)
+    nlp.initialize(lambda: [Example(doc, doc) for doc in docs])
+    spacys = nlp.get_pipe(task.component).score([Example(*pair) for pair in zip(shuffled, docs, strict=True)])
+    both = [[side.units(doc, task.component) for doc in some] for some in (docs, shuffled)]
+    metric = {"ner": "ents_f", "tagger": "tag_acc", "textcat": "cats_micro_f"}[task.component]
+    assert scores.f1(scores.count(*both, False).sum(0)) == pytest.approx(100 * spacys[metric])
+    assert (spacys[metric] < 1) == (name == "banking77")
+
+
+def test_standard_errors_are_over_seeds_or_samples_that_are_the_same_for_both(modules):
+    scores = modules("scores")
+    counts = np.array([[[1, 0, 0]], [[0, 1, 1]]] * 50)
+    samples = scores.bootstrap(counts)
+    assert samples == scores.bootstrap(counts)
+    assert np.mean(samples) == pytest.approx(50, abs=1)
+    assert np.std(samples) == pytest.approx(5, abs=0.5)  # of 100 draws with even chances, in percent
+    one = {0: {"score": 50.0, "bootstrap": samples}}
+    higher = {0: {"score": 53.0, "bootstrap": [sample + 3 for sample in samples]}}
+    assert scores.difference(higher, one) == pytest.approx((3, 0))
+    seeds = [{seed: {"score": score} for seed, score in enumerate(some)} for some in ((3, 5, 7, 9), (1, 2, 3))]
+    assert scores.difference(*seeds) == pytest.approx((3, 1 / 3**0.5))
+    assert scores.difference(one, {1: one[0]}) is None
+
+
+def test_a_training_ends_when_its_time_is_up_but_not_before_it_was_scored(modules):
+    limit = modules("side").limit(minutes=0)
+    limit(None, {"step": 0})
+    with pytest.raises(SystemExit) as ended:
+        limit(None, {"step": 1})
+    assert ended.value.code == 0
+    modules("side").limit(minutes=1e9)(None, {"step": 1})
+
+
+TRANSFORMER = """
+[components]
+[components.transformer]
+[components.transformer.model]
+name = "local"
+"""
+
+
+@pytest.fixture
+def run_heads(modules, monkeypatch, corpora, data, tmp_path, capsys):
+    """A function that runs heads.py with a tiny biLM; returns its exit status and what it printed."""
+    settings = {"results": tmp_path / "results", "data": corpora, "weights": data / "tiny_2l_skip", "minutes": 0}
+
+    def run(**changes):
+        arguments = [f"--{name}={value}" for name, value in (settings | changes).items()]
+        monkeypatch.setattr("sys.argv", ["heads.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            modules("heads").main()
+        return ended.value.code, capsys.readouterr().out
+
+    return run
+
+
+def rows_of(printed):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()[2:] if "|" in line]
+
+
+def test_runs_of_the_same_config_are_made_once_and_a_failed_one_stops_no_other(
+    run_heads, modules, monkeypatch, tmp_path
+):
+    heads, made = modules("heads"), []
+
+    def measure(run, config, args):
+        made.append((run.data, run.size, run.kind, run.seed))
+        if run.data == "spam":
+            raise heads.SideError("no such thing")
+        found = {"score": 50.0 + run.seed, "minutes": 6.0, "words_per_second": 1_000.0, "bootstrap": [1.0, 2.0]}
+        return {**heads.asdict(run), **found}
+
+    monkeypatch.setattr(heads, "measure", measure)
+    few = {"sets": "ud_ewt,scicite,spam", "kinds": "tfidf,default,minilm", "sizes": "100", "seeds": 2}
+    monkeypatch.setattr(heads, "python_of", lambda name: None)
+    monkeypatch.setattr(heads, "call", lambda *_: TRANSFORMER)
+    status, printed = run_heads(**few)
+    assert status == "3 runs failed, see above"
+    of_scicite = [("scicite", 100, kind, seed) for kind, seed in (("tfidf", 0), ("default", 0), ("minilm", 0))]
+    of_scicite += [("scicite", 100, "tfidf", 1), ("scicite", 100, "default", 1)]
+    assert made[:7] == [("ud_ewt", 100, "default", 0), ("ud_ewt", 100, "minilm", 0), *of_scicite]
+    assert made[7:] == [("spam", 100, kind, 0) for kind in ("tfidf", "default", "minilm")]
+    assert [row[:4] for row in rows_of(printed)][2] == ["scicite, macro F1", "100%", "tfidf", "50.5 ± 0.7"]
+    assert rows_of(printed)[2][5:] == ["+0.0 ± 0.0", "6.0", "1,000"]
+    assert printed.endswith("7 runs, 0.7 hours of training\n")
+    made.clear()
+    assert run_heads(**few)[1] == printed
+    assert {data for data, *_ in made} == {"spam"}
+    made.clear()
+    monkeypatch.setattr(heads, "CS", (1.0,))  # another tfidf
+    heads.configure.cache_clear()
+    run_heads(**few | {"sets": "scicite", "seeds": 1})
+    assert made == [("scicite", 100, "tfidf", 0)]
+
+
+def test_seeds_of_two_configs_make_no_row(modules):
+    records = [
+        {"data": "spam", "size": 10, "kind": "tfidf", "seed": seed, "digest": str(seed), "model": None, "minutes": 0}
+        for seed in (0, 1)
+    ]
+    with pytest.raises(SystemExit, match="spam, 10%, tfidf"):
+        list(modules("heads").table(records))
+
+
+def test_a_regression_on_uni_and_bigrams_learns_what_only_an_order_tells(modules):
+    heads, item = modules("heads"), modules("corpora").Item
+    items = [item(["not", "bad", "at", "all"], "good"), item(["bad", "not", "at", "all"], "poor")] * 5
+    found = heads.regress(items, items, items[:2])
+    assert found["units"] == [["good"], ["poor"]]
+    assert found["C"] in heads.CS
+
+
+def test_the_kinds_are_the_configs_that_the_commands_write(modules, data):
+    configure, weights = modules("heads").configure, str(data / "tiny_2l_skip")
+    for kind, optimize in (("default", "speed"), ("accuracy", "accuracy")):
+        config, digest, model = configure(kind, "ner", weights)
+        assert config == build(["ner"], weights=weights, optimize=optimize)
+        assert (digest, model) == (configure(kind, "ner", weights)[1], formats.digest(formats.load(weights)))
+    texts = configure("tok2vec", "textcat", weights)[0]
+    assert texts["components"]["textcat"]["model"]["@architectures"] == "spacy.TextCatBOW.v3"
+
+
+@pytest.mark.slow
+def test_a_run_trains_by_the_command_and_scores_what_it_has_written(run_heads, tmp_path):
+    status, printed = run_heads(sets="banking77", kinds="tok2vec,tfidf,default", sizes="100", seeds=1, part="test")
+    assert status == 0
+    (tok2vec, tfidf, default) = rows_of(printed)
+    assert [row[2] for row in (tok2vec, tfidf, default)] == ["tok2vec", "tfidf", "default"]
+    record = json.loads((tmp_path / "results" / "banking77-100-default-0-test.json").read_bytes())
+    assert record["is_cut"] is True
+    assert record["train_items"] == 18
+    assert 0 <= record["score"] <= 100
+    assert len(record["bootstrap"]) == 1_000

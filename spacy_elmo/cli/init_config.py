@@ -22,8 +22,9 @@ def init_config(
     config: str = Argument(help="File to write, - for standard output"),
     pipeline: str | None = Option(
         None,
-        help="A config for `spacy train` with these components, separated by commas: "
-        "tagger, morphologizer, parser, ner, spancat, textcat or textcat_multilabel",
+        help="A config for `spacy train` with these components, separated by commas: senter, tagger, morphologizer, "
+        "trainable_lemmatizer, parser, ner, entity_linker, span_finder, spancat, spancat_singlelabel, textcat or "
+        "textcat_multilabel",
     ),
     lang: str = Option("en", help="Language of the pipeline"),
     weights: str = Option("en_elmo_sm", metavar="MODEL", help="Bundled or downloaded name, directory, zip or .hdf5"),
@@ -51,6 +52,7 @@ def init_config(
     else:
         _write(config, _for_training(pipeline, lang, weights, optimize, quiet))
         follow = f"python -m spacy train {config} --output OUT --paths.train TRAIN.spacy --paths.dev DEV.spacy"
+        follow += " --paths.kb KB" if "entity_linker" in pipeline else ""
     if config != "-" and not quiet:
         print(f"✔ {config}: {follow}")
 

@@ -23,11 +23,17 @@ Block = dict[str, Any]
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _BUNDLED = ("ner", "textcat", "textcat_multilabel", "tagger,parser", "ner,textcat")
 
+_SPANS_KEY = "sc"
+_SPANCATS = ("spancat", "spancat_singlelabel")
+_EXCLUSIVE = (("textcat", "textcat_multilabel", "doc.cats"), (*_SPANCATS, f'doc.spans["{_SPANS_KEY}"]'))
+_ORDER = (("senter", "parser"), ("ner", "entity_linker"), *(("span_finder", name) for name in _SPANCATS))
+
 
 def build(
     pipeline: Sequence[str], lang: str = "en", weights: str = formats.BUNDLED, optimize: Optimize = "speed"
 ) -> Config:
-    """A config in which nothing is left to fill in but the paths of the corpora.
+    """A config in which nothing is left to fill in but the paths of the corpora, and of an entity linker's knowledge
+    base.
 
     pipeline: the components to train, of those in `COMPONENTS`, in their order.
     lang: code of the language, as spaCy has it.
@@ -43,15 +49,23 @@ def build(
     width = formats.open_model(weights).options.width
     components: Block = {"sentencizer": {"factory": "sentencizer"}, "elmo": _elmo(weights)}
     components.update((name, COMPONENTS[name](width, optimize)) for name in pipeline)
+    if "span_finder" in pipeline:
+        for name in components.keys() & set(_SPANCATS):  # they sort what it finds
+            components[name]["suggester"] = {"@misc": "spacy.preset_spans_suggester.v1", "spans_key": _SPANS_KEY}
     config: Block = {
         "nlp": {"lang": lang, "pipeline": list(components)},
         "components": components,
-        "training": _training(),
+        "training": _training(pipeline),
     }
     try:
-        return util.load_model_from_config(Config(config), auto_fill=True).config
+        filled = util.load_model_from_config(Config(config), auto_fill=True).config
     except ImportError as error:  # a tokenizer that needs a package of its own
         raise ElmoError(f"language {lang!r}: {' '.join(str(error).split())}") from None
+    if "entity_linker" in pipeline:  # only now: spaCy fills no config in which this path is missing
+        filled["paths"]["kb"] = None
+        loader = {"@misc": "spacy.KBFromFile.v1", "kb_path": "${paths.kb}"}
+        filled["initialize"]["components"]["entity_linker"] = {"kb_loader": loader}
+    return filled
 
 
 def text(config: Config) -> str:
@@ -101,8 +115,12 @@ def _check(pipeline: Sequence[str]) -> None:
             raise ElmoError(f"{name!r} is no component of such a config; expected one or more of {known}")
         if pipeline.count(name) > 1:
             raise ElmoError(f"{name!r} is in the pipeline twice")
-    if {"textcat", "textcat_multilabel"} <= set(pipeline):
-        raise ElmoError("textcat and textcat_multilabel both write doc.cats; choose one of them")
+    for one, other, where in _EXCLUSIVE:
+        if {one, other} <= set(pipeline):
+            raise ElmoError(f"{one} and {other} both write {where}; choose one of them")
+    for first, second in _ORDER:
+        if {first, second} <= set(pipeline) and pipeline.index(second) < pipeline.index(first):
+            raise ElmoError(f"{second} reads what {first} sets; put {first} before it")
 
 
 def _language(lang: str) -> str:
@@ -120,12 +138,9 @@ def _elmo(weights: str) -> Block:
     return {"factory": "elmo", "frozen": True, "model": {"@architectures": "spacy-elmo.BiLM.v1", "weights": weights}}
 
 
-def _of_tokens(factory: str, width: int, optimize: Optimize) -> Block:
-    return {
-        "factory": factory,
-        "label_smoothing": 0.05,
-        "model": {"@architectures": "spacy.Tagger.v2", "nO": None, "tok2vec": _tok2vec(width, optimize)},
-    }
+def _of_tokens(factory: str, settings: Block, width: int, optimize: Optimize) -> Block:
+    model = {"@architectures": "spacy.Tagger.v2", "nO": None, "tok2vec": _tok2vec(width, optimize)}
+    return {"factory": factory, **settings, "model": model}
 
 
 def _transitions(factory: str, hidden_width: int, maxout_pieces: int, width: int, optimize: Optimize) -> Block:
@@ -144,18 +159,36 @@ def _transitions(factory: str, hidden_width: int, maxout_pieces: int, width: int
     }
 
 
-def _spancat(width: int, optimize: Optimize) -> Block:
+def _spancat(factory: str, scorer: Block, width: int, optimize: Optimize) -> Block:
     return {
-        "factory": "spancat",
-        "spans_key": "sc",
+        "factory": factory,
+        "spans_key": _SPANS_KEY,
         "suggester": {"@misc": "spacy.ngram_suggester.v1", "sizes": [1, 2, 3]},
         "model": {
             "@architectures": "spacy.SpanCategorizer.v1",
             "reducer": {"@layers": "spacy.mean_max_reducer.v1", "hidden_size": 128},
-            "scorer": {"@layers": "spacy.LinearLogistic.v1", "nO": None, "nI": None},
+            "scorer": {**scorer, "nO": None, "nI": None},
             "tok2vec": _tok2vec(width, optimize),
         },
     }
+
+
+def _span_finder(width: int, optimize: Optimize) -> Block:
+    return {
+        "factory": "span_finder",
+        "spans_key": _SPANS_KEY,
+        "max_length": 25,  # as in spaCy's template: an untrained one pairs any two tokens
+        "model": {
+            "@architectures": "spacy.SpanFinder.v1",
+            "scorer": {"@layers": "spacy.LinearLogistic.v1", "nO": 2, "nI": None},
+            "tok2vec": _tok2vec(width, optimize),
+        },
+    }
+
+
+def _entity_linker(width: int, optimize: Optimize) -> Block:
+    model = {"@architectures": "spacy.EntityLinker.v2", "nO": None, "tok2vec": _tok2vec(width, optimize)}
+    return {"factory": "entity_linker", "model": model}
 
 
 def _of_texts(factory: str, exclusive: bool, width: int, optimize: Optimize) -> Block:
@@ -176,12 +209,19 @@ def _of_texts(factory: str, exclusive: bool, width: int, optimize: Optimize) -> 
     return {"factory": factory, "model": {**model, "nO": None}}
 
 
+_SMOOTHED: Block = {"label_smoothing": 0.05}
+
 COMPONENTS: dict[str, Callable[[int, Optimize], Block]] = {
-    "tagger": partial(_of_tokens, "tagger"),
-    "morphologizer": partial(_of_tokens, "morphologizer"),
+    "senter": partial(_of_tokens, "senter", {"overwrite": True}),  # what the sentencizer has set
+    "tagger": partial(_of_tokens, "tagger", _SMOOTHED),
+    "morphologizer": partial(_of_tokens, "morphologizer", _SMOOTHED),
+    "trainable_lemmatizer": partial(_of_tokens, "trainable_lemmatizer", {}),
     "parser": partial(_transitions, "parser", 128, 3),
     "ner": partial(_transitions, "ner", 64, 2),
-    "spancat": _spancat,
+    "entity_linker": _entity_linker,
+    "span_finder": _span_finder,
+    "spancat": partial(_spancat, "spancat", {"@layers": "spacy.LinearLogistic.v1"}),
+    "spancat_singlelabel": partial(_spancat, "spancat_singlelabel", {"@layers": "Softmax.v2"}),
     "textcat": partial(_of_texts, "textcat", True),
     "textcat_multilabel": partial(_of_texts, "textcat_multilabel", False),
 }
@@ -234,14 +274,16 @@ def _encoder(width: int, depth: int) -> Block:
 # Training
 
 
-def _training() -> Block:
+def _training(pipeline: Sequence[str]) -> Block:
     # The biLM reads sentences, and Docs come into training without any: the sentencizer sets them there too, as it
     # will when the pipeline is used. spaCy's parser and ner take boundaries that are set as given: a parser after a
     # sentencizer finds no others (its trees stay within them), and no entity reaches across one. Training them with
-    # the sentencizer's makes training and use agree.
+    # the sentencizer's makes training and use agree. So does a senter that sets its own, for those behind it.
+    # Without one nobody learns sentences here; with one they count beside a parser too, which says that they do not.
+    of_sentences = {"sents_f": 1.0} if "senter" in pipeline else dict.fromkeys(["sents_f", "sents_p", "sents_r"])
     return {
-        "annotating_components": ["sentencizer"],
-        "score_weights": dict.fromkeys(["sents_f", "sents_p", "sents_r"]),  # nobody learns these here
+        "annotating_components": ["sentencizer", *(name for name in pipeline if name in ("senter", "span_finder"))],
+        "score_weights": of_sentences,
         "batcher": {
             "@batchers": "spacy.batch_by_words.v1",
             "discard_oversize": False,
@@ -260,4 +302,7 @@ def _training() -> Block:
                 "initial_rate": 0.001,
             },
         },
+        # To the next row of the table: patience ends nearly all trainings long before max_steps, so that a bar to those
+        # would promise hours. On a terminal only, and on stderr.
+        "logger": {"@loggers": "spacy.ConsoleLogger.v3", "progress_bar": "eval"},
     }

@@ -1,10 +1,12 @@
 """Configs for `spacy train` that `init-config --pipeline` writes; test_spacy_commands.py trains with them."""
 
+import io
 from functools import partial
+from pathlib import Path
 
 import pytest
 import spacy
-from spacy.util import load_config, load_config_from_str, load_model_from_config
+from spacy.util import load_config, load_config_from_str, load_model_from_config, registry
 from thinc.api import Config
 
 from spacy_elmo import ElmoError
@@ -13,6 +15,8 @@ from spacy_elmo.pipeline.listener import link_of
 from spacy_elmo.tools.init_config import COMPONENTS, CONFIGS, OPTIMIZE, build, bundled, text
 
 REGENERATE = "python -c 'from spacy_elmo.tools.init_config import write_bundled; write_bundled()' writes it anew"
+# All that go into one pipeline.
+TOGETHER = [name for name in COMPONENTS if name not in ("spancat_singlelabel", "textcat_multilabel")]
 
 
 @pytest.fixture
@@ -54,9 +58,10 @@ def test_two_configs_at_once_are_wrong_usage(init_config):
 
 @pytest.mark.parametrize("optimize", OPTIMIZE)
 def test_nothing_is_left_to_fill_in(optimize):
-    config = build(list(COMPONENTS)[:-1], optimize=optimize)
-    assert load_model_from_config(Config(config), auto_fill=True).config == config
+    config = build(TOGETHER, optimize=optimize)
     assert load_config_from_str(text(config)) == config
+    config["paths"]["kb"] = "kb"
+    assert load_model_from_config(Config(config), auto_fill=True).config == config
 
 
 def test_sections_stand_in_reading_order():
@@ -75,7 +80,66 @@ def test_each_component_has_a_listener_of_the_width_of_the_weights(name, optimiz
     assert nlp.pipe_names == ["sentencizer", "elmo", name]
     assert [link.width for link in listeners(nlp, name)] == [load(weights).options.width] == [32]
     assert nlp.config["components"]["elmo"]["model"]["weights"] == weights
-    assert nlp.config["training"]["annotating_components"] == ["sentencizer"]
+    annotating = ["sentencizer", *({"senter", "span_finder"} & {name})]
+    assert nlp.config["training"]["annotating_components"] == annotating
+
+
+def test_all_options_of_pipeline_are_in_the_help_and_the_docs(init_config):
+    said = " ".join(init_config("--help").stdout.replace("│", " ").split())
+    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    for name in COMPONENTS:
+        assert name in said
+        assert f"`{name}`" in docs
+
+
+def test_the_knowledge_base_is_the_one_path_beside_those_of_the_corpora(init_config, tmp_path):
+    _, printed, _ = init_config(tmp_path / "mine.cfg", "--pipeline", "ner,entity_linker")
+    assert printed.strip().endswith("--paths.dev DEV.spacy --paths.kb KB")
+    config = load_config(tmp_path / "mine.cfg")
+    assert [name for name, path in config["paths"].items() if path is None] == [
+        *load_config(CONFIGS / "ner.cfg")["paths"],
+        "kb",
+    ]
+    loader = config["initialize"]["components"]["entity_linker"]["kb_loader"]
+    assert loader == {"@misc": "spacy.KBFromFile.v1", "kb_path": "${paths.kb}"}
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_bar_shows_the_steps_to_the_next_scores_on_a_terminal_only(is_terminal):
+    nlp = load_model_from_config(build(["senter"]))
+    nlp.config["training"]["eval_frequency"] = 7
+    setup = registry.resolve({"logger": nlp.config["training"]["logger"]})["logger"]
+    stdout, stderr = io.StringIO(), io.StringIO()
+    stderr.isatty = lambda: is_terminal
+    log_step, finish = setup(nlp, stdout, stderr)
+    info = {
+        "losses": {"elmo": 0.0, "senter": 1.0},
+        "other_scores": {"sents_f": 0.5},
+        "score": 0.5,
+        "epoch": 0,
+        "step": 0,
+    }
+    log_step(info)
+    log_step(None)
+    log_step(info | {"step": 7})
+    finish()
+    assert ("/7 [" in stderr.getvalue()) is is_terminal
+    assert (stderr.getvalue() == "") is not is_terminal
+    assert len(stdout.getvalue().splitlines()) == 4
+
+
+def test_a_senter_is_scored_and_its_boundaries_go_to_those_behind_it():
+    config = build(["senter", "parser"])
+    assert config["components"]["senter"]["overwrite"] is True
+    assert config["training"]["score_weights"]["sents_f"] > 0
+
+
+@pytest.mark.parametrize("spancat", ["spancat", "spancat_singlelabel"])
+def test_a_span_finder_suggests_what_a_span_categorizer_sorts(spancat):
+    components = build(["span_finder", spancat])["components"]
+    assert components[spancat]["suggester"]["@misc"] == "spacy.preset_spans_suggester.v1"
+    assert components[spancat]["suggester"]["spans_key"] == components["span_finder"]["spans_key"]
+    assert build([spancat])["components"][spancat]["suggester"]["@misc"] == "spacy.ngram_suggester.v1"
 
 
 def test_only_what_is_trained_counts_as_score():
@@ -109,6 +173,10 @@ def test_no_warning_where_there_is_nothing_to_warn_of(init_config, data, more):
         (["--pipeline", "ner,"], "''"),
         (["--pipeline", "ner,ner"], "twice"),
         (["--pipeline", "textcat,textcat_multilabel"], "doc.cats"),
+        (["--pipeline", "spancat,spancat_singlelabel"], 'doc.spans["sc"]'),
+        (["--pipeline", "parser,senter"], "put senter before it"),
+        (["--pipeline", "entity_linker,ner"], "put ner before it"),
+        (["--pipeline", "spancat,span_finder"], "put span_finder before it"),
         (["--pipeline", "elmo"], "'elmo'"),
         (["--pipeline", "ner", "--lang", "qq"], "'qq'"),
         (["--pipeline", "ner", "--lang", ""], "''"),
