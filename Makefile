@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# PYTHON chooses the interpreter (3.10 to 3.13), WORKERS how many processes run the tests. TORCH (a requirement of pip's or
+# PYTHON chooses the interpreter (3.10 to 3.14), WORKERS how many processes run the tests. TORCH (a requirement of pip's or
 # a wheel file) and TORCH_INDEX (of packages) choose the build of torch: see scripts/install_torch.py.
 PYTHON ?= python3
 WORKERS ?= 2

@@ -163,7 +163,7 @@ class Config:
         """
         parser = configparser.ConfigParser(interpolation=None)
         try:
-            parser.read_string(Path(path).read_text(encoding="utf-8"), str(path))
+            parser.read_string(Path(path).read_text(encoding="utf-8-sig"), str(path))
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
             raise PretrainingError(f"{path}: cannot be read as a config ({reason(error)})") from None
         sections = {name: dict(parser[name]) for name in parser.sections()}
