@@ -63,7 +63,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(python="3.10", venv_backend="uv")
 def oldest(session: nox.Session) -> None:
     """The fast tests with the lowest versions that are allowed."""
-    (lowest,) = re.findall(r'"torch>=([\d.]+)"', Path("pyproject.toml").read_text())
+    (lowest,) = re.findall(r'"torch>=([\d.]+)"', Path("pyproject.toml").read_text(encoding="utf-8"))
     install_torch(session, f"torch=={lowest}.0")
     session.install("--resolution", "lowest-direct", "--editable", ".[test]")
     run_tests(session)

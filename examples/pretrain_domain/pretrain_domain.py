@@ -120,7 +120,7 @@ def perplexity_table(corpus: Path, model: Path) -> str:
     lines = [f"{'held-out perplexity':<28}{'zero state':>12}{'carried state':>15}"]
     lines.append(f"{'any word is as likely':<28}{len(vocabulary):>12.1f}")
     lines.append(f"{'frequent words are likelier':<28}{frequency_perplexity(corpus, vocabulary):>12.1f}")
-    for epoch, line in enumerate((model / HELDOUT_METRICS).read_text().splitlines(), start=1):
+    for epoch, line in enumerate((model / HELDOUT_METRICS).read_text(encoding="utf-8").splitlines(), start=1):
         figures = json.loads(line)
         zero_state, carried = figures["zero_state"]["perplexity"], figures["perplexity"]
         lines.append(f"{f'the model, epoch {epoch}':<28}{zero_state:>12.1f}{carried:>15.1f}")

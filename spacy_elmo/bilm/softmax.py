@@ -42,7 +42,9 @@ class Candidates:
                 return cls(torch.from_numpy(words[order]), int(first[order[-1]]) + 1, n_words)
 
     def log_expected(self, words: Tensor) -> Tensor:
-        """Logarithm of how often each of `words` is expected among the candidates, float32 of the same shape."""
+        """Logarithm of how often each of `words` is expected among the candidates, float32 of the same shape; on the
+        CPU where `words` are on a Mac's GPU."""
+        words = words.cpu() if words.device.type == "mps" else words  # it has no float64
         rank = words.double() + 1.0
         probability = torch.log1p(1.0 / rank) / np.log(self.n_words + 1)
         return torch.log(-torch.expm1(self.n_draws * torch.log1p(-probability))).float()

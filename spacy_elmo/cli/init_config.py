@@ -78,6 +78,6 @@ def _write(config: str, content: str) -> None:
         print(content, end="")
         return
     try:
-        Path(config).write_text(content, encoding="utf-8")
+        Path(config).write_text(content, encoding="utf-8", newline="\n")
     except OSError as error:
         raise ElmoError(f"{config}: cannot be written ({error.strerror})") from None

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import json
 import os
 import signal
@@ -34,6 +35,7 @@ def failing_clearly(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        _accept_any_text()
         try:
             with _warnings_as_lines(bool(kwargs.get("quiet"))):
                 command(*args, **kwargs)
@@ -96,6 +98,13 @@ def _warnings_as_lines(quiet: bool) -> Iterator[None]:
 
         warnings.showwarning = line
         yield
+
+
+def _accept_any_text() -> None:
+    """Have standard output write an escape, as stderr does, where its encoding lacks a character, rather than fail: on
+    Windows, that of a file or a pipe lacks our signs, and most languages."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

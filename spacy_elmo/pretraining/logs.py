@@ -17,7 +17,7 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         PretrainingError: it cannot be written.
     """
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         raise PretrainingError(f"{path}: cannot be written ({error})") from None

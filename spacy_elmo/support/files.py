@@ -19,6 +19,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from spacy_elmo.support.locks import abandoned, locked
 INCOMING = ".incoming"
 
 _READINGS = 5  # attempts to read a folder without a lock, if it is replaced each time
+_PATIENCE, _PAUSE = 2.0, 0.05  # seconds for which `patiently` tries again, and between attempts
 
 T = TypeVar("T")
 
@@ -54,7 +56,7 @@ def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
             write_to(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        patiently(temporary.replace, path)
     sync_folder(path.parent)
 
 
@@ -131,6 +133,24 @@ def state_of(folder: Path, names: Collection[str]) -> list[tuple[int, int, int] 
     return [_stamp(folder / name) for name in (INCOMING, *names)]
 
 
+def patiently(rename: Callable[[Path], object], target: Path) -> None:
+    """Call `rename` with `target`. On Windows nothing can be renamed or replaced while anybody has it open (a reader, a
+    virus scanner): there it is tried again for a moment.
+
+    Raises:
+        OSError: what `rename` raises; on Windows, the file stays in use.
+    """
+    end = time.monotonic() + (_PATIENCE if sys.platform == "win32" else 0.0)
+    while True:
+        try:
+            rename(target)
+            return
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(_PAUSE)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Have the content of a file under a second name: at no cost, where the file system can. A link stays a link."""
     try:
@@ -203,7 +223,7 @@ def _is_mount(folder: Path) -> bool:
 def _put_in_place(new: Path, folder: Path, names: Collection[str]) -> None:
     if not folder.is_dir() or _is_free(folder):
         try:
-            new.rename(folder)
+            patiently(new.rename, folder)
         except OSError:  # made or filled meanwhile; or it is empty, on Windows
             if not folder.is_dir():
                 raise
@@ -251,7 +271,7 @@ def _has_incoming(folder: Path) -> bool:
 def _move(source: Path, target: Path) -> None:
     """Rename a folder, or copy it to a name aside first, where the target is of another file system."""
     try:
-        source.rename(target)
+        patiently(source.rename, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -259,7 +279,7 @@ def _move(source: Path, target: Path) -> None:
         try:
             shutil.copytree(source, temporary)
             sync(temporary)
-            temporary.rename(target)
+            patiently(temporary.rename, target)
         finally:
             _try_remove(temporary)
 
@@ -281,7 +301,7 @@ def _finish(folder: Path, names: Collection[str]) -> None:
                 (folder / name).unlink(missing_ok=True)
         sync_folder(folder)
         discarded = _name_aside(incoming)
-        incoming.rename(discarded)
+        patiently(incoming.rename, discarded)
     except FileNotFoundError:
         if _has_incoming(folder):
             raise
@@ -302,8 +322,8 @@ def _put(source: Path, target: Path) -> None:
         sync(temporary)
         if source.is_dir():
             with suppress(FileNotFoundError):
-                target.rename(old)
-        temporary.replace(target)
+                patiently(target.rename, old)
+        patiently(temporary.replace, target)
     finally:
         _try_remove(temporary)
         _try_remove(old)

@@ -93,12 +93,16 @@ if sys.platform == "win32":
 
     @contextmanager
     def _locked_by_name(path: Path, wait: bool) -> Iterator[None]:
-        """Windows locks no folders: lock a file that stands for this one."""
+        """Windows locks no folders: lock a file that stands for this one.
+
+        As on other systems, that is an error where nothing lies: whoever had the lock before may have removed it.
+        """
         from filelock import FileLock, Timeout
 
         name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
         try:
             with FileLock(Path(tempfile.gettempdir()) / f"spacy-elmo-{name}.lock", timeout=-1 if wait else 0):
+                path.stat()
                 yield
         except Timeout:
             raise BlockingIOError(f"{path}: in use") from None

@@ -19,7 +19,8 @@ def rereadable(text: PathLike) -> Iterator[PathLike]:
     if not from_standard_input and not path.is_fifo() and not path.is_char_device():
         yield text
         return
-    with TemporaryDirectory(prefix="spacy_elmo_") as folder:
+    # A reader that has not come to the end still has the copy open, which Windows then cannot remove.
+    with TemporaryDirectory(prefix="spacy_elmo_", ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / "stdin"
         try:
             with copy.open("wb") as target:

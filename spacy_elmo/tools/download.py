@@ -20,7 +20,7 @@ from spacy_elmo import formats
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import hugging_face
 from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel, cache_directory, find_loosely
-from spacy_elmo.support.files import link_or_copy, recover, replacing
+from spacy_elmo.support.files import link_or_copy, patiently, recover, replacing
 from spacy_elmo.support.progress import progress_bar
 
 _ROUNDS = 5  # of fetching anew what has changed on the server meanwhile
@@ -337,7 +337,7 @@ class _Download:
             if reason := self._find_fault():
                 self.discard()
                 raise ElmoError(f"{self.file.url}: not the file that was published ({reason})")
-        self.part.replace(self.path)
+        patiently(self.part.replace, self.path)
         self.is_of_now = True
 
     def is_current(self) -> bool:

@@ -276,7 +276,10 @@ def _split(
             while waiting:
                 yield from _done(*waiting.popleft())
         except BrokenProcessPool:
-            raise CorpusError("n_process: a process that tokenizes was killed (out of memory?); use fewer") from None
+            raise CorpusError(
+                "n_process: a process that tokenizes was killed (out of memory?); use fewer, and call prepare below "
+                '`if __name__ == "__main__":` in a script'
+            ) from None
 
 
 def _done(batch: list[_Paragraph], result: Future[list[list[str]]]) -> Iterator[tuple[_Paragraph, list[str]]]:
@@ -354,7 +357,8 @@ class _Writer(ExitStack):
         self.close()
         self._directory.mkdir(exist_ok=True)
         path = self._directory / f"{stem}.txt"
-        self._file = self.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+        # "x": on macOS and Windows, A.txt and a.txt are one file.
+        self._file = self.enter_context(path.open("x", encoding="utf-8", newline="\n"))
 
 
 def _shuffle(path: Path, seed: int) -> None:

@@ -80,6 +80,12 @@ def test_short_calls_use_one_thread_while_they_have_to_wait_for_a_cpu(monkeypatc
     assert after_a_wait.count(1) < 9  # a wait in passing is soon over
 
 
+def test_where_short_times_cannot_be_told_no_call_seems_to_wait(monkeypatch):
+    clocks, short_calls = Clocks(monkeypatch), threads.ShortCalls()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert [clocks.call(short_calls, 0.0) for _ in range(3)] == [2, 2, 2]
+
+
 def test_a_number_that_was_asked_for_is_used_whatever_else_runs(monkeypatch, bilm):
     found = []
     monkeypatch.setattr(BiLM._short_calls, "count", lambda n: 1)

@@ -152,6 +152,12 @@ def test_output_that_cannot_be_written_is_one_line_and_status_1(elmo_process):
     assert re.fullmatch(r"✘ .*No space left on device\n", done.stderr)
 
 
+def test_output_in_an_encoding_without_our_signs_is_escaped(elmo_process, tmp_path):
+    done = elmo_process("init-config", tmp_path / "a.cfg", "--pretrain", PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    assert (done.status, done.stderr) == (0, "")
+    assert done.stdout.startswith("\\u2714 ")
+
+
 def test_small_weights_are_told_in_kilobytes(elmo, data):
     assert re.search(r"weights +\d+\.\d (kB|MB)", elmo("info", data / "tiny_2l_skip").stdout)
     assert human_size(25_104) == "25.1 kB"

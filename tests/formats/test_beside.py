@@ -66,6 +66,7 @@ def test_a_card_that_cannot_be_read_is_an_error_that_names_it(model_dir, monkeyp
 NEWLINES = 2**27
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="measures in the units of Linux")
 @pytest.mark.parametrize("container", ["vocab.txt", "gz in a zip"])
 def test_a_vocabulary_longer_than_any_takes_little_time_and_memory(tmp_path, container):
     if "zip" in container:

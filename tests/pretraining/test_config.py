@@ -47,9 +47,10 @@ def test_config_survives_its_file(tmp_path_factory, config):
     assert Config.from_file(path) == config
 
 
-def test_byte_order_mark_of_an_editor_is_no_part_of_a_config(tmp_path):
-    (tmp_path / "pretrain.cfg").write_text("[model]\ndim = 640\n", encoding="utf-8-sig")
-    assert Config.from_file(tmp_path / "pretrain.cfg").model.dim == 640
+def test_a_config_saved_by_an_editor_of_windows_is_read(tmp_path):
+    config = Config.of_size("xs")
+    (tmp_path / "a.cfg").write_bytes(config.text().replace("\n", "\r\n").encode("utf-8-sig"))
+    assert Config.from_file(tmp_path / "a.cfg") == config
 
 
 def as_json(config):

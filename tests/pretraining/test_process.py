@@ -1,4 +1,3 @@
-import os
 import signal
 import threading
 
@@ -14,12 +13,12 @@ def test_signal_asks_to_stop_once_and_stops_the_second_time(number):
     try:
         with stop_on_signals() as request:
             assert not request
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             assert request
             assert caught == []
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             assert caught == [number]
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert caught == [number, number]
     finally:
         signal.signal(number, before)

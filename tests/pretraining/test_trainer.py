@@ -1,7 +1,6 @@
 """What a run does step by step: its log, its checkpoints, going on from them, and stopping when all is lost."""
 
 import math
-import os
 import signal
 
 import numpy as np
@@ -165,7 +164,7 @@ def test_signal_writes_a_checkpoint_and_the_model_and_resuming_gives_the_same_nu
     train, log, at_step, tmp_path, number
 ):
     whole = train("whole", training__max_steps=20)
-    undo = at_step(13, lambda _: os.kill(os.getpid(), number))
+    undo = at_step(13, lambda _: signal.raise_signal(number))
     with pytest.raises(StoppedError, match="stopped at step 13 of 20; --resume goes on") as caught:
         train("stopped", training__max_steps=20)
     assert caught.value.exit_status == 128 + number
@@ -385,7 +384,7 @@ def test_speed_is_that_of_the_steps_taken_also_behind_a_resumption(train, log, a
         return original(trainer)
 
     monkeypatch.setattr(Trainer, "_take_step", take_step)
-    undo = at_step(13, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    undo = at_step(13, lambda _: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(StoppedError):
         train(training__max_steps=20)
     undo()

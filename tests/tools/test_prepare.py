@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import spacy
@@ -363,6 +364,20 @@ def test_two_files_of_one_name(raw, out):
     (raw / "a.gz").write_bytes(gzip.compress(b"Other text.\n"))
     with pytest.raises(CorpusError, match=r"a\.gz and .*a\.txt: both would become a\.txt"):
         prepare(raw, out)
+    assert not out.exists()
+
+
+def test_two_names_that_are_one_file_on_some_systems(raw, out, monkeypatch):
+    for name in ("A.txt", "a.txt"):
+        (raw / name).write_text("One sentence.\n")
+    opened = Path.open
+
+    def without_case(path, mode="r", **options):
+        return opened(path if mode == "rb" else path.with_name(path.name.lower()), mode, **options)
+
+    monkeypatch.setattr(Path, "open", without_case)
+    with pytest.raises(CorpusError, match="out: the corpus cannot be written"):
+        prepare(raw, out, held_out=0.5)
     assert not out.exists()
 
 

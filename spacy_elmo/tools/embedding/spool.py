@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.support.files import sync, sync_folder
+from spacy_elmo.support.files import patiently, sync, sync_folder
 from spacy_elmo.support.locks import claimed
 from spacy_elmo.tools.embedding.encoder import Array, Layout
 from spacy_elmo.tools.embedding.files import Wishes
@@ -129,7 +129,7 @@ class Spool:
         except BaseException:
             whole.unlink(missing_ok=True)  # half a file: room for nothing
             raise
-        whole.replace(self._out)
+        patiently(whole.replace, self._out)
         sync_folder(self._out.parent)  # before what it could be made from again is removed
         _clear(self._directory, self._out.name)
 
@@ -239,7 +239,7 @@ def _stamp(path: Path, wishes: Wishes) -> dict[str, Any]:
 def _write_job(directory: Path, job: dict[str, Any]) -> None:
     new = directory / _NEW_JOB
     new.write_text(json.dumps(job, indent=1), encoding="utf-8")
-    new.replace(directory / _JOB)
+    patiently(new.replace, directory / _JOB)
 
 
 def _read_finished(directory: Path, job: dict[str, Any]) -> Any:
