@@ -10,9 +10,9 @@
     FILE.cfg           a config to try
 
 Each run trains by `python -m spacy train`, on one thread, for at most --minutes of the processor (minilm: until the
-dev part rises no longer), and scores model-best on --part. Choose heads by `dev`; read `test` once, at the end. A run
-leaves a file in --results, and is made anew only when its config or its biLM has changed, so that a call goes on where
-one before was stopped. The table is of all files of the part there.
+dev part rises no longer, at most four hours), and scores model-best on --part. Choose heads by `dev`; read `test` once,
+at the end. A run leaves a file in --results, and is made anew only when its config or its biLM has changed, so that a
+call goes on where one before was stopped. The table is of all files of the part there.
 
 score: in percent, mean and standard deviation over the seeds.
 over tok2vec, over default: mean difference and its standard error, over the seeds; where both have only one in common,
