@@ -115,8 +115,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def kinds(text: str) -> list[str]:
     """Parse comma-separated kinds and names of configs."""
-    names_of(KINDS)(",".join(name for name in text.split(",") if not name.endswith(".cfg")) or KINDS[0])
-    return text.split(",")
+    found = text.split(",")
+    configs = [Path(name) for name in found if name.endswith(".cfg")]
+    names_of(KINDS)(",".join(name for name in found if not name.endswith(".cfg")) or KINDS[0])
+    stems = [path.stem for path in configs]
+    for path in configs:
+        if not path.is_file():
+            raise argparse.ArgumentTypeError(f"{path}: no such config")
+        if path.stem in KINDS or stems.count(path.stem) > 1:
+            raise argparse.ArgumentTypeError(f"{path}: its runs would bear the name of others; rename it")
+    return found
 
 
 # What is to be run
@@ -247,7 +255,7 @@ def measure(run: Run, config: Config | None, args: argparse.Namespace) -> Record
             found = train(run, config, Path(folder), minutes_of(run, args))
     counts = count(golds, found.pop("units"), task.metric == "macro F1")
     about = {"score": float(f1(counts.sum(0))), "train_items": len(sample), "cpu": processor_name()}
-    return {**asdict(run), **about, **found, **({} if run.seed else {"bootstrap": bootstrap(counts)})}
+    return {**asdict(run), **about, **found, "bootstrap": bootstrap(counts)}
 
 
 @cache

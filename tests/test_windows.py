@@ -43,6 +43,7 @@ from spacy_elmo.support import files
 first, second = formats.load(data / "tiny_2l_skip"), formats.load(data / "tiny_2l_clip")
 formats.write(first, out / "model")
 
+files._PATIENCE = 60.0  # of a slow machine
 reader = h5py.File(out / "model/weights.hdf5")
 thread = when_refused(reader.close)
 formats.write(second, out / "model")

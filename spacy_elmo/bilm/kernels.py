@@ -9,12 +9,14 @@ import functools
 import importlib
 import importlib.machinery
 import math
+import multiprocessing
 import os
 import platform
 import sys
 import warnings
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -55,11 +57,12 @@ def _find_hidden() -> Path | None:
     """The installed package with a compiled part for this Python that the one here hides, since it stands before it on
     the path: a clone does, in whose folder Python is started."""
     here = Path(__file__).resolve().parent
+    names = [f"_kernels{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     for entry in map(Path, sys.path):
         other = entry / here.parent.name / here.name
-        has_kernels = any((other / f"_kernels{suffix}").is_file() for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-        if has_kernels and other.resolve() != here:
-            return other.resolve().parent
+        with suppress(OSError):  # a folder that may not be looked into
+            if any((other / name).is_file() for name in names) and other.resolve() != here:
+                return other.resolve().parent
     return None
 
 
@@ -88,16 +91,17 @@ def why_missing() -> str | None:
     if not is_for_this_platform():
         return f"there is no compiled part for {platform.system()} on {platform.machine()}"
     if _hidden is not None:
-        return (
-            f"the source folder {Path(__file__).resolve().parents[1]}, without a compiled part that fits it, hides the "
-            f"installed {_hidden}, which has one: run from another directory, or install the source folder itself "
-            "(pip install --editable . in it)"
-        )
+        package = Path(__file__).resolve().parents[1]
+        if (package.parent / "setup.py").is_file():
+            remedy = f"run from another directory, or install the source (pip install --editable {package.parent})"
+        else:
+            remedy = "install spacy-elmo again in this environment"
+        return f"{package}, without a compiled part that fits it, hides {_hidden}, which has one: {remedy}"
     if type(_failure) is ImportError:  # the file is there
         return f"the compiled part does not load ({_failure}): install spacy-elmo again on this machine"
     return (
-        "the compiled part was not built: install spacy-elmo again where GCC or Clang is found (pip install -v shows "
-        "what went wrong)"
+        "the compiled part was not built: install spacy-elmo again where GCC or Clang, and Python's headers, are found "
+        "(pip install -v shows what went wrong)"
     )
 
 
@@ -287,5 +291,5 @@ def _choose() -> str | None:
 
 _chosen = _choose()
 _is_warned = False
-if _hidden is not None:
+if _hidden is not None and multiprocessing.parent_process() is None:  # workers need not repeat it
     warn_if_missing()  # now: another version may run than the installed one, whatever it is asked for

@@ -1,6 +1,7 @@
 """A folder in, what lies beside the weights out, whatever their format: the model card, the attribution and the
 vocabulary."""
 
+import warnings
 from typing import Any
 
 from spacy_elmo.bilm.char_cnn import WordEmbedding
@@ -20,14 +21,18 @@ _OTHER_VOCABULARIES = ("vocab.txt.gz", "vocab-train.txt")  # packed, and as T-Sy
 
 def read_card(folder: Folder) -> dict[str, Any]:
     """Content of the model card, and as `attribution_text` that of the `ATTRIBUTION.md`, which names at length whom the
-    licence of the weights asks to name. Empty where there is neither.
+    licence of the weights asks to name. Empty where there is neither; an attribution that is too long to be one is left
+    where it is, with a warning.
 
     Raises:
         WeightsError: the card is not a JSON object, or one that could not be saved again with the model.
     """
     card, attribution = _read_json(folder), folder / ATTRIBUTION
     if attribution.is_file():
-        card[ATTRIBUTION_TEXT] = read_whole(attribution, _MOST_CARD).decode(errors="replace")
+        try:
+            card[ATTRIBUTION_TEXT] = read_whole(attribution, _MOST_CARD).decode(errors="replace")
+        except (OSError, WeightsError) as error:
+            warnings.warn(f"{attribution}: does not go along with the weights ({error})", stacklevel=2)
     return card
 
 

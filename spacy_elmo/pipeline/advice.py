@@ -35,10 +35,12 @@ class Advice:
         for doc in docs:
             if len(doc) <= _LONG:
                 continue
+            cut = f", cut into pieces of {self._max_length:,}" if len(doc) > self._max_length else ""
             if reads_sentences(self._get_spans) and not doc.has_annotation("SENT_START"):
                 self._give(
                     "whole Docs",
-                    f"{name}: a Doc of {len(doc):,} tokens has no sentence boundaries, so it is read as one sentence. "
+                    f"{name}: a Doc of {len(doc):,} tokens has no sentence boundaries, so it is read as one sentence"
+                    f"{cut}. "
                     "The biLM was trained on sentences: put a component that sets them before it "
                     f'(nlp.add_pipe("sentencizer", before="{name}")), or, if whole Docs are meant, set get_spans to '
                     "spacy-elmo.doc_spans.v1",

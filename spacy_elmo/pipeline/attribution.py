@@ -4,15 +4,17 @@ out, from where `spacy package` takes them: an entry in `sources` of `meta.json`
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from spacy_elmo.formats.beside import ATTRIBUTION_TEXT
+from spacy_elmo.formats.beside import split_card
 from spacy_elmo.support.files import write_text, write_whole
 
 META = "meta.json"
 LICENSES = "LICENSES_SOURCES"  # `spacy package` puts a file of this name at the top of the package
+
+_BEGIN, _END = "# Weights of the component ", "# End of the weights of the component "  # of a section of it
 
 # What a card may say of it, and how a reader is told.
 _FACTS = {"license": "Licence", "author": "Author", "attribution": "Attribution", "source": "Source", "url": "Address"}
@@ -20,7 +22,8 @@ _FACTS = {"license": "Licence", "author": "Author", "attribution": "Attribution"
 
 def attribute(pipeline: Path, component: str, card: Mapping[str, Any]) -> None:
     """Say in the folder of a saved pipeline what the card says of the weights of this component, in the place of what
-    was said of those that it had before. What others have written there stays. Another folder is left alone.
+    was said of those that it had before, and drop what was said for components that are gone or renamed. What others
+    have written there stays. Another folder is left alone.
 
     Raises:
         OSError: a file there cannot be read or written.
@@ -28,13 +31,17 @@ def attribute(pipeline: Path, component: str, card: Mapping[str, Any]) -> None:
     meta = _read_meta(pipeline / META)
     if component not in meta.get("components", ()):
         return
+    card, text = split_card(dict(card))
     facts = {key: card[key] for key in _FACTS if isinstance(card.get(key), str) and card[key]}
-    text = card.get(ATTRIBUTION_TEXT, "")
-    name = str(card.get("name", f"weights of {component}"))
+    name = card.get("name")
+    name = name if isinstance(name, str) and name else f"weights of {component}"
     is_known = bool(facts or text)
-    _write_source(pipeline / META, meta, component, {"name": name, **facts} if is_known else None)
-    lines = [name, *(f"{_FACTS[key]}: {value}" for key, value in facts.items()), "", text.strip("\n")]
-    _write_licence(pipeline / LICENSES, component, "\n".join(lines).rstrip("\n") if is_known else None)
+    kept = set(meta["components"]) - {component}
+    _write_source(pipeline / META, meta, kept, {"name": name, **facts, "component": component} if is_known else None)
+    lines = [name, *(f"{_FACTS[key]}: {value}" for key, value in facts.items()), "", *(text or "").splitlines()]
+    about = "\n".join(line for line in lines if not line.startswith(_END)).strip("\n")
+    section = f"{_BEGIN}{component}\n\n{about}\n\n{_END}{component}"
+    _write_licence(pipeline / LICENSES, kept, section if is_known else None)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -46,27 +53,27 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return meta if isinstance(meta, dict) and isinstance(meta.get("components"), list) else {}
 
 
-def _write_source(path: Path, meta: dict[str, Any], component: str, facts: dict[str, str] | None) -> None:
-    """spaCy's schema asks for all texts, or for all objects of texts."""
+def _write_source(path: Path, meta: dict[str, Any], kept: Collection[str], facts: dict[str, str] | None) -> None:
+    """Beside others' sources, and those of the components that are `kept`. spaCy's schema asks for all texts, or for
+    all objects of texts."""
     found = meta.get("sources") or []
     if not isinstance(found, list):
         return
-    others = [source for source in found if not (isinstance(source, dict) and source.get("component") == component)]
+    others = [source for source in found if not isinstance(source, dict) or source.get("component") in (None, *kept)]
     if facts is not None:
         others = [{"name": source} if isinstance(source, str) else source for source in others]
-        others.append({**facts, "component": component})
+        others.append(facts)
     if others != found:
         write_text(path, json.dumps({**meta, "sources": others}, indent=2, ensure_ascii=False))
 
 
-def _write_licence(path: Path, component: str, text: str | None) -> None:
-    """As one section of the file."""
-    begin, end = (f"# {words} of the component {component}" for words in ("Weights", "End of the weights"))
+def _write_licence(path: Path, kept: Collection[str], section: str | None) -> None:
+    """As one section of the file, beside those of the components that are `kept`."""
     errors = {"encoding": "utf-8", "errors": "surrogateescape"}  # what others have written may be of any encoding
     found = path.read_bytes().decode(**errors) if path.is_file() else ""
-    others = re.sub(rf"\n*^{re.escape(begin)}$.*?^{re.escape(end)}$\n*", "\n", found, flags=re.DOTALL | re.MULTILINE)
-    sections = [others.strip("\n"), "" if text is None else f"{begin}\n\n{text}\n\n{end}"]
-    new = "".join(f"{section}\n" for section in sections if section)
+    ours = re.compile(rf"\n*^{_BEGIN}(.+)$.*?^{_END}\1$\n*", flags=re.DOTALL | re.MULTILINE)
+    others = ours.sub(lambda match: match[0] if match[1] in kept else "\n", found)
+    new = "".join(f"{part}\n" for part in (others.strip("\n"), section or "") if part)
     if new.strip("\n") == found.strip("\n"):
         return
     if new:

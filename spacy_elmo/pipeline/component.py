@@ -27,6 +27,7 @@ from spacy_elmo.pipeline.cache import Memory, Precision
 from spacy_elmo.pipeline.encoder import RememberingEncoder, batch_by_tokens
 from spacy_elmo.pipeline.hub import Hub, Vectors
 from spacy_elmo.pipeline.mix import FixedMix, Layers
+from spacy_elmo.pipeline.processes import NeedsWeights
 from spacy_elmo.pipeline.replacing import Replacement
 from spacy_elmo.pipeline.rows import Array, row_width, to_layers
 from spacy_elmo.pipeline.shim import Encoder, shim_of
@@ -128,7 +129,7 @@ def make_elmo(
     return component
 
 
-class ElmoComponent(TrainablePipe):
+class ElmoComponent(TrainablePipe, NeedsWeights):
     """Contextual word vectors from a biLM, on `doc._.elmo`, `token.vector` and where listeners find them.
 
     hub: who listens to it, and the training that goes on; memory: what a training remembers of a frozen biLM.
@@ -428,13 +429,12 @@ class ElmoComponent(TrainablePipe):
         shim = shim_of(self.model)
         try:
             with files.replacing(path, _FILES) as new:
-                if _has_weights(path, shim.digest):
-                    files.link_or_copy(path / writing.WEIGHTS, new / writing.WEIGHTS)
+                if _take_weights(path, new, shim.digest):
                     writing.write_texts(shim.bilm, new)
                 else:
                     writing.write_files(shim.bilm, new, "lossless")
                 (new / _STAMP).write_bytes(_stamp(new, shim.digest))
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:  # the latter of a card that was changed in Python
             raise ElmoError(f"{path}: cannot be written ({error}); what was saved there is still there") from error
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
@@ -495,6 +495,19 @@ def _read_stamped(path: Path) -> BiLM:
             "save the pipeline again, or restore its files"
         )
     return bilm
+
+
+def _take_weights(path: Path, new: Path, digest: str) -> bool:
+    """Have the weights of this digest in `new`, too, if they were saved at `path`; say whether they are there."""
+
+    def take(place: Path) -> bool:
+        (new / writing.WEIGHTS).unlink(missing_ok=True)  # of an attempt before
+        if not _has_weights(place, digest):
+            return False
+        files.link_or_copy(place / writing.WEIGHTS, new / writing.WEIGHTS)
+        return True
+
+    return files.read_whole(path, _FILES, take)  # another may replace them between the look and the link
 
 
 def _has_weights(path: Path, digest: str) -> bool:

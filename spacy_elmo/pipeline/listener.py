@@ -18,6 +18,7 @@ from thinc.shims import Shim
 
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.pipeline.mix import LEARNED, Layers, mixed_width, scalar_mix
+from spacy_elmo.pipeline.processes import NeedsWeights
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.pipeline.upstream import Absences, Upstream
@@ -133,7 +134,7 @@ def build_concat_tok2vec(
     return model
 
 
-class Link:
+class Link(NeedsWeights):
     """A listener's side of its connection with the `elmo` component upstream.
 
     width: of what `mix` makes of the layers, which the biLM upstream must fit.

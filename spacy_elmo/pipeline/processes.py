@@ -5,17 +5,16 @@ as an error of spaCy's that holds the worker's whole traceback (E871), or goes t
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from spacy.language import Language
 from spacy.tokens import Doc
 from thinc.api import Model
 
 
-@runtime_checkable
-class NeedsWeights(Protocol):
-    """A component, a shim or an attribute of a model that needs weights to predict."""
+class NeedsWeights:
+    """A component, a shim or an attribute of a model, one of ours, that needs weights to predict."""
 
     def read_weights(self) -> object:
         """Read them now, if they are not in memory.
@@ -23,6 +22,7 @@ class NeedsWeights(Protocol):
         Raises:
             ElmoError: they cannot be read, or do not fit.
         """
+        raise NotImplementedError
 
 
 def read_weights(component: Any) -> None:
@@ -45,14 +45,17 @@ def _reading_first(start: Callable[..., Iterator[Doc]]) -> Callable[..., Iterato
     """`Language._multiprocessing_pipe`, which reads weights before it starts processes."""
 
     @functools.wraps(start)
-    def read_and_start(nlp: Language, texts: Any, pipes: Sequence[Any], *rest: Any) -> Iterator[Doc]:
+    def read_and_start(nlp: Language, texts: Any, pipes: Iterable[Any], *rest: Any, **named: Any) -> Iterator[Doc]:
+        pipes = list(pipes)
         for pipe in pipes:
-            read_weights(pipe.keywords["proc"])
-        return start(nlp, texts, pipes, *rest)
+            read_weights(getattr(pipe, "keywords", {}).get("proc"))
+        return start(nlp, texts, pipes, *rest, **named)
 
     return read_and_start
 
 
 # The one place in spaCy 3.8 that runs in the parent, for several processes only, and knows the components. It is
-# changed in the class, not in a pipeline: a component is not told when another pipeline sources it.
-Language._multiprocessing_pipe = _reading_first(Language._multiprocessing_pipe)  # type: ignore[method-assign]
+# changed in the class, not in a pipeline: a component is not told when another pipeline sources it. It is private:
+# where a later spaCy has it no longer, each worker tells of wrong weights.
+if hasattr(Language, "_multiprocessing_pipe"):
+    Language._multiprocessing_pipe = _reading_first(Language._multiprocessing_pipe)  # type: ignore[method-assign]

@@ -21,8 +21,8 @@ from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats import bilm_hdf5, lexicons_json
-from spacy_elmo.pipeline import processes  # noqa: F401  (weights are read before `n_process` starts any)
 from spacy_elmo.pipeline.finetuning import FineTuning, to_tensor
+from spacy_elmo.pipeline.processes import NeedsWeights
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.weights import Weights, WeightsSource
 from spacy_elmo.support import strict_json
@@ -59,7 +59,7 @@ def _end_worker_with_parent(alive: "weakref.WeakSet[BiLMShim]") -> None:
 register_after_fork(_alive, _end_worker_with_parent)  # in forked workers; in spawned ones, `__setstate__` sees to it
 
 
-class BiLMShim(Shim):
+class BiLMShim(Shim, NeedsWeights):
     """Holds the biLM of a thinc model.
 
     source: where it is read from when it is first needed.
@@ -276,7 +276,7 @@ class BiLMShim(Shim):
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=ForkSafeLock())
+        self.__dict__.update({"_read": None, **state}, _lock=ForkSafeLock())  # earlier versions had no `_read`
         _alive.add(self)
         when_started(lambda: _end_worker_with_parent(_alive))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spacy_elmo import formats
+from spacy_elmo.formats import beside
 from spacy_elmo.pretraining.corpus import Corpus
 from spacy_elmo.pretraining.evaluation import Evaluation
 from spacy_elmo.pretraining.inputs import CorpusFiles
@@ -15,7 +16,8 @@ from spacy_elmo.version import VERSION
 
 
 def write_model(folder: Path, steps: Steps, card: dict[str, Any]) -> None:
-    """Write the model as it is after these steps: biLM, softmax, vocabulary, card.
+    """Write the model as it is after these steps: biLM, softmax, vocabulary, card. An `ATTRIBUTION.md` that lies there
+    stays.
 
     Raises:
         OSError: a file cannot be written.
@@ -23,6 +25,9 @@ def write_model(folder: Path, steps: Steps, card: dict[str, Any]) -> None:
     model, vocabulary = steps.model, steps.batches.corpus.vocabulary
     trained = copy.copy(model.bilm)
     trained.options = dataclasses.replace(trained.options, training=_bilm_tf_settings(steps))
+    attribution = folder / beside.ATTRIBUTION
+    if attribution.is_file():
+        card = {**card, beside.ATTRIBUTION_TEXT: attribution.read_text(encoding="utf-8", errors="replace")}
     trained.card = card
     formats.write(trained, folder, vocabulary=vocabulary.words, softmax=model.softmax)
 

@@ -51,7 +51,7 @@ def table(figures: dict[str, Any]) -> str:
         lines += [f"{figures['tokens']:,} predictions in each direction", ""]
         lines.append(f"{'perplexity':<16}{'forward':>10}{'backward':>10}{'mean':>10}")
         for kind, values in (("carried state", figures), ("zero state", figures["zero_state"])):
-            lines.append(f"{kind:<16}" + "".join(f"{values[name]:>10.2f}" for name in names))
+            lines.append(f"{kind:<16}" + "".join(f" {values[name]:>9.2f}" for name in names))
         lines += ["", f"{figures['unknown_share']:.2%} of the words are not in the vocabulary and count as <UNK>"]
     if "blimp" in figures:
         overall = {key: value for key, value in figures["blimp"].items() if key != "by_phenomenon"}

@@ -163,10 +163,11 @@ def _one_in(held_out: float) -> int:
 def _by_stem(files: list[Path]) -> dict[str, Path]:
     """The files under the names that they shall have in the corpus."""
     named: dict[str, Path] = {}
+    kept: dict[str, Path] = {}
     for path in files:
         stem = _SUFFIXES.sub("", path.name) or path.name
-        if stem in named:
-            raise CorpusError(f"{named[stem]} and {path}: both would become {stem}.txt; rename one of them")
+        if (other := kept.setdefault(stem.casefold(), path)) is not path:  # on macOS and Windows, A.txt is a.txt
+            raise CorpusError(f"{other} and {path}: both would become {stem}.txt; rename one of them")
         named[stem] = path
     return named
 
@@ -357,8 +358,7 @@ class _Writer(ExitStack):
         self.close()
         self._directory.mkdir(exist_ok=True)
         path = self._directory / f"{stem}.txt"
-        # "x": on macOS and Windows, A.txt and a.txt are one file.
-        self._file = self.enter_context(path.open("x", encoding="utf-8", newline="\n"))
+        self._file = self.enter_context(path.open("w", encoding="utf-8", newline="\n"))
 
 
 def _shuffle(path: Path, seed: int) -> None:

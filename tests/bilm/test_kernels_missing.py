@@ -99,6 +99,7 @@ def test_a_clone_that_hides_an_installed_compiled_part_is_told_once_with_both_fo
     """As where `pip install .` is followed by a command in the clone: the current directory comes first on the path."""
     clone = tmp_path / "clone" / "spacy_elmo"
     shutil.copytree(ROOT / "spacy_elmo", clone, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.hdf5"))
+    shutil.copy(ROOT / "setup.py", clone.parent)
     run = [sys.executable, "-c", SOURCE, data / "tiny_2l_skip"]
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(run, cwd=clone.parent, env=environment, capture_output=True, text=True, check=True)
@@ -106,10 +107,10 @@ def test_a_clone_that_hides_an_installed_compiled_part_is_told_once_with_both_fo
     at_import, later = done.stderr.split("imported\n")
     assert "spacy_elmo" not in later
     for said in (line, at_import):
-        assert said.count(f"the source folder {clone}, ") == 1
-        assert said.count(f"the installed {site / 'spacy_elmo'}, which has one") == 1
+        assert said.count(f"{clone}, without") == 1
+        assert said.count(f"hides {site / 'spacy_elmo'}, which has one") == 1
         assert "run from another directory" in said
-        assert "pip install --editable ." in said
+        assert f"pip install --editable {clone.parent})" in said
 
 
 @pytest.fixture
@@ -129,6 +130,28 @@ def test_only_another_package_with_a_compiled_part_for_this_python_is_hidden(sit
     for file in site.glob("**/_kernels*"):
         file.rename(file.with_name("_kernels.other-python.so"))
     assert kernels._find_hidden() is None
+
+
+def test_a_folder_that_may_not_be_looked_into_hides_nothing_and_stops_nothing(site, tmp_path, monkeypatch):
+    """As root may look into all of them: the error of Python before 3.14 is raised here."""
+    look = Path.is_file
+
+    def refuse(path):
+        if tmp_path / "closed" in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "closed"), str(site)])
+    assert kernels._find_hidden() == site / "spacy_elmo"
+
+
+def test_a_package_that_is_no_clone_is_to_be_installed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "_kernels", None)
+    monkeypatch.setattr(kernels, "_hidden", tmp_path / "other")
+    monkeypatch.setattr(kernels, "is_for_this_platform", lambda: True)
+    monkeypatch.setattr(kernels, "__file__", str(tmp_path / "spacy_elmo" / "bilm" / "kernels.py"))
+    assert "install spacy-elmo again in this environment" in kernels.why_missing()
 
 
 def test_a_link_to_the_same_package_is_not_another(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ def row(name: str) -> Row:
         subprocess.run(command, env={**os.environ, **variables}, cwd=TESTS.parent, stdout=subprocess.DEVNULL)
         cases = list(ElementTree.parse(report).iter("testcase"))
     for case in cases:
-        faults = [part.get("message", "").splitlines()[0] for part in case if part.tag in ("failure", "error")]
+        faults = [part.get("message", "").partition("\n")[0] for part in case if part.tag in ("failure", "error")]
         if case.find("skipped") is None:
             found.count("wrong" if faults else "right", faults, case.get("name", ""))
     return found

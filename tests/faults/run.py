@@ -84,7 +84,8 @@ def _digest_of_code() -> str:
     """Of all that could change what comes of a run."""
     sha, here = hashlib.sha256(), Path(__file__).resolve().parent
     tests = [here.parent / name for name in ("conftest.py", "levels.py", "test_properties.py")]
-    for path in sorted([*here.glob("*.py"), *tests, *here.parent.parent.glob("spacy_elmo/**/*.py")]):
+    package = [path for kind in ("py", "c", "h", "so") for path in here.parent.parent.glob(f"spacy_elmo/**/*.{kind}")]
+    for path in sorted([*here.glob("*.py"), *here.parent.glob("helpers/*.py"), *tests, *package]):
         sha.update(path.read_bytes())
     return sha.hexdigest()[:12]
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -92,3 +93,11 @@ def test_a_vocabulary_longer_than_any_takes_little_time_and_memory(tmp_path, con
     assert len(errors) == 1
     assert "8,388,608 words and 134,217,728 bytes" in errors[0]
     assert int(megabytes) < 600
+
+
+def test_attribution_that_is_too_long_to_be_one_is_left_with_a_warning(data, tmp_path):
+    folder = shutil.copytree(data / "tiny_2l_skip", tmp_path / "model")
+    (folder / "ATTRIBUTION.md").write_bytes(b"a" * (2**22 + 1))
+    with pytest.warns(UserWarning, match=r"ATTRIBUTION\.md.*does not go along with the weights"):
+        bilm = load(folder)
+    assert "attribution_text" not in bilm.card

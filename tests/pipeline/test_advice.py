@@ -31,6 +31,12 @@ def test_a_long_doc_without_sentences_is_warned_about_once(tiny, warnings):
     assert 'nlp.add_pipe("sentencizer", before="elmo")' in warning
 
 
+def test_that_it_is_cut_too_is_said(tiny, warnings):
+    blank(tiny, model={"max_sequence_length": 300})(LONG)
+    (warning,) = warnings()
+    assert "read as one sentence, cut into pieces of 300. " in warning
+
+
 @pytest.mark.parametrize("why_not", ["sentences", "short", "whole Docs are asked for"])
 def test_other_docs_are_not(tiny, warnings, why_not):
     nlp = blank(

@@ -8,9 +8,11 @@ import spacy
 from spacy.cli.package import generate_readme, package
 from spacy.schemas import ModelMetaSchema, validate
 
+from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import load, open_model
 from spacy_elmo.formats.beside import ATTRIBUTION, CARD
 from spacy_elmo.formats.opening import MODELS
+from spacy_elmo.pipeline.shim import shim_of
 
 ATTRIBUTED = (MODELS / "en_elmo_sm" / ATTRIBUTION).read_text(encoding="utf-8")
 
@@ -137,3 +139,39 @@ def test_attribution_goes_along_in_bytes(tmp_path):
     nlp.to_disk(tmp_path)
     assert open_model(tmp_path / "elmo" / "model").card == open_model("en_elmo_sm").card
     assert ATTRIBUTED.strip() in (tmp_path / "LICENSES_SOURCES").read_text(encoding="utf-8")
+
+
+def test_what_was_said_of_a_component_that_is_renamed_goes_with_its_name(tmp_path):
+    nlp = pipeline()
+    nlp.to_disk(tmp_path)
+    nlp.rename_pipe("elmo", "vectors")
+    nlp.to_disk(tmp_path)
+    assert [source["component"] for source in sources(tmp_path)] == ["vectors"]
+    licences = (tmp_path / "LICENSES_SOURCES").read_text(encoding="utf-8")
+    assert licences.count("# Weights of the component ") == licences.count("# End of the weights") == 1
+    assert licences.startswith("# Weights of the component vectors\n")
+
+
+@pytest.mark.parametrize(
+    "card", [{"attribution_text": 5}, {"attribution_text": None}, {"name": None, "license": "CC0"}]
+)
+def test_a_card_with_what_is_no_text_is_no_obstacle(free, tmp_path, card):
+    (free / CARD).write_text(json.dumps(card))
+    pipeline(free).to_disk(tmp_path / "saved")
+    found = sources(tmp_path / "saved")
+    assert [source["name"] for source in found or []] == (["weights of elmo"] if "license" in card else [])
+
+
+def test_an_attribution_that_names_the_end_of_a_section_is_written_once(free, tmp_path):
+    (free / ATTRIBUTION).write_text("One.\n# End of the weights of the component elmo\nTwo.\n")
+    for _ in range(2):
+        pipeline(free).to_disk(tmp_path / "saved")
+    licences = (tmp_path / "saved" / "LICENSES_SOURCES").read_text(encoding="utf-8")
+    assert licences.count("Two.") == 1
+
+
+def test_a_card_that_cannot_be_written_is_our_error(tmp_path):
+    nlp = pipeline()
+    shim_of(nlp.get_pipe("elmo").model).bilm.card = {"name": "x", "license": "\ud800"}
+    with pytest.raises(ElmoError):
+        nlp.to_disk(tmp_path / "saved")

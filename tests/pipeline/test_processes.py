@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import spacy
+from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from thinc.api import chain
@@ -288,6 +289,23 @@ def test_weights_are_read_once_for_all_processes_and_late_for_one(tiny, tmp_path
 def test_reading_weights_leaves_the_gpu_to_the_processes_that_need_it(tiny):
     """A process that has used it cannot be forked."""
     assert BiLMShim(WeightsSource(tiny, "cuda")).read_weights().width == 32
+
+
+class ReadsForItself:
+    """A user's component, whose method of that name is another thing."""
+
+    def __call__(self, doc):
+        return doc
+
+    def read_weights(self, path):
+        raise AssertionError(path)
+
+
+def test_a_method_of_that_name_of_others_is_not_called():
+    nlp = spacy.blank("en")
+    Language.component("reads_for_itself", func=ReadsForItself())
+    nlp.add_pipe("reads_for_itself")
+    assert len(list(nlp.pipe(["We sat here."] * 4, n_process=2))) == 4
 
 
 KILLED = """

@@ -14,9 +14,10 @@ from spacy.tokens import Doc
 
 from spacy_elmo import ElmoError, WeightsError
 from spacy_elmo.bilm import BiLM, BiLMOptions
-from spacy_elmo.formats import load, write
+from spacy_elmo.formats import digest, load, write
 from spacy_elmo.formats.writing import write_files
 from spacy_elmo.pipeline.shim import shim_of
+from spacy_elmo.support import files
 
 TEXT = "We sat on the bank of the river."
 
@@ -213,6 +214,26 @@ def test_interrupted_save_is_made_good_by_the_next(saved, monkeypatch):
     np.testing.assert_allclose(elmo(nlp.make_doc(TEXT))._.elmo, vectors, atol=1e-6)
     nlp.to_disk(path)
     np.testing.assert_allclose(spacy.load(path)(TEXT)._.elmo, vectors, atol=1e-6)
+
+
+def test_weights_that_another_replaces_while_they_are_saved_again_are_written_anew(data, tmp_path, monkeypatch):
+    """The next state has the same size, and takes the place of the old one between the look at it and the link."""
+    one, other = (spacy.blank("en").add_pipe("elmo", config={"model": {"weights": "random"}}) for _ in range(2))
+    for seed, component in enumerate((one, other)):
+        shim_of(component.model).set(BiLM(load(data / "tiny_2l_skip").options, seed=seed))
+    one.to_disk(tmp_path / "saved")
+    link, turns = files.link_or_copy, [other]
+
+    def link_later(source, target):
+        if turns:
+            turns.pop().to_disk(tmp_path / "saved")
+        link(source, target)
+
+    monkeypatch.setattr(files, "link_or_copy", link_later)
+    one.to_disk(tmp_path / "saved")
+    assert not turns
+    loaded = spacy.blank("en").add_pipe("elmo").from_disk(tmp_path / "saved")
+    assert digest(shim_of(loaded.model).bilm) == digest(shim_of(one.model).bilm)
 
 
 def test_model_copy_is_independent_and_has_a_number_of_its_own(nlp):

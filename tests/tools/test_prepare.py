@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import spacy
@@ -367,16 +366,10 @@ def test_two_files_of_one_name(raw, out):
     assert not out.exists()
 
 
-def test_two_names_that_are_one_file_on_some_systems(raw, out, monkeypatch):
-    for name in ("A.txt", "a.txt"):
+def test_two_names_that_are_one_file_on_some_systems(raw, out):
+    for name in ("A.txt", "a.txt.gz"):
         (raw / name).write_text("One sentence.\n")
-    opened = Path.open
-
-    def without_case(path, mode="r", **options):
-        return opened(path if mode == "rb" else path.with_name(path.name.lower()), mode, **options)
-
-    monkeypatch.setattr(Path, "open", without_case)
-    with pytest.raises(CorpusError, match="out: the corpus cannot be written"):
+    with pytest.raises(CorpusError, match=r"A\.txt and .*a\.txt\.gz: both would become"):
         prepare(raw, out, held_out=0.5)
     assert not out.exists()
 
