@@ -250,6 +250,8 @@ class BiLMShim(Shim, NeedsWeights):
             options, vocabulary, card = parts["options"], parts["vocabulary"], parts["card"]
             stored = parts.get("lexicons")  # of models of ELMoForManyLangs
             strict_json.check([card, vocabulary])
+            if not isinstance(card, dict):
+                raise TypeError(f"a model card is an object, not {type(card).__name__}")
         except Exception as error:  # msgpack has many of its own
             raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({named(error)})") from None
         lexicons = None if stored is None else lexicons_json.from_dict(stored, "lexicons in bytes")

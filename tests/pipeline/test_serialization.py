@@ -189,6 +189,15 @@ def test_damaged_bytes_are_a_clear_error_in_one_short_line(damaged):
         assert len(str(caught.value)) < 400  # msgpack's own repeats all bytes behind a message
 
 
+@pytest.mark.parametrize("card", ["name", 5, None, ["name"]])
+def test_bytes_whose_card_is_no_object_are_refused(card):
+    nlp = spacy.blank("en")
+    elmo = nlp.add_pipe("elmo")
+    shim_of(elmo.model).bilm.card = card
+    with pytest.raises(WeightsError, match="hold no biLM, or are damaged"):
+        elmo.from_bytes(elmo.to_bytes())
+
+
 def test_bytes_without_the_model_are_an_error_unless_that_is_asked_for():
     elmo = spacy.blank("en").add_pipe("elmo")
     without = elmo.to_bytes(exclude=["model"])
