@@ -39,6 +39,7 @@ from spacy_elmo.formats.hdf5_file import (
     naming_damage,
     open_hdf5,
     read_array,
+    read_note,
     refuse_bomb,
     write_arrays,
 )
@@ -235,8 +236,10 @@ def assemble(
 
 def _check_tie(file: h5py.File, expected: str, source: str) -> None:
     with naming_damage(source):
-        found = file.attrs.get(TIED_TO, expected)
-    if not isinstance(found, str) or found != expected:
+        found = read_note(file, TIED_TO)
+    if found is None:
+        return
+    if found != expected:
         raise WeightsError(
             f"{source}: written with other options (or, of a biLM that reads words, another vocab.txt) than those "
             "beside it; restore what belongs to it. If you changed the options on purpose, name them in Python: "

@@ -85,8 +85,12 @@ class NewHDF5:
             raise self._file.error  # at once, not when all is written
 
     def note(self, name: str, value: str) -> None:
-        """Set an attribute of the whole file, which readers pass over unless they ask for it."""
-        self._hdf5.attrs[name] = value
+        """Set an attribute of the whole file, of ASCII characters, which readers pass over unless they ask for it.
+
+        It is stored at its full length: a string of variable length lies in a heap, which libhdf5 may read for ever
+        where it is damaged.
+        """
+        self._hdf5.attrs[name] = np.bytes_(value.encode("ascii"))
 
 
 @contextmanager
@@ -158,6 +162,22 @@ def naming_damage(source: str) -> Iterator[None]:
         raise WeightsError(
             f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({reason(error)})"
         ) from None
+
+
+def read_note(file: h5py.File, name: str) -> str | None:
+    """Return what `NewHDF5.note` has set, `""` where it is of another kind, and None where there is nothing.
+
+    A string of variable length is nothing, for it is not read (see `NewHDF5.note`).
+    """
+    if name not in file.attrs:
+        return None
+    attribute = file.attrs.get_id(name)
+    kind = attribute.get_type()
+    if not isinstance(kind, h5py.h5t.TypeStringID) or attribute.get_space().get_simple_extent_type() != h5py.h5s.SCALAR:
+        return ""
+    if kind.is_variable_str():
+        return None
+    return bytes(file.attrs[name]).decode("ascii", "replace")
 
 
 def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], source: str) -> h5py.Dataset:
