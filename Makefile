@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 AT_ONCE := -n $(WORKERS) --dist loadfile # the tests of a file share what they have made
 
-.PHONY: demo test test-slow test-levels faults fuzz long lint format bench release-check clean
+.PHONY: demo test test-slow test-levels faults fuzz long lint format bench release-check docs docs-serve clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -51,6 +51,13 @@ release-check: $(VENV)/.installed
 	$(PIP) install "nox>=2024.4"
 	TORCH="$(or $(TORCH),torch==2.13.0)" $(BIN)/nox -s release
 
+# The site, into build/site; broken links and references fail.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+
+docs-serve: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench.py targets --level all
 
@@ -70,4 +77,8 @@ $(VENV)/.test: $(VENV)/.installed
 
 $(VENV)/.lint: $(VENV)/.installed
 	$(PIP) install --editable ".[lint]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) install --editable ".[docs]"
 	touch $@

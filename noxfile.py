@@ -52,6 +52,14 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports")
 
 
+@nox.session(python="3.11")
+def docs(session: nox.Session) -> None:
+    """The site, strictly: a link or reference that leads nowhere fails."""
+    install_torch(session)
+    session.install("--editable", ".[docs]")
+    session.run("mkdocs", "build", "--clean", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """The fast tests with what the index has now."""

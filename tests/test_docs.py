@@ -16,7 +16,7 @@ from spacy.util import load_model_from_config, registry
 from thinc.api import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def examples(page):
@@ -32,7 +32,9 @@ for number, block in enumerate(json.load(sys.stdin)):
 """
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if examples(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_whole_examples_run(page):
     """Those of a page one after the other in one process, with nothing of each other's."""
     command = [sys.executable, "-W", "error::FutureWarning", "-c", RUN]
@@ -92,7 +94,7 @@ def test_commands_of_the_readme_run(block, workplace):
 
 
 SETTINGS = [
-    pytest.param(block, id=f"{page.name}-{number}")
+    pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
     for page in PAGES
     for number, block in enumerate(re.findall(r"```ini\n(.*?)```", page.read_text(encoding="utf8"), re.DOTALL))
 ]
@@ -109,7 +111,7 @@ def test_settings_fit_into_the_generated_config(block):
     registry.resolve(nlp.config["training"], schema=ConfigSchemaTraining)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf8")):
         assert (page.parent / target).exists(), target

@@ -1,6 +1,6 @@
 """Killed at any change and any moment, on a full or read-only disk, read meanwhile: the old or the new state is there.
 
-Here one trial of each of some subjects; test_all_subjects.py has the others. `make faults` runs them all and prints a table.
+Here one trial of some subjects; test_all_subjects.py has the others. `make faults` runs them all and prints a table.
 """
 
 import sys

@@ -1,0 +1,101 @@
+"""Hooks of mkdocs: which files are pages of the site; and tables of commands and settings, which the code itself gives.
+
+Pages have the path that they have in the repository (`docs/component.md`, `README.md`), and so have the files that they
+link to. So one relative link works on the site and in the repository.
+"""
+
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md", "examples/*/README.md")
+PAGES += ("training/*/README.md", "spacy_elmo/models/*/ATTRIBUTION.md", "CODE_OF_CONDUCT.md")
+_LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
+
+
+def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
+    """Replace what mkdocs found by the pages and what they link to."""
+    pages = sorted({path for pattern in PAGES for path in ROOT.glob(pattern)})
+    linked = {target for page in pages for target in _linked_files(page)}
+    paths = [*pages, *sorted(linked - set(pages))]
+    ours = [_file(path, config) for path in paths]
+    themes = [file for file in files if file.src_dir != config.docs_dir]
+    for file in ours:
+        if file.src_uri not in str(config.nav):  # others link to it, which is enough
+            file.inclusion = InclusionLevel.NOT_IN_NAV
+    return Files([*themes, *ours])
+
+
+def _linked_files(page: Path) -> Iterator[Path]:
+    for target in _LINK.findall(page.read_text(encoding="utf8")):
+        path = (page.parent / target).resolve()
+        if path.is_file() and path.is_relative_to(ROOT):
+            yield path
+
+
+def _file(path: Path, config: MkDocsConfig) -> File:
+    name = path.relative_to(ROOT).as_posix()
+    return File(name, str(ROOT), config.site_dir, config.use_directory_urls)
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Add commands and settings to their pages. A link to a folder, which a site cannot show, is only its text."""
+    folder = Path(str(page.file.abs_src_path)).parent
+    markdown = re.sub(
+        r"\[([^\]]*)\]\(([^)#:\s]+)\)",
+        lambda link: link[1] if (folder / link[2]).is_dir() else link[0],
+        markdown,
+    )
+    if (more := _MORE.get(page.file.src_uri)) is not None:
+        markdown += "\n" + "\n".join(more())
+    return markdown
+
+
+def _commands() -> Iterator[str]:
+    from typer.main import get_command
+
+    from spacy_elmo.cli import elmo_cli
+
+    group = get_command(elmo_cli)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        yield from _command(f"python -m spacy elmo {name}", command)
+
+
+def _command(name: str, command: click.Command) -> Iterator[str]:
+    context = click.Context(command, info_name=name)
+    yield f"\n## `{name.rpartition(' ')[2]}`\n"
+    yield f"```\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
+    for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
+        example = paragraph.removeprefix("Example: ")
+        yield f"{paragraph}\n" if example == paragraph else f"```bash\n{' '.join(example.split())}\n```\n"
+    yield "| argument, option | |\n|---|---|"
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context) or (parameter.make_metavar(context), getattr(parameter, "help", ""))
+        usage, text = (" ".join((part or "").split()) for part in record)
+        yield f"| `{usage}` | {text} |"
+
+
+def _settings() -> Iterator[str]:
+    from spacy_elmo.pretraining.config import Config
+
+    config = Config.of_size("sm")
+    for section in dataclasses.fields(config):
+        yield f"\n### `[{section.name}]`\n"
+        yield "| setting | default | |\n|---|---|---|"
+        values = getattr(config, section.name)
+        for one in dataclasses.fields(values):
+            default = json.dumps(getattr(values, one.name))
+            yield f"| `{one.name}` | `{default}` | {one.metadata['about']} |"
+
+
+_MORE = {"docs/reference/commands.md": _commands, "docs/reference/configs.md": _settings}
