@@ -29,7 +29,7 @@ PHRASES = {
     r"\bin which case\b|\bthe same holds\b": "two sentences",
     r"\b(utilize|leverage|facilitate|in order to|prior to|in terms of)\b": "use, help, to, before, in",
 }
-_SKIPPED = ("tests/data/", "spacy_elmo/models/", "experiments/data/", "training/en_elmo_sm/ATTRIBUTION")
+_SKIPPED = ("scripts/plain_english.py", "tests/data/", "spacy_elmo/models/", "experiments/data/", "training/en_elmo_sm/ATTRIBUTION")
 _FEWEST = 6  # words of a string that is read as a message
 
 
@@ -95,7 +95,7 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _docstring(text: str, first: int) -> Iterator[tuple[int, str]]:
-    # An entry such as "name: what it is" begins anew, and so does "Raises:" and what is indented as code.
+    # An entry such as "name: what it is" begins a paragraph, and so does "Raises:"; code is indented.
     lines = [line if not re.match(r"\s*[\w, ]+:( |$)", line) else f"- {line.strip()}" for line in text.splitlines()]
     yield from _markdown("\n".join("" if line.startswith("        ") else line for line in lines), first)
 
