@@ -67,7 +67,7 @@ def test_a_splitter_behind_is_warned_about_once(tiny, warnings):
     for _ in range(2):
         nlp("We sat here. It rained.")
     (warning,) = warnings()
-    assert warning.startswith("elmo: splitter stands behind it")
+    assert warning.startswith("elmo: splitter comes after it, which is too late")
     assert 'nlp.add_pipe("sentencizer", name="splitter", before="elmo")' in warning
 
 

@@ -167,7 +167,10 @@ def test_settings_of_what_is_annotated_can_be_changed(tiny):
         ({"model": {"weights": "/no/such/model"}}, "/no/such/model"),
         ({"model": {"weights": "no_such_name"}}, "en_elmo_sm"),
         ({"model": {"weights": None}}, r"model\.weights is null .* or \"random\""),
-        ({"weights": "/models/mine"}, r"belongs under model: config=\{\"model\": \{\"weights\": '/models/mine'\}\}"),
+        (
+            {"weights": "/models/mine"},
+            r"weights is a setting of model: write config=\{\"model\": \{\"weights\": '/models/mine'\}\}",
+        ),
     ],
 )
 def test_wrong_settings_are_one_clear_error(config, message):
