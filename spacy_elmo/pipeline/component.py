@@ -98,7 +98,7 @@ def make_elmo(
         once; 0: no cache. Plain prediction caches nothing.
     cache_path: a file for the training cache instead, of any size; a later run starts warm.
     cache_precision: of the cached numbers, "float32" or "float16".
-    lr_scale: the biLM's learning rate during fine-tuning is so many times the training's.
+    lr_scale: during fine-tuning, the biLM's learning rate is `lr_scale` times the training's.
     weights: always None: this is a setting of `model`.
 
     Raises:

@@ -12,7 +12,7 @@ from spacy_elmo.pipeline.weights import Weights
 class FineTuning:
     """Which parts of a biLM are trained, and how fast.
 
-    trainable: whether any of it is trained; lr_scale: its learning rate is so many times the training's.
+    trainable: whether any of it is trained; lr_scale: its learning rate is `lr_scale` times the training's.
     n_top: how many parts are trained: LSTM layers from the top down, then the character CNN; None: all.
     """
 

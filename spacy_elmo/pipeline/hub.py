@@ -39,7 +39,7 @@ class _Ready:
 
     rows: `[n_tokens, row_width]`; version: of the weights that made them; words: `words_of` the Doc; when: see
     `Upstream.ran_at`.
-    recording: takes the gradients, as those of its Doc `number`; None if the biLM is not trained on them.
+    recording: takes the gradients, for its Doc `number`; None if the biLM is not trained on them.
     """
 
     rows: Array
@@ -65,7 +65,7 @@ class Hub:
         self._encoder = encoder
         self._listener_map: dict[str, list[Model[Any, Any]]] = {}
         self._writer_behind: str | None = None  # a Tok2Vec after the component, which writes doc.tensor later
-        # These stay when spaCy empties the map: it links again without the listeners whose components are disabled.
+        # These stay when spaCy empties the map. It then links again, but without the listeners of disabled components.
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
         self._tensor_readers = TensorReaders()
         self._ready: weakref.WeakKeyDictionary[Doc, _Ready] = weakref.WeakKeyDictionary()

@@ -90,8 +90,8 @@ def build_tok2vec(
     """Registered as `spacy-elmo.Tok2Vec.v1`: the component's own biLM with its mix, instead of a listener.
     `replace_listeners` also leaves this.
 
-    bilm: `spacy-elmo.BiLM.v1`; frozen: whether its weights stay; lr_scale: its learning rate is so many times the
-        training's; the other arguments are those of the listener. Its output is not cached in training.
+    bilm: `spacy-elmo.BiLM.v1`. Its output is not cached in training. frozen: whether its weights stay.
+    lr_scale: its learning rate is `lr_scale` times the training's. The other arguments are those of the listener.
     """
     shim_of(bilm).set_tuning(not frozen, lr_scale)
     mixed = scalar_mix(

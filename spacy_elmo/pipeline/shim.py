@@ -138,7 +138,7 @@ class BiLMShim(Shim, NeedsWeights):
 
     @property
     def lr_scale(self) -> float:
-        """The learning rate of the weights is so many times the training's."""
+        """The weights' learning rate is `lr_scale` times the training's."""
         return self.tuning.lr_scale
 
     @property
@@ -252,7 +252,7 @@ class BiLMShim(Shim, NeedsWeights):
             strict_json.check([card, vocabulary])
             if not isinstance(card, dict):
                 raise TypeError(f"a model card is an object, not {type(card).__name__}")
-        except Exception as error:  # msgpack has many of its own
+        except Exception as error:  # msgpack raises many types of its own
             raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({named(error)})") from None
         lexicons = None if stored is None else lexicons_json.from_dict(stored, "lexicons in bytes")
         parsed = BiLMOptions.from_dict(options, "options in bytes")
