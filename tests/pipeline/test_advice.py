@@ -103,7 +103,7 @@ def test_a_model_of_another_language_is_warned_about_once(tiny, warnings, lang, 
     told = warnings()
     assert len(told) == is_warned
     if is_warned:
-        assert '"de", the biLM was trained on "en"' in told[0]
+        assert '"de", but the biLM was trained on "en"' in told[0]
         assert "download --list --lang de" in told[0]
 
 

@@ -89,7 +89,7 @@ def test_file_that_is_deleted_begins_anew(filled):
 @pytest.mark.parametrize(
     ("header", "precision", "message"),
     [
-        ({"biLM": "other"}, "float32", r"another biLM \(abc, not other\); delete the file, or name another"),
+        ({"biLM": "other"}, "float32", r"another biLM \(abc, not other\); delete the file, or set another path"),
         (HEADER, "float16", "another precision"),
         ({**HEADER, "content": "top layer"}, "float32", "another content"),
     ],
