@@ -1,5 +1,8 @@
-"""ELMo for spaCy. This module imports neither spaCy nor torch: `spacy_elmo.bilm` and
-`spacy_elmo.formats` run without spaCy, and the pipeline part loads when it is asked for."""
+"""ELMo for spaCy.
+
+This module imports neither spaCy nor torch, so `spacy_elmo.bilm` and `spacy_elmo.formats` run without spaCy. The
+pipeline part is loaded on first use.
+"""
 
 from typing import TYPE_CHECKING, Any
 

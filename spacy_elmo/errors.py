@@ -1,10 +1,10 @@
-"""The exceptions spacy-elmo raises: one family, so that one `except ElmoError` catches them all."""
+"""The exceptions that spacy-elmo raises. They are one family: one `except ElmoError` catches them all."""
 
 
 class ElmoError(ValueError):
-    """Something spacy-elmo was given is wrong; the message names it and says what to do.
+    """An argument, setting or file is wrong. The message names it and says what to do.
 
-    exit_status: of a command that this ends.
+    exit_status: of a command that ends with this error.
     """
 
     exit_status = 1
@@ -19,8 +19,8 @@ class WeightsError(ElmoError):
 
 
 class CorpusError(ElmoError):
-    """A text or vocabulary to train or evaluate on is missing, unreadable or unfit."""
+    """A text or vocabulary for training or evaluation is missing, unreadable or unsuitable."""
 
 
 class PretrainingError(ElmoError):
-    """Pretraining cannot start or go on: a wrong setting, an unfit checkpoint, a loss that is no number."""
+    """Pretraining cannot start or continue: a wrong setting, an unsuitable checkpoint, a loss that is not a number."""

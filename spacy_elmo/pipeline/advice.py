@@ -1,4 +1,4 @@
-"""Docs that are about to be read, a warning out where they are read otherwise than most users want; each once."""
+"""Docs in, warnings out, if the biLM reads them in a way that most users don't want. Each warning is given once."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -9,19 +9,19 @@ from spacy.tokens import Doc
 from spacy_elmo.formats.known import is_same_language
 from spacy_elmo.pipeline.spans import GetSpans, reads_sentences
 
-# No sentence of natural text has so many tokens.
+# No sentence of natural text has more tokens.
 _LONG = 200
 
 _SETS_SENTENCES = {"token.is_sent_start", "doc.sents"}
 
 
 def sentence_setters(nlp: Language, names: Iterable[str]) -> list[str]:
-    """Those of the components that set sentence boundaries."""
+    """Return the names of the components that set sentence boundaries."""
     return [name for name in names if _SETS_SENTENCES & set(nlp.get_pipe_meta(name).assigns)]
 
 
 class Advice:
-    """What a user is told of what the biLM reads, as long as it was not told before.
+    """Warns about what the biLM reads. Each kind of warning is given once.
 
     get_spans, max_length: as `get_spans` and `max_sequence_length` of `spacy-elmo.BiLM.v1`.
     """
@@ -31,7 +31,7 @@ class Advice:
         self._given: set[str] = set()
 
     def check_docs(self, name: str, docs: Sequence[Doc]) -> None:
-        """Look for Docs whose sentences are not told, and for sentences that are cut; name: of the component."""
+        """Warn of long Docs without sentence boundaries, and of sentences that are cut; name: of the component."""
         for doc in docs:
             if len(doc) <= _LONG:
                 continue
@@ -41,15 +41,15 @@ class Advice:
                     "whole Docs",
                     f"{name}: a Doc of {len(doc):,} tokens has no sentence boundaries, so it is read as one sentence"
                     f"{cut}. "
-                    "The biLM was trained on sentences: put a component that sets them before it "
-                    f'(nlp.add_pipe("sentencizer", before="{name}")), or, if whole Docs are meant, set get_spans to '
-                    "spacy-elmo.doc_spans.v1",
+                    f"The biLM was trained on sentences. Put a component that sets boundaries before {name} "
+                    f'(nlp.add_pipe("sentencizer", before="{name}")). If you want it to read whole Docs, set get_spans '
+                    "to spacy-elmo.doc_spans.v1",
                 )
             elif len(doc) > self._max_length and (longest := self._longest(doc)) > self._max_length:
                 self._give(
                     "cut",
                     f"{name}: a sentence of {longest:,} tokens is cut into pieces of {self._max_length:,}, "
-                    "each read by itself. Set sentence boundaries, or raise max_sequence_length in "
+                    "and each piece is read on its own. Set sentence boundaries, or raise max_sequence_length in "
                     f"[components.{name}.model]",
                 )
 
@@ -57,8 +57,10 @@ class Advice:
         return max((len(span) for span in self._get_spans(doc)), default=0)
 
     def check_order(self, name: str, docs: Sequence[Doc], nlp: Language, listening: Collection[str]) -> None:
-        """Look for a component that sets sentence boundaries when it is too late; listening: those that have to stand
-        behind this one."""
+        """Warn if a component sets sentence boundaries after this one, which is too late.
+
+        listening: components that listen to this one, so they have to come after it.
+        """
         if not reads_sentences(self._get_spans) or name not in nlp.pipe_names:
             return
         if not any(len(doc) > 1 and not doc.has_annotation("SENT_START") for doc in docs):
@@ -67,19 +69,19 @@ class Advice:
         for setter in sentence_setters(nlp, (other for other in behind if other not in listening)):
             self._give(
                 "order",
-                f"{name}: {setter} stands behind it and sets sentence boundaries too late, so the biLM reads each Doc "
-                f'as one sentence. Put {setter} before it: nlp.add_pipe("{nlp.get_pipe_meta(setter).factory}", '
-                f'name="{setter}", before="{name}")',
+                f"{name}: {setter} comes after it, which is too late to set sentence boundaries, so the biLM reads "
+                f"each Doc as one sentence. Put {setter} before it: "
+                f'nlp.add_pipe("{nlp.get_pipe_meta(setter).factory}", name="{setter}", before="{name}")',
             )
 
     def check_language(self, name: str, pipeline: str | None, model: object) -> None:
-        """Look whether the biLM is one of the pipeline's language; model: what its card says."""
+        """Warn if the biLM was trained on another language than the pipeline's; model: the language in its card."""
         if not pipeline or pipeline in ("xx", "mul") or not isinstance(model, str) or is_same_language(pipeline, model):
             return
         self._give(
             "language",
-            f'{name}: the pipeline is of the language "{pipeline}", the biLM was trained on "{model}", so its vectors '
-            f"say little. Models of other languages: python -m spacy elmo download --list --lang {pipeline}",
+            f'{name}: the pipeline\'s language is "{pipeline}", but the biLM was trained on "{model}", so its vectors '
+            f"mean little. To list models for your language: python -m spacy elmo download --list --lang {pipeline}",
         )
 
     def _give(self, kind: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""A Doc in, what the biLM reads of its tokens out, and what tells later whether that has changed."""
+"""A Doc in, what the biLM reads of its tokens out, and bytes that tell later whether that has changed."""
 
 from array import array
 from collections.abc import Iterable
@@ -14,14 +14,15 @@ ATTRS: tuple[Attr, ...] = ("ORTH", "LEMMA", "NORM", "LOWER")
 
 
 def texts_of(doc: Doc, attr: Attr = "ORTH") -> list[str]:
-    """What is read of each token; its text where it has none, as in Docs that only show `nlp.initialize` the shapes."""
+    """Return what is read of each token. This is its text if the attribute is empty, as in the Docs that only show
+    `nlp.initialize` the shapes."""
     if attr == "ORTH":
         return [token.text for token in doc]
     return [getattr(token, f"{attr.lower()}_") or token.text for token in doc]
 
 
 def check_attr(docs: Iterable[Doc], attr: Attr) -> None:
-    """Raise an ElmoError where a token has nothing to read, because no component has set it."""
+    """Raise an ElmoError if a token has nothing to read because no component has set the attribute."""
     if attr != "LEMMA":  # spaCy sets the others itself
         return
     for doc in docs:
@@ -34,8 +35,8 @@ def check_attr(docs: Iterable[Doc], attr: Attr) -> None:
 
 
 def words_of(doc: Doc, attr: Attr = "ORTH", start: int = 0, end: int | None = None) -> bytes:
-    """What tells whether what is read of tokens `start` to `end` has changed: spaCy's 64-bit hash of each, which is the
-    same in every process. They are compared exactly, for less than one more hash over them would cost."""
+    """Return bytes that tell whether what is read of tokens `start` to `end` has changed: spaCy's 64-bit hash of each,
+    which is the same in every process. They are compared exactly, which costs less than one more hash over them."""
     if start == 0 and end is None:
         words: bytes = doc.to_array(IDS[attr]).tobytes()
         return words

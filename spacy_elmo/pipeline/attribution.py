@@ -1,6 +1,7 @@
-"""The folder of a saved pipeline and a model card in; licence and sources of the weights in the pipeline's own metadata
-out, from where `spacy package` takes them: an entry in `sources` of `meta.json`, and the whole text in
-`LICENSES_SOURCES`."""
+"""The folder of a saved pipeline and a model card in, the attribution of the weights in the pipeline's metadata out.
+
+`spacy package` takes it from there: an entry in `sources` of `meta.json`, and the whole text in `LICENSES_SOURCES`.
+"""
 
 import json
 import re
@@ -14,16 +15,17 @@ from spacy_elmo.support.files import write_text, write_whole
 META = "meta.json"
 LICENSES = "LICENSES_SOURCES"  # `spacy package` puts a file of this name at the top of the package
 
-_BEGIN, _END = "# Weights of the component ", "# End of the weights of the component "  # of a section of it
+_BEGIN, _END = "# Weights of the component ", "# End of the weights of the component "  # around a section of that file
 
-# What a card may say of it, and how a reader is told.
+# Facts that a card may have, and their names for readers.
 _FACTS = {"license": "Licence", "author": "Author", "attribution": "Attribution", "source": "Source", "url": "Address"}
 
 
 def attribute(pipeline: Path, component: str, card: Mapping[str, Any]) -> None:
-    """Say in the folder of a saved pipeline what the card says of the weights of this component, in the place of what
-    was said of those that it had before, and drop what was said for components that are gone or renamed. What others
-    have written there stays. Another folder is left alone.
+    """Copy what the card says about the weights of this component into the folder of a saved pipeline.
+
+    This replaces what was there for the component's earlier weights, and drops entries of components that were removed
+    or renamed. Text from others stays. A folder that is not this component's pipeline is left alone.
 
     Raises:
         OSError: a file there cannot be read or written.
@@ -45,7 +47,7 @@ def attribute(pipeline: Path, component: str, card: Mapping[str, Any]) -> None:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    """Content of the `meta.json` that spaCy has written; empty where there is none."""
+    """Return the content of the `meta.json` that spaCy has written; empty if there is none."""
     try:
         meta = json.loads(path.read_bytes()) if path.is_file() else None
     except ValueError:
@@ -54,8 +56,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _write_source(path: Path, meta: dict[str, Any], kept: Collection[str], facts: dict[str, str] | None) -> None:
-    """Beside others' sources, and those of the components that are `kept`. spaCy's schema asks for all texts, or for
-    all objects of texts."""
+    """Put the facts next to the sources of others and of the components in `kept`. spaCy's schema wants either texts
+    only, or objects of texts only."""
     found = meta.get("sources") or []
     if not isinstance(found, list):
         return
@@ -68,8 +70,8 @@ def _write_source(path: Path, meta: dict[str, Any], kept: Collection[str], facts
 
 
 def _write_licence(path: Path, kept: Collection[str], section: str | None) -> None:
-    """As one section of the file, beside those of the components that are `kept`."""
-    errors = {"encoding": "utf-8", "errors": "surrogateescape"}  # what others have written may be of any encoding
+    """Write one section of the file, next to those of the components in `kept`."""
+    errors = {"encoding": "utf-8", "errors": "surrogateescape"}  # text from others may have any encoding
     found = path.read_bytes().decode(**errors) if path.is_file() else ""
     ours = re.compile(rf"\n*^{_BEGIN}(.+)$.*?^{_END}\1$\n*", flags=re.DOTALL | re.MULTILINE)
     others = ours.sub(lambda match: match[0] if match[1] in kept else "\n", found)

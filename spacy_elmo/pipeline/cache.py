@@ -1,4 +1,4 @@
-"""Sentences in, the rows the frozen biLM gave for them out: what is remembered across the epochs of a training run."""
+"""Sentences in, the rows that the frozen biLM gave for them out: the cache of a training run, for all its epochs."""
 
 import hashlib
 import math
@@ -21,11 +21,11 @@ Precision = Literal["float32", "float16"]
 
 
 class Memory:
-    """A cache that is there when it is of use: from the first update on, only for what was made of the layers then, and
-    only for the weights that are there now.
+    """A cache that exists only while it is useful: from the first update on, for what that training makes of the
+    layers, and for the current weights.
 
-    max_mb: budget, 0 for none; path, precision: as of `Cache`.
-    is_on: whether new rows are remembered.
+    max_mb: budget, 0 for none; path, precision: as in `Cache`.
+    is_on: whether it takes new rows.
     """
 
     def __init__(self, max_mb: float, path: str | None = None, precision: Precision = "float32") -> None:
@@ -37,16 +37,16 @@ class Memory:
         self._lock = ForkSafeLock()
 
     def turn_on(self, content: str) -> None:
-        """Remember from now on; content: what is made of the layers in this training."""
+        """Cache from now on; content: what this training makes of the layers."""
         self.is_on, self._content = True, content
 
     def open(self, content: str, version: Any, header: dict[str, Callable[[], str]]) -> "Cache | None":
-        """The cache for this content and version of what makes the rows; None where nothing is to be remembered.
+        """Return the cache for this content and this version of the weights; None if nothing is to be cached.
 
-        header: what else a file says about its rows.
+        header: what else a cache file says about its rows.
         """
         with self._lock:
-            if content != self._content:  # the listeners were replaced or removed: the training is over
+            if content != self._content:  # the listeners were replaced or removed, so the training is over
                 self.cache = None
                 return None
             if self.cache is not None and self._made_of == (content, version):
@@ -60,28 +60,28 @@ class Memory:
             return self.cache
 
     def clear(self) -> None:
-        """Forget what is in memory; a file stays."""
+        """Delete what is in memory; a file stays."""
         with self._lock:
             self.cache = None
 
     def forecast(self, sizes: Iterable[int], row_width: int) -> str:
-        """Say how much of a corpus with Docs of these sizes will be remembered."""
+        """Say how much of a corpus with Docs of these sizes the cache will hold."""
         if not (self.max_mb or self.path):
-            return "cache_mb = 0: nothing is remembered, each sentence is run in every epoch"
+            return "cache_mb = 0: nothing is remembered, so each sentence is run in every epoch"
         row_bytes = row_width * np.dtype(self.precision).itemsize
         n_tokens, fits = 0, self.max_mb * 2**20 / row_bytes
         for size in sizes:
             n_tokens += size
             if n_tokens > 20 * fits and not self.path:
-                break  # a corpus without end, perhaps
+                break  # the corpus may be endless
         needed = f"{n_tokens:,} tokens of training text take {n_tokens * row_bytes / 2**20:,.0f} MB"
         if self.path:
             return f"{needed}, remembered in {self.path}"
         if n_tokens <= fits:
-            return f"{needed}: all of them fit into cache_mb = {self.max_mb:g}, each sentence is run once"
+            return f"{needed}: all of them fit into cache_mb = {self.max_mb:g}, so each sentence is run once"
         return (
-            f"{needed} or more: {fits / n_tokens:.0%} of them fit into cache_mb = {self.max_mb:g}, the others are run "
-            'in every epoch; raise it, set cache_precision = "float16", or name a cache_path'
+            f"{needed} or more: {fits / n_tokens:.0%} of them fit into cache_mb = {self.max_mb:g}, and the others are "
+            'run in every epoch; raise cache_mb, set cache_precision = "float16", or set cache_path'
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -89,16 +89,16 @@ class Memory:
 
 
 class Cache:
-    """Rows by sentence, within a budget of memory or in a file. Safe to call from several threads.
+    """Rows by sentence, within a memory budget or in a file. Several threads may use it at once.
 
-    When the budget is spent, what is there stays: each epoch goes through the whole corpus in another order, and a rule
-    that made room for the newest would throw out everything before it comes again.
+    When the budget is used up, the rows that are there stay. Each epoch goes through the whole corpus in another order,
+    so a rule that made room for the newest rows would drop all others before they are needed again.
 
-    max_bytes: budget; with a path there is none, and all is remembered.
-    precision: of the stored numbers. What is computed now is rounded like what is read later.
-    path: file of the rows (see `cache_file.py`), which is kept: a later run starts warm, and another that runs at the
-        same time shares it.
-    header: what the rows are of; a file that says otherwise is refused.
+    max_bytes: budget; with a path there is none, and everything is cached.
+    precision: of the stored numbers. New rows are rounded like rows that are read later.
+    path: file of the rows (see `cache_file.py`). The file is kept: a later run starts warm, and another run at the same
+        time shares it.
+    header: what the rows are of; a file with another header is an error.
     is_on: whether it takes new rows.
 
     Raises:
@@ -120,12 +120,12 @@ class Cache:
         self._store = _RowsInMemory(max_bytes) if path is None else _row_file(at_home(path), facts)
 
     def key(self, sentence: Sequence[str]) -> bytes:
-        """What a sentence is found by."""
+        """Return the key of a sentence."""
         return hashlib.blake2b(srsly.msgpack_dumps(list(sentence)), digest_size=16).digest()
 
     def get(self, lengths: Mapping[bytes, int], width: int) -> Iterator[tuple[bytes, Array]]:
-        """The keys that are there, and the rows of each, `[n_tokens, width]`. Take them all at once: a file is open
-        meanwhile.
+        """Yield the keys that are there, and the rows of each, `[n_tokens, width]`. Take them all at once: a file stays
+        open meanwhile.
 
         lengths: n_tokens of each sentence, by its key.
         """
@@ -139,7 +139,7 @@ class Cache:
             self.hits, self.misses = self.hits + n_found, self.misses + len(lengths) - n_found
 
     def put(self, rows: Mapping[bytes, Array]) -> dict[bytes, Array]:
-        """Remember the rows of sentences, as far as there is room for them; return them as `get` will."""
+        """Store the rows of sentences as far as there is room. Return them as `get` will return them."""
         stored = {key: array.astype(self.dtype, copy=False) for key, array in rows.items()}
         if self.is_on:
             self._store.put({key: array.tobytes() for key, array in stored.items()})
@@ -147,16 +147,16 @@ class Cache:
 
     @property
     def n_bytes(self) -> int:
-        """What the rows take."""
+        """Size of the rows."""
         return self._store.n_bytes
 
     def __len__(self) -> int:
-        """Sentences remembered."""
+        """Number of cached sentences."""
         return len(self._store)
 
 
 class _RowsInMemory:
-    """As many bytes as the budget allows."""
+    """Rows in memory, up to the budget."""
 
     def __init__(self, max_bytes: int) -> None:
         self.n_bytes = 0
@@ -181,6 +181,6 @@ class _RowsInMemory:
 def _row_file(path: Path, header: Mapping[str, str]) -> "RowFile":
     try:
         from spacy_elmo.pipeline.cache_file import RowFile
-    except ImportError as error:  # some builds of Python are without sqlite3
+    except ImportError as error:  # some builds of Python have no sqlite3
         raise ElmoError(f"cache_path needs Python's sqlite3, which cannot be imported here ({error})") from None
     return RowFile(path, header)

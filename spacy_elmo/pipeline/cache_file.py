@@ -1,7 +1,7 @@
-"""Sentences' rows in, as bytes, and out again as they were put, or not at all: the file of a training cache.
+"""Rows of sentences in, as bytes, and the same bytes out, or none at all: the file of a training cache.
 
-It is an SQLite file, which several threads and processes may fill and read at once. A run that is killed, or that fills
-the disk, leaves what it had put before. A checksum binds each sentence's rows to their key and to the header.
+It is an SQLite file. Several threads and processes may fill and read it at once. If a run is killed or the disk is
+full, the rows that were stored before remain. A checksum ties each sentence's rows to their key and to the header.
 """
 
 import json
@@ -20,17 +20,17 @@ _TABLES = [
     "CREATE TABLE header (name TEXT PRIMARY KEY, value TEXT)",
     "CREATE TABLE sentences (key BLOB PRIMARY KEY, rows BLOB, checksum INTEGER)",
 ]
-_PAGE_BYTES = 2**14  # of a sentence's rows, some 100 KB, the last page stays half empty
-_PATIENCE = 60.0  # seconds to wait for another process, which takes milliseconds unless it is stopped
+_PAGE_BYTES = 2**14  # a sentence's rows take about 100 KB, and their last page stays half empty
+_PATIENCE = 60.0  # seconds to wait for another process, which needs milliseconds unless it is stopped
 
-# SQLite's connections and locks do not survive a fork. So a connection lasts for one call, and a fork waits for that.
+# SQLite's connections and locks do not survive a fork. So a connection lasts for one call, and a fork waits for it.
 _in_use = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_in_use.acquire, after_in_parent=_in_use.release, after_in_child=_in_use.release)
 
 
 class RowFile:
-    """The file at `path`, made where there is none.
+    """The file at `path`, created if it does not exist.
 
     header: what the rows are of.
 
@@ -45,8 +45,8 @@ class RowFile:
             pass
 
     def get(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-        """The keys that are there, and the rows of each; damaged ones are not there. The file is open until the last
-        one is taken: take them all at once."""
+        """Yield the keys that are there, and the rows of each; damaged rows count as missing. The file is open until
+        the last one is taken, so take them all at once."""
         with self._opened() as file:
             file.execute("BEGIN")
             for key in keys:
@@ -55,7 +55,7 @@ class RowFile:
                     yield key, found[0]
 
     def put(self, rows: Mapping[bytes, bytes]) -> None:
-        """Add rows, or put them in the place of damaged ones: all of these, or none."""
+        """Add rows, or replace damaged ones: all of these, or none."""
         records = [(key, content, self._checksum(key, content)) for key, content in rows.items()]
         with self._opened() as file:
             file.execute("BEGIN IMMEDIATE")
@@ -68,7 +68,7 @@ class RowFile:
         return self._path.stat().st_size
 
     def __len__(self) -> int:
-        """Sentences there."""
+        """Number of sentences in the file."""
         with self._opened() as file:
             return int(file.execute("SELECT count(*) FROM sentences").fetchone()[0])
 
@@ -77,7 +77,7 @@ class RowFile:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        """A connection to the file, whose header has been compared."""
+        """Open a connection to the file and compare its header."""
         try:
             with (
                 _in_use,
@@ -85,24 +85,24 @@ class RowFile:
             ):
                 self._prepare(file)
                 yield file
-        except sqlite3.OperationalError as error:  # no room, no right, no lock
+        except sqlite3.OperationalError as error:  # disk full, no permission, no lock
             raise self._unusable(reason(error)) from None
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter of an SQLite error that repeats odd bytes
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from an SQLite error that repeats odd bytes
             raise self._refusal(reason(error)) from None
 
     def _prepare(self, file: sqlite3.Connection) -> None:
-        # Nothing is forced to the disk: if the machine crashes, the file may be damaged, which is seen.
+        # Nothing is forced to the disk: if the machine crashes, the file may be damaged, but that is noticed.
         file.execute("PRAGMA synchronous = OFF")
         if not (tables := _tables(file)):
             file.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
             file.execute("BEGIN IMMEDIATE")
-            if not (tables := _tables(file)):  # nor has another process made them meanwhile
+            if not (tables := _tables(file)):  # another process may have made them meanwhile
                 for table in _TABLES:
                     file.execute(table)
                 file.executemany("INSERT INTO header VALUES (?, ?)", self._header.items())
                 tables = _TABLES
             file.execute("COMMIT")
-        if tables != _TABLES:  # another's database; or one that does more than to store what it is given
+        if tables != _TABLES:  # another program's database, or one that does more than store (triggers)
             raise self._refusal("it has other tables")
         found = dict(file.execute("SELECT name, value FROM header"))
         for name, value in self._header.items():
@@ -111,16 +111,16 @@ class RowFile:
                 there = shown(there[:16]) if isinstance(there, str) else quoted(there)
                 raise ElmoError(
                     f"cache_path {self._path}: holds rows of another {name} ({there}, not {value[:16]}); "
-                    "delete the file, or name another path"
+                    "delete the file, or set another path"
                 )
 
     def _unusable(self, why: str) -> ElmoError:
         if self._path.is_dir():
-            what = "this is a folder; name a file in it, which need not be there yet"
+            what = "this is a folder; name a file in it, which need not exist yet"
         elif not self._path.parent.is_dir():
-            what = f"there is no folder {self._path.parent}; make it, or name another path"
+            what = f"there is no folder {self._path.parent}; make it, or set another path"
         else:
-            what = f"cannot be read or written ({why}); mend that, or name another path"
+            what = f"cannot be read or written ({why}); fix that, or set another path"
         return ElmoError(f"cache_path {self._path}: {what}")
 
     def _refusal(self, why: str) -> ElmoError:
@@ -128,11 +128,11 @@ class RowFile:
         if index.exists():
             return ElmoError(
                 f"cache_path {self._path}: a cache of an earlier version of spacy-elmo; delete it and {index.name}, or "
-                "name another path"
+                "set another path"
             )
         return ElmoError(
-            f"cache_path {self._path}: a file of another kind, or a damaged cache ({why}); name a path that is free, "
-            "or delete the file if it is a cache"
+            f"cache_path {self._path}: a file of another kind, or a damaged cache ({why}); set a path where no file "
+            "exists, or delete the file if it is a cache"
         )
 
 

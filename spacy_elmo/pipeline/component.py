@@ -36,11 +36,11 @@ from spacy_elmo.support import files
 from spacy_elmo.support.messages import named
 from spacy_elmo.support.sealed import seal, unseal
 
-# Docs that are worked on together, counted in batches of the biLM: enough to sort sentences by length.
+# How many batches of the biLM are processed together: enough to sort sentences by length.
 _WINDOW_BATCHES = 8
 
 _STAMP = "digest"
-_FILES = (*writing.LAYOUT, _STAMP)  # what `to_disk` writes, all of it or nothing
+_FILES = (*writing.LAYOUT, _STAMP)  # what `to_disk` writes, all or nothing
 
 DEFAULT_MODEL = {
     "@architectures": "spacy-elmo.BiLM.v1",
@@ -58,7 +58,7 @@ DEFAULT_MODEL = {
 @Language.factory(
     "elmo",
     assigns=["doc._.elmo", "doc._.elmo_layers", "doc.tensor", "token.vector"],
-    requires=["token.is_sent_start"],  # for nlp.analyze_pipes: without it, it reads whole Docs
+    requires=["token.is_sent_start"],  # for nlp.analyze_pipes: without it, elmo reads whole Docs
     default_config={
         "model": DEFAULT_MODEL,
         "frozen": True,
@@ -76,38 +76,38 @@ def make_elmo(
     name: str,
     model: Model,  # type: ignore[type-arg]
     frozen: bool,
-    layers: Any,  # `Layers`; but spaCy's own check would say "(0.5, 0.5) is not <class 'str'>"
+    layers: Any,  # `Layers`, but then spaCy's own check would say "(0.5, 0.5) is not <class 'str'>"
     keep_layers: bool,
     vectors: Vectors,
     cache_mb: float,
     cache_path: str | None,
     cache_precision: Precision,
     lr_scale: float,
-    weights: Any = None,  # here only to be refused: without it, spaCy's own error does not say where they belong
+    weights: Any = None,  # only here to be refused: spaCy's own error would not say where it belongs
 ) -> "ElmoComponent":
     """Make an `elmo` component.
 
     model: `spacy-elmo.BiLM.v1`.
-    frozen: leave the biLM's weights as they are while the pipeline is trained; False: fine-tune them with the task.
-    layers: what goes on `token.vector`: "mean", "top", "concat", a layer index or a list of weights.
+    frozen: True: the biLM's weights don't change while the pipeline is trained; False: fine-tune them with the task.
+    layers: what `token.vector` holds: "mean", "top", "concat", a layer index or a list of weights.
     keep_layers: also keep all layers on `doc._.elmo_layers`.
-    vectors: who answers `token.vector` and `similarity`: "hooks" (ELMo, always), "tensor" (only `doc.tensor`
-        is set; spaCy reads it where the vocab has no vectors), "none", or "auto": hooks, and the tensor
-        where no other component reads its own from there.
-    cache_mb: memory for what the frozen biLM gave for the sentences of a training run, so that each is run through
-        it once; 0: none. Plain prediction remembers nothing.
-    cache_path: a file to keep that in instead, however much it is; a later run starts warm.
-    cache_precision: of the numbers kept there, "float32" or "float16".
-    lr_scale: times which the training's learning rate holds for a biLM that is fine-tuned.
-    weights: always None: they are a setting of `model`.
+    vectors: where `token.vector` and `similarity` come from: "hooks" (always ELMo), "tensor" (only `doc.tensor` is set;
+        spaCy reads it if the vocab has no vectors), "none", or "auto": hooks, and the tensor unless another component
+        has set it.
+    cache_mb: memory for the training cache, which keeps the frozen biLM's output for each sentence, so that each is run
+        once; 0: no cache. Plain prediction caches nothing.
+    cache_path: a file for the training cache instead, of any size; a later run starts warm.
+    cache_precision: of the cached numbers, "float32" or "float16".
+    lr_scale: during fine-tuning, the biLM's learning rate is `lr_scale` times the training's.
+    weights: always None: this is a setting of `model`.
 
     Raises:
-        ElmoError: a setting is wrong, or the pipeline has an `elmo` component already.
+        ElmoError: a setting is wrong, or the pipeline already has an `elmo` component.
     """
     if weights is not None:
         raise ElmoError(
-            f'{name}: weights belongs under model: config={{"model": {{"weights": {str(weights)!r}}}}} in Python, '
-            f"[components.{name}.model] in a config"
+            f'{name}: weights is a setting of model: write config={{"model": {{"weights": {str(weights)!r}}}}} in '
+            f"Python, or set it in [components.{name}.model] of a config"
         )
     for other, component in nlp.components:
         if isinstance(component, ElmoComponent):
@@ -130,9 +130,9 @@ def make_elmo(
 
 
 class ElmoComponent(TrainablePipe, NeedsWeights):
-    """Contextual word vectors from a biLM, on `doc._.elmo`, `token.vector` and where listeners find them.
+    """Contextual word vectors from a biLM, on `doc._.elmo`, on `token.vector` and for listeners.
 
-    hub: who listens to it, and the training that goes on; memory: what a training remembers of a frozen biLM.
+    hub: knows the listeners and the current training; memory: the training cache of a frozen biLM.
     """
 
     def __init__(
@@ -171,12 +171,12 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
 
     @property
     def mix(self) -> FixedMix:
-        """What goes on `token.vector`: the setting `layers`."""
+        """What `token.vector` holds: the setting `layers`."""
         return self._encoder.mix
 
     @property
     def keep_layers(self) -> bool:
-        """Whether all layers go on `doc._.elmo_layers`."""
+        """Whether all layers are put on `doc._.elmo_layers`."""
         return self.hub.keep_layers
 
     @keep_layers.setter
@@ -185,7 +185,7 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
 
     @property
     def vectors(self) -> Vectors:
-        """Who answers `token.vector` and `similarity`."""
+        """Where `token.vector` and `similarity` come from."""
         return self.hub.vectors
 
     @vectors.setter
@@ -194,20 +194,20 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
 
     @property
     def n_layers(self) -> int:
-        """How many layers the biLM gives, the token embedding counted. Loads the weights if they are not yet."""
+        """Number of layers of the biLM, counting the token embedding. Loads the weights if necessary."""
         return shim_of(self.model).bilm.options.n_outputs
 
     @property
     def width(self) -> int:
-        """Width of `token.vector`: of the mix of the layers. Loads the weights if they are not yet."""
+        """Width of `token.vector`, after mixing the layers. Loads the weights if necessary."""
         return self.hub.mixed_width
 
     def read_weights(self) -> None:
-        """Read the weights, if they are not in memory, so that what is wrong with them shows now. `nlp.pipe` with
-        `n_process` calls it before it starts processes.
+        """Read the weights if they are not in memory, so that errors in them show now. `nlp.pipe` with `n_process`
+        calls this before it starts processes.
 
         Raises:
-            ElmoError: they cannot be read (see `formats.load`), or have not the layers that `layers` asks for.
+            ElmoError: they cannot be read (see `formats.load`), or lack a layer that `layers` asks for.
         """
         self.mix.check(shim_of(self.model).read_weights().n_outputs)
 
@@ -223,8 +223,8 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
     # Annotating
 
     def predict(self, docs: Iterable[Doc]) -> list[Array]:
-        """Return what `set_annotations` takes of each Doc: its mixed vectors, `[n_tokens, width]`, or, where all
-        layers are asked for, its rows, `[n_tokens, row_width]` (see `rows.py`)."""
+        """Return what `set_annotations` needs for each Doc: its mixed vectors, `[n_tokens, width]`, or, if all layers
+        are asked for, its rows, `[n_tokens, row_width]` (see `rows.py`)."""
         docs, bilm = list(docs), shim_of(self.model).bilm
         self.mix.check(bilm.options.n_outputs)
         check_attr(docs, self.model.attrs["attr"])
@@ -235,7 +235,7 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         return self._encoder.encode(docs, self.hub.all_layers)
 
     def set_annotations(self, docs: Iterable[Doc], scores: Sequence[Array]) -> None:
-        """Put what `predict` gave on the Docs."""
+        """Put what `predict` returned on the Docs."""
         hub, hooks = self.hub, self.vectors in ("auto", "hooks")
         docs = list(docs)
         if hub.training is not None:
@@ -247,15 +247,15 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
             annotate(doc, vectors, layers, hooks, tensor, self.model.attrs["attr"])
 
     def _mix_rows(self, rows: Array) -> tuple[Array, Array | None]:
-        """Mixed vectors, and all layers where these are kept."""
+        """Return the mixed vectors, and all layers if these are kept."""
         layers = to_layers(torch.from_numpy(rows), shim_of(self.model).bilm.options.width)
-        # A copy also where it is one of the layers, or that one would keep all of them in memory.
+        # Copy even a single layer, because a view of it would keep all layers in memory.
         mixed: Array = self.mix(layers).clone(memory_format=torch.contiguous_format).numpy()
         return mixed, layers.numpy() if self.hub.keep_layers else None
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
-        """Annotate a stream of Docs; of a batch that fails, each Doc is tried alone, so that the error handler
-        gets only those at fault."""
+        """Annotate a stream of Docs. If a batch fails, each of its Docs is tried alone, so the error handler only gets
+        the Docs that cause errors."""
         handle_error = self.get_error_handler()
         window = _WINDOW_BATCHES * self.model.attrs["max_batch_tokens"]
         for docs in batch_by_tokens(stream, batch_size, window):
@@ -270,18 +270,18 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
                 yield from docs
 
     def memory_zone(self, mem: Any = None) -> AbstractContextManager[None]:
-        """spaCy calls it in `nlp.memory_zone()`.
+        """spaCy calls this in `nlp.memory_zone()`.
 
         Raises:
             ElmoError: another zone of this pipeline is open, in another thread or around this one.
         """
         return self._zones.opened()
 
-    # Listeners: what spaCy asks of a component that others listen to (`spacy.ty.ListenedToComponent`)
+    # Listeners: what spaCy expects of a component that others listen to (`spacy.ty.ListenedToComponent`)
 
     @property
     def listener_map(self) -> dict[str, list[Model[Any, Any]]]:
-        """Listeners by the name of their component. spaCy empties it before it links a pipeline anew."""
+        """Listeners by the name of their component. spaCy empties it before it links a pipeline again."""
         return self.hub.listener_map
 
     @listener_map.setter
@@ -291,7 +291,7 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
 
     @property
     def listeners(self) -> list[Model[Any, Any]]:
-        """Listeners of components further down: ElmoListeners, and listeners of spaCy's that read `doc.tensor`."""
+        """Listeners in later components: ElmoListeners, and spaCy's listeners that read `doc.tensor`."""
         return [listener for listeners in self.listener_map.values() for listener in listeners]
 
     @property
@@ -300,15 +300,15 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         return list(self.listener_map)
 
     def add_listener(self, listener: Model[Any, Any], component_name: str) -> None:
-        """Note a listener of a component further down, spaCy's or ours."""
+        """Add a listener of a later component, spaCy's or ours."""
         self.hub.add_listener(listener, component_name)
 
     def remove_listener(self, listener: Model[Any, Any], component_name: str) -> bool:
-        """Drop a listener; says whether it was there."""
+        """Remove a listener. Return whether it was there."""
         return self.hub.remove_listener(listener, component_name)
 
     def find_listeners(self, component: Any) -> None:
-        """Look for listeners in a component further down.
+        """Look for listeners in a later component.
 
         Raises:
             ElmoError: the component is a second `elmo`, or `doc.tensor` would have to hold the vectors of two.
@@ -320,8 +320,8 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
     # Training
 
     def initialize(self, get_examples: Callable[[], Iterable[Example]], *, nlp: Language | None = None) -> None:
-        """Load the weights, so that what is wrong with them shows before training starts, and tell how much of the
-        training text the cache will hold."""
+        """Load the weights, so that errors in them show before training starts. Print how much of the training text the
+        cache will hold."""
         validate_get_examples(get_examples, "ElmoComponent.initialize")
         if nlp is not None:
             self.hub.pipelines.add(nlp)
@@ -334,7 +334,8 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         options = shim_of(self.model).bilm.options
         width = row_width(options.n_outputs, options.width) if self.hub.all_layers else self.hub.mixed_width
         sizes = (len(example.x) for example in get_examples())
-        print(f"ℹ {self.name}: {self.memory.forecast(sizes, width)}", file=sys.stderr)  # spaCy's log is silent here
+        # spaCy's logger prints nothing here.
+        print(f"ℹ {self.name}: {self.memory.forecast(sizes, width)}", file=sys.stderr)
 
     def update(
         self,
@@ -344,10 +345,10 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         sgd: Optimizer | None = None,
         losses: dict[str, float] | None = None,
     ) -> dict[str, float]:
-        """Run the biLM over a batch, so that the listeners find what they ask for.
+        """Run the biLM over a batch, so that the listeners find their vectors.
 
-        Where it is fine-tuned, its loss is, as that of spaCy's Tok2Vec, the sum of the squares of the gradients that
-        the listeners gave for the batch before; frozen, 0.
+        If the biLM is fine-tuned, its loss is the sum of the squares of the gradients that the listeners gave for the
+        previous batch, as in spaCy's Tok2Vec. If it is frozen, the loss is 0.
         """
         losses = {} if losses is None else losses
         examples = list(examples)
@@ -365,51 +366,51 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         self.hub.begun_training.finish_update(sgd)
 
     def unfreeze(self, n_top: int | None) -> None:
-        """Fine-tune only the `n_top` topmost parts of the biLM from now on: its LSTM layers from above, then the
-        character CNN; None: all.
+        """From now on, fine-tune only the `n_top` topmost parts of the biLM: its LSTM layers from the top down, then
+        the character CNN; None: all.
 
         Raises:
-            ElmoError: the component is frozen for good.
+            ElmoError: the component has `frozen = true`.
         """
         shim = shim_of(self.model)
         if not shim.trainable:
-            raise ElmoError(f"{self.name}: frozen = true, so nothing of it can be trained; set frozen = false")
+            raise ElmoError(f"{self.name}: frozen is true, so the biLM cannot be trained; set frozen = false")
         if n_top != 0:
             self.memory.clear()
         shim.unfreeze(n_top)
 
     def use_params(self, params: Any) -> Iterator[None]:
-        """Use other parameters for a while, the averages of an optimizer; a bare generator, as spaCy's own is."""
+        """Use other parameters for a while, the averages of an optimizer. A bare generator, as in spaCy."""
         if self.hub.training is not None:
-            self.hub.training.backprop()  # what was recorded was recorded with the parameters of now
+            self.hub.training.backprop()  # the recordings were made with the current parameters
         with self.model.use_params(params):
             yield
 
     def get_loss(self, examples: Iterable[Example], scores: Any) -> tuple[float, float]:
-        """A component without a task of its own has no loss."""
+        """Return zeros: a component without its own task has no loss."""
         return 0.0, 0.0
 
     def add_label(self, label: str) -> int:
-        """Always an error: `elmo` has no labels."""
-        raise ElmoError(f"{self.name}: vectors have no labels; add {label!r} to the component that predicts it")
+        """Raise an error: `elmo` has no labels."""
+        raise ElmoError(f"{self.name}: elmo has no labels; add {label!r} to the component that predicts it")
 
     # Reading layers by hand
 
     def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
-        """All layers of Docs, `[n_tokens, row_width]` each (see `rows.py`), computed where they are not there yet."""
+        """Return all layers of Docs, `[n_tokens, row_width]` each (see `rows.py`), computed if necessary."""
         return self.hub.rows(docs, is_train)
 
     def missing(self, docs: Iterable[Doc]) -> list[Doc]:
-        """Those of the Docs that the biLM, as it is now, has not run on, as they are now."""
+        """Return the Docs that the current biLM has not run on in their current form."""
         return self.hub.missing(docs)
 
     # Serialization
 
     def to_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> None:
-        """Write settings and weights into a directory. Weights that lie there already are not written again. In the
-        folder of a pipeline, `meta.json` and `LICENSES_SOURCES` say whose weights they are.
+        """Write settings and weights into a directory. If the same weights are already there, they are not written
+        again. In the folder of a pipeline, `meta.json` and `LICENSES_SOURCES` get the weights' attribution.
 
-        What is predicted from here to the next update is not remembered.
+        From here to the next update, predictions are not cached.
 
         Raises:
             ElmoError: the weights cannot be read, or a file cannot be written.
@@ -423,7 +424,7 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
                 # that another pipeline sources does not know its pipeline.
                 attribute(path.parent, path.name, shim_of(self.model).bilm.card)
             except OSError as error:
-                raise ElmoError(f"{path.parent}: the sources of the weights cannot be written ({error})") from error
+                raise ElmoError(f"{path.parent}: cannot write the attribution of the weights ({error})") from error
 
     def _write_model(self, path: Path) -> None:
         shim = shim_of(self.model)
@@ -434,8 +435,8 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
                 else:
                     writing.write_files(shim.bilm, new, "lossless")
                 (new / _STAMP).write_bytes(_stamp(new, shim.digest))
-        except (OSError, UnicodeEncodeError) as error:  # the latter of a card that was changed in Python
-            raise ElmoError(f"{path}: cannot be written ({error}); what was saved there is still there") from error
+        except (OSError, UnicodeEncodeError) as error:  # the latter from a card that was changed in Python
+            raise ElmoError(f"{path}: cannot be written ({error}); what was saved there before is unchanged") from error
 
     def from_disk(self, path: str | Path, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
         """Load what `to_disk` wrote; `model.weights` of the config is not read.
@@ -452,15 +453,15 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         shim_of(self.model).set(bilm)
 
     def to_bytes(self, *, exclude: Iterable[str] = ()) -> bytes:
-        """The weights and settings as bytes, with a checksum; see `to_disk`."""
+        """Return the weights and settings as bytes, with a checksum; see `to_disk`."""
         self.memory.is_on = False
         return seal(util.to_bytes({"model": self.model.to_bytes}, exclude))
 
     def from_bytes(self, bytes_data: bytes, *, exclude: Iterable[str] = ()) -> "ElmoComponent":
-        """Load what `to_bytes` gave.
+        """Load what `to_bytes` returned.
 
         Raises:
-            WeightsError: the bytes are damaged, or of something else.
+            WeightsError: the bytes are damaged, or hold something else.
         """
         name = f"{self.name}: the bytes to load"
         data = unseal(bytes_data, name)
@@ -472,18 +473,18 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
             )
         except ElmoError:
             raise
-        except Exception as error:  # without a checksum, of an earlier version: msgpack and thinc raise many kinds
+        except Exception as error:  # bytes of an earlier version have no checksum: msgpack and thinc raise many kinds
             raise WeightsError(f"{name} hold no elmo component, or are damaged ({named(error)})") from None
         if "model" not in parts and "model" not in exclude:
-            raise WeightsError(f"{name} hold no model; was it excluded from to_bytes? Then exclude it here, too")
+            raise WeightsError(f"{name} hold no model; if you excluded it from to_bytes, exclude it here, too")
         return self
 
 
 def _refuse_second(one: str, other: str) -> None:
-    """Raise: two `elmo` components would overwrite each other's vectors."""
+    """Raise an error: two `elmo` components would overwrite each other's vectors."""
     raise ElmoError(
         f"the pipeline has two elmo components, {one!r} and {other!r}, and both would write doc._.elmo; "
-        "remove one, or run the second in a pipeline of its own"
+        "remove one, or run the second in its own pipeline"
     )
 
 
@@ -491,38 +492,38 @@ def _read_stamped(path: Path) -> BiLM:
     bilm = formats.load(path)
     if not _has_weights(path, formats.digest(bilm)):
         raise WeightsError(
-            f"{path}: the weights are not those this pipeline was saved with (their digest differs); "
+            f"{path}: the weights are not those that this pipeline was saved with (their digest differs); "
             "save the pipeline again, or restore its files"
         )
     return bilm
 
 
 def _take_weights(path: Path, new: Path, digest: str) -> bool:
-    """Have the weights of this digest in `new`, too, if they were saved at `path`; say whether they are there."""
+    """If weights with this digest were saved at `path`, put them into `new`, too. Return whether they are there."""
 
     def take(place: Path) -> bool:
-        (new / writing.WEIGHTS).unlink(missing_ok=True)  # of an attempt before
+        (new / writing.WEIGHTS).unlink(missing_ok=True)  # from an earlier attempt
         if not _has_weights(place, digest):
             return False
         files.link_or_copy(place / writing.WEIGHTS, new / writing.WEIGHTS)
         return True
 
-    return files.read_whole(path, _FILES, take)  # another may replace them between the look and the link
+    return files.read_whole(path, _FILES, take)  # another process may replace them between the check and the link
 
 
 def _has_weights(path: Path, digest: str) -> bool:
-    """Whether the weights of this digest were saved here, and lie here as they were saved."""
+    """Whether weights with this digest were saved here and are still as they were saved."""
     stamp = path / _STAMP
     return stamp.is_file() and stamp.read_bytes() == _stamp(path, digest)
 
 
 def _stamp(path: Path, digest: str) -> bytes:
-    """Digest of the biLM, and size of the weights file as it lies there."""
+    """Return the digest of the biLM, and the size of the weights file."""
     weights = path / writing.WEIGHTS
     return f"{digest} {weights.stat().st_size if weights.is_file() else 0}\n".encode()
 
 
 def _sets_sentences(nlp: Language, name: str) -> str | None:
-    """The component before `name` that sets sentence boundaries, if any."""
+    """Return the component before `name` that sets sentence boundaries, if any."""
     before = nlp.pipe_names[: nlp.pipe_names.index(name)] if name in nlp.pipe_names else []
     return next(iter(sentence_setters(nlp, before)), None)

@@ -1,5 +1,5 @@
-"""Docs in, rows out (see `rows.py`): the thinc model around the biLM, and the two ways through it, without gradients
-and with them. Batching and speed are the biLM's."""
+"""Docs in, rows out (see `rows.py`): the thinc model around the biLM, without gradients and with them. The biLM itself
+takes care of batching and speed."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -34,29 +34,29 @@ def build_bilm(
     max_sequence_length: int = 1000,
     device: str = "auto",
     precision: Precision = "float32",
-    threads: Any = "auto",  # `Threads`; but spaCy's own check would say "'two' is not <class 'int'>"
+    threads: Any = "auto",  # `Threads`, but then spaCy's own check would say "'two' is not <class 'int'>"
     attr: Attr = "ORTH",
 ) -> Encoder:
-    """Registered as `spacy-elmo.BiLM.v1`: from Docs to all layers, one row a token, `[n_tokens, row_width]` each: the
-    token embedding (projection_dim) and behind it each LSTM layer (2 x projection_dim).
+    """Registered as `spacy-elmo.BiLM.v1`: from Docs to all layers, `[n_tokens, row_width]` each. A row has the token
+    embedding (projection_dim), then each LSTM layer (2 x projection_dim).
 
-    weights: bundled name, directory or `.hdf5` file, read when first needed; "random" for random weights of the
-        bundled model's architecture (for tests and comparisons). None, which an unset variable of a config gives, is
-        an error when they are needed.
+    weights: bundled name, directory or `.hdf5` file, read when first needed. "random": random weights of the bundled
+        model's architecture (for tests and comparisons). None, which an unset variable of a config gives, is an error
+        when the weights are needed.
     get_spans: what the biLM reads as one sentence.
-    max_batch_tokens: tokens worked on at once (of up to 16 long sentences four times as many); bounds memory, changes
-        no vector.
-    max_sequence_length: longer sentences are cut into pieces of this many tokens, each read on its own.
-    device: "auto" (a GPU where torch sees one), "cpu", "cuda" or "cuda:1".
-    precision: of the weights in memory and of the products with them: "float32", or for prediction "float16" (also on
+    max_batch_tokens: tokens processed at once (for up to 16 long sentences, four times as many). Limits memory; doesn't
+        change the vectors.
+    max_sequence_length: longer sentences are cut into pieces of this many tokens, and each piece is read on its own.
+    device: "auto" (a GPU if torch sees one), "cpu", "cuda" or "cuda:1".
+    precision: of the weights in memory and of the products with them: "float32", or, for prediction, "float16" (also on
         a GPU) or "int8" (x86 processors).
-    threads: most threads to use on a CPU, or "auto": as many as torch does, where they pay. Never more than the CPUs
-        that the process may run on, or than its container's quota of CPU time pays for.
+    threads: the most threads to use on a CPU, or "auto": as many as torch uses, where they help. Never more than the
+        CPUs that the process may run on, or than its container's CPU quota pays for.
     attr: what is read of each token: "ORTH", its text; or "LEMMA", "NORM" or "LOWER", for a biLM that was trained on
         such words.
 
     Raises:
-        ElmoError: a setting is out of range, or there are no means for the precision here.
+        ElmoError: a setting is out of range, or the precision is not supported here.
     """
     for name, value in (("max_batch_tokens", max_batch_tokens), ("max_sequence_length", max_sequence_length)):
         if value < 1:
@@ -80,7 +80,7 @@ def build_bilm(
 
 
 def _init(model: Encoder, X: Any = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
-    """Called where the biLM is a part of another component's model; `elmo` begins anew by itself."""
+    """thinc calls this if the biLM is a part of another component's model; `elmo` starts over by itself."""
     shim_of(model).begin_anew("spacy-elmo.Tok2Vec.v1")
 
 
@@ -102,7 +102,7 @@ def _forward(model: Encoder, docs: list[Doc], is_train: bool) -> tuple[list[Arra
 
 
 def read(model: Encoder, docs: Sequence[Doc]) -> Reading:
-    """What the biLM of a model reads of Docs."""
+    """Return what the biLM of a model reads of Docs."""
     attrs = model.attrs
     return Reading.of(docs, attrs["get_spans"], attrs["max_sequence_length"], attrs["attr"])
 
@@ -112,11 +112,11 @@ def encode_docs(
 ) -> list[Array]:
     """Run the biLM over Docs.
 
-    reduce: from the layers `[n_layers + 1, n, layer_width]` of each batch to `[n, width]`, so that only that is kept
-        in memory.
-    cache: takes what it has, and gives what it has not to it; all of it has been reduced in the same way.
+    reduce: from the layers `[n_layers + 1, n, layer_width]` of each batch to `[n, width]`, so that memory only holds
+        the result.
+    cache: gives the rows that it has, and stores new ones. All its rows were reduced in the same way.
 
-    Returns `[n_tokens, width]` for each Doc; zero where the biLM did not read a token.
+    Returns `[n_tokens, width]` for each Doc; zero for tokens that the biLM did not read.
     """
     bilm = shim_of(model).bilm
     width = reduce(torch.zeros(bilm.options.n_outputs, 0, bilm.options.width)).shape[-1]
@@ -143,31 +143,31 @@ def encode_docs(
         new = {keys[number]: part[1:-1].numpy() for number, part in parts}
         for key, rows in (new if cache is None else cache.put(new)).items():
             put(wanted[key], rows)
-        del batch, values, parts, new, rows  # or they are still there beside the next ones
+        del batch, values, parts, new, rows  # otherwise they stay in memory together with the next ones
     return results
 
 
 class RememberingEncoder:
-    """Docs to vectors for an `elmo` component and its listeners: by the model, or from what a training remembers.
+    """Docs to vectors for an `elmo` component and its listeners: from the model, or from the training cache.
 
-    mix: the component's own; memory: what is remembered.
+    mix: the component's own; memory: the training cache.
     """
 
     def __init__(self, model: Encoder, mix: FixedMix, memory: Memory) -> None:
         self.model, self.mix, self.memory = model, mix, memory
 
     def encode(self, docs: Sequence[Doc], all_layers: bool) -> list[Array]:
-        """Rows of all layers (see `rows.py`), or the mix of them, `[n_tokens, width]`."""
+        """Return the rows of all layers (see `rows.py`), or the mix of them, `[n_tokens, width]`."""
         reduce: Reduce = to_rows if all_layers else self.mix
         return encode_docs(self.model, docs, reduce, self._cache(all_layers))
 
     def remember(self, all_layers: bool) -> None:
-        """A training asks for the rows of all layers, or for the mix: remember these from now on."""
+        """Cache the rows of all layers, or the mix, from now on, because a training asks for them."""
         self.memory.turn_on(self._content(all_layers))
 
     def _cache(self, all_layers: bool) -> Cache | None:
         shim = shim_of(self.model)
-        if shim.is_learning:  # of no use: the next step changes what the biLM gives
+        if shim.is_learning:  # a cache is useless: the next step changes the biLM's output
             return None
         weights = shim.weights
         header = {"biLM": lambda: weights.digest, "precision of the biLM": lambda: shim.source.precision}
@@ -178,7 +178,7 @@ class RememberingEncoder:
 
 
 class Recording:
-    """Docs run through the biLM with what it takes to train it by them.
+    """Docs that were run through the biLM, with what is needed to train it on them.
 
     rows: `[n_tokens, row_width]` of each Doc.
     """
@@ -200,7 +200,7 @@ class Recording:
                 self.rows[doc][indices] = part[1:-1].numpy()
 
     def find(self, doc: Doc) -> int | None:
-        """Number of the recorded Doc of which the same was read as would be of this one; None where there is none."""
+        """Return the number of the recorded Doc with the same content to read; None if there is none."""
         content = next(iter(read(self._model, [doc]).by_content()), None)
         return self._numbers.get(content)
 
@@ -214,8 +214,8 @@ class Recording:
         self.has_gradients = True
 
     def backprop(self) -> float:
-        """Add to the gradients of the biLM's parameters; then the recording is spent. Returns the sum of the squares
-        of the gradients it was given."""
+        """Add to the gradients of the biLM's parameters; after that, the recording is empty. Returns the sum of the
+        squares of the gradients that it was given."""
         batches, self._batches = self._batches, []
         if not self.has_gradients:
             return 0.0
@@ -229,7 +229,7 @@ class Recording:
 
 
 def batch_by_tokens(docs: Iterable[Doc], max_docs: int, max_tokens: int) -> Iterable[list[Doc]]:
-    """Cut a stream of Docs into batches of at most `max_docs` Docs and about `max_tokens` tokens."""
+    """Split a stream of Docs into batches of at most `max_docs` Docs and about `max_tokens` tokens."""
     batch: list[Doc] = []
     n_tokens = 0
     for doc in docs:

@@ -1,4 +1,4 @@
-"""A biLM with gradients and an optimizer in, trained weights out: which parts of it are trained, and one step of it."""
+"""A biLM with gradients and an optimizer in, trained weights out: which parts are trained, and one training step."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from spacy_elmo.pipeline.weights import Weights
 
 
 class FineTuning:
-    """What of a biLM is trained, and how fast.
+    """Which parts of a biLM are trained, and how fast.
 
-    trainable: whether any of it is; lr_scale: its learning rate is so many times the training's.
-    n_top: how many parts are trained, LSTM layers from above, then the character CNN; None: all.
+    trainable: whether any of it is trained; lr_scale: its learning rate is `lr_scale` times the training's.
+    n_top: how many parts are trained: LSTM layers from the top down, then the character CNN; None: all.
     """
 
     def __init__(self, trainable: bool = False, lr_scale: float = 1.0, n_top: int | None = None) -> None:
@@ -21,18 +21,18 @@ class FineTuning:
 
     @property
     def learns(self) -> bool:
-        """Whether any weight is to be trained now."""
+        """Whether any weight is trained now."""
         return self.trainable and self.n_top != 0
 
     def begin(self, weights: Weights) -> None:
-        """Let gradients reach the weights that are trained. Before this they are as good as frozen, and as fast."""
+        """Turn on gradients for the weights that are trained. Until then, they are as fast as frozen ones."""
         if not weights.is_learning:
             weights.identity_before = weights.identity
         weights.is_learning = True
         self.grant_gradients(weights)
 
     def grant_gradients(self, weights: Weights) -> None:
-        """Let gradients reach the weights that are trained by now, and no others, once training has begun."""
+        """Once training has begun, turn on gradients for the weights that are trained now, and for no others."""
         if not weights.is_learning:
             return
         for number, part in enumerate((*reversed(weights.bilm.layers), weights.bilm.embedder)):
@@ -40,9 +40,9 @@ class FineTuning:
         weights.is_learning = self.n_top != 0
 
     def step(self, weights: Weights, key: int, optimizer: Optimizer) -> None:
-        """Let the optimizer change the weights that have gradients; key: what its own state of them is found by.
+        """Let the optimizer change the weights that have gradients; key: of the optimizer's state for them.
 
-        On a GPU the optimizer works there if CuPy is installed (as thinc's PyTorch shim), else on the CPU.
+        On a GPU, the optimizer works there if CuPy is installed (as in thinc's PyTorch shim), otherwise on the CPU.
         """
         with torch.no_grad():
             for name, parameter in weights.bilm.named_parameters():
@@ -57,11 +57,11 @@ class FineTuning:
 
 
 def _to_array(tensor: torch.Tensor) -> Any:
-    """A copy for the optimizer, which works in place: CuPy's where it can be, else NumPy's."""
+    """Return a copy for the optimizer, which works in place: a CuPy array if possible, otherwise a NumPy array."""
     copied = tensor.detach().clone()
     return torch2xp(copied) if copied.is_cuda and has_cupy_gpu else copied.cpu().numpy()
 
 
 def to_tensor(array: Any, like: torch.Tensor) -> torch.Tensor:
-    """The values of a NumPy or CuPy array where another tensor lies."""
+    """Return the values of a NumPy or CuPy array as a tensor on the device of another tensor."""
     return xp2torch(array, device=like.device)

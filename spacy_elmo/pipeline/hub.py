@@ -1,6 +1,6 @@
-"""Who listens to an `elmo` component, and what lies ready for which Doc: the middle between it and its listeners.
+"""The link between an `elmo` component and its listeners: who listens, and the rows that are ready for each Doc.
 
-Listeners of ours ask for rows of all layers by Doc, those of spaCy's read the component's own mix from `doc.tensor`.
+Our listeners ask for the rows of all layers by Doc. spaCy's listeners read the component's own mix from `doc.tensor`.
 """
 
 import time
@@ -35,11 +35,11 @@ Vectors = Literal["auto", "hooks", "tensor", "none"]
 
 @dataclass(frozen=True)
 class _Ready:
-    """What lies ready for the listeners of a Doc.
+    """Rows that are ready for the listeners of a Doc.
 
     rows: `[n_tokens, row_width]`; version: of the weights that made them; words: `words_of` the Doc; when: see
     `Upstream.ran_at`.
-    recording: where gradients go, as those of Doc `number`; None where the biLM is not trained by them.
+    recording: takes the gradients, for its Doc `number`; None if the biLM is not trained on them.
     """
 
     rows: Array
@@ -51,11 +51,11 @@ class _Ready:
 
 
 class Hub:
-    """The side of an `elmo` component that its listeners see (`Upstream`) and that spaCy links.
+    """The part of an `elmo` component that its listeners see (`Upstream`) and that spaCy links.
 
     name: of the component; encoder: gives rows and mixes of Docs; keep_layers, vectors: settings of the component.
-    pipelines: those that the component is known to be in.
-    training: the training that goes on, if one does.
+    pipelines: the pipelines that are known to contain the component.
+    training: the current training, if there is one.
     """
 
     def __init__(self, name: str, encoder: RememberingEncoder, keep_layers: bool, vectors: Vectors) -> None:
@@ -64,8 +64,8 @@ class Hub:
         self.training: TrainingSession | None = None
         self._encoder = encoder
         self._listener_map: dict[str, list[Model[Any, Any]]] = {}
-        self._writer_behind: str | None = None  # a Tok2Vec behind the component, which writes doc.tensor after it
-        # They outlive the map, which spaCy empties: without them it links anew while their components are disabled.
+        self._writer_behind: str | None = None  # a Tok2Vec after the component, which writes doc.tensor later
+        # These stay when spaCy empties the map. It then links again, but without the listeners of disabled components.
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
         self._tensor_readers = TensorReaders()
         self._ready: weakref.WeakKeyDictionary[Doc, _Ready] = weakref.WeakKeyDictionary()
@@ -75,7 +75,7 @@ class Hub:
 
     @property
     def listener_map(self) -> dict[str, list[Model[Any, Any]]]:
-        """Listeners by the name of their component. spaCy empties it before it links a pipeline anew."""
+        """Listeners by the name of their component. spaCy empties it before it links a pipeline again."""
         return self._listener_map
 
     @listener_map.setter
@@ -89,16 +89,16 @@ class Hub:
 
     @property
     def is_listened_to(self) -> bool:
-        """Whether there are listeners, ours or spaCy's, to this component."""
+        """Whether this component has listeners, ours or spaCy's."""
         return self.has_elmo_listeners or bool(self._tensor_readers.of(self.name))
 
     @property
     def all_layers(self) -> bool:
-        """Whether somebody asks for more than the component's own mix of the layers."""
+        """Whether anything needs more than the component's own mix of the layers."""
         return self.keep_layers or self.has_elmo_listeners
 
     def find_listeners(self, component: Any) -> None:
-        """Look at a component further down: does it read `doc.tensor`, and is it ours that it expects there?
+        """Look at a later component: does it read `doc.tensor`, and does it expect our vectors there?
 
         Raises:
             ElmoError: `doc.tensor` would have to hold the vectors of two components.
@@ -119,7 +119,7 @@ class Hub:
                 self._add_tensor_reader(reader, component)
             self._check_tensor_readers()
         except ElmoError:
-            # spaCy has put the component into its pipeline already; those of other pipelines go on as before.
+            # spaCy has already put the component into its pipeline; other pipelines work as before.
             for reader in readers:
                 self.remove_listener(reader, component.name)
                 self._tensor_readers.discard(reader)
@@ -129,11 +129,11 @@ class Hub:
         self._tensor_readers.add(reader, component, self.pipelines)
         if reader.upstream_name == self.name:
             self.add_listener(reader, component.name)
-            self._refuse_tensor_of(self._writer_behind, "stands between them and writes its own there")
+            self._refuse_tensor_of(self._writer_behind, "comes between them and writes its own there")
 
     def _check_tensor_readers(self) -> None:
         if self._tensor_readers.of(self.name):
-            any_will_do = f'listens to any component; set its upstream to the name of one, "{self.name}" say'
+            any_will_do = f'listens to any component; set its upstream to the name of one, such as "{self.name}"'
             for name in self._tensor_readers.of(ANY).values():
                 self._refuse_tensor_of(name, any_will_do)
         elif self.vectors != "tensor":
@@ -142,19 +142,19 @@ class Hub:
             self._refuse_tensor_of(name, "listens to another component, which writes its own there")
 
     def _refuse_tensor_of(self, other: str | None, why: str) -> None:
-        """Raise where there is another component that `doc.tensor` would have to serve as well."""
+        """Raise an error if `doc.tensor` would also have to serve another component."""
         if other is None:
             return
         named = self._tensor_readers.of(self.name).values()
         asked_by = ", ".join(sorted(set(named))) or 'the setting vectors = "tensor"'
         raise ElmoError(
-            f"{self.name}: doc.tensor is to hold its vectors, as {asked_by} asks, but {other} {why}; doc.tensor can "
-            "hold those of one only, also where one of them is disabled. A spacy-elmo.ElmoListener.v1 in place of a "
-            "spacy.Tok2VecListener.v1 does without it"
+            f"{self.name}: doc.tensor has to hold its vectors (for {asked_by}), but {other} {why}. doc.tensor can only "
+            "hold the vectors of one component, even if one of the two is disabled. Use a spacy-elmo.ElmoListener.v1 "
+            "instead of a spacy.Tok2VecListener.v1: it doesn't need doc.tensor"
         )
 
     def add_listener(self, listener: Model[Any, Any], component_name: str) -> None:
-        """Note a listener of a component further down, spaCy's or ours."""
+        """Add a listener of a later component, spaCy's or ours."""
         link = connect(listener, self, component_name)
         if link is not None:
             self._links.add(link)
@@ -165,11 +165,11 @@ class Hub:
             listeners.append(listener)
 
     def remove_listener(self, listener: Model[Any, Any], component_name: str) -> bool:
-        """Drop a listener; says whether it was there."""
+        """Remove a listener. Return whether it was there."""
         listeners = self.listener_map.get(component_name, [])
         if listener not in listeners:
             return False
-        # another list: spaCy's replace_listeners is on its way through this one
+        # make a new list: spaCy's replace_listeners is iterating over this one
         self.listener_map[component_name] = [other for other in listeners if other is not listener]
         if not self.listener_map[component_name]:
             del self.listener_map[component_name]
@@ -181,11 +181,11 @@ class Hub:
             self._tensor_readers.discard(listener)
         return True
 
-    # What lies ready
+    # Rows that are ready
 
     @property
     def weights(self) -> Weights:
-        """The weights of the biLM, loaded now if they were not yet."""
+        """The weights of the biLM. Loads them if necessary."""
         return self._shim.weights
 
     @property
@@ -202,12 +202,12 @@ class Hub:
         return shim_of(self._encoder.model)
 
     def ran_at(self, doc: Doc) -> int | None:
-        """When the component ran on a Doc, as a number that grows; None where it did not."""
+        """Return when the component ran on a Doc, as a number that grows; None if it did not."""
         ready = self._ready.get(doc)
         return None if ready is None else ready.when
 
     def missing(self, docs: Iterable[Doc]) -> list[Doc]:
-        """Those of the Docs that the biLM, as it is now, has not run on, as they are now."""
+        """Return the Docs that the current biLM has not run on in their current form."""
         version = self.weights.version
         return [doc for doc in docs if not self._is_current(doc, version)]
 
@@ -219,7 +219,7 @@ class Hub:
         return words_of(doc, self._encoder.model.attrs["attr"])
 
     def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
-        """All layers of Docs, a row a token (see `rows.py`), computed where they are not there yet."""
+        """Return all layers of Docs, one row per token (see `rows.py`), computed if they are not there yet."""
         missing = self.missing(docs)
         if is_train:
             missing = [doc for doc in missing if not self._take_recorded(doc)]
@@ -230,7 +230,7 @@ class Hub:
         return [self._ready[doc].rows for doc in docs]
 
     def _take_recorded(self, doc: Doc) -> bool:
-        """Take what was recorded of another Doc with the same text, if there is one."""
+        """Use the recording of another Doc with the same text, if there is one."""
         found = None if self.training is None else self.training.find(doc)
         if found is None:
             return False
@@ -239,7 +239,7 @@ class Hub:
         return True
 
     def keep_predicted(self, docs: Sequence[Doc], rows: Sequence[Array]) -> None:
-        """Have the rows of annotated Docs ready; of one that is being trained on, those of the training stay."""
+        """Keep the rows of annotated Docs ready. A Doc that is being trained on keeps its rows from training."""
         new = [number for number, doc in enumerate(docs) if not self._is_trained_on(doc)]
         self._put([docs[number] for number in new], [rows[number] for number in new])
 
@@ -250,14 +250,16 @@ class Hub:
     def _put(
         self, docs: Sequence[Doc], rows: Sequence[Array], recording: Recording | None = None, first: int = 0
     ) -> None:
-        """Have rows ready for the listeners; recording: where their gradients go, those of the first Doc as of Doc
-        number `first`."""
+        """Keep rows ready for the listeners.
+
+        recording: takes their gradients; the first Doc is its Doc number `first`.
+        """
         version, now = self.weights.version, time.monotonic_ns()
         for number, (doc, doc_rows) in enumerate(zip(docs, rows, strict=True), start=first):
             self._ready[doc] = _Ready(doc_rows, version, self._words_of(doc), now, recording, number)
 
     def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
-        """Take the gradients of a listener for the rows of Docs; a biLM that is not trained by them ignores them."""
+        """Take the gradients of a listener for the rows of Docs. They are ignored if the biLM is not trained."""
         for doc, gradient in zip(docs, gradients, strict=True):
             ready = self._ready.get(doc)
             if ready is not None and ready.recording is not None:
@@ -267,13 +269,13 @@ class Hub:
 
     @property
     def begun_training(self) -> TrainingSession:
-        """The training that goes on; one begins now where none does (a component that spaCy does not initialize)."""
+        """The current training. Starts one if there is none, for a component that spaCy does not initialize."""
         if self.training is None:
             self.training = TrainingSession(self.name, self._encoder.model)
         return self.training
 
     def begin_training(self, setter: str | None) -> None:
-        """Begin anew, with the weights as they were loaded; setter: as of `TrainingSession`."""
+        """Start over, with the weights as they were loaded; setter: as in `TrainingSession`."""
         shim = self._shim
         if shim.will_be_read_anew:
             self.leave_weights()
@@ -281,35 +283,35 @@ class Hub:
         self.training = TrainingSession(self.name, self._encoder.model, setter)
 
     def leave_weights(self) -> None:
-        """Others are about to take the place of those that listeners were trained with: the training ends."""
+        """End the training, because other weights are about to replace those that the listeners were trained with."""
         for link in self._links:
             link.pin()
         self.training = None
 
     def note_training(self, docs: Sequence[Doc]) -> None:
-        """A listener is trained on these Docs: remember what the biLM gives from now on."""
+        """Note that a listener is trained on these Docs: cache the biLM's output from now on."""
         self.remember()
         self.begun_training.same_text.note_training(docs, are_read_now=False)
 
     def remember(self) -> None:
-        """From now on remember what a training with the listeners of now asks for."""
+        """From now on, cache what a training with the current listeners asks for."""
         self._encoder.remember(self.all_layers)
 
     def serve(self, docs: list[Doc]) -> None:
-        """Run the biLM over a batch to train on, for all who listen."""
+        """Run the biLM over a training batch, for all listeners."""
         if not self.is_listened_to:
             return
         if self.learns:
             recording = self.begun_training.record(docs)
             self._put(docs, recording.rows, recording)
         elif self.has_elmo_listeners:
-            # Now, as in prediction: a component between it and a listener may set other sentences.
+            # Now, as in prediction, because a component before the listener may set other sentences.
             self.rows(docs, is_train=True)
         if listeners := list(self._tensor_readers.of(self.name)):
             self._serve_tensor(docs, listeners)
 
     def _serve_tensor(self, docs: list[Doc], listeners: list[Tok2VecListener]) -> None:
-        """Give listeners of spaCy's the component's own mix."""
+        """Give spaCy's listeners the component's own mix."""
         layers, width = self._encoder.mix.layers, self.mixed_width
         for listener in listeners:
             tensor_listeners.check_width(listener, width, self.name, layers)
@@ -317,7 +319,7 @@ class Hub:
             mixed, backprop = scalar_mix(width, layers)(self.rows(docs), is_train=True)
         else:
             mixed, backprop = self._encoder.encode(docs, all_layers=False), None
-        hub = Weak(self)  # the listener keeps what follows, and the hub keeps the listener
+        hub = Weak(self)  # the listener holds the function below, and the hub holds the listener
 
         def take_gradients(d_mixed: list[Array]) -> list[Doc]:
             if backprop is not None and (upstream := hub()) is not None:
@@ -331,13 +333,13 @@ class Hub:
         """Width of the component's own mix."""
         return mixed_width(self._encoder.mix.layers, self.weights.bilm.options)
 
-    # Whose doc.tensor is
+    # Which component owns doc.tensor
 
     def sets_tensor(self, docs: Sequence[Doc]) -> list[bool]:
-        """For each Doc, whether `doc.tensor` is the component's to set.
+        """For each Doc, return whether the component may set `doc.tensor`.
 
-        For a listener that names the component, always (linking refuses others that read it). Else never where it holds
-        the vectors of another component, or where a listener waits for those of another.
+        Always, if a listener names the component (linking refuses others that read it). Otherwise not if it holds the
+        vectors of another component, or if a listener waits for those of another.
         """
         if self._tensor_readers.of(self.name):
             return [True] * len(docs)
@@ -352,9 +354,10 @@ class Hub:
             return
         self._is_warned_of_tensor = True
         warnings.warn(
-            f'{self.name}: vectors = "tensor", but doc.tensor holds what {self._writer_before} has put there, for '
-            "components that listen to it; it is left alone, so token.vector and similarity answer from that. Set "
-            'vectors = "auto", which uses hooks, or move the component behind those that listen to the other',
+            f'{self.name}: vectors = "tensor", but doc.tensor already holds the output of {self._writer_before}, for '
+            "components that listen to it. elmo does not change it, so token.vector and similarity use that output. "
+            f'Set vectors = "auto", which uses hooks, or move {self.name} after the components that listen to the '
+            "other",
             stacklevel=2,
         )
 
@@ -368,7 +371,7 @@ class Hub:
                     return repr(name)
         return "a component before it"
 
-    # Docs and pipelines stay in this process; listeners go along into copies and other processes.
+    # Docs and pipelines stay in this process; listeners are copied to other processes.
 
     def __getstate__(self) -> dict[str, Any]:
         return {

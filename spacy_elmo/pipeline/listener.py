@@ -1,10 +1,11 @@
-"""Docs in, mixed ELMo vectors out, inside another component's model: listeners of `elmo`, and what goes with them.
+"""Docs in, mixed ELMo vectors out, inside another component's model: the listeners of `elmo` and related layers.
 
     ElmoListener    source (rows of the component `elmo`) -> scalar mix
-    Tok2Vec         a biLM of its own                     -> scalar mix
-    ConcatTok2Vec   one of these beside other features    -> one width -> encoder
+    Tok2Vec         its own biLM                          -> scalar mix
+    ConcatTok2Vec   one of these and other features       -> one width -> encoder
 
-Rows go from `elmo` to its listeners by Doc, not by batch: components leave Docs out of a batch, or change their order.
+Rows go from `elmo` to its listeners by Doc, not by batch, because components leave Docs out of a batch or change their
+order.
 """
 
 import copy
@@ -43,19 +44,20 @@ def build_listener(
 ) -> Tok2VecModel:
     """Registered as `spacy-elmo.ElmoListener.v1`: the layers of the component `elmo`, mixed for this task.
 
-    width: 2 x projection_dim of the biLM; for the mix "concat", as often as it has layers, the embedding counted.
+    width: 2 x projection_dim of the biLM; for the mix "concat", this times the number of layers, counting the
+        embedding.
     upstream: name of the `elmo` component; "*" is any.
-    mix: "learned" (`gamma * sum_j softmax(s)_j h_j`, Peters et al. 2018, eq. 1), or one of the fixed ones of
-        `elmo`: "mean", "top", "concat", a layer index, a list of weights.
-    dropout: on the mixed vectors, while training.
-    grad_factor: times which the gradient goes on to a biLM that is fine-tuned (`frozen = false`).
-    do_layer_norm: first bring each layer to mean 0 and variance 1 over the tokens of the Doc.
-    l2_coef: pull of the learned s_j to 0, that is to equal weights: bilm-tf's `l2_coef * sum(s_j ** 2)`.
+    mix: "learned" (`gamma * sum_j softmax(s)_j h_j`, Peters et al. 2018, eq. 1), or one of the fixed mixes of `elmo`:
+        "mean", "top", "concat", a layer index, a list of weights.
+    dropout: on the mixed vectors, during training.
+    grad_factor: factor of the gradient that goes on to a biLM that is fine-tuned (`frozen = false`).
+    do_layer_norm: first normalize each layer to mean 0 and variance 1 over the tokens of the Doc.
+    l2_coef: pulls the learned s_j to 0, which means equal weights: bilm-tf's `l2_coef * sum(s_j ** 2)`.
     initial_weights: s_j at the start (None: zeros); initial_gamma: gamma at the start.
 
     Raises:
-        ElmoError: a setting is wrong. When it runs: the upstream component is missing, has another width, or not
-            the weights that this listener was trained with.
+        ElmoError: a setting is wrong. When it runs: the upstream component is missing, has another width, or other
+            weights than those that this listener was trained with.
     """
     settings = {
         "dropout": dropout,
@@ -85,11 +87,11 @@ def build_tok2vec(
     initial_weights: list[float] | None = None,
     initial_gamma: float = 1.0,
 ) -> Tok2VecModel:
-    """Registered as `spacy-elmo.Tok2Vec.v1`: a biLM of the component's own with its mix, in place of a listener;
-    also what `replace_listeners` leaves.
+    """Registered as `spacy-elmo.Tok2Vec.v1`: the component's own biLM with its mix, instead of a listener.
+    `replace_listeners` also leaves this.
 
-    bilm: `spacy-elmo.BiLM.v1`; frozen: whether its weights stay; lr_scale: times which the learning rate holds for
-        them; the other arguments as of the listener. What it gives is not remembered in training.
+    bilm: `spacy-elmo.BiLM.v1`. Its output is not cached in training. frozen: whether its weights stay.
+    lr_scale: its learning rate is `lr_scale` times the training's. The other arguments are those of the listener.
     """
     shim_of(bilm).set_tuning(not frozen, lr_scale)
     mixed = scalar_mix(
@@ -112,49 +114,50 @@ def build_concat_tok2vec(
     embed: Tok2VecModel | None = None,
     maxout_pieces: int = 3,
 ) -> Tok2VecModel:
-    """Registered as `spacy-elmo.ConcatTok2Vec.v1`: ELMo side by side with other features, brought to one width by a
-    maxout layer with layer normalization, in front of an encoder.
+    """Registered as `spacy-elmo.ConcatTok2Vec.v1`: ELMo concatenated with other features, reduced to one width by a
+    maxout layer with layer normalization, before an encoder.
 
     elmo: `spacy-elmo.ElmoListener.v1` or `spacy-elmo.Tok2Vec.v1`.
-    width: of what comes out, and of the encoder.
-    encode: such as `spacy.MaxoutWindowEncoder.v2` or `spacy.TorchBiLSTMEncoder.v1`; None: nothing behind the maxout.
-    embed: such as `spacy.MultiHashEmbed.v2` (with `include_static_vectors` also static ones); None: ELMo alone.
+    width: of the output and of the encoder.
+    encode: such as `spacy.MaxoutWindowEncoder.v2` or `spacy.TorchBiLSTMEncoder.v1`; None: nothing after the maxout.
+    embed: such as `spacy.MultiHashEmbed.v2` (with `include_static_vectors`, also static vectors); None: only ELMo.
 
     Raises:
         ElmoError: the encoder has another width.
     """
     if encode is not None and encode.has_dim("nO") and encode.get_dim("nO") != width:
         raise ElmoError(
-            f"ConcatTok2Vec: its width is {width}, that of its encoder {encode.get_dim('nO')}; set both to the same"
+            f"ConcatTok2Vec: its width is {width}, but its encoder's width is {encode.get_dim('nO')}; set both to the "
+            "same"
         )
     features = elmo if embed is None else concatenate(elmo, embed)
     reduce: Model[Any, Any] = with_array(Maxout(nO=width, nP=maxout_pieces, dropout=0.0, normalize=True))
     model: Tok2VecModel = chain(features, reduce) if encode is None else chain(features, reduce, encode)
-    model.set_dim("nO", width)  # some ask before they initialize
+    model.set_dim("nO", width)  # some callers read it before initialization
     return model
 
 
 class Link(NeedsWeights):
-    """A listener's side of its connection with the `elmo` component upstream.
+    """A listener's side of its connection to the `elmo` component upstream.
 
-    width: of what `mix` makes of the layers, which the biLM upstream must fit.
+    width: of the output of `mix`, which the biLM upstream must fit.
     trained_with: the weights that the listener was trained with.
     """
 
     def __init__(self, upstream_name: str, width: int, mix: Layers) -> None:
         self.upstream_name, self.width, self.mix = upstream_name, width, mix
         self.listener_name = ""
-        self.makes_docs = False  # whether its component makes Docs of its own, which nobody can have run on before
+        self.makes_docs = False  # whether its component makes its own Docs, which no component has run on before
         self.trained_with = TrainedWith()
         self.absences = Absences()
-        # All that it was connected with, the latest last; a component may be in two pipelines. Weak, so that a pipeline
-        # that is dropped is freed at once.
+        # All upstreams that it was connected to, the latest last, since a component may be in two pipelines. Weak, so
+        # that a pipeline that is dropped is freed at once.
         self._upstreams: list[Weak[Upstream]] = []
-        self._fitting: Any = None  # the state of the weights that were found to fit last
+        self._fitting: Any = None  # the version of the weights that passed the last check
 
     @property
     def upstream(self) -> Upstream | None:
-        """The component that it was connected with last, of those that are still there."""
+        """The component that it was last connected to, of those that still exist."""
         return self._living[-1] if self._living else None
 
     @property
@@ -164,17 +167,17 @@ class Link(NeedsWeights):
     def connect(self, upstream: Upstream, listener_name: str) -> None:
         """Listen to this component from now on."""
         if self.upstream is not upstream and self.trained_with.learning is None:
-            self.pin()  # weights that learn tell by themselves what they have become, and may go on learning
+            self.pin()  # weights that are trained know their own state, and may be trained further
         self.disconnect(upstream)
         self._upstreams.append(Weak(upstream))
         self.listener_name = listener_name
 
     def disconnect(self, upstream: Upstream) -> None:
-        """Listen to this component no longer."""
+        """Stop listening to this component."""
         self._upstreams = [weak for weak in self._upstreams if weak() not in (None, upstream)]
 
     def read_weights(self) -> None:
-        """Read the weights upstream, which the listener needs also where the component upstream is disabled."""
+        """Read the weights upstream, which the listener also needs if the component upstream is disabled."""
         if self.upstream is not None:
             self.upstream.read_weights()
 
@@ -183,18 +186,18 @@ class Link(NeedsWeights):
         self.trained_with, self._fitting = TrainedWith(), None
 
     def pin(self) -> None:
-        """Note the weights that are there as those that it was trained with: others are about to take their place."""
+        """Note the current weights as those that it was trained with, because others are about to replace them."""
         if self.trained_with.is_trained:
             self.trained_with.load(self.identity)
 
     def load(self, identity: str | None) -> None:
-        """Take over a training with the weights of this identity."""
+        """Use the record of a training with the weights of this identity."""
         self.trained_with.load(identity)
         self._fitting = None
 
     @property
     def identity(self) -> str | None:
-        """Of the weights it was trained with, else of those that it listens to."""
+        """Identity of the weights that it was trained with, or else of those that it listens to."""
         trained_with, upstream = self.trained_with, self.upstream
         if trained_with.identity is not None:
             return trained_with.identity
@@ -202,8 +205,8 @@ class Link(NeedsWeights):
         return weights.identity if weights else None
 
     def get_upstream(self, docs: Sequence[Doc], is_train: bool = False) -> Upstream:
-        """The component upstream, if it is there and fits: the one that has run on the Docs, where a listener is
-        shared by two pipelines, else the one it was connected with last.
+        """Return the component upstream, if it exists and fits. If two pipelines share a listener, this is the one that
+        ran on the Docs, or else the one that it was last connected to.
 
         Raises:
             ElmoError: there is none before the listener in the pipeline, or its vectors have another width.
@@ -212,9 +215,9 @@ class Link(NeedsWeights):
         upstream = self.upstream
         if upstream is None:
             raise ElmoError(
-                f"an ElmoListener listens to {self.upstream_name!r}, but no elmo component of that name stands before "
-                'it in this pipeline; add it (nlp.add_pipe("elmo", before=...)), do not exclude it when loading, or '
-                "set the listener's upstream to its name"
+                f"an ElmoListener listens to {self.upstream_name!r}, but no elmo component of that name comes before "
+                'it in this pipeline. Add one (nlp.add_pipe("elmo", before=...)), do not exclude it when you load the '
+                "pipeline, or set the listener's upstream to its name"
             )
         if len(self._upstreams) > 1:
             upstream = self._that_ran_on(docs) or upstream
@@ -225,7 +228,7 @@ class Link(NeedsWeights):
         return upstream
 
     def _that_ran_on(self, docs: Sequence[Doc]) -> Upstream | None:
-        """The one that ran last on these Docs; None where it is not one, or several."""
+        """Return the component that ran last on these Docs; None if there is not exactly one."""
         living = self._living
         found: dict[int, Upstream] = {}
         for doc in docs:
@@ -244,13 +247,13 @@ class Link(NeedsWeights):
                 f"{upstream.name!r} gives vectors of width {expected}; set width = {expected}"
             )
         if is_train and upstream.learns and self.trained_with.fits_before(weights):
-            return  # the first batches had nothing for this listener, and the biLM learned from others
+            return  # this listener read nothing in the first batches, and the biLM learned from others
         if self.trained_with.is_other_than(weights):
             raise WeightsError(
                 f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
-                f"{str(self.identity)[:12]}… there, {weights.identity[:12]}… here); load the pipeline "
-                "with its own elmo, give the component a biLM of its own before elmo is trained further "
-                "(replace_listeners), or train the component anew"
+                f"{str(self.identity)[:12]}… there, {weights.identity[:12]}… here). Load the pipeline with its own "
+                "elmo, give the component its own biLM before elmo is trained further (replace_listeners), or train "
+                "the component again"
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Link":
@@ -263,28 +266,28 @@ class Link(NeedsWeights):
 
 
 class TrainingNote(Shim):
-    """Notes that a listener's component is trained, also where the listener itself had nothing to read as yet: thinc
-    calls `finish_update` of every part of a component that is trained, and of no other."""
+    """Notes that a listener's component is trained, even if the listener itself has not read anything yet. thinc calls
+    `finish_update` for every part of a component that is trained, and for no other."""
 
     def __init__(self, link: Link) -> None:
         super().__init__(None)
         self.link = link
 
     def finish_update(self, optimizer: Any) -> None:
-        """The component has been trained on a batch."""
+        """Note that the component was trained on a batch."""
         link, upstream = self.link, self.link.upstream
         if upstream is not None and upstream.learns and link.trained_with.fits_before(upstream.weights):
             link.trained_with.note(upstream.weights, learns=True)
 
     def to_device(self, device_type: str, device_id: int) -> None:
-        """Nothing to bring there."""
+        """Do nothing: there is nothing to move."""
 
     def to_bytes(self) -> bytes:
-        """Nothing to keep."""
+        """Return nothing: there is nothing to save."""
         return b""
 
     def from_bytes(self, data: bytes) -> "TrainingNote":
-        """Nothing to take over."""
+        """Do nothing: there is nothing to load."""
         return self
 
 
@@ -301,17 +304,17 @@ def _deserialize_link(_: Link, value: Any, name: str, model: Model[Any, Any]) ->
 
 
 def connect(node: Model[Any, Any], upstream: Upstream, listener_name: str) -> Link | None:
-    """Let a listener's source listen to this component; returns its link, None where the node is another."""
+    """Make a listener's source listen to this component. Return its link; None if the node is not such a source."""
     link = link_of(node)
     if link is not None:
         link.connect(upstream, listener_name)
         for shim in node.shims:
-            shim.link = link  # type: ignore[attr-defined] # a copied node's shim still has a link of its own
+            shim.link = link  # type: ignore[attr-defined] # a copied node's shim still has its own link
     return link
 
 
 def link_of(node: Model[Any, Any]) -> Link | None:
-    """The link of a listener's source; None where the node is another."""
+    """Return the link of a listener's source; None if the node is not such a source."""
     link = node.attrs.get("link") if node.name == _SOURCE else None
     return link if isinstance(link, Link) else None
 

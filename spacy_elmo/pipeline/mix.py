@@ -1,4 +1,4 @@
-"""All layers in, one vector a token out: the mix that goes on `token.vector`, and the mix that each listener learns."""
+"""All layers in, one vector per token out: the mix for `token.vector`, and the mix that each listener learns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,23 +25,23 @@ NODE = "elmo_scalar_mix"  # name of the layer that `scalar_mix` makes
 class FixedMix:
     """A mix that is not learned.
 
-    layers: "mean" of all layers, "top" layer, "concat" of all layers side by side, the index of one layer
-        (0 is the token embedding, negative counts from the top), or one weight a layer: the sum of weight
-        times layer, the weights taken as they are.
+    layers: "mean" of all layers, "top" layer, "concat" of all layers side by side, the index of one layer (0 is the
+        token embedding, negative numbers count from the top), or one weight per layer: the sum of weight times layer,
+        with the weights as they are.
     """
 
     layers: Layers
 
     def __post_init__(self) -> None:
         parsed = parse_mix(self.layers, NAMED, setting="elmo: layers")
-        object.__setattr__(self, "layers", parsed)  # as dataclasses set the fields of a frozen class
+        object.__setattr__(self, "layers", parsed)  # dataclasses set fields of a frozen class this way
 
     def check(self, n_outputs: int, setting: str = "layers") -> None:
-        """Raise an ElmoError where a biLM with `n_outputs` layers (the embedding counted) cannot be mixed so."""
+        """Raise an ElmoError if a biLM with `n_outputs` layers (counting the embedding) cannot be mixed this way."""
         parse_mix(self.layers, NAMED, n_outputs, setting=f"elmo: {setting}")
 
     def weights(self, n_outputs: int) -> list[float]:
-        """The weight of each layer; "concat" has none."""
+        """Return the weight of each layer; "concat" has none."""
         if self.layers == "mean":
             return [1 / n_outputs] * n_outputs
         if isinstance(self.layers, str | int):
@@ -65,11 +65,11 @@ class FixedMix:
 
 
 def mixed_width(mix: Layers, options: BiLMOptions) -> int:
-    """Width of what a mix makes of a biLM's layers."""
+    """Return the width of a mix of a biLM's layers."""
     return options.width * (options.n_outputs if mix == "concat" else 1)
 
 
-# The mix of a listener: pure thinc parameters, so that averages and `use_params` reach them
+# The mix of a listener: plain thinc parameters, so that averages and `use_params` include them
 
 
 def scalar_mix(
@@ -85,7 +85,7 @@ def scalar_mix(
 ) -> Model[list[Array], list[Array]]:
     """Make the layer that turns rows (see `rows.py`) of each Doc, `[n_tokens, row_width]`, into `[n_tokens, width]`.
 
-    Arguments as of `spacy-elmo.ElmoListener.v1`.
+    Arguments as in `spacy-elmo.ElmoListener.v1`.
 
     Raises:
         ElmoError: a setting is wrong.
@@ -98,8 +98,8 @@ def scalar_mix(
         raise ElmoError(f"elmo: l2_coef is {l2_coef}, expected at least 0")
     if fixed is not None and (initial_weights is not None or initial_gamma != 1.0 or l2_coef):
         raise ElmoError(
-            f"elmo: initial_weights, initial_gamma and l2_coef are for a learned mix, but mix is {mix!r}; leave them "
-            'out, or set mix = "learned"'
+            f"elmo: initial_weights, initial_gamma and l2_coef are for a learned mix, but mix is {mix!r}; remove them, "
+            'or set mix = "learned"'
         )
     return Model(
         NODE,
@@ -120,7 +120,7 @@ def scalar_mix(
 
 
 def mix_weights(model: Model[Any, Any]) -> tuple[list[float], float]:
-    """What a learned mix has learned: the weights of the layers, which sum to 1, and gamma."""
+    """Return what a learned mix has learned: the weights of the layers, which sum to 1, and gamma."""
     s, gamma = model.get_param("s"), model.get_param("gamma")
     return [float(weight) for weight in model.ops.softmax(s)], float(gamma[0])
 
@@ -133,8 +133,8 @@ def _init(model: Model[Any, Any], X: list[Array] | None = None, Y: Any = None) -
         n_outputs, _ = _shape(model, X)
         if initial is not None and len(initial) != n_outputs:
             raise ElmoError(
-                f"elmo: initial_weights lists {len(initial)}, but the biLM has {n_outputs} layers, the token "
-                "embedding counted"
+                f"elmo: initial_weights has {len(initial)} weights, but the biLM has {n_outputs} layers, counting the "
+                "token embedding"
             )
     elif initial is not None:
         n_outputs = len(initial)
@@ -147,7 +147,7 @@ def _init(model: Model[Any, Any], X: list[Array] | None = None, Y: Any = None) -
 
 
 def _shape(model: Model[Any, Any], rows: list[Array]) -> tuple[int, int]:
-    """Number and width of the layers in rows."""
+    """Return number and width of the layers in rows."""
     found, width = rows[0].shape[1], model.get_dim("nO")
     fixed = model.attrs["fixed"]
     if fixed is not None and fixed.layers == "concat":
@@ -159,8 +159,8 @@ def _shape(model: Model[Any, Any], rows: list[Array]) -> tuple[int, int]:
         fits = n_outputs is not None
     if n_outputs is None or not fits:
         raise ElmoError(
-            f"elmo: width is {model.get_dim('nO')}, which does not fit the biLM: it is 2 x its projection_dim, for "
-            '"concat" as often as it has layers, the token embedding counted'
+            f"elmo: width is {model.get_dim('nO')}, which does not fit the biLM; expected 2 x its projection_dim. For "
+            'mix = "concat", multiply that by the number of layers, counting the token embedding'
         )
     if fixed is not None:
         fixed.check(n_outputs, "mix")
@@ -232,14 +232,14 @@ def _weigh(
 
 
 def _learn(model: Model[Any, Any], weights: Any, gamma: Any, d_weights: Any, d_gamma: Any) -> None:
-    """Add to the gradients of s and gamma; the pull on s is bilm-tf's, the gradient of `l2_coef * sum(s ** 2)`."""
+    """Add to the gradients of s and gamma. The pull on s is bilm-tf's, the gradient of `l2_coef * sum(s ** 2)`."""
     d_s = model.ops.backprop_softmax(weights, d_weights)
     model.inc_grad("s", d_s + 2 * model.attrs["l2_coef"] * model.get_param("s"))
     model.inc_grad("gamma", model.ops.asarray1f([d_gamma]))
 
 
 def _concat(xp: Any, joined: Any, width: int) -> tuple[Any, Backprop]:
-    """All layers side by side, the embedding twice."""
+    """Put all layers side by side, the embedding twice."""
     half = width // 2
 
     def backprop(d_mixed: Any) -> Any:
@@ -249,10 +249,10 @@ def _concat(xp: Any, joined: Any, width: int) -> tuple[Any, Backprop]:
 
 
 def _normalize(xp: Any, joined: Any, lengths: list[int], width: int) -> tuple[Any, Backprop]:
-    """Bring each layer of each Doc to mean 0 and variance 1 over its tokens and dimensions, whitespace left out.
+    """Normalize each layer of each Doc to mean 0 and variance 1 over its tokens and dimensions, without whitespace.
 
-    The originals take the statistics over the whole batch (`spacy_elmo.bilm.scalar_mix`), so that the same text has
-    other vectors in other company.
+    The original tools compute the statistics over the whole batch (`spacy_elmo.bilm.scalar_mix`), so the same text gets
+    other vectors in another batch.
     """
     normal, deviations = joined.copy(), []
     is_read = joined.any(axis=1, keepdims=True)

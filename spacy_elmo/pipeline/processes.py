@@ -1,7 +1,7 @@
-"""A pipeline that is about to work in several processes in; an error out, in one line, if its weights are wrong.
+"""A pipeline that is about to start several processes in; a one-line error out, if its weights are wrong.
 
-spaCy starts the workers of `nlp.pipe(n_process=...)` without a look at the components. An error in a worker comes back
-as an error of spaCy's that holds the worker's whole traceback (E871), or goes to the error handler, batch by batch.
+spaCy starts the workers of `nlp.pipe(n_process=...)` without asking the components. An error in a worker comes back
+as spaCy's error with the worker's whole traceback (E871), or goes to the error handler, batch by batch.
 """
 
 import functools
@@ -14,10 +14,10 @@ from thinc.api import Model
 
 
 class NeedsWeights:
-    """A component, a shim or an attribute of a model, one of ours, that needs weights to predict."""
+    """A component, shim or model attribute of ours that needs weights to predict."""
 
     def read_weights(self) -> object:
-        """Read them now, if they are not in memory.
+        """Read the weights now, if they are not in memory.
 
         Raises:
             ElmoError: they cannot be read, or do not fit.
@@ -26,7 +26,7 @@ class NeedsWeights:
 
 
 def read_weights(component: Any) -> None:
-    """Read the weights of all biLMs that a component needs, its own and those of components that it listens to.
+    """Read the weights of all biLMs that a component needs: its own, and those of components that it listens to.
 
     Raises:
         ElmoError: some cannot be read, or do not fit.
@@ -42,7 +42,7 @@ def read_weights(component: Any) -> None:
 
 
 def _reading_first(start: Callable[..., Iterator[Doc]]) -> Callable[..., Iterator[Doc]]:
-    """`Language._multiprocessing_pipe`, which reads weights before it starts processes."""
+    """`Language._multiprocessing_pipe`, but it reads the weights before it starts processes."""
 
     @functools.wraps(start)
     def read_and_start(nlp: Language, texts: Any, pipes: Iterable[Any], *rest: Any, **named: Any) -> Iterator[Doc]:
@@ -54,8 +54,8 @@ def _reading_first(start: Callable[..., Iterator[Doc]]) -> Callable[..., Iterato
     return read_and_start
 
 
-# The one place in spaCy 3.8 that runs in the parent, for several processes only, and knows the components. It is
-# changed in the class, not in a pipeline: a component is not told when another pipeline sources it. It is private:
-# where a later spaCy has it no longer, each worker tells of wrong weights.
+# This is the only place in spaCy 3.8 that runs in the parent, only for several processes, and knows the components. It
+# is changed in the class, not in one pipeline, because a component does not notice when another pipeline sources it. It
+# is private: if a later spaCy no longer has it, each worker reports wrong weights.
 if hasattr(Language, "_multiprocessing_pipe"):
     Language._multiprocessing_pipe = _reading_first(Language._multiprocessing_pipe)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Docs in, what the biLM reads of them out: sentences as lists of words, and where each word stands."""
+"""Docs in, what the biLM reads of them out: sentences as lists of words, and the position of each word."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class Reading:
     """What the biLM reads of some Docs.
 
     sentences: their words.
-    places: for each sentence the number of its Doc, and the indices of its tokens there, `[n_tokens]`.
-    lengths: of the Docs, with the tokens that are not read.
+    places: for each sentence, the number of its Doc and the indices of its tokens there, `[n_tokens]`.
+    lengths: of the Docs, including tokens that are not read.
     """
 
     sentences: list[list[str]]
@@ -32,7 +32,7 @@ class Reading:
         `spacy-elmo.BiLM.v1`.
 
         Raises:
-            ElmoError: see `token_sequences`; or a word of a Doc went with a memory zone that has ended.
+            ElmoError: see `token_sequences`; or a word of a Doc was removed when a memory zone ended.
         """
         places = [
             (number, indices)
@@ -43,15 +43,15 @@ class Reading:
             texts = [texts_of(doc, attr) for doc in docs]
         except KeyError as error:  # E018
             raise ElmoError(
-                "a Doc has a word that its vocabulary has not: the memory zone in which the Doc was made has ended, or "
-                "one that another thread opened beside it. Use a Doc within its zone only, and give each thread that "
-                "opens zones a pipeline of its own"
+                "a Doc has a word that is missing from its vocabulary: the memory zone in which the Doc was made has "
+                "ended, or one that another thread opened at the same time. Only use a Doc within its zone, and give "
+                "each thread that opens zones its own pipeline"
             ) from error
         sentences = [[texts[number][i] for i in indices] for number, indices in places]
         return cls(sentences, places, [len(doc) for doc in docs])
 
     def by_content(self) -> dict[Any, int]:
-        """Numbers of the Docs by what is read of them, and where; none of those of which nothing is."""
+        """Return the numbers of the Docs by what is read of them, and where. Docs without such content are left out."""
         contents: dict[int, list[Any]] = {}
         for sentence, (number, indices) in zip(self.sentences, self.places, strict=True):
             contents.setdefault(number, []).append((tuple(sentence), indices.tobytes()))

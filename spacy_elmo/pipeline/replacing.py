@@ -1,4 +1,4 @@
-"""What spaCy's `replace_listeners` puts in a listener's place: a biLM of the component's own."""
+"""What spaCy's `replace_listeners` puts in place of a listener: the component's own biLM."""
 
 import copy
 import functools
@@ -17,7 +17,7 @@ from spacy_elmo.pipeline.shim import Encoder
 
 @dataclass(frozen=True)
 class _Assumed:
-    """What takes the place of a listener, and where in a tok2vec's config it is taken to go; before: that config."""
+    """The replacement of a listener, and its assumed place in a tok2vec's config; before: that config."""
 
     tok2vec: dict[str, Any]
     before: dict[str, Any]
@@ -30,9 +30,10 @@ class _Assumed:
 
 
 class Replacement:
-    """What spaCy's `replace_listeners` asks of the upstream model: the config and the model to put in the place of a
-    listener. The scalar mix behind an ElmoListener stays; for a listener of spaCy's, the component's own mix comes
-    along.
+    """What spaCy's `replace_listeners` asks of the upstream model: the config and the model to put in place of a
+    listener.
+
+    An ElmoListener keeps its scalar mix. A listener of spaCy's gets the component's own mix.
 
     name: of the component; frozen, lr_scale, layers: its settings.
     """
@@ -42,12 +43,12 @@ class Replacement:
         self._assumed: list[_Assumed] = []
 
     def offer(self, model: Encoder) -> None:
-        """Let spaCy replace listeners of the component whose model this is."""
+        """Let spaCy replace the listeners of the component that has this model."""
         model.attrs["replace_listener"], model.attrs["replace_listener_cfg"] = self.model, self.config
 
     def config(self, bilm: dict[str, Any], tok2vec: dict[str, Any]) -> dict[str, Any]:
-        """Called, once for each path given, with the config of the upstream model and that of the whole tok2vec that
-        has the listener: but not with the path."""
+        """Return the config of the replacement. spaCy calls this once for each path that the user gave, with the config
+        of the upstream model and that of the whole tok2vec that has the listener, but without the path."""
         path = next(self._find_listeners(tok2vec), [])
         listener = functools.reduce(operator.getitem, path, tok2vec)
         settings = {key: value for key, value in listener.items() if key not in ("@architectures", "upstream")}
@@ -59,33 +60,34 @@ class Replacement:
         return replaced
 
     def model(self, copied: Encoder, listener: Any, upstream: object) -> Any:
-        """Called with a copy of the upstream model, once all that `config` gave is where the user's paths say. (spaCy
-        passes all three, or the copy alone: `Language.replace_listeners`.)
+        """Return the replacement of a listener. spaCy calls this with a copy of the upstream model, once all results of
+        `config` are where the user's paths say. (spaCy passes all three arguments, or only the copy:
+        `Language.replace_listeners`.)
 
         Raises:
-            ElmoError: that is not where the listeners were: config and model would be two different things.
+            ElmoError: the listeners were elsewhere, so the config and the model would differ.
         """
         assumed, self._assumed = self._assumed, []
         wrong = [place for place in assumed if not place.holds]
         if wrong:
-            # One of these stands for the tok2vec in the config now.
+            # One of these is now in place of the tok2vec in the config.
             for config in (assumed[0].tok2vec, *(place.replaced for place in assumed)):
                 config.clear()
                 config.update(copy.deepcopy(assumed[0].before))
             raise ElmoError(
-                "replace_listeners: name the paths of the listeners themselves, in the order in which they stand "
-                f"in the config, such as {'.'.join(['model.tok2vec', *wrong[0].path])!r} first"
+                "replace_listeners: name the paths of the listeners themselves, in the order of the config, for "
+                f"example {'.'.join(['model.tok2vec', *wrong[0].path])!r} first"
             )
         if isinstance(listener, Tok2VecListener):
             return chain(copied, scalar_mix(listener.get_dim("nO"), self.layers))
         return copied
 
     def _find_listeners(self, config: Any) -> Iterator[list[str]]:
-        """The paths to the component's listeners in a model's config; `[]` where it is one itself."""
+        """Yield the paths to the component's listeners in a model's config; `[]` if it is itself one."""
         if not isinstance(config, dict):
             return
         if "Listener" in str(config.get("@architectures", "")):
-            # of spaCy's, "*" is that of another component: see `Hub.find_listeners`
+            # for spaCy's listeners, "*" means another component: see `Hub.find_listeners`
             upstream = config.get("upstream", self.name)
             if upstream == self.name or (upstream == "*" and _is_ours(config)):
                 yield []

@@ -1,7 +1,7 @@
-"""Layers in, rows out: what travels from `elmo` to listeners, and what the cache keeps, one row a token.
+"""Layers in, rows out: what `elmo` sends to listeners and what the cache keeps, one row per token.
 
-A row holds the token embedding once (`width / 2` numbers) and behind it each LSTM layer (`width`): layer 0 is the
-embedding twice side by side, and half of that says it all.
+A row has the token embedding once (`width / 2` numbers), then each LSTM layer (`width`). Layer 0 is the embedding twice
+side by side, so half of it is enough.
 """
 
 import numpy as np
@@ -13,18 +13,18 @@ Array = npt.NDArray[np.float32]
 
 
 def row_width(n_outputs: int, width: int) -> int:
-    """Numbers in a row of a biLM with `n_outputs` layers (the embedding counted) of this width."""
+    """Return the size of a row of a biLM with `n_outputs` layers (counting the embedding) of this width."""
     return width // 2 + (n_outputs - 1) * width
 
 
 def count_outputs(row_width: int, width: int) -> int | None:
-    """Layers in rows of this width, the embedding counted; None where no number of layers fits."""
+    """Return the number of layers in rows of this width, counting the embedding; None if no number of layers fits."""
     n_outputs, rest = divmod(row_width + width - width // 2, width)
     return None if rest or n_outputs < 2 else n_outputs
 
 
 def columns(row_width: int, width: int) -> list[slice]:
-    """Where in a row each layer lies: the embedding, then the LSTM layers."""
+    """Return where each layer is in a row: the embedding, then the LSTM layers."""
     half = width // 2
     return [slice(0, half), *(slice(start, start + width) for start in range(half, row_width, width))]
 

@@ -1,4 +1,4 @@
-"""The biLM of a thinc model, as thinc wants it: copied, serialized and trained with the model."""
+"""The biLM of a thinc model, in the form that thinc needs to copy, serialize and train it with the model."""
 
 import contextlib
 import copy
@@ -37,11 +37,11 @@ _alive: "weakref.WeakSet[BiLMShim]" = weakref.WeakSet()
 
 
 def _prepare_for_fork() -> None:
-    """Load before a process forks (`n_process` does), so that all processes share the memory of the weights; not on a
-    GPU, which a forked process cannot use any more once its parent has."""
+    """Load the biLMs before a process forks (as `n_process` does), so that all processes share the memory of the
+    weights. Not on a GPU, because a forked process cannot use it once its parent has."""
     for shim in list(_alive):
         if torch.device(shim.source.device).type == "cpu":
-            with contextlib.suppress(ElmoError):  # who needs the weights will be told
+            with contextlib.suppress(ElmoError):  # the error shows when the weights are needed
                 shim.bilm.prepare()
 
 
@@ -50,20 +50,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def _end_worker_with_parent(alive: "weakref.WeakSet[BiLMShim]") -> None:
-    """Let a worker of `nlp.pipe(n_process=...)` end when the process that started it is killed: spaCy's wait for text
-    for ever. Other processes of the user stay as they are."""
+    """End a worker of `nlp.pipe(n_process=...)` when the process that started it is killed, because spaCy's worker
+    would wait for text forever. Other processes of the user are not affected."""
     if alive and getattr(multiprocessing.current_process(), "_target", None) is language._apply_pipes:
         end_with_parent()
 
 
-register_after_fork(_alive, _end_worker_with_parent)  # in forked workers; in spawned ones, `__setstate__` sees to it
+register_after_fork(_alive, _end_worker_with_parent)  # for forked workers; `__setstate__` does it for spawned ones
 
 
 class BiLMShim(Shim, NeedsWeights):
     """Holds the biLM of a thinc model.
 
     source: where it is read from when it is first needed.
-    tuning: what of it is trained; `set_tuning` and `unfreeze` change that.
+    tuning: which parts are trained; `set_tuning` and `unfreeze` change that.
     """
 
     def __init__(self, source: WeightsSource) -> None:
@@ -71,7 +71,7 @@ class BiLMShim(Shim, NeedsWeights):
         self.source = source
         self.tuning = FineTuning()
         self._weights: Weights | None = None
-        self._read: BiLM | None = None  # by `read_weights`, until it is needed
+        self._read: BiLM | None = None  # from `read_weights`, until it is needed
         self._n_loaded = 0
         self._lock = ForkSafeLock()
         _alive.add(self)
@@ -80,7 +80,7 @@ class BiLMShim(Shim, NeedsWeights):
 
     @property
     def weights(self) -> Weights:
-        """The biLM and what is known of its weights, loaded now if it was not yet.
+        """The biLM and the state of its weights. Loads them if necessary.
 
         Raises:
             ElmoError: the weights cannot be read; see `formats.load`.
@@ -92,8 +92,8 @@ class BiLMShim(Shim, NeedsWeights):
             return self._weights
 
     def read_weights(self) -> BiLMOptions:
-        """Read the weights, if they are not in memory, and return the options of the biLM. It is not brought to its
-        device before it is needed: a forked process cannot use a GPU that its parent has used.
+        """Read the weights, if they are not in memory, and return the options of the biLM. The biLM is only moved to
+        its device when it is needed: a forked process cannot use a GPU that its parent has used.
 
         Raises:
             ElmoError: as `weights`.
@@ -112,7 +112,7 @@ class BiLMShim(Shim, NeedsWeights):
 
     @property
     def bilm(self) -> BiLM:
-        """The biLM, loaded now if it was not yet; raises as `weights`."""
+        """The biLM. Loads it if necessary; raises the same errors as `weights`."""
         return self.weights.bilm
 
     @property
@@ -133,29 +133,29 @@ class BiLMShim(Shim, NeedsWeights):
 
     @property
     def trainable(self) -> bool:
-        """Whether the weights are trained, or at least those that `unfreeze` names."""
+        """Whether the weights are trained, or at least the parts that `unfreeze` names."""
         return self.tuning.trainable
 
     @property
     def lr_scale(self) -> float:
-        """The learning rate of the weights is so many times the training's."""
+        """The weights' learning rate is `lr_scale` times the training's."""
         return self.tuning.lr_scale
 
     @property
     def learns(self) -> bool:
-        """Whether any weight is to be trained now."""
+        """Whether any weight is trained now."""
         return self.tuning.learns
 
     @property
     def is_learning(self) -> bool:
-        """Whether a training is changing the weights."""
+        """Whether a training is currently changing the weights."""
         return self.learns and self._weights is not None and self._weights.is_learning
 
     def set_tuning(self, trainable: bool, lr_scale: float) -> None:
-        """Say whether the weights are trained, and at how many times the training's learning rate.
+        """Set whether the weights are trained, and at how many times the training's learning rate.
 
         Raises:
-            ElmoError: they are to be trained in a precision that is for frozen weights.
+            ElmoError: they are to be trained, but their precision is for frozen weights.
         """
         if trainable and self.source.precision != "float32":
             raise ElmoError(
@@ -165,7 +165,7 @@ class BiLMShim(Shim, NeedsWeights):
         self._tune(FineTuning(trainable, lr_scale, self.tuning.n_top))
 
     def unfreeze(self, n_top: int | None) -> None:
-        """Of trainable weights, train only the `n_top` topmost parts (LSTM layers from above, then the character
+        """Train only the `n_top` topmost parts of trainable weights (LSTM layers from the top down, then the character
         CNN); None: all."""
         self._tune(FineTuning(self.trainable, self.lr_scale, n_top))
 
@@ -176,23 +176,23 @@ class BiLMShim(Shim, NeedsWeights):
                 tuning.grant_gradients(self._weights)
 
     def begin_learning(self) -> None:
-        """Let gradients reach the weights that are trained."""
+        """Turn on gradients for the weights that are trained."""
         weights = self.weights
         with self._lock:
             self.tuning.begin(weights)
 
     def begin_anew(self, name: str) -> None:
-        """Go back to the weights as the source has them; where these were loaded with a pipeline, keep what was learned
-        since, and warn. name: of what is told to begin."""
+        """Go back to the weights of the source. If the weights were loaded with a pipeline, keep what they have learned
+        since, and warn. name: of the component, for the warning."""
         with self._lock:
             if self._weights is None or not self._weights.has_learned:
                 return
             if self.will_be_read_anew:
-                self._weights = None  # when needed next
+                self._weights = None  # read again when next needed
                 return
         util.logger.warning(
-            "%s: its biLM was fine-tuned after it was loaded with the pipeline, and goes on from there; to begin "
-            "with the weights as they were, load the pipeline anew",
+            "%s: its biLM was fine-tuned after it was loaded with the pipeline, and training continues from there; to "
+            "start from the loaded weights, load the pipeline again",
             name,
         )
 
@@ -225,7 +225,7 @@ class BiLMShim(Shim, NeedsWeights):
     # Serialization
 
     def to_bytes(self) -> bytes:
-        """The whole model: weights, options, vocabulary and card."""
+        """Return the whole model: weights, options, vocabulary and card."""
         bilm = self.bilm
         parts = {
             "options": bilm.options.to_dict(),
@@ -252,7 +252,7 @@ class BiLMShim(Shim, NeedsWeights):
             strict_json.check([card, vocabulary])
             if not isinstance(card, dict):
                 raise TypeError(f"a model card is an object, not {type(card).__name__}")
-        except Exception as error:  # msgpack has many of its own
+        except Exception as error:  # msgpack raises many types of its own
             raise WeightsError(f"elmo: the bytes to load hold no biLM, or are damaged ({named(error)})") from None
         lexicons = None if stored is None else lexicons_json.from_dict(stored, "lexicons in bytes")
         parsed = BiLMOptions.from_dict(options, "options in bytes")
@@ -260,7 +260,7 @@ class BiLMShim(Shim, NeedsWeights):
         return self
 
     def copy(self) -> "BiLMShim":
-        """A copy with a number of its own, so that an optimizer keeps both apart."""
+        """Return a copy with its own id, so that an optimizer keeps the two apart."""
         copied = BiLMShim(self.source)
         copied.tuning = copy.copy(self.tuning)
         if self._weights is not None:
@@ -268,12 +268,11 @@ class BiLMShim(Shim, NeedsWeights):
         return copied
 
     def to_device(self, device_type: str, device_id: int) -> None:
-        """The device is ours to choose (setting `device`), not thinc's."""
+        """Do nothing: we choose the device (setting `device`), not thinc."""
 
     def __getstate__(self) -> dict[str, Any]:
-        with contextlib.suppress(
-            ElmoError
-        ):  # as in `_prepare_for_fork`: to a spawned process, tensors go as shared memory
+        # As in `_prepare_for_fork`: a spawned process gets tensors as shared memory.
+        with contextlib.suppress(ElmoError):
             _ = self.bilm
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
@@ -284,12 +283,12 @@ class BiLMShim(Shim, NeedsWeights):
 
 
 def shim_of(model: Encoder) -> BiLMShim:
-    """The holder of the biLM in a model made by `build_bilm`.
+    """Return the shim with the biLM of a model that `build_bilm` made.
 
     Raises:
-        ElmoError: the model is another one.
+        ElmoError: it is another model.
     """
     for shim in model.shims:
         if isinstance(shim, BiLMShim):
             return shim
-    raise ElmoError(f"elmo: the model {model.name!r} holds no biLM; [components.elmo.model] is spacy-elmo.BiLM.v1")
+    raise ElmoError(f"elmo: the model {model.name!r} has no biLM; set [components.elmo.model] to spacy-elmo.BiLM.v1")

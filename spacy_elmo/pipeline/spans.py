@@ -13,7 +13,7 @@ GetSpans = Callable[[Doc], Iterable[Span]]
 
 
 def sentence_spans() -> GetSpans:
-    """Registered as `spacy-elmo.sentence_spans.v1`: the sentences, where they are set, else the whole Doc."""
+    """Registered as `spacy-elmo.sentence_spans.v1`: the sentences if they are set, otherwise the whole Doc."""
     return _sentences
 
 
@@ -23,7 +23,7 @@ def doc_spans() -> GetSpans:
 
 
 def reads_whole_docs(get_spans: GetSpans) -> bool:
-    """Whether it is `doc_spans`, to which sentence boundaries are nothing."""
+    """Whether it is `doc_spans`, which ignores sentence boundaries."""
     return get_spans is _whole_doc
 
 
@@ -41,8 +41,8 @@ def _whole_doc(doc: Doc) -> Iterable[Span]:
 
 
 def token_sequences(doc: Doc, get_spans: GetSpans, max_length: int) -> list[npt.NDArray[np.int64]]:
-    """Return the token indices of each sequence the biLM reads: spans without whitespace tokens, cut into
-    pieces of at most `max_length` tokens; never an empty one. Tokens in no span are in no sequence.
+    """Return the token indices of each sequence that the biLM reads: spans without whitespace tokens, cut into pieces
+    of at most `max_length` tokens. No sequence is empty. Tokens that are in no span are in no sequence.
 
     Raises:
         ElmoError: two spans overlap, or one is of another Doc.
@@ -54,11 +54,11 @@ def token_sequences(doc: Doc, get_spans: GetSpans, max_length: int) -> list[npt.
     sequences: list[npt.NDArray[np.int64]] = []
     for span in get_spans(doc):
         if not isinstance(span, Span):
-            raise ElmoError(f"get_spans gave {span!r}, expected spans of the Doc (doc[start:end])")
+            raise ElmoError(f"get_spans returned {span!r}, expected spans of the Doc (doc[start:end])")
         if span.doc is not doc or not free[span.start : span.end].all():
             raise ElmoError(
-                f"get_spans gave the span [{span.start}:{span.end}], which overlaps another or is of another Doc; "
-                "each token gets one vector, so spans must lie side by side in the Doc they were asked for"
+                f"get_spans returned the span [{span.start}:{span.end}], which overlaps another or is of another Doc; "
+                "each token gets one vector, so return spans of the given Doc that do not overlap"
             )
         free[span.start : span.end] = False
         indices = span.start + np.flatnonzero(words[span.start : span.end])

@@ -1,4 +1,4 @@
-"""A pipeline in, the mixes out through which its components read a biLM: what each task has learned of the layers."""
+"""A pipeline in, the mixes of its components out: what each task has learned about the layers of a biLM."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from spacy_elmo.pipeline.mix import LEARNED, NODE, Layers, mix_weights
 class TaskMix:
     """How a component mixes the layers of a biLM for its task.
 
-    upstream: name of the `elmo` component that it listens to; None where it has a biLM of its own.
+    upstream: name of the `elmo` component that it listens to; None if it has its own biLM.
     mix: "learned", or the fixed mix: "mean", "top", "concat", a layer index, a list of weights.
-    weights, gamma: what a learned mix has learned, softmax(s_j) of each layer, the token embedding first, and the
-        factor of their sum (Peters et al. 2018, eq. 1). None where the mix is fixed, and before `nlp.initialize`.
+    weights, gamma: what a learned mix has learned: softmax(s_j) of each layer, the token embedding first, and the
+        factor of their sum (Peters et al. 2018, eq. 1). None if the mix is fixed, and before `nlp.initialize`.
     """
 
     upstream: str | None
@@ -30,10 +30,11 @@ class TaskMix:
 
 
 def task_weights(nlp: Language) -> dict[str, list[TaskMix]]:
-    """Return the mixes of each component that reads a biLM, by its name, in the order of the pipeline; in a component,
-    in the order of its model, since one model may have ELMo at several places. Disabled components are there, too.
+    """Return the mixes of each component that reads a biLM, by its name, in the order of the pipeline. Disabled
+    components are included.
 
-    A `spacy.Tok2VecListener.v1` that listens to `elmo` has the component's own fixed mix.
+    A component has a list of mixes, in the order of its model, because one model may use ELMo in several places. A
+    `spacy.Tok2VecListener.v1` that listens to `elmo` has the component's own fixed mix.
     """
     elmo = next((pipe for _, pipe in nlp.components if isinstance(pipe, ElmoComponent)), None)
     models = {name: getattr(pipe, "model", None) for name, pipe in nlp.components}
@@ -51,7 +52,7 @@ def _mixes(model: Model[Any, Any], elmo: ElmoComponent | None) -> Iterator[TaskM
 
 
 def _mix_behind(source: Model[Any, Any], mix: Model[Any, Any], elmo: ElmoComponent | None) -> TaskMix:
-    """source: of the layers, a listener or a biLM."""
+    """Return the mix after a source of layers; source: a listener or a biLM."""
     link = source.attrs.get("link")
     upstream = None if link is None else link.upstream_name
     if upstream == "*" and elmo is not None:

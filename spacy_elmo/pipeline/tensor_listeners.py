@@ -1,7 +1,7 @@
-"""spaCy's own listeners, which read `doc.tensor`: which stand behind `elmo`, and what they train on.
+"""spaCy's own listeners, which read `doc.tensor`: which ones come after `elmo`, and what they train on.
 
-`spacy.Tok2VecListener.v1` gives zeros where nobody has run before it, and tells nobody what it trains on; `watch` mends
-that. (All this is `spacy/pipeline/tok2vec.py`.)
+`spacy.Tok2VecListener.v1` gives zeros if no upstream component ran, and does not report what it trains on. `watch`
+fixes that. (See `spacy/pipeline/tok2vec.py` for all of this.)
 """
 
 import weakref
@@ -21,34 +21,34 @@ from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.upstream import Absences, Upstream
 from spacy_elmo.pipeline.weak import Weak
 
-ANY = "*"  # the upstream of a listener that takes whichever tok2vec there is
+ANY = "*"  # the upstream of a listener that accepts any tok2vec
 
 
 class TensorReaders:
-    """spaCy's listeners behind an `elmo` component, whichever component they listen to.
+    """spaCy's listeners after an `elmo` component, whichever component they listen to.
 
-    spaCy shows only components that are enabled (`Language._link_components`), but those that are disabled read the
-    tensor when they are enabled again: so each is kept in mind until it is gone from its pipeline.
+    spaCy only shows components that are enabled (`Language._link_components`), but disabled ones read the tensor when
+    they are enabled again. So each is kept until it is gone from its pipeline.
     """
 
     def __init__(self) -> None:
         self._readers: weakref.WeakKeyDictionary[Tok2VecListener, _Reader] = weakref.WeakKeyDictionary()
 
     def add(self, listener: Tok2VecListener, component: Any, pipelines: Iterable[Language]) -> None:
-        """Note a listener in the model of a component; pipelines: those that the component may be in."""
+        """Add a listener in the model of a component; pipelines: those that the component may be in."""
         homes = [nlp for nlp in pipelines if any(other is component for _, other in nlp.components)]
         self._readers.setdefault(listener, _Reader(component.model.id)).note(component.name, homes)
 
     def discard(self, listener: Tok2VecListener) -> None:
-        """Forget a listener, which is replaced."""
+        """Remove a listener that is replaced."""
         self._readers.pop(listener, None)
 
     def of(self, upstream_name: str) -> dict[Tok2VecListener, str]:
-        """Those that listen to a component of this name, with the names of their own."""
+        """Return the listeners that listen to a component of this name, with their own components' names."""
         return {listener: name for listener, name in self._living() if listener.upstream_name == upstream_name}
 
     def of_others(self, name: str) -> dict[Tok2VecListener, str]:
-        """Those that listen to a component of another name than this."""
+        """Return the listeners that listen to a component of another name."""
         return {listener: own for listener, own in self._living() if listener.upstream_name not in (name, ANY)}
 
     def _living(self) -> list[tuple[Tok2VecListener, str]]:
@@ -58,13 +58,13 @@ class TensorReaders:
         return TensorReaders, (), {"listeners": self._living()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In a copy or another process: pipelines do not go along."""
+        """In a copy or another process: pipelines are not copied."""
         for listener, name in state["listeners"]:
             self._readers.setdefault(listener, _Reader(listener.id)).note(name, [])
 
 
 class _Reader:
-    """Where a listener is: in a component's model, in pipelines that are known or not.
+    """Where a listener is: in a component's model, in pipelines that are known or unknown.
 
     model_id: of that model; name: of the component.
     """
@@ -81,7 +81,7 @@ class _Reader:
 
     @property
     def is_in_pipeline(self) -> bool:
-        """Whether its component is still in a pipeline, as far as can be told."""
+        """Whether its component is still in a pipeline, as far as we can tell."""
         if self._is_elsewhere:
             return True
         living = [nlp for home in self._homes if (nlp := home()) is not None]
@@ -90,9 +90,10 @@ class _Reader:
 
 
 def holds_tensor_of_another(doc: Doc) -> bool:
-    """Whether `doc.tensor` has been set by another component: it is not what lies on `doc._.elmo`.
+    """Whether another component has set `doc.tensor`: it differs from `doc._.elmo`.
 
-    Retokenizing drops, repeats or zeroes rows of it (`spacy/tokens/_retokenize.pyx`); the others are as they were.
+    Retokenizing drops, repeats or zeroes rows of the tensor (`spacy/tokens/_retokenize.pyx`); the other rows stay the
+    same.
     """
     tensor, vectors = doc.tensor, stored_vectors(doc)
     if tensor is None or not tensor.size or tensor is vectors:  # None: from doc_cleaner
@@ -112,7 +113,7 @@ def serve(
     mixed: list[Array],
     backprop: Callable[[list[Array]], list[Doc]],
 ) -> None:
-    """Hand listeners what to train on, by the batch, as they want it.
+    """Give listeners their training input, by the batch, as they need it.
 
     mixed: `[n_tokens, width]` of each Doc; backprop: takes the gradients of these.
     """
@@ -121,8 +122,8 @@ def serve(
 
 
 class _Backprop:
-    """Takes gradients in this process; a listener keeps it after the batch, and it goes into copies and other processes
-    as one that does nothing."""
+    """Takes gradients in this process. A listener keeps it after the batch, so copies and other processes get one that
+    does nothing."""
 
     def __init__(self, backprop: Callable[[list[Array]], list[Doc]] | None = None) -> None:
         self._backprop = backprop
@@ -135,22 +136,22 @@ class _Backprop:
 
 
 def check_width(listener: Tok2VecListener, width: int, upstream_name: str, layers: Any) -> None:
-    """Raise an ElmoError where a listener is not as wide as the mix that it listens to."""
+    """Raise an ElmoError if a listener's width is not that of the mix that it listens to."""
     if listener.has_dim("nO") and (asked := listener.get_dim("nO")) != width:
         raise ElmoError(
             f"{upstream_name}: the width of a spacy.Tok2VecListener.v1 is {asked}, but the mix that it listens to "
-            f"(layers = {layers!r}) has vectors of width {width}; set width = {width}"
+            f"(layers = {layers!r}) has width {width}; set width = {width}"
         )
 
 
 def watch(listener: Tok2VecListener, upstream: Upstream) -> None:
-    """Let a listener warn before it gives zeros, and tell the component upstream what it is trained on."""
+    """Make a listener warn before it gives zeros, and tell the component upstream what it is trained on."""
     watcher = _Watcher(upstream)
     listener.replace_callbacks(watcher.forward, init=watcher.init)
 
 
 class _Watcher:
-    """What a watched listener does in place of what spaCy has it do."""
+    """What a watched listener does instead of spaCy's own functions."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = Weak(upstream)
@@ -165,9 +166,9 @@ class _Watcher:
             if (upstream := self._upstream()) is not None:
                 upstream.note_training(docs)
             if model._batch_id is None and not missing:
-                is_train = False  # in training, too, it reads doc.tensor, but refuses that of an empty Doc
+                is_train = False  # with True it would also read doc.tensor, but raise an error for empty Docs
         elif missing:
             self._absences.warn(
-                missing, model.upstream_name, "a listener", "it gets zeros, and what it predicts means nothing"
+                missing, model.upstream_name, "a listener", "it gets zeros, so its predictions mean nothing"
             )
         return tok2vec_listener_forward(model, docs, is_train)

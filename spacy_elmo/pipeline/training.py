@@ -1,4 +1,4 @@
-"""A training of the pipeline as `elmo` sees it: what was recorded of the batch, the step put off, and what is read."""
+"""A training of the pipeline as `elmo` sees it: the recordings of the batch, the postponed step, and what is read."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,10 @@ from spacy_elmo.pipeline.shim import Encoder, shim_of
 
 
 class TrainingSession:
-    """One training: from `initialize`, or else the first batch, to the next one, or until other weights are loaded.
+    """One training: from `initialize`, or else the first batch, until the next training begins or other weights are
+    loaded.
 
-    name: of the component; setter: the component before it that sets sentence boundaries, where known.
+    name: of the component; setter: the component before it that sets sentence boundaries, if known.
     same_text: compares what is read in this training with what is read in prediction.
     """
 
@@ -23,13 +24,13 @@ class TrainingSession:
         self.name = name
         self.same_text = SameText(name, model.attrs["get_spans"], setter)
         self._model = model
-        self._recordings: list[Recording] = []  # what listeners may still give gradients for
+        self._recordings: list[Recording] = []  # listeners may still give gradients for these
         self._postponed: Optimizer | None = None
         self._loss = 0.0
         self._is_warned_of_gradients = False
 
     def begin_batch(self, docs: Sequence[Doc]) -> float:
-        """End the batch before: take the step that `finish_update` put off. Returns the loss of what was learned."""
+        """Finish the previous batch: take the step that `finish_update` postponed. Returns its loss."""
         self.backprop()
         if self._postponed is not None:
             shim_of(self._model).finish_update(self._postponed)
@@ -39,15 +40,15 @@ class TrainingSession:
         return loss
 
     def record(self, docs: Sequence[Doc]) -> Recording:
-        """Run the biLM over Docs to train it by them."""
+        """Run the biLM over Docs to train it on them."""
         recording = Recording(self._model, docs)
         self._recordings.append(recording)
         return recording
 
     def find(self, doc: Doc) -> tuple[Recording, int] | None:
-        """Where a Doc of the same text was recorded, and as which: some components train on copies.
+        """Return the recording of a Doc with the same text, and its number there: some components train on copies.
 
-        A warning says where there is none, though others were recorded: what is learned there is lost.
+        If there is none, but others were recorded, warn: what is learned from this Doc is lost.
         """
         for recording in self._recordings:
             if (number := recording.find(doc)) is not None:
@@ -57,14 +58,14 @@ class TrainingSession:
         return None
 
     def is_learning_from(self, recording: Recording | None) -> bool:
-        """Whether listeners may still give gradients for what was recorded."""
+        """Whether listeners may still give gradients for a recording."""
         return any(recording is pending for pending in self._recordings)
 
     def finish_update(self, optimizer: Optimizer) -> None:
         """Let the optimizer change the weights.
 
-        `nlp.update` with an optimizer asks for this before the listeners have learned from the batch: then it is put
-        off to the start of the next one (spaCy's Tok2Vec is a step late there, too).
+        `nlp.update` with an optimizer calls this before the listeners have learned from the batch. Then the step is
+        postponed to the start of the next batch (spaCy's Tok2Vec is one step late there, too).
         """
         if any(not recording.has_gradients for recording in self._recordings):
             self._postponed = optimizer
@@ -73,7 +74,7 @@ class TrainingSession:
             shim_of(self._model).finish_update(optimizer)
 
     def backprop(self) -> None:
-        """Learn from what was recorded: with the weights that it was recorded with."""
+        """Learn from the recordings, with the weights that they were made with."""
         recordings, self._recordings = self._recordings, []
         self._loss += sum(recording.backprop() for recording in recordings)
 
@@ -81,11 +82,11 @@ class TrainingSession:
         if not self._is_warned_of_gradients:
             self._is_warned_of_gradients = True
             util.logger.warning(
-                "%s: a component that listens to it trains on Docs of other text than the batch that it was given; "
-                "what it learns there does not reach the biLM",
+                "%s: a component that listens to it trains on Docs with other text than the batch that elmo got; what "
+                "it learns from them does not reach the biLM",
                 self.name,
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is recorded stays in this process: autograd's graphs go nowhere else.
+        # Recordings stay in this process, because autograd's graphs cannot be copied.
         return {**self.__dict__, "_recordings": [], "_postponed": None}

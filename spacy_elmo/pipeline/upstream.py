@@ -1,4 +1,4 @@
-"""What listeners, ours and spaCy's, know of the `elmo` component that they listen to, and how they say that it did not
+"""What listeners, ours and spaCy's, know of the `elmo` component that they listen to, and how they warn if it did not
 run."""
 
 import warnings
@@ -13,7 +13,7 @@ from spacy_elmo.pipeline.weights import Weights
 
 
 class Upstream(Protocol):
-    """The side of an `elmo` component that listeners see; `Hub` is it."""
+    """The part of an `elmo` component that listeners see; `Hub` implements it."""
 
     name: str
 
@@ -29,41 +29,41 @@ class Upstream(Protocol):
         """Read the weights of its biLM, if they are not in memory."""
 
     def ran_at(self, doc: Doc) -> int | None:
-        """When it ran on a Doc, as a number that grows; None where it did not."""
+        """Return when it ran on a Doc, as a number that grows; None if it did not."""
 
     def missing(self, docs: Iterable[Doc]) -> list[Doc]:
-        """Those of the Docs that the biLM, as it is now, has not run on, as they are now."""
+        """Return the Docs that the current biLM has not run on in their current form."""
 
     def rows(self, docs: Sequence[Doc], is_train: bool = False) -> list[Array]:
-        """All layers of Docs, `[n_tokens, row_width]` each (see `rows.py`), computed where they are not there yet."""
+        """Return all layers of Docs, `[n_tokens, row_width]` each (see `rows.py`), computed if necessary."""
 
     def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
-        """Take the gradients of a listener for what `rows` gave of Docs."""
+        """Take the gradients of a listener for what `rows` returned for Docs."""
 
     def note_training(self, docs: Sequence[Doc]) -> None:
-        """A listener is trained on these Docs."""
+        """Note that a listener is trained on these Docs."""
 
 
 class Absences:
-    """Warns of Docs that the component upstream has not run on; but not of samples, which thinc's `initialize` gives to
-    learn about shapes only: nobody has annotated those, and that is all right."""
+    """Warns of Docs that the component upstream has not run on. Samples are left out: thinc's `initialize` gives them
+    only to learn about shapes, so it is right that no component has annotated them."""
 
     def __init__(self) -> None:
         self._samples: weakref.WeakSet[Doc] = weakref.WeakSet()
 
     def expect(self, samples: Iterable[Doc]) -> None:
-        """These are samples."""
+        """Note that these are samples."""
         self._samples.update(samples)
 
     def warn(self, docs: Sequence[Doc], upstream_name: str, listener_name: str, consequence: str) -> None:
-        """Warn of Docs, and say what follows."""
+        """Warn of Docs, and name the consequence."""
         if all(doc in self._samples for doc in docs):
             return
         warnings.warn(
             f"{listener_name}: {upstream_name!r}, which it listens to, has not run on a Doc before it, or the Doc was "
-            f"changed since (is {upstream_name!r} disabled?); {consequence}",
+            f"changed since then (is {upstream_name!r} disabled?); {consequence}",
             stacklevel=3,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Absences, ()  # Docs do not go along
+        return Absences, ()  # Docs are not copied

@@ -1,4 +1,4 @@
-"""An object in, a reference out that does not keep it alive, and that goes along into copies and other processes."""
+"""An object in, a reference out that does not keep it alive, and that can be copied and sent to other processes."""
 
 import weakref
 from typing import Any, Generic, TypeVar
@@ -7,16 +7,16 @@ T = TypeVar("T")
 
 
 class Weak(Generic[T]):
-    """A weak reference; unlike Python's own it can be pickled, together with what it refers to.
+    """A weak reference. Unlike Python's own, it can be pickled, together with its object.
 
-    In a deep copy it refers to the copy of the object where that is copied, too, else to the object itself.
+    A deep copy refers to the copy of the object if that is copied, too, otherwise to the object itself.
     """
 
     def __init__(self, target: T) -> None:
         self._ref = weakref.ref(target)
 
     def __call__(self) -> T | None:
-        """The object, if it is still there."""
+        """Return the object, or None if it is gone."""
         return self._ref()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Weak[T]":
@@ -27,9 +27,9 @@ class Weak(Generic[T]):
         return {"target": self()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Of an object that is gone, that of another that is gone by the end of this line.
+        # If the object is gone, refer to another one that is gone by the end of this line.
         self._ref = weakref.ref(state["target"] if state["target"] is not None else _Gone())  # type: ignore[arg-type]
 
 
 class _Gone:
-    """Something that nobody keeps."""
+    """An object that nothing else refers to."""

@@ -1,4 +1,4 @@
-"""Where the weights of a biLM come from, what tells one state of them from another, and which a listener was trained
+"""Where the weights of a biLM come from, how their states are told apart, and which weights a listener was trained
 with."""
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from spacy_elmo.errors import WeightsError
 
 Version = tuple[int, ...]
 
-RANDOM = "random"  # in the place of a path
+RANDOM = "random"  # instead of a path
 
 
 @dataclass(frozen=True)
 class WeightsSource:
     """Where a biLM is read from, and how it is run.
 
-    path: bundled name, directory, archive or file; "random" for random weights; None where none is named.
-    device, precision, threads: as of `spacy-elmo.BiLM.v1`, the device chosen.
+    path: bundled name, directory, archive or file; "random" for random weights; None if none is named.
+    device, precision, threads: as in `spacy-elmo.BiLM.v1`, but with the device that was chosen.
     """
 
     path: str | None
@@ -39,12 +39,12 @@ class WeightsSource:
         if self.path is None:
             raise WeightsError(
                 "elmo: model.weights is null (is a variable of the config not set?), expected the name or path of "
-                f'weights, or "{RANDOM}" for random ones'
+                f'weights, or "{RANDOM}" for random weights'
             )
         return _random_bilm() if self.path == RANDOM else formats.load(self.path)
 
     def prepare(self, bilm: BiLM) -> BiLM:
-        """Bring a biLM to the device, the precision and the number of threads; none of its weights is trained."""
+        """Move a biLM to the device, and set its precision and number of threads; none of its weights is trained."""
         with torch.inference_mode(False):
             bilm = bilm.to(self.device).eval().requires_grad_(False)
             bilm.set_precision(self.precision)
@@ -59,11 +59,11 @@ def _random_bilm() -> BiLM:
 
 
 class Weights:
-    """A biLM in memory, from when it is loaded until another takes its place.
+    """A biLM in memory, from when it is loaded until another replaces it.
 
-    number: what tells it from every other one of this process; is_of_source: whether `WeightsSource` read it.
-    is_learning: whether training has begun to change it; has_learned: whether it is changed.
-    identity_before: its `identity` when training began to change it.
+    number: distinguishes it from every other one of this process; is_of_source: whether `WeightsSource` read it.
+    is_learning: whether training has begun to change it; has_learned: whether it was changed.
+    identity_before: its `identity` before training began to change it.
     """
 
     def __init__(self, bilm: BiLM, number: tuple[int, int], is_of_source: bool) -> None:
@@ -76,12 +76,12 @@ class Weights:
 
     @property
     def version(self) -> Version:
-        """What tells this state of the weights from every other within this process."""
+        """Distinguishes this state of the weights from every other within this process."""
         return (*self._number, *(parameter._version for parameter in self.bilm.parameters()))
 
     @property
     def digest(self) -> str:
-        """`formats.digest` of the biLM, computed again only when its weights have changed."""
+        """`formats.digest` of the biLM, only computed again if its weights have changed."""
         return self._make_digest(rounded=False)
 
     @property
@@ -106,8 +106,8 @@ class Weights:
 class TrainedWith:
     """Which weights a listener was trained with.
 
-    identity: of these weights; None where it was not trained, or together with weights that were learning themselves.
-    learning: then these, so that what they have become can be told also when their component is gone.
+    identity: of these weights; None if it was not trained, or if the weights were trained together with it.
+    learning: the weights in that case, so that their current state is known even if their component is gone.
     is_trained: whether it was trained at all.
     """
 
@@ -117,20 +117,20 @@ class TrainedWith:
         self.is_trained = False
 
     def note(self, weights: Weights, learns: bool) -> None:
-        """The listener is trained with these weights; learns: whether they are trained, too."""
+        """Note that the listener is trained with these weights; learns: whether they are trained, too."""
         self.identity, self.learning = (None, weights) if learns else (weights.identity, None)
         self.is_trained = True
 
     def load(self, identity: str | None) -> None:
-        """Take over a training with the weights of this identity, or, where it is None, with those upstream."""
+        """Use the record of a training with the weights of this identity, or, if it is None, with those upstream."""
         self.identity, self.learning, self.is_trained = identity, None, True
 
     def is_other_than(self, weights: Weights) -> bool:
-        """Whether the listener was trained with other weights than these."""
+        """Whether the listener was trained with weights other than these."""
         if self.learning is not None:
             return self.learning is not weights and self.learning.identity != weights.identity
         return self.identity is not None and self.identity != weights.identity
 
     def fits_before(self, weights: Weights) -> bool:
-        """Whether it was trained with these as they were before they began to learn."""
+        """Whether it was trained with these weights as they were before they were trained."""
         return self.identity == weights.identity_before

@@ -1,4 +1,4 @@
-"""Spans in, what spaCy would answer for them without hooks out; and whether it is the retokenizer that asks."""
+"""Spans in, spaCy's own answers without hooks out, and whether the retokenizer is asking."""
 
 from opcode import opmap
 from types import FrameType
@@ -10,7 +10,7 @@ from spacy.tokens._retokenize import Retokenizer
 
 
 def vector_without_hooks(span: Span) -> Any:
-    """What `Span.vector` of spaCy 3.8 answers where there are no hooks: the mean of what `Token.vector` answers."""
+    """Return what spaCy 3.8's `Span.vector` returns without hooks: the mean of what `Token.vector` returns."""
     vocab, tensor = span.vocab, _tensor_of(span)
     if not len(span):
         return np.zeros(vocab.vectors_length, dtype=np.float32)
@@ -20,21 +20,21 @@ def vector_without_hooks(span: Span) -> Any:
 
 
 def has_vector_without_hooks(span: Span) -> bool:
-    """What `Span.has_vector` of spaCy 3.8 answers where there are no hooks."""
+    """Return what spaCy 3.8's `Span.has_vector` returns without hooks."""
     if span.vocab.vectors.size:
         return any(span.vocab.has_vector(key) for key in _keys_of_static_vectors(span))
     return _tensor_of(span) is not None
 
 
 def is_read_by_retokenizer(span: Span, frame: FrameType) -> bool:
-    """Whether spaCy reads `span.vector` to write it into the vocab's static vectors, as that of a word that it merges.
+    """Whether spaCy reads `span.vector` to write it into the vocab's static vectors, for a word that it merges.
 
-    frame: the innermost one of Python below the hook. spaCy's retokenizer is compiled and has none.
+    frame: the innermost Python frame below the hook. spaCy's retokenizer is compiled and has none.
 
-    The retokenizer reads it where the text of the span has a zero static vector, and has made a lexeme of the text just
-    before (`_merge` in spacy/tokens/_retokenize.pyx). That happens elsewhere, too. So one of two more traces must be
-    there: a tensor that is shorter than the Doc, since the retokenizer has already cut the tensor, but not yet the Doc;
-    or a `with doc.retokenize()` block that ends.
+    The retokenizer reads `span.vector` if the span's text has a zero static vector, just after it made a lexeme of the
+    text (`_merge` in spacy/tokens/_retokenize.pyx). That also happens elsewhere, so we look for one of two more signs.
+    One is a tensor that is shorter than the Doc: the retokenizer has cut the tensor, but not yet the Doc. The other is
+    a `with doc.retokenize()` block that ends.
     """
     vocab: Any = span.vocab  # spaCy's stub gives `any` no bool
     if not vocab.vectors_length or span.text not in vocab or vocab.get_vector(span.text).any():
@@ -51,7 +51,7 @@ def _ends_retokenizing(frame: FrameType) -> bool:
 
 
 def _tensor_of(span: Span) -> Any:
-    """The tensor of the span's Doc; None where there is none, or an empty one."""
+    """Return the tensor of the span's Doc; None if it is missing or empty."""
     tensor: Any = span.doc.tensor
     return tensor if tensor is not None and tensor.size else None
 

@@ -1,4 +1,4 @@
-"""Memory zones in, an error out where two of one vocabulary are open at once."""
+"""Memory zones in, an error out if two zones of one vocabulary are open at once."""
 
 import os
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ from spacy_elmo.errors import ElmoError
 
 
 class Zones:
-    """The memory zones of a pipeline that are open.
+    """The open memory zones of a pipeline.
 
-    A zone of spaCy's belongs to the vocabulary and not to a thread (`Vocab.memory_zone`). The first that ends takes
-    away the words of all, and frees their memory: tokens of the others lose their text, or come to have another one. So
-    all zones that were open together end with an error.
+    A spaCy zone belongs to the vocabulary, not to a thread (`Vocab.memory_zone`). The first zone that ends removes the
+    words of all, and frees their memory: tokens of the others lose their text, or get another text. So all zones that
+    were open together end with an error.
     """
 
     def __init__(self) -> None:
-        self._open: set[tuple[int, object]] = set()  # a forked process begins with none, whatever its parent has
+        self._open: set[tuple[int, object]] = set()  # a forked process starts with none, whatever its parent has
         self._overlap = False
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """A zone, from its beginning to its end.
+        """One zone, from its start to its end.
 
         Raises:
-            ElmoError: another was open meanwhile, whatever came of it.
+            ElmoError: another zone was open at the same time, even if that did no harm.
         """
         zone = os.getpid(), object()
         self._open.add(zone)
@@ -47,7 +47,7 @@ class Zones:
             raise _OverlapError
 
     def _n_open(self) -> int:
-        return sum(process == os.getpid() for process, _ in list(self._open))  # threads change the set meanwhile
+        return sum(process == os.getpid() for process, _ in list(self._open))  # other threads may change the set
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -59,7 +59,7 @@ class Zones:
 class _OverlapError(ElmoError):
     def __init__(self) -> None:
         super().__init__(
-            "two memory zones of one pipeline were open at once: in spaCy, the first to end takes away the words of "
-            "both. Let threads open them one after the other (a lock), or open one around all threads, or give each "
-            "thread a pipeline of its own"
+            "two memory zones of one pipeline were open at once: in spaCy, the first one that ends removes the words "
+            "of both. Use a lock so that threads open them one after the other, open one zone around all threads, or "
+            "give each thread its own pipeline"
         )

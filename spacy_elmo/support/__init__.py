@@ -1,1 +1,1 @@
-"""What several parts need, each once: whole files and folders, lines and words of texts, devices, progress bars."""
+"""Helpers that several packages need: whole files and folders, lines and words of texts, devices, progress bars."""

@@ -1,4 +1,4 @@
-"""What a user says of a device in, the device of torch out."""
+"""The user's name of a device in, torch's device out."""
 
 import torch
 
@@ -6,13 +6,13 @@ from spacy_elmo.errors import ElmoError
 
 
 def choose_device(name: str, setting: str = "device", error: type[ElmoError] = ElmoError) -> torch.device:
-    """Return the device that is meant; a GPU is not touched yet.
+    """Return the device that the name means; this does not touch a GPU yet.
 
-    name: "auto" (a GPU of NVIDIA's or AMD's where torch sees one), "cpu", "cuda", "cuda:1", or "mps" (that of a Mac, on
-        which nothing was measured yet: hence not by "auto"); setting: what to call it in errors.
+    name: "auto" (an NVIDIA or AMD GPU if torch sees one), "cpu", "cuda", "cuda:1", or "mps" (the GPU of a Mac; "auto"
+        never chooses it, because nothing has been measured there yet). setting: its name in errors.
 
     Raises:
-        `error`: it is none of these, or there is no such GPU here.
+        `error`: the name is none of these, or there is no such GPU here.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":

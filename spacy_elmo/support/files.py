@@ -1,16 +1,17 @@
-"""Content in, files and folders out that appear whole or not at all, also where a process is killed meanwhile.
+"""Content in, complete files and folders out: they appear whole or not at all, even if a process is killed meanwhile.
 
-All is written aside, in a hidden file or folder `.NAME.NUMBER.part` beside its place, and forced to the disk before it
-takes that place: else a power cut could leave an empty file of the new name when the old one is gone. A file takes its
-place by a rename; so does a folder where none is, or an empty one. A folder that is there is exchanged in one step,
-where the system can (see `exchange.py`) and nothing lies in it that has to stay. Otherwise:
+Everything is first written to a hidden file or folder `.NAME.NUMBER.part` next to its place. It is forced to the disk
+before it is moved into place. Otherwise a power cut could leave an empty new file when the old one is already gone. A
+file is renamed into place. So is a folder, if there is none or an empty one. An existing folder is exchanged in one
+step, if the system can (see `exchange.py`) and the folder holds nothing that has to stay. Otherwise:
 
-1. The new folder, whole, is renamed to `.incoming` in the old one. From here on the new state holds: who reads, reads
-   `.incoming` while it is there (`settled`, `read_whole`).
-2. Its files are put in place one by one, as second names of the same content; old ones without a successor are removed.
-3. `.incoming` is renamed to a name of the other kind, and removed.
+1. The complete new folder is renamed to `.incoming` in the old one. From here on the new state is valid: readers use
+   `.incoming` while it exists (`settled`, `read_whole`).
+2. Its files are put in place one by one, as second names of the same content. Old files that it lacks are removed.
+3. `.incoming` is renamed to a `.part` name, and removed.
 
-A process that is killed between 1 and 3 leaves `.incoming`; the next one that reads or writes there does 2 and 3 again.
+If a process is killed between 1 and 3, `.incoming` remains. The next process that reads or writes there does 2 and 3
+again.
 """
 
 import errno
@@ -30,14 +31,14 @@ from spacy_elmo.support.locks import abandoned, locked
 
 INCOMING = ".incoming"
 
-_READINGS = 5  # attempts to read a folder without a lock, if it is replaced each time
-_PATIENCE, _PAUSE = 2.0, 0.05  # seconds for which `patiently` tries again, and between attempts
+_READINGS = 5  # attempts to read a folder without a lock, if it is replaced during each
+_PATIENCE, _PAUSE = 2.0, 0.05  # seconds for which `patiently` retries, and seconds between attempts
 
 T = TypeVar("T")
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
-    """The path, with the user's home in the place of a `~` in front, as a shell does: a config knows no shell."""
+    """Return the path, with a leading `~` replaced by the user's home. A shell does this; a config has no shell."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # no such user
@@ -45,10 +46,10 @@ def at_home(path: str | os.PathLike[str]) -> Path:
 
 
 def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
-    """Let `write_to` fill a file, which replaces the one that is there once it is whole.
+    """Let `write_to` fill a file. Once it is complete, it replaces the existing one.
 
     Raises:
-        OSError: it cannot be written; the one that was there is still there.
+        OSError: it cannot be written; the old file is still there.
     """
     clear_abandoned(path)
     with _aside(path, Path.touch) as temporary:
@@ -61,28 +62,29 @@ def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text with the line ends that it has; see `write_whole`."""
+    """Write UTF-8 text with unchanged line ends; see `write_whole`."""
     write_whole(path, lambda file: file.write(text.encode()))
 
 
 @contextmanager
 def replacing(folder: Path, names: Collection[str]) -> Iterator[Path]:
-    """Give a new folder, to be filled; then its content takes the place of `names` in `folder`, all of it or nothing.
+    """Give a new folder, to be filled. Then its content replaces `names` in `folder`, all or nothing.
 
-    names: of all files and folders that belong together there, whether the new state has them or not. Where they cannot
-        be put in place in one step, that is done in this order. What else lies in `folder` stays; a folder of such a
-        name is replaced by a folder only.
+    names: all files and folders that belong together there, whether the new state has them or not. If they cannot be
+        put in place in one step, they are put there in this order. Everything else in `folder` stays. A folder of such
+        a name is only replaced by a folder.
 
-    Of several threads or processes that replace the same, the last one wins.
+    If several threads or processes replace the same names, the last one wins.
 
     Raises:
-        OSError: it cannot be written. What was there is still there, or, if only the last part failed, what is new.
+        OSError: it cannot be written. The old content is still there, or, if only the last part failed, the new
+            content.
     """
-    folder = Path(os.path.realpath(folder))  # a link stays one
+    folder = Path(os.path.realpath(folder))  # keep a link a link
     if not folder.parent.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
     clear_abandoned(folder)
-    place = folder / INCOMING if _is_mount(folder) else folder  # beside it, unless that is another file system
+    place = folder / INCOMING if _is_mount(folder) else folder  # next to it, unless that is another file system
     with _aside(place, Path.mkdir) as new:
         if folder.is_dir():
             shutil.copymode(folder, new)
@@ -93,26 +95,28 @@ def replacing(folder: Path, names: Collection[str]) -> Iterator[Path]:
 
 
 def settled(folder: Path, names: Collection[str]) -> Path:
-    """Where to read what `replacing` wrote: `folder`, or `.incoming` in it. What a killed process left is finished
-    where that can be done at once; names: as of `replacing`."""
+    """Return where to read what `replacing` wrote: `folder`, or `.incoming` in it. If a killed process left work
+    unfinished and it can be finished at once, finish it; names: as in `replacing`."""
     if not _has_incoming(folder):
         return folder
-    with suppress(OSError), locked(folder, wait=False):  # not ours to write, or another is at it
+    with suppress(OSError), locked(folder, wait=False):  # no permission to write, or another process is doing it
         _finish(folder, names)
     return folder / INCOMING if _has_incoming(folder) else folder
 
 
 def recover(folder: Path, names: Collection[str]) -> None:
-    """Finish what a killed process has left of replacing these, and remove what it has left of writing them."""
+    """Finish what a killed process left unfinished when it replaced these, and remove its temporary files."""
     with suppress(OSError), locked(folder):
         clear_abandoned(folder / INCOMING)
         _finish(folder, names)
 
 
 def read_whole(folder: Path, names: Collection[str], read: Callable[[Path], T]) -> T:
-    """Let `read` read several files of a folder; again, if they were replaced meanwhile, so that all are of one state.
+    """Let `read` read several files of a folder. If they were replaced meanwhile, read again, so that all are of one
+    state.
 
-    read: is given the place to read from, see `settled`. What it raises is raised, unless they were replaced meanwhile.
+    read: gets the place to read from, see `settled`. Its exceptions are raised unless the files were replaced
+        meanwhile.
     """
     for _ in range(_READINGS):
         before = state_of(folder, names)
@@ -124,21 +128,21 @@ def read_whole(folder: Path, names: Collection[str], read: Callable[[Path], T]) 
         else:
             if state_of(folder, names) == before:
                 return found
-    with locked(folder):  # replaced again and again: keep the others waiting
+    with locked(folder):  # replaced again and again: make the others wait
         return read(folder / INCOMING if _has_incoming(folder) else folder)
 
 
 def state_of(folder: Path, names: Collection[str]) -> list[tuple[int, int, int] | None]:
-    """What changes whenever one of these is replaced, or what takes their place is put into the folder."""
+    """Return values that change whenever one of these is replaced, or when their replacement is put into the folder."""
     return [_stamp(folder / name) for name in (INCOMING, *names)]
 
 
 def patiently(rename: Callable[[Path], object], target: Path) -> None:
-    """Call `rename` with `target`. On Windows nothing can be renamed or replaced while anybody has it open (a reader, a
-    virus scanner): there it is tried again for a moment.
+    """Call `rename` with `target`. On Windows, a file that is open anywhere (in a reader, a virus scanner) cannot be
+    renamed or replaced, so there this retries for a moment.
 
     Raises:
-        OSError: what `rename` raises; on Windows, the file stays in use.
+        OSError: what `rename` raises; on Windows, if the file stays in use.
     """
     end = time.monotonic() + (_PATIENCE if sys.platform == "win32" else 0.0)
     while True:
@@ -152,7 +156,7 @@ def patiently(rename: Callable[[Path], object], target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Have the content of a file under a second name: at no cost, where the file system can. A link stays a link."""
+    """Give the content of a file a second name, at no cost if the file system can. A link stays a link."""
     try:
         os.link(source, target, follow_symlinks=False)
     except (OSError, NotImplementedError):
@@ -160,7 +164,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or a folder and all in it, to the disk."""
+    """Force a file, or a folder and everything in it, to the disk."""
     if path.is_dir():
         for entry in path.iterdir():
             sync(entry)
@@ -172,7 +176,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk, where the system can."""
+    """Force the names in a folder to the disk, if the system can."""
     if sys.platform == "win32":
         return
     with suppress(OSError):
@@ -184,7 +188,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def clear_abandoned(path: Path) -> None:
-    """Remove what killed processes left of the writing of what was to become `path`."""
+    """Remove the temporary files that killed processes left when they wrote `path`."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{12}}\.part")
     with suppress(OSError):
         for left in [entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name)]:
@@ -195,28 +199,29 @@ def clear_abandoned(path: Path) -> None:
 
 @contextmanager
 def _aside(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
-    """Make something new beside `path`, to take its place. It is locked, so that others see that it is not abandoned.
-    What has its name in the end is removed."""
+    """Make something new next to `path`, which will replace it. It is locked, so others see that it is in use. What
+    still has the temporary name in the end is removed."""
     with ExitStack() as stack:
         while True:
             temporary = _name_aside(path)
             stack.callback(_try_remove, temporary)
             make(temporary)
-            if sys.platform == "win32":  # where it could not be renamed while it is open
+            if sys.platform == "win32":  # an open file could not be renamed there
                 break
-            with suppress(FileNotFoundError):  # taken for abandoned, and removed, before it was locked
+            # Another process may remove it as abandoned before it is locked.
+            with suppress(FileNotFoundError):
                 stack.enter_context(locked(temporary))
                 break
         yield temporary
 
 
 def _name_aside(path: Path) -> Path:
-    """A name that nobody else takes."""
+    """Return a name that no other process uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
 
 
 def _is_mount(folder: Path) -> bool:
-    """Whether a folder and its parent are of two file systems, so that nothing can be renamed from one to the other."""
+    """Whether a folder and its parent are on two file systems, so that nothing can be renamed from one to the other."""
     return folder.is_dir() and folder.stat().st_dev != folder.parent.stat().st_dev
 
 
@@ -224,7 +229,7 @@ def _put_in_place(new: Path, folder: Path, names: Collection[str]) -> None:
     if not folder.is_dir() or _is_free(folder):
         try:
             patiently(new.rename, folder)
-        except OSError:  # made or filled meanwhile; or it is empty, on Windows
+        except OSError:  # another process made or filled it meanwhile; or, on Windows, it is empty
             if not folder.is_dir():
                 raise
         else:
@@ -241,7 +246,7 @@ def _put_in_place(new: Path, folder: Path, names: Collection[str]) -> None:
 
 
 def _keep_folders(new: Path, folder: Path, names: Collection[str]) -> None:
-    """Refuse to remove a folder for a file, or for nothing: it is hardly one of ours."""
+    """Refuse to replace a folder with a file, or to remove it: it is probably not ours."""
     for name in names:
         if (folder / name).is_dir() and not (new / name).is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))
@@ -252,24 +257,25 @@ def _is_free(folder: Path) -> bool:
 
 
 def _is_replaceable(folder: Path, names: Collection[str]) -> bool:
-    """Whether all that is in it is to be replaced."""
+    """Whether everything in it is to be replaced."""
     return {entry.name for entry in folder.iterdir()} <= set(names) and not _is_working_directory(folder)
 
 
 def _is_working_directory(folder: Path) -> bool:
-    """Whether it is ours, and so most likely that of a shell, which would stay in the folder that is removed."""
+    """Whether it is our working directory. Most likely it is then a shell's, too, which would stay in the removed
+    folder."""
     with suppress(OSError):
         return folder.samefile(Path.cwd())
     return False
 
 
 def _has_incoming(folder: Path) -> bool:
-    incoming = os.fspath(folder / INCOMING)  # any text: os.path never raises, as pathlib does
+    incoming = os.fspath(folder / INCOMING)  # os.path accepts any text; pathlib may raise
     return os.path.isdir(incoming) and not os.path.islink(incoming)  # noqa: PTH112, PTH114
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename a folder, or copy it to a name aside first, where the target is of another file system."""
+    """Rename a folder. If the target is on another file system, first copy it to a temporary name there."""
     try:
         patiently(source.rename, target)
     except OSError as error:
@@ -285,9 +291,10 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _finish(folder: Path, names: Collection[str]) -> None:
-    """Put what is in `.incoming` in place, of which it is the whole new state; the lock on the folder is held.
+    """Put the content of `.incoming`, which is the complete new state, in place. The caller holds the lock on the
+    folder.
 
-    It may have been done in part before.
+    Part of this may have been done before.
     """
     if not _has_incoming(folder):
         return
@@ -305,15 +312,15 @@ def _finish(folder: Path, names: Collection[str]) -> None:
     except FileNotFoundError:
         if _has_incoming(folder):
             raise
-        return  # where there are no locks, another has done it
+        return  # without locks, another process may have done it
     _try_remove(discarded)
 
 
 def _put(source: Path, target: Path) -> None:
-    """Give a file, or all files of a folder, a second name at `target`, in the place of what is there."""
+    """Give a file, or all files of a folder, a second name at `target`, replacing what is there."""
     if target.exists() and source.samefile(target):
         return
-    temporary, old = (_name_aside(source.parent) for _ in range(2))  # names that only `_put_in_place` clears
+    temporary, old = (_name_aside(source.parent) for _ in range(2))  # only `_put_in_place` clears these names
     try:
         if source.is_dir():
             shutil.copytree(source, temporary, symlinks=True, copy_function=link_or_copy)  # type: ignore[arg-type]
@@ -344,6 +351,6 @@ def _try_remove(path: Path) -> None:
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
-    except (OSError, ValueError):  # a name that cannot be one, too
+    except (OSError, ValueError):  # the latter for an impossible name
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size

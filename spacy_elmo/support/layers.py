@@ -1,4 +1,4 @@
-"""What a user says of layers in, the choice that is meant out; a word means the same wherever layers are chosen."""
+"""The user's choice of layers in, the parsed choice out. A word means the same wherever layers are chosen."""
 
 import math
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _MEANING = {
     "all": "each layer by itself",
     "learned": "a mix that the task learns",
 }
-# Words that mean something elsewhere, and what a user who says them may want instead.
+# Words that are valid elsewhere, and what the user may want instead.
 _INSTEAD = {"all": ("concat", "learned", "mean"), "concat": ("all", "mean"), "learned": ("mean",)}
 
 
@@ -27,11 +27,11 @@ def parse_layers(
 
     asked: one of `words` ("average" is another word for "mean"), or the number of a layer, also as text: 0 is the token
         embedding, and a negative number counts from the top.
-    n_outputs: how many layers there are, the token embedding counted; None: not known yet.
-    setting: what to call it in errors; also: what else would have been right, for errors.
+    n_outputs: number of layers, counting the token embedding; None: not known yet.
+    setting: its name in errors; also: another valid choice, for errors.
 
     Raises:
-        ElmoError: it is none of these, or there is no such layer. The error says what you may want instead.
+        ElmoError: it is none of these, or there is no such layer. The error says what the user may want instead.
     """
     words = tuple(words)
     if isinstance(asked, str) and (word := _SYNONYMS.get(asked, asked)) in words:
@@ -46,7 +46,7 @@ def parse_layers(
 
 
 def parse_mix(asked: object, words: Iterable[str], n_outputs: int | None = None, *, setting: str = "layers") -> Mix:
-    """Return what `parse_layers` does, or of a list, tuple or array of finite numbers, a weight for each layer.
+    """Return what `parse_layers` returns. For a list, tuple or array of finite numbers, return one weight per layer.
 
     Raises:
         ElmoError: as `parse_layers`, or there are more or fewer weights than layers.
@@ -56,7 +56,7 @@ def parse_mix(asked: object, words: Iterable[str], n_outputs: int | None = None,
         return parse_layers(asked, words, n_outputs, setting=setting, also="a list of weights")
     if n_outputs not in (None, len(weights)):
         raise ElmoError(
-            f"{setting} lists {len(weights)} weights, but the biLM has {n_outputs} layers, the token embedding counted"
+            f"{setting} lists {len(weights)} weights, but the biLM has {n_outputs} layers, counting the token embedding"
         )
     return weights
 

@@ -1,4 +1,4 @@
-"""A file or folder in, a lock on it out, which the operating system frees when its process ends, however it ends."""
+"""A file or folder in, a lock on it out. The operating system frees the lock when its process ends, however it ends."""
 
 import hashlib
 import os
@@ -12,19 +12,19 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-_ABANDONED = 24 * 3600.0  # seconds without a change, after which nobody is at work, where there are no locks
+_ABANDONED = 24 * 3600.0  # without locks, a file is abandoned after this many seconds without a change
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock on the file or folder at `path`, against other threads and processes. No lock file is made, and a
-    process that is forked meanwhile does not hold it too.
+    """Hold the lock on the file or folder at `path`, against other threads and processes. This makes no lock file, and
+    a process that is forked meanwhile does not hold the lock.
 
-    Where a file system has no locks (some over a network), there is no waiting: what is done under the lock has to be
-    safe without it, too. On Windows it holds for one machine.
+    If a file system has no locks (some network file systems don't), this does not wait: what is done under the lock has
+    to be safe without it, too. On Windows the lock only holds on one machine.
 
     Raises:
-        BlockingIOError: `wait` is False, and another holds it.
+        BlockingIOError: `wait` is False, and another process or thread holds the lock.
         OSError: nothing is there, or it cannot be opened.
     """
     if sys.platform == "win32":
@@ -35,15 +35,15 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor in _held:  # in a process that was forked meanwhile, it is closed already
+        if descriptor in _held:  # in a process that was forked meanwhile, it is already closed
             _held.remove(descriptor)
             _unlock(descriptor)
 
 
 @contextmanager
 def claimed(path: Path, make: Callable[[Path], object], refusal: Exception) -> Iterator[None]:
-    """Let `make` make a file or folder where none is, and hold the lock on it; within, it may be removed. Where another
-    holds it, `refusal` is raised.
+    """Let `make` make a file or folder if none exists, and hold the lock on it. Inside the block, it may be removed. If
+    another process or thread holds the lock, `refusal` is raised.
 
     Raises:
         OSError: it cannot be made or opened.
@@ -56,23 +56,24 @@ def claimed(path: Path, make: Callable[[Path], object], refusal: Exception) -> I
                 break
             except BlockingIOError:
                 raise refusal from None
-            except FileNotFoundError:  # who held it has come to an end, and removed it
+            except FileNotFoundError:  # the last holder ended and removed it
                 continue
         yield
 
 
 @contextmanager
 def abandoned(path: Path) -> Iterator[bool]:
-    """Whether nobody is at work on a file or folder that is locked as long as somebody is; nobody begins meanwhile.
+    """Whether no process uses a file or folder that is locked while in use. No process can start to use it inside the
+    block.
 
-    Where there are no locks, that is so a day after its last change.
+    Without locks, it counts as abandoned a day after its last change.
     """
     if sys.platform == "win32":
         yield _is_old(path)
         return
     try:
         descriptor = _open(path)
-    except OSError:  # gone, or not ours to open
+    except OSError:  # gone, or no permission to open it
         yield False
         return
     try:
@@ -93,9 +94,9 @@ if sys.platform == "win32":
 
     @contextmanager
     def _locked_by_name(path: Path, wait: bool) -> Iterator[None]:
-        """Windows locks no folders: lock a file that stands for this one.
+        """Windows locks no folders, so lock a file that represents this folder.
 
-        As on other systems, that is an error where nothing lies: whoever had the lock before may have removed it.
+        As on other systems, it is an error if nothing is there: the last holder may have removed it.
         """
         from filelock import FileLock, Timeout
 
@@ -108,7 +109,8 @@ if sys.platform == "win32":
             raise BlockingIOError(f"{path}: in use") from None
 
 else:
-    _held: set[int] = set()  # descriptors; a process that is killed holds its locks on where another has a copy of one
+    # Descriptors. If a process is killed, its locks last as long as another process has copies of these.
+    _held: set[int] = set()
 
     def _close_held() -> None:
         while _held:
@@ -117,7 +119,8 @@ else:
     os.register_at_fork(after_in_child=_close_held)
 
     def _open_locked(path: Path, wait: bool) -> int:
-        """Lock what lies there when the lock is had: another may have put something new in its place meanwhile."""
+        """Lock what is at the path once the lock is ours: another process may have put something new there
+        meanwhile."""
         while True:
             descriptor = _open(path)
             try:
@@ -131,14 +134,14 @@ else:
             os.close(descriptor)
 
     def _open(path: Path) -> int:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # otherwise a named pipe would wait for a writer
 
     def _flock(descriptor: int, wait: bool) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise
-        except OSError:  # this file system has none
+        except OSError:  # this file system has no locks
             return
 
     def _unlock(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""What a file holds in, short text on one line out: how an error shows it, whoever made the file."""
+"""Values from files or other packages in, short text on one line out, for error messages."""
 
 from collections.abc import Iterable
 
@@ -6,30 +6,30 @@ _MOST_VALUE, _MOST_TEXT = 100, 200  # characters shown
 
 
 def quoted(value: object) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """Return a value as Python writes it, cut if it is long."""
     try:
         return _cut(repr(value), _MOST_VALUE)
-    except (ValueError, RecursionError):  # a number of more than 4,300 digits; lists within lists
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits; deeply nested lists
         return f"{type(value).__name__} that cannot be shown"
 
 
 def shown(text: str) -> str:
-    """A text as it is, cut where it is long."""
+    """Return a text unchanged, cut if it is long."""
     return _cut(text, _MOST_TEXT)
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names with commas between them, cut where they are many or long."""
+    """Return names with commas between them, cut if there are many or if they are long."""
     return shown(", ".join(names))
 
 
 def reason(error: BaseException) -> str:
-    """What an error of another package says, which may repeat what it read."""
+    """Return the text of another package's error, which may repeat what it read."""
     return shown(" ".join(str(error).split()))
 
 
 def named(error: BaseException) -> str:
-    """An error of another package with its kind, where that says more than its text."""
+    """Return another package's error with its type, if the type says more than the text."""
     return f"{type(error).__name__}: {reason(error)}"
 
 

@@ -1,11 +1,11 @@
-"""Progress bars on stderr where tqdm is installed (it comes with spaCy), nothing where it is not."""
+"""Progress bars on stderr if tqdm is installed (it comes with spaCy), otherwise nothing."""
 
 import sys
 from typing import Any
 
 
 class _NoBar:
-    """Takes the calls of a tqdm bar and shows nothing."""
+    """Accepts the calls of a tqdm bar and shows nothing."""
 
     def __enter__(self) -> "_NoBar":
         return self
@@ -14,17 +14,17 @@ class _NoBar:
         return
 
     def update(self, n: float = 1) -> None:
-        """Count on."""
+        """Count."""
 
     def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        """Show beside the bar."""
+        """Show text next to the bar."""
 
     def refresh(self) -> None:
         """Draw."""
 
 
 def progress_bar(show: bool, description: str, total: float | None = None, **settings: Any) -> Any:
-    """A tqdm bar, or one that shows nothing. `settings` are tqdm's."""
+    """Return a tqdm bar, or one that shows nothing. `settings` are tqdm's."""
     if show:
         try:
             from tqdm import tqdm

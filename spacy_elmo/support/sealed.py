@@ -1,4 +1,4 @@
-"""Bytes in, the same bytes behind a checksum of them out, and back: a change is seen before anything is read."""
+"""Bytes in, the same bytes with a checksum in front out, and back: a change is noticed before anything is read."""
 
 import hashlib
 
@@ -13,12 +13,12 @@ def seal(data: bytes) -> bytes:
 
 
 def unseal(data: bytes, name: str) -> bytes:
-    """What `seal` was given; bytes of earlier versions, which carry no checksum, as they are.
+    """Return what `seal` was given. Bytes of earlier versions have no checksum and are returned as they are.
 
-    name: of what the bytes hold, for the error.
+    name: what the bytes are, for the error.
 
     Raises:
-        WeightsError: the bytes are no bytes, or others than those that were sealed.
+        WeightsError: the argument is not bytes, or the bytes have changed since they were sealed.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise WeightsError(f"{name}: expected bytes, got {type(data).__name__}")
@@ -28,5 +28,5 @@ def unseal(data: bytes, name: str) -> bytes:
     start = len(_MAGIC) + hashlib.sha256().digest_size
     content = data[start:]
     if hashlib.sha256(content).digest() != data[len(_MAGIC) : start]:
-        raise WeightsError(f"{name}: the bytes are damaged (their checksum differs); make them anew with to_bytes")
+        raise WeightsError(f"{name}: the bytes are damaged (their checksum differs); make them again with to_bytes")
     return content

@@ -1,4 +1,4 @@
-"""The name of a text in, a path that can be read several times out, also of `-` (standard input) or a pipe."""
+"""The name of a text in, a path that can be read several times out, even for `-` (standard input) or a pipe."""
 
 import shutil
 import sys
@@ -13,13 +13,13 @@ from spacy_elmo.support.text import PathLike
 
 @contextmanager
 def rereadable(text: PathLike) -> Iterator[PathLike]:
-    """Give the text itself, or, where it is `-`, a pipe or a terminal, a temporary copy of what comes from there."""
+    """Yield the text itself. If it is `-`, a pipe or a terminal, yield a temporary copy of what comes from there."""
     path = Path(text)
     from_standard_input = str(text) == "-"
     if not from_standard_input and not path.is_fifo() and not path.is_char_device():
         yield text
         return
-    # A reader that has not come to the end still has the copy open, which Windows then cannot remove.
+    # A reader that has not reached the end still has the copy open, and then Windows cannot remove it.
     with TemporaryDirectory(prefix="spacy_elmo_", ignore_cleanup_errors=True) as folder:
         copy = Path(folder) / "stdin"
         try:
@@ -30,5 +30,5 @@ def rereadable(text: PathLike) -> Iterator[PathLike]:
                     with path.open("rb") as source:
                         shutil.copyfileobj(source, target)
         except OSError as error:
-            raise CorpusError(f"{text}: cannot be read, or kept for a second reading ({error})") from None
+            raise CorpusError(f"{text}: cannot be read, or cannot be copied for a second reading ({error})") from None
         yield copy

@@ -1,4 +1,4 @@
-"""JSON in, what it says out if it can be written again: as JSON, and as the msgpack that spaCy saves pipelines in."""
+"""JSON in, its value out, if both JSON and the msgpack of saved spaCy pipelines can write that again."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ def loads(content: bytes) -> Any:
     """Parse JSON, and `check` it.
 
     Raises:
-        ValueError: it is no JSON, or says what cannot be written again.
+        ValueError: it is not JSON, or has values that cannot be written again.
     """
     value = parse(content)
     check(value)
@@ -21,10 +21,10 @@ def loads(content: bytes) -> Any:
 
 
 def parse(content: bytes) -> Any:
-    """Parse JSON; what it says is still to be checked.
+    """Parse JSON without `check`.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is not JSON.
     """
     try:
         return json.loads(content)
@@ -33,11 +33,11 @@ def parse(content: bytes) -> Any:
 
 
 def check(value: Any) -> None:
-    """Refuse what JSON and msgpack cannot both write.
+    """Raise an error for values that JSON and msgpack cannot both write.
 
     Raises:
-        ValueError: lists and objects are nested too deeply, a number is too large, a text or key holds a lone
-            surrogate, or there is something else than JSON has.
+        ValueError: lists and objects are nested too deeply, a number is too large, a text or key has a lone surrogate,
+            or there is a type that JSON does not have.
     """
     open_nodes: list[Iterator[Any]] = [iter([value])]
     while open_nodes:
@@ -56,7 +56,7 @@ def _children(node: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> Iterator[An
     if not isinstance(node, dict):
         return iter(node)
     if not all(isinstance(key, str) for key in node):
-        raise ValueError("a key is no text")
+        raise ValueError("a key is not text")
     return chain(node, node.values())
 
 
@@ -65,9 +65,9 @@ def _check_leaf(leaf: Any) -> None:
         try:
             leaf.encode()
         except UnicodeEncodeError:
-            raise ValueError("a text holds half a character (a lone surrogate)") from None
+            raise ValueError("a text has half a character (a lone surrogate)") from None
     elif isinstance(leaf, int):
         if not _LEAST_INTEGER <= leaf <= _MOST_INTEGER:
             raise ValueError("a whole number needs more than 64 bits")
     elif leaf is not None and not isinstance(leaf, float):
-        raise ValueError(f"holds {type(leaf).__name__}, which JSON does not have")
+        raise ValueError(f"has a value of type {type(leaf).__name__}, which JSON does not have")

@@ -1,4 +1,4 @@
-"""Paths in, sentences out: pre-tokenized text, one sentence a line, a blank line between documents."""
+"""Paths in, sentences out: pre-tokenized text, one sentence per line, with a blank line between documents."""
 
 import bz2
 import glob
@@ -16,14 +16,15 @@ from typing import Any, BinaryIO
 from spacy_elmo.errors import CorpusError
 
 PathLike = str | os.PathLike[str]
-LONGEST_LINE = 16 * 2**20  # bytes: three times War and Peace; its words still fit into the memory
+LONGEST_LINE = 16 * 2**20  # bytes: three times War and Peace; its words still fit into memory
 
 
-_PACKED_AT_ONCE = 2**12  # bytes, of which zstandard can make 32,000 times as many
+_PACKED_AT_ONCE = 2**12  # bytes; zstandard can unpack these to 32,000 times as many
 
 
 class _ZstFile(io.RawIOBase):
-    """A zstandard file, frame by frame: the package's own readers take the first frame's end, or a cut, for the end."""
+    """A zstandard file, frame by frame. The package's own readers stop at the end of the first frame, and take a cut
+    for the end."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -46,7 +47,7 @@ class _ZstFile(io.RawIOBase):
             packed = packed or self._file.read(_PACKED_AT_ONCE)
             if not packed:
                 if self._begun:
-                    raise EOFError("it ends in the middle")
+                    raise EOFError("it is cut off")
                 return 0
             self._begun = True
             try:
@@ -76,9 +77,9 @@ _OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
 
 
 def find_files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
-    """Files that `paths` stand for, in order: a file, a directory (its files, by name) or a glob pattern each.
+    """Return the files that `paths` mean, in order. Each is a file, a directory (its files, by name) or a glob pattern.
 
-    A file may be named twice; its text then counts twice.
+    A file may be named twice; then its text counts twice.
 
     Raises:
         CorpusError: nothing is found.
@@ -104,7 +105,7 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 text file, plain or .gz, .bz2, .xz, .zst, without line ends (LF or CRLF).
 
     Raises:
-        CorpusError: the file cannot be read or unpacked, is not UTF-8, or holds NUL bytes or a line of more than
+        CorpusError: the file cannot be read or unpacked, is not UTF-8, or has NUL bytes or a line of more than
             LONGEST_LINE bytes.
     """
     number = 0
@@ -113,11 +114,11 @@ def read_lines(path: Path) -> Iterator[str]:
             for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), start=1):
                 if len(line) > LONGEST_LINE:
                     raise CorpusError(
-                        f"{path}, line {number}: more than {LONGEST_LINE // 2**20} MiB in one line; this is no text of "
-                        "lines: put one sentence or paragraph a line"
+                        f"{path}, line {number}: more than {LONGEST_LINE // 2**20} MiB in one line; put one sentence "
+                        "or paragraph on each line"
                     )
                 if b"\0" in line:
-                    raise CorpusError(f"{path}, line {number}: a NUL byte; this is not plain text (UTF-16, perhaps?)")
+                    raise CorpusError(f"{path}, line {number}: a NUL byte; this is not plain text (is it UTF-16?)")
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}, line {number}: not UTF-8 ({error}); convert the text first") from None
@@ -131,7 +132,7 @@ def _open_plain(path: Path) -> BinaryIO:
 
 
 def read_sentences(files: Iterable[Path]) -> Iterator[tuple[list[str], bool]]:
-    """Yield the words of each sentence, and whether it begins a document: at a blank line and in a new file."""
+    """Yield the words of each sentence, and whether it begins a document: after a blank line and in a new file."""
     for path in files:
         begins = True
         for line in read_lines(path):

@@ -1,4 +1,4 @@
-"""A vocabulary's file in, its words out, and back: one word a line, as bilm-tf keeps them."""
+"""A vocabulary file in, its words out, and back: one word per line, as in bilm-tf."""
 
 import io
 import zlib
@@ -8,10 +8,10 @@ from typing import Protocol
 
 from spacy_elmo.errors import CorpusError, ElmoError
 
-# The largest published vocabularies have some 1,400,000 words and 20 MB.
+# The largest published vocabularies have about 1,400,000 words and 20 MB.
 _MOST_TEXT = 2**27  # bytes, unpacked
 _MOST_WORDS = 2**23
-_MARK = "\ufeff"  # of byte order, which some editors put in front
+_MARK = "\ufeff"  # byte order mark, which some editors put in front
 
 
 class WordFile(Protocol):
@@ -19,14 +19,14 @@ class WordFile(Protocol):
 
     @property
     def name(self) -> str:
-        """Last part of its name; `.gz` at its end says that it is packed."""
+        """Last part of its name; `.gz` at its end means that it is packed."""
 
     def read_bytes(self) -> bytes:
         """Its content."""
 
 
 def read_words(file: WordFile, error: type[ElmoError] = CorpusError) -> list[str]:
-    """Return the words in order, plain or `.gz`; each stripped of white space, as bilm-tf does.
+    """Return the words in order, from a plain or `.gz` file; white space around each is removed, as in bilm-tf.
 
     Raises:
         `error`: the file cannot be read, is damaged, too long or not UTF-8.
@@ -43,7 +43,8 @@ def read_words(file: WordFile, error: type[ElmoError] = CorpusError) -> list[str
         raise _too_long(file, error)
     words: list[str] = []
     try:
-        for line in io.BytesIO(content.removeprefix(_MARK.encode())):  # decoded whole, text may take four times as much
+        # Decoded as a whole, the text may take four times the memory.
+        for line in io.BytesIO(content.removeprefix(_MARK.encode())):
             words.append(line.decode().strip())
     except UnicodeDecodeError as cause:
         raise error(f"{file}: line {len(words) + 1} of the vocabulary is not UTF-8 ({cause})") from None
@@ -51,9 +52,9 @@ def read_words(file: WordFile, error: type[ElmoError] = CorpusError) -> list[str
 
 
 def text_of(words: Iterable[str]) -> str:
-    """What `read_words` reads these words from."""
+    """Return a text that `read_words` reads as these words."""
     text = "".join(word + "\n" for word in words)
-    return f"{_MARK}{text}" if text.startswith(_MARK) else text  # the first one is taken for that of the file
+    return f"{_MARK}{text}" if text.startswith(_MARK) else text  # a reader takes the first mark for the file's
 
 
 def _too_long(file: WordFile, error: type[ElmoError]) -> ElmoError:

@@ -1,4 +1,4 @@
-"""A worker process in; it ends when the process that started it is gone, however that ended."""
+"""Ends a worker process when the process that started it is gone, however that ended."""
 
 import multiprocessing
 import os
@@ -11,11 +11,12 @@ _INTERVAL = 0.5  # seconds
 
 
 def end_with_parent() -> None:
-    """Call it first in a process that `multiprocessing` has started; in any other it does nothing.
+    """End this process when its parent ends. Call this first in a process that `multiprocessing` started; elsewhere it
+    does nothing.
 
-    A worker that waits for work would wait for ever when its parent is killed: other workers, started by fork, hold
-    copies of the other end of its pipe. Linux could send a signal (PR_SET_PDEATHSIG), but at the end of the thread that
-    started the worker, which may come long before that of the parent.
+    If the parent is killed, a worker that waits for work would wait forever, because other forked workers hold copies
+    of the other end of its pipe. Linux could send a signal (PR_SET_PDEATHSIG), but at the end of the thread that
+    started the worker, which may be long before the end of the parent.
     """
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
@@ -24,8 +25,8 @@ def end_with_parent() -> None:
 
 
 def when_started(work: Callable[[], object]) -> None:
-    """Call it where an object is unpickled: if a process that is being spawned does that, to have what it is to work
-    with, `work` is called in a thread once the process knows its parent and what it is for."""
+    """Call `work` in a thread once a process that is being spawned knows its parent and its task. Call this where an
+    object is unpickled; if the process is not being spawned, it does nothing."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         threading.Thread(target=_wait_and_do, args=(work,), name="when_started", daemon=True).start()
 
@@ -37,9 +38,9 @@ def _wait_and_do(work: Callable[[], object]) -> None:
 
 
 def _watch(sentinel: int, pid: int | None) -> None:
-    """End when the parent closes its end of the pipe, or when another process (init) has taken its place.
+    """End when the parent closes its end of the pipe, or when another process (init) has replaced it.
 
-    pid: of the parent; None where workers are started by a server between both.
+    pid: of the parent; None if workers are started by a server between the two.
     """
     while not wait([sentinel], _INTERVAL):
         if pid is not None and os.getppid() != pid:

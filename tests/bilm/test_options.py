@@ -248,7 +248,7 @@ def test_what_could_not_be_saved_again_is_refused(value, family):
 
 
 def test_a_key_that_is_no_text_is_refused():
-    with pytest.raises(OptionsError, match="a key is no text"):
+    with pytest.raises(OptionsError, match="a key is not text"):
         BiLMOptions.from_dict({**GOOD, 3: 1})
     with pytest.raises(OptionsError, match="unknown key '12', 12"):
         BiLMOptions.from_dict(changed("lstm", {**GOOD["lstm"], 12: 1, "12": 1}))

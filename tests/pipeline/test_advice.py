@@ -67,7 +67,7 @@ def test_a_splitter_behind_is_warned_about_once(tiny, warnings):
     for _ in range(2):
         nlp("We sat here. It rained.")
     (warning,) = warnings()
-    assert warning.startswith("elmo: splitter stands behind it")
+    assert warning.startswith("elmo: splitter comes after it, which is too late")
     assert 'nlp.add_pipe("sentencizer", name="splitter", before="elmo")' in warning
 
 
@@ -88,7 +88,7 @@ def test_a_parser_that_listens_has_to_stand_behind(tiny, warnings):
     nlp.get_pipe("tagger").add_label("N")
     nlp.initialize()
     nlp("We sat here. It rained.")
-    assert not any("stands behind" in warning for warning in warnings())
+    assert not any("comes after it" in warning for warning in warnings())
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_model_of_another_language_is_warned_about_once(tiny, warnings, lang, 
     told = warnings()
     assert len(told) == is_warned
     if is_warned:
-        assert '"de", the biLM was trained on "en"' in told[0]
+        assert '"de", but the biLM was trained on "en"' in told[0]
         assert "download --list --lang de" in told[0]
 
 

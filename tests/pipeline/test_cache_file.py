@@ -89,7 +89,7 @@ def test_file_that_is_deleted_begins_anew(filled):
 @pytest.mark.parametrize(
     ("header", "precision", "message"),
     [
-        ({"biLM": "other"}, "float32", r"another biLM \(abc, not other\); delete the file, or name another"),
+        ({"biLM": "other"}, "float32", r"another biLM \(abc, not other\); delete the file, or set another path"),
         (HEADER, "float16", "another precision"),
         ({**HEADER, "content": "top layer"}, "float32", "another content"),
     ],
@@ -117,7 +117,7 @@ def test_file_of_another_kind_is_refused_and_left_alone(path):
 def test_cache_of_an_earlier_version_is_refused_with_what_to_do(path):
     path.write_bytes(bytes(2**12))
     path.with_name("rows.index").write_text('{"row_width": 10}\n')
-    with pytest.raises(ElmoError, match=r"earlier version .* delete it and rows\.index, or name another path"):
+    with pytest.raises(ElmoError, match=r"earlier version .* delete it and rows\.index, or set another path"):
         Cache(0, path=path)
 
 

@@ -214,7 +214,7 @@ def test_listener_with_nothing_before_it_is_an_error(tiny, order):
     for name in order:
         config = {"model": {"tok2vec": listener()} if name == "tagger" else {"weights": tiny}}
         nlp.add_pipe(name, config=config)
-    with pytest.raises(ElmoError, match="stands before it in this pipeline"):
+    with pytest.raises(ElmoError, match="no elmo component of that name comes before it in this pipeline"):
         nlp.initialize(lambda: examples(nlp))
 
 

@@ -202,7 +202,7 @@ def test_wrong_settings_are_errors(settings, message):
         (16, {}, "width is 16"),
         (WIDTH, {"mix": "concat"}, "width is 8"),
         (25, {"mix": "concat"}, "width is 25"),
-        (WIDTH, {"initial_weights": [1.0, 2.0]}, "initial_weights lists 2"),
+        (WIDTH, {"initial_weights": [1.0, 2.0]}, "initial_weights has 2 weights"),
         (WIDTH, {"mix": [1.0, 2.0]}, "mix lists 2 weights"),
         (WIDTH, {"mix": 3}, "mix is 3"),
     ],

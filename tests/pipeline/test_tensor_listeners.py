@@ -169,7 +169,7 @@ def test_tensor_of_another_component_stays_for_a_listener_that_was_disabled_when
 
 def test_setting_tensor_leaves_that_of_another_component_alone_with_one_warning(tiny):
     nlp = tok2vec_before_elmo(tiny, WIDTH, vectors="tensor")
-    with pytest.warns(UserWarning, match="'tok2vec' has put there") as told:
+    with pytest.warns(UserWarning, match="already holds the output of 'tok2vec'") as told:
         assert tags(nlp) == [right for _, right in TAGGED]
     assert len(told) == 1
 
@@ -180,7 +180,7 @@ def test_tensor_that_was_set_by_hand_stays(tiny, width, has_run):
     nlp = blank(tiny, vectors="tensor")
     doc = nlp("We sat here.") if has_run else nlp.make_doc("We sat here.")
     doc.tensor = np.ones((len(doc), width), dtype="f")
-    with pytest.warns(UserWarning, match="a component before it has put there"):
+    with pytest.warns(UserWarning, match="already holds the output of a component before it"):
         nlp.get_pipe("elmo")(doc)
     np.testing.assert_array_equal(doc.tensor, np.ones((len(doc), width)))
 

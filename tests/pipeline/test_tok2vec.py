@@ -66,7 +66,7 @@ def test_bilstm_encoder_over_elmo_and_static_vectors_learns(tiny):
 def test_encoder_of_another_width_than_the_concatenation_is_an_error(tiny):
     encode = {"@architectures": "spacy.MaxoutWindowEncoder.v2", "width": 32, "depth": 1, "window_size": 1}
     concat = {"@architectures": "spacy-elmo.ConcatTok2Vec.v1", "elmo": listener(), "width": 24}
-    with pytest.raises(ElmoError, match=r"width is 24, that of its encoder 32"):
+    with pytest.raises(ElmoError, match=r"width is 24, but its encoder's width is 32"):
         pipeline(tiny, tok2vec={**concat, "encode": {**encode, "maxout_pieces": 2}})
 
 

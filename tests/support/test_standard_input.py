@@ -44,7 +44,7 @@ def test_a_full_disk_is_one_error(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CONTENT)))
     monkeypatch.setattr("shutil.copyfileobj", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with (
-        pytest.raises(CorpusError, match=r"-: cannot be read, or kept for a second reading .*No space"),
+        pytest.raises(CorpusError, match=r"-: cannot be read, or cannot be copied for a second reading .*No space"),
         rereadable("-"),
     ):
         pass
