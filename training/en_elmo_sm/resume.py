@@ -24,7 +24,7 @@ from spacy_elmo.pretraining.language_model import LanguageModel
 def resume(state: Path, run: Path) -> None:
     """Make a run of `state`: its checkpoint, and a config for `pretrain` to write anew."""
     if (run / CHECKPOINT).exists():
-        sys.exit(f"{run}: there is a run in it")
+        sys.exit(f"{run}: this directory already holds a run")
     kept = Evaluator.load(state, "cpu")
     model = LanguageModel(kept.bilm, kept.softmax)
     progress = torch.load(state / NAME, weights_only=True)
