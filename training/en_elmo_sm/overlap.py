@@ -16,9 +16,8 @@ SHORTEST = 6  # Words; shorter paragraphs are common phrases ("Thank you very mu
 _REMEMBERED = 10_000_000  # Entries of the tokenizer's cache: more than it will need.
 # A run's hash is the sum of its words' hashes, each times one of these, modulo 2 ** 64.
 _FACTORS: Hashes = np.random.default_rng(13).integers(0, 2**63, RUN, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-_FOLD = str.maketrans(
-    "’123456789", "'000000000"
-)  # all digits count as equal: the stubs that bots write differ in nothing else
+# All digits count as equal: the stubs that bots write differ in nothing else.
+_FOLD = str.maketrans("’123456789", "'000000000")
 
 
 class Words:
