@@ -236,7 +236,7 @@ def test_raw_text_in_place_of_the_prepared_corpus_is_warned_about(train, prepare
     train("bad", tmp_path / "raw", training__max_steps=1)
     (warning,) = capsys.readouterr().err.splitlines()
     assert "looks like raw text" in warning
-    assert "`python -m spacy elmo prepare` makes a corpus of it" in warning
+    assert "make a corpus of it with `python -m spacy elmo prepare`" in warning
 
 
 def test_vocabulary_out_of_order_is_warned_about(train, tmp_path, capsys):
