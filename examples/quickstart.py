@@ -1,6 +1,6 @@
 """ELMo vectors from one line: the same word in different senses, and words the model has never seen.
 
-Run it with `make demo`, or with `python examples/quickstart.py` where spacy-elmo is installed.
+Run it with `make demo`, or with `python examples/quickstart.py` if spacy-elmo is installed.
 """
 
 import spacy
@@ -36,7 +36,7 @@ SENSES = {
     ),
 }
 
-# Words no dictionary holds, and the words to look for their nearest among.
+# Words that no dictionary has, and the candidates for their nearest words.
 MISSPELLED = ("goverment", "definately", "beatiful", "acommodation", "neccessary")
 KNOWN = (
     *("government", "definitely", "beautiful", "accommodation", "necessary"),
@@ -45,7 +45,7 @@ KNOWN = (
 
 
 def find(nlp: Language, sentence: str, word: str) -> Token:
-    """The token of a sentence that is this word, in any case."""
+    """Find the token that is this word, in upper or lower case."""
     return next(token for token in nlp(sentence) if token.lower_ == word)
 
 
@@ -54,11 +54,11 @@ def main() -> None:
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo")
     doc = nlp("I deposited money at the bank.")
-    print(f"{doc.text!r}: doc._.elmo is {doc._.elmo.shape}, one vector a token")
+    print(f"{doc.text!r}: doc._.elmo is {doc._.elmo.shape}, one vector per token")
     print(f"doc[5].vector[:4] = {doc[5].vector[:4].round(3)}\n")
 
     nlp = spacy.blank("en")
-    nlp.add_pipe("elmo", config={"layers": "top"})  # the second LSTM layer: of this model, the best at senses
+    nlp.add_pipe("elmo", config={"layers": "top"})  # the second LSTM layer, this model's best for senses
     print(f"{'similarity of the word in':28}{'the same sense':>16}{'another sense':>16}")
     for word, sentences in SENSES.items():
         first, same, other = (find(nlp, sentence, word) for sentence in sentences)
@@ -69,7 +69,7 @@ def main() -> None:
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo", config={"layers": 0})  # the token embedding, made of the word's characters alone
     known = {word: find(nlp, word, word) for word in KNOWN}
-    print("\nNo word is unknown, since words are read character by character. Misspelled, and the nearest right one:")
+    print("\nNo word is unknown, because ELMo reads characters. Misspelled words, and the nearest correct ones:")
     for word in MISSPELLED:
         token = find(nlp, word, word)
         nearest = max(known, key=lambda candidate: token.similarity(known[candidate]))

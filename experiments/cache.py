@@ -1,25 +1,25 @@
-"""A corpus in, a table of epoch times out: NER over a frozen biLM whose outputs are remembered, beside a plain tok2vec.
+"""Time epochs of NER over a frozen biLM with and without the cache of its outputs, compared with a plain tok2vec.
 
     python experiments/cache.py [--sentences N] [--epochs N] [--batch-words N] [--weights MODEL] [--data DIR]
                                [--threads N] [--json FILE]
 
-On WNUT-17. All have the same encoder and head (pipelines.py) and learn from the same batches; `elmo` has the mixed
-layers of the biLM where the tok2vec has hash embeddings, `elmo_concat` has both. The encoder's width is that of the
-biLM's vectors.
+The data is WNUT-17. All pipelines have the same encoder and head (pipelines.py) and learn from the same batches. `elmo`
+has the mixed layers of the biLM instead of the tok2vec's hash embeddings; `elmo_concat` has both. The encoder is as
+wide as the biLM's vectors.
 
-    cache         cache_mb, large enough for the corpus
-    no cache      cache_mb = 0: the biLM runs in every epoch
-    file          cache_path, a file that is not there yet
-    file, warm    cache_path, the file that the run before has left
+- cache: cache_mb, large enough for the corpus
+- no cache: cache_mb = 0, so the biLM runs in every epoch
+- file: cache_path, a new file
+- file, warm: cache_path, the file that the previous run left
 
-They run side by side: the first epoch of each, then the second of each, and so on, so that what else the machine does
-meets all of them; the warm ones beside a tok2vec of their own, after the others. An epoch is the updates of one pass
-over the training sentences; loading and initialization are not in it.
+They run side by side: the first epoch of each, then the second of each, and so on. So other work on the machine affects
+all of them. The warm ones run after the others, together with another tok2vec. An epoch is the updates of one pass over
+the training sentences, without loading and initialization.
 
-ratio: seconds of an epoch over those of the tok2vec's in the same round; of the first, and the median of the later.
-hits, misses: sentences found and not found in the cache, over all epochs; one twice in a batch is looked up once.
-MiB: of the cache, in memory or in its file; sentences: distinct ones in it.
-dev F1: of the trained pipeline. With and without cache it should be the same but for rounding.
+ratio: seconds of an epoch divided by the tok2vec's in the same round; for the first, and the median of the later.
+hits, misses: sentences found and not found in the cache, over all epochs. Within a batch each is looked up once.
+MiB: size of the cache, in memory or in its file; sentences: number of distinct sentences in it.
+dev F1: score of the trained pipeline. With and without cache it should be the same except for rounding.
 """
 
 import argparse
@@ -51,9 +51,9 @@ CACHE_MB = 2.0**20  # more than any corpus here takes
 def main() -> None:
     """Run the experiment."""
     parser = make_parser(__doc__ or "")
-    parser.add_argument("--sentences", type=positive, help="first N of the training part; None is all")
-    parser.add_argument("--epochs", type=positive, default=4, help="of each, at least 2")
-    parser.add_argument("--batch-words", type=positive, default=1_000, help="words of a batch")
+    parser.add_argument("--sentences", type=positive, help="use the first N of the training part; by default all")
+    parser.add_argument("--epochs", type=positive, default=4, help="epochs of each pipeline, at least 2")
+    parser.add_argument("--batch-words", type=positive, default=1_000, help="words per batch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     report = run(args)
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 class Arm:
-    """A pipeline in training, and the line that it gives."""
+    """A pipeline in training, and its row of the table."""
 
     def __init__(self, variant: str, memory: str, corpus: Corpus, args: argparse.Namespace, **elmo: Any) -> None:
         self.row: Row = {"variant": variant, "memory": memory}
@@ -74,14 +74,14 @@ class Arm:
         self.dev = make_examples(nlp.vocab, corpus.dev, TASK, [])
 
     def run_epoch(self) -> None:
-        """Take and time the updates of an epoch."""
+        """Run and time the updates of an epoch."""
         start = time.perf_counter()
         for batch in self.training.epoch():
             self.training.update(batch)
         self.seconds.append(time.perf_counter() - start)
 
     def finish(self, plain: list[float]) -> Row:
-        """Compare with the seconds of the tok2vec, look at the cache, score, and let go of a file."""
+        """Compare with the seconds of the tok2vec, read the cache's figures, score, and close its file."""
         nlp, row = self.training.nlp, self.row
         row |= {f"epoch {number}": seconds for number, seconds in enumerate(self.seconds, start=1)}
         is_plain = self.seconds is plain
@@ -93,13 +93,13 @@ class Arm:
                 row |= {"hits": cache.hits, "misses": cache.misses}
                 row |= {"sentences": len(cache), "MiB": cache.n_bytes / 2**20}
             elmo.memory.clear()
-            elmo.memory.is_on = False  # the dev part shall not be in it
+            elmo.memory.is_on = False  # keeps the dev part out of it
         row["dev F1"] = f"{100 * (nlp.evaluate(self.dev)['ents_f'] or 0.0):.2f}"
         return row
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Race all but the warm ones, then those; return the machine, the versions and the rows."""
+    """Run all except the warm pipelines, then these; return the machine, the versions and the rows."""
     bilm = formats.load(args.weights)
     args.bilm_width = bilm.options.width
     corpus = TASK.read(args.data)
@@ -123,10 +123,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def race(arms: list[Arm], epochs: int) -> list[Row]:
-    """Run all side by side; the first is what the others are compared with. Returns their rows."""
+    """Run all side by side, and compare the others with the first. Returns their rows."""
     for epoch in range(1, epochs + 1):
         for arm in arms:
-            fix_random_seed(epoch)  # the same dropout in all: what is left to tell them apart is the cache
+            fix_random_seed(epoch)  # the same dropout in all, so that they differ only in the cache
             arm.run_epoch()
             note(f"epoch {epoch} of {epochs}: {arm.row['variant']} {arm.row['memory']}: {arm.seconds[-1]:.2f} s")
     return [arm.finish(arms[0].seconds) for arm in arms]

@@ -1,7 +1,7 @@
-"""Folders of ../shared/data in, sentences and texts with their gold annotation out: what tasks.py and cache.py learn.
+"""Read data sets from ../shared/data: sentences and texts with their gold annotation, for tasks.py and cache.py.
 
-Sentences come with their tokens; texts to classify are cut into tokens by spaCy's blank English pipeline, whitespace
-left out. Each item is read as one sentence.
+Sentences come with their tokens. spaCy's blank English pipeline splits texts to classify into tokens, without
+whitespace. Each item is read as one sentence.
 """
 
 import csv
@@ -19,12 +19,12 @@ from spacy.language import Language
 
 # Entity labels of UNER's train file that its released data do not have (see its SOURCE.txt).
 DROPPED = {"B-OTH", "I-OTH", "B-O"}
-BANKING_DEV = 1_000  # queries of banking77's train file that are held out, there being no dev file
+BANKING_DEV = 1_000  # queries held out of banking77's train file, because there is no dev file
 
 
 @dataclass(frozen=True)
 class Item:
-    """A sentence or text, and its gold annotation: a tag for each word, or one label."""
+    """A sentence or text with its gold annotation: a tag for each word, or one label."""
 
     words: list[str]
     gold: list[str] | str
@@ -40,12 +40,12 @@ class Corpus:
 
     @property
     def labels(self) -> list[str]:
-        """What texts are classified as; none where words have tags."""
+        """Labels of the texts; an empty list if words have tags."""
         items = [*self.train, *self.dev, *self.test]
         return sorted({item.gold for item in items if isinstance(item.gold, str)})
 
     def train_sample(self, percent: int, seed: int) -> list[Item]:
-        """So much of the training data, the same for the same seed."""
+        """Return this share of the training data, the same for the same seed."""
         if percent == 100:
             return self.train
         return random.Random(seed).sample(self.train, max(1, round(len(self.train) * percent / 100)))
@@ -53,11 +53,11 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Task:
-    """A data set and how it is learned.
+    """A data set and how to learn it.
 
-    read: from the data directory to the corpus.
-    component: factory of the component that learns it; metric: the score that spaCy's scorer calls so.
-    updates: as many as a training run has; fine_tuned: whether fine-tuning is measured, too.
+    read: reads the corpus from the data directory.
+    component: factory of the component that learns it; metric: name of the score in spaCy's scorer.
+    updates: number of updates of a training run; fine_tuned: whether to measure fine-tuning, too.
     """
 
     read: Callable[[Path], Corpus] = field(compare=False)
@@ -72,7 +72,7 @@ class Task:
 
 
 def read_wnut17(data: Path) -> Corpus:
-    """WNUT-17: word and IOB tag a line. Lines that begin with # are words."""
+    """WNUT-17: a word and an IOB tag per line. Lines that begin with # are words."""
     names = ("wnut17train.conll.xz", "emerging.dev.conll.xz", "emerging.test.annotated.xz")
     return Corpus(*(list(read_columns(data / "ner/wnut17" / name, 0, 1, numbered=False)) for name in names))
 
@@ -90,13 +90,13 @@ def read_ud_ewt(data: Path) -> Corpus:
 
 
 def read_scicite(data: Path) -> Corpus:
-    """SciCite: citing sentences and what they cite for."""
+    """SciCite: citing sentences and the purpose of the citation."""
     paths = (data / f"textcat/scicite/{part}.txt.xz" for part in ("train", "dev", "test"))
     return Corpus(*([text_item(one["text"], one["label"]) for one in read_json_lines(path)] for path in paths))
 
 
 def read_banking77(data: Path) -> Corpus:
-    """banking77: queries and their intents. The last of its train file, shuffled, are the dev part."""
+    """banking77: queries and their intents. The dev part is the end of the shuffled train file."""
     train, test = (read_queries(data / f"textcat/banking77/{part}.csv.xz") for part in ("train", "test"))
     random.Random(0).shuffle(train)
     n_dev = min(BANKING_DEV, len(train) // 10)
@@ -116,7 +116,7 @@ def read_spam(data: Path) -> Corpus:
 
 
 def split_by_number(items: Iterable[Item]) -> Corpus:
-    """Split a set without parts: every tenth item, counted from 1, is of the test part, the one behind it of dev."""
+    """Split a set without parts: every tenth item, counted from 1, goes to the test part, the next one to dev."""
     parts: dict[int, list[Item]] = {0: [], 1: [], 2: []}
     for number, item in enumerate(items, start=1):
         parts[min(number % 10, 2)].append(item)
@@ -124,10 +124,10 @@ def split_by_number(items: Iterable[Item]) -> Corpus:
 
 
 def read_columns(path: Path, word: int, tag: int, numbered: bool = True) -> Iterator[Item]:
-    """Read sentences of tab-separated lines, with an empty line (or only tabs) behind each.
+    """Read sentences of tab-separated lines, with an empty line (or only tabs) after each.
 
-    numbered: the first column is the number of the word. Then there are comments, and lines whose number is a range
-        or a fraction are no words.
+    numbered: the first column is the number of the word. Such files have comments, and lines whose number is a range or
+        a fraction are not words.
     """
     words: list[str] = []
     tags: list[str] = []
@@ -144,12 +144,12 @@ def read_columns(path: Path, word: int, tag: int, numbered: bool = True) -> Iter
 
 
 def without_dropped(item: Item) -> Item:
-    """Return the item with O for the labels that are not counted."""
+    """Return the item with O instead of the labels that do not count."""
     return Item(item.words, ["O" if tag in DROPPED else tag for tag in item.gold])
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, str]]:
-    """Read an object a line."""
+    """Read one JSON object per line."""
     with open_text(path) as lines:
         yield from (json.loads(line) for line in lines if line.strip())
 
@@ -166,18 +166,18 @@ def open_text(path: Path) -> TextIO:
 
 
 def text_item(text: str, label: str) -> Item:
-    """Cut a text into words."""
+    """Split a text into words."""
     return Item([token.text for token in english().make_doc(text) if not token.is_space], label)
 
 
 @cache
 def english() -> Language:
-    """A pipeline of a tokenizer alone."""
+    """Return a pipeline with only a tokenizer."""
     return spacy.blank("en")
 
 
 def n_words(items: Iterable[Item]) -> int:
-    """Words of all items."""
+    """Count the words of all items."""
     return sum(len(item.words) for item in items)
 
 

@@ -1,23 +1,23 @@
-"""Data sets and kinds of pipelines in, a table of scores out: what `init-config` gives a user, and what else there is.
+"""Compare the configs of `init-config` with other kinds of pipelines on several data sets; print a table of scores.
 
     python experiments/heads.py --results DIR [--part dev] [--help]
 
-    tok2vec            `python -m spacy init config --pipeline ...`: hashed features, for texts TextCatBOW.v3
-    tfidf              texts only: logistic regression on tf-idf of uni- and bigrams, its C chosen on the dev part
-    default, accuracy  `python -m spacy elmo init-config --pipeline ...`, and that with `--optimize accuracy`
-    minilm             `python -m spacy init config --gpu`, the transformer being a 6-layer MiniLM, fine-tuned
-    minilm_frozen      that, the transformer frozen, trained as `accuracy` is and as long
-    FILE.cfg           a config to try
+- tok2vec: `python -m spacy init config --pipeline ...`: hashed features, for texts TextCatBOW.v3
+- tfidf: only for texts: logistic regression on tf-idf of uni- and bigrams, with C chosen on the dev part
+- default, accuracy: `python -m spacy elmo init-config --pipeline ...`, without and with `--optimize accuracy`
+- minilm: `python -m spacy init config --gpu`, with a 6-layer MiniLM as the transformer, fine-tuned
+- minilm_frozen: the same with a frozen transformer, trained like `accuracy` and for as long
+- FILE.cfg: a config to try
 
-Each run trains by `python -m spacy train`, on one thread, for at most --minutes of the processor (minilm: until the
-dev part rises no longer, at most four hours), and scores model-best on --part. Choose heads by `dev`; read `test` once,
-at the end. A run leaves a file in --results, and is made anew only when its config or its biLM has changed, so that a
-call goes on where one before was stopped. The table is of all files of the part there.
+Each run trains with `python -m spacy train`, on one thread, for at most --minutes of processor time. (minilm trains
+until the score on the dev part no longer rises, at most four hours.) Then it scores model-best on --part. Choose heads
+by `dev`; read `test` only once, at the end. A run leaves a file in --results. It runs again only if its config or its
+biLM has changed, so you can stop at any time and call again. The table shows all files of that part in --results.
 
 score: in percent, mean and standard deviation over the seeds.
-over tok2vec, over default: mean difference and its standard error, over the seeds; where both have only one in common,
-    by 1,000 bootstrap samples of the part.
-minutes: of the processor, for a training, mean. words/s: of the whole pipeline on the part, median.
+over tok2vec, over default: mean difference and its standard error, over the seeds. If both have only one seed in
+    common, the error is from 1,000 bootstrap samples of the part.
+minutes: processor time of a training, mean. words/s: of the whole pipeline on the part, median.
 """
 
 import argparse
@@ -59,14 +59,14 @@ SIDE = Path(__file__).with_name("side.py")
 KINDS = ("tok2vec", "tfidf", "default", "accuracy", "minilm", "minilm_frozen")
 SIZES = (100, 10)  # percent of the training data
 CS = (1.0, 10.0, 100.0)  # inverse strengths of the regularization of `tfidf`
-FINE_TUNING = 240  # minutes that `minilm` may take
+FINE_TUNING = 240  # most minutes for `minilm`
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: how it is read, the component that learns it, its metric and how many seeds it is run with."""
+    """A data set: how to read it, the component that learns it, its metric and the number of seeds."""
 
     read: Callable[[Path], Corpus]
     component: str
@@ -86,12 +86,14 @@ SETS = {
 
 
 def main() -> None:
-    """Make the runs that are missing; print the table of all."""
+    """Make the missing runs; print the table of all runs."""
     args = parse_arguments()
     try:
         failed = run_missing(args)
     except FileNotFoundError as error:
-        sys.exit(f"{error.filename}: no such file; the corpora are not part of the project, see --data")
+        sys.exit(
+            f"{error.filename}: no such file; the corpora are not part of the project, name their folder with --data"
+        )
     records = [json.loads(path.read_bytes()) for path in sorted(args.results.glob(f"*-{args.part}.json"))]
     print("\n".join(table(records)))
     sys.exit(f"{failed} runs failed, see above" if failed else 0)
@@ -101,13 +103,13 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--results", type=Path, required=True, metavar="DIR", help="what the runs leave and find")
-    add("--part", choices=("dev", "test"), default="dev", help="what is scored")
-    add("--sets", type=names_of(SETS), default=list(SETS), metavar="A,B", help="to run")
-    add("--kinds", type=kinds, default=list(KINDS), metavar="A,B", help="to run; FILE.cfg is a config to try")
+    add("--results", type=Path, required=True, metavar="DIR", help="directory of the runs' files")
+    add("--part", choices=("dev", "test"), default="dev", help="part to score on")
+    add("--sets", type=names_of(SETS), default=list(SETS), metavar="A,B", help="data sets to run")
+    add("--kinds", type=kinds, default=list(KINDS), metavar="A,B", help="kinds to run; FILE.cfg is a config to try")
     add("--sizes", type=lambda text: [int(size) for size in text.split(",")], default=SIZES, help="percent of the data")
-    add("--seeds", type=positive, default=3, help="at most so many; some sets and kinds have one")
-    add("--minutes", type=float, default=30.0, help="of the processor, for a training")
+    add("--seeds", type=positive, default=3, help="largest number of seeds; some sets and kinds have one")
+    add("--minutes", type=float, default=30.0, help="processor time for a training")
     add("--data", type=Path, default=DATA, help="directory of the corpora")
     add("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
     return parser.parse_args()
@@ -123,18 +125,18 @@ def kinds(text: str) -> list[str]:
         if not path.is_file():
             raise argparse.ArgumentTypeError(f"{path}: no such config")
         if path.stem in KINDS or stems.count(path.stem) > 1:
-            raise argparse.ArgumentTypeError(f"{path}: its runs would bear the name of others; rename it")
+            raise argparse.ArgumentTypeError(f"{path}: its runs would have the names of other runs; rename it")
     return found
 
 
-# What is to be run
+# What to run
 
 
 @dataclass(frozen=True)
 class Run:
     """One training and its score.
 
-    digest: of its config; model: the digest of the biLM, or the version of the transformer; None: there is neither.
+    digest: of its config; model: the digest of the biLM or the version of the transformer, None without either.
     """
 
     data: str
@@ -147,12 +149,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """Name of its file."""
         return f"{self.data}-{self.size}-{self.kind}-{self.seed}-{self.part}.json"
 
 
 def wanted(task: DataSet, args: argparse.Namespace) -> Iterator[tuple[int, int, str]]:
-    """Sizes, seeds and kinds that are asked for of a data set; transformers have one seed, and all of the data."""
+    """Yield the requested sizes, seeds and kinds of a data set; transformers have one seed and all of the data."""
     for size in args.sizes:
         for seed in range(min(task.seeds, args.seeds)):
             for kind in args.kinds:
@@ -164,7 +166,7 @@ def wanted(task: DataSet, args: argparse.Namespace) -> Iterator[tuple[int, int, 
 
 @cache
 def configure(kind: str, component: str, weights: str) -> tuple[Config | None, str, str | None]:
-    """The config of a kind, its digest without local names, and what it is built on."""
+    """Return the config of a kind, its digest without local names, and the model under it."""
     if kind == "tfidf":
         return None, digest_of(f"C in {CS}"), None
     if kind.startswith("minilm"):
@@ -187,23 +189,23 @@ def configure(kind: str, component: str, weights: str) -> tuple[Config | None, s
 
 
 def text_of(config: Config) -> str:
-    """A config as its file has it."""
+    """Return a config as in its file."""
     return str(config.to_str(interpolate=False))
 
 
 def digest_of(text: str) -> str:
-    """Enough of a digest to tell configs apart."""
+    """Return a short digest that tells configs apart."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @cache
 def digest_of_model(weights: str) -> str:
-    """The digest of a biLM."""
+    """Return the digest of a biLM."""
     return formats.digest(formats.load(weights))
 
 
 def run_missing(args: argparse.Namespace) -> int:
-    """Make the runs that have left no file yet, or one of another config or biLM. Returns how many failed."""
+    """Make the runs without a file, or with a file of another config or biLM. Returns how many failed."""
     args.results.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name in args.sets:
@@ -221,7 +223,7 @@ def run_missing(args: argparse.Namespace) -> int:
 
 
 def write(path: Path, record: Record) -> None:
-    """Write the whole file of a run or none."""
+    """Write the file of a run, completely or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(record) + "\n", encoding="utf-8")
     part.replace(path)
@@ -232,7 +234,7 @@ def write(path: Path, record: Record) -> None:
 
 
 def measure(run: Run, config: Config | None, args: argparse.Namespace) -> Record:
-    """Train, and score on the part.
+    """Train and score on the part.
 
     Raises:
         SideError: a command failed.
@@ -260,36 +262,36 @@ def measure(run: Run, config: Config | None, args: argparse.Namespace) -> Record
 
 @cache
 def read(name: str, data: Path) -> Corpus:
-    """A corpus, read once."""
+    """Return a corpus; it is read once."""
     return SETS[name].read(data)
 
 
 def minutes_of(run: Run, args: argparse.Namespace) -> float:
-    """How long a run may train.
+    """Return how many minutes a run may train.
 
     Raises:
-        SideError: it is to take as long as another one, which is not there yet.
+        SideError: it must take as long as another run, which is not there yet.
     """
     if run.kind == "minilm":
         return FINE_TUNING
     if run.kind == "minilm_frozen":
         path = args.results / run.name.replace(run.kind, "accuracy")
         if not path.exists():
-            raise SideError(f"is to train as long as {path.name}, which is not there yet")
+            raise SideError(f"must train as long as {path.name}, which is not there yet; run that first")
         return float(json.loads(path.read_bytes())["minutes"])
     return float(args.minutes)
 
 
 def train(run: Run, config: Config, folder: Path, minutes: float) -> Record:
-    """Train by spaCy's command; return what the best pipeline finds, and at what cost.
+    """Train with spaCy's command; return the best pipeline's predictions and its cost.
 
-    folder: of train.spacy, dev.spacy and part.spacy, in which to look for something; minutes: to train at most.
+    folder: with train.spacy, dev.spacy and part.spacy, the Docs to predict; minutes: most time to train.
     """
     python, task = python_of("minilm") if run.kind.startswith("minilm") else Path(sys.executable), SETS[run.data]
     config, path = config.copy(), folder / "run.cfg"
     config["training"]["before_update"] = {"@callbacks": "experiments.limit.v1", "minutes": minutes}
     config.to_disk(path, interpolate=False)
-    if run.kind == "minilm_frozen":  # spaCy initializes no component that is frozen
+    if run.kind == "minilm_frozen":  # spaCy does not initialize frozen components
         call(python, SIDE, "initialize", path, folder / "transformer")
         config["components"]["transformer"] = {"source": str(folder / "transformer")}
         config.to_disk(path, interpolate=False)
@@ -305,10 +307,10 @@ def train(run: Run, config: Config, folder: Path, minutes: float) -> Record:
 
 
 def call(python: Path, *arguments: object) -> str:
-    """Run a Python on one thread; return what it printed.
+    """Run a Python command on one thread; return its output.
 
     Raises:
-        SideError: its exit status is not 0; the last line of what it said.
+        SideError: its exit status is not 0; with its last line of output.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     command = [str(python), *map(str, arguments)]
@@ -320,7 +322,7 @@ def call(python: Path, *arguments: object) -> str:
 
 
 def docs(items: Iterable[Item], component: str, labels: Sequence[str]) -> list[Doc]:
-    """Docs with the gold annotation."""
+    """Make Docs with the gold annotation."""
     vocab, annotated = spacy.blank("en").vocab, []
     for item in items:
         names = {"ner": "ents", "tagger": "tags"}
@@ -332,17 +334,17 @@ def docs(items: Iterable[Item], component: str, labels: Sequence[str]) -> list[D
 
 
 def regress(sample: Sequence[Item], dev: Sequence[Item], items: Sequence[Item]) -> Record:
-    """Fit logistic regressions on tf-idf; return what the one that is best on the dev part finds in the items.
+    """Fit logistic regressions on tf-idf; return the predictions of the one that is best on the dev part.
 
     Raises:
-        SideError: there is no scikit-learn.
+        SideError: scikit-learn is not installed.
     """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import f1_score
     except ImportError:
-        raise SideError("it needs scikit-learn; the extra viz brings it") from None
+        raise SideError("it needs scikit-learn; install the extra viz") from None
     start = time.process_time()
     vectorizer = TfidfVectorizer(analyzer=uni_and_bigrams, sublinear_tf=True)
     x = vectorizer.fit_transform([item.words for item in sample])
@@ -357,7 +359,7 @@ def regress(sample: Sequence[Item], dev: Sequence[Item], items: Sequence[Item]) 
 
 
 def uni_and_bigrams(words: Sequence[str]) -> list[str]:
-    """Words and pairs of neighbors, in lower case."""
+    """Return words and pairs of neighbors, in lower case."""
     lower = [word.lower() for word in words]
     return [*lower, *(f"{one} {other}" for one, other in pairwise(lower))]
 
@@ -366,10 +368,10 @@ def uni_and_bigrams(words: Sequence[str]) -> list[str]:
 
 
 def table(records: Sequence[Record]) -> Iterator[str]:
-    """Lines of a table in Markdown, and what the runs have taken together.
+    """Yield the lines of a Markdown table, and the total time of the runs.
 
     Raises:
-        SystemExit: runs of one row are of different configs or models.
+        SystemExit: runs of one row have different configs or models.
     """
     yield "| set | data | kind | score | over tok2vec | over default | minutes | words/s |"
     yield "|---|--:|---|--:|--:|--:|--:|--:|"
@@ -385,7 +387,7 @@ def table(records: Sequence[Record]) -> Iterator[str]:
 
 
 def row(first: list[str], found: dict[int, Record], by_kind: dict[str, dict[int, Record]]) -> str:
-    """A line of the table."""
+    """Format a line of the table."""
     runs = list(found.values())
     overs = (
         "" if found is other else shown(difference(found, other)) for other in (by_kind["tok2vec"], by_kind["default"])
@@ -396,21 +398,21 @@ def row(first: list[str], found: dict[int, Record], by_kind: dict[str, dict[int,
 
 
 def by_seed(records: Sequence[Record], data: str, size: int, kind: str) -> dict[int, Record]:
-    """The runs of a row."""
+    """Return the runs of a row by seed."""
     found = {one["seed"]: one for one in records if (one["data"], one["size"], one["kind"]) == (data, size, kind)}
     if len({(one["digest"], one["model"]) for one in found.values()}) > 1:
-        sys.exit(f"{data}, {size}%, {kind}: the seeds are of different configs or models; run those that are left")
+        sys.exit(f"{data}, {size}%, {kind}: the seeds have different configs or models; run the remaining seeds")
     return found
 
 
 def spread(scores: Sequence[float]) -> str:
-    """Mean and standard deviation."""
+    """Format mean and standard deviation."""
     deviation = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
     return f"{statistics.fmean(scores):.1f}{deviation}"
 
 
 def shown(found: tuple[float, float] | None) -> str:
-    """A difference and its standard error."""
+    """Format a difference and its standard error."""
     return "" if found is None else f"{found[0]:+.1f} ± {found[1]:.1f}"
 
 

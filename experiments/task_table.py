@@ -1,4 +1,4 @@
-"""What the runs of tasks.py left in, the rows and the text of its table out."""
+"""Make the rows and the text of the table of tasks.py from the files of its runs."""
 
 import statistics
 from typing import Any
@@ -12,7 +12,7 @@ SPEEDS = ("training_words_per_second", "inference_words_per_second")
 
 
 def tabulate(records: list[Record]) -> dict[str, Any]:
-    """Reduce runs to a row for each task, size and variant; keep them beside it."""
+    """Reduce runs to a row for each task, size and variant; keep the runs, too."""
     sizes = sorted({record["size"] for record in records}, reverse=True)
     groups = ((task, size, variant) for task in TASKS for size in sizes for variant in VARIANTS)
     rows = (make_row(group, records) for group in groups)
@@ -21,7 +21,7 @@ def tabulate(records: list[Record]) -> dict[str, Any]:
 
 
 def distinct(records: list[Record], name: str) -> list[Any]:
-    """What the runs have under a name, each once."""
+    """Return the distinct values that the runs have under a name."""
     found: list[Any] = []
     for record in records:
         if record[name] not in found:
@@ -30,7 +30,7 @@ def distinct(records: list[Record], name: str) -> list[Any]:
 
 
 def make_row(group: tuple[str, int, str], records: list[Record]) -> dict[str, Any] | None:
-    """Reduce the runs of a task, size and variant to means; None where there are none."""
+    """Reduce the runs of a task, size and variant to means; None if there are no runs."""
     if not (found := runs_of(group, records)):
         return None
     (task, size, variant), scores = group, scores_of(found)
@@ -47,7 +47,7 @@ def make_row(group: tuple[str, int, str], records: list[Record]) -> dict[str, An
         "score": statistics.fmean(scores.values()),
         "sd": statistics.stdev(scores.values()) if len(scores) > 1 else None,
         "over_tok2vec": None if variant == BASELINE else gain(scores, runs_of((task, size, BASELINE), records)),
-        # Medians: a busy machine may lower a speed in one of the runs.
+        # Medians, because a busy machine can lower the speed of one run.
         **{name: float(statistics.median(record[name] for record in found)) for name in SPEEDS},
         "layer_weights": weights,
         "gamma": gamma,
@@ -55,18 +55,18 @@ def make_row(group: tuple[str, int, str], records: list[Record]) -> dict[str, An
 
 
 def scores_of(records: list[Record]) -> dict[int, float]:
-    """Scores in percent, by seed."""
+    """Return the scores in percent, by seed."""
     return {record["seed"]: 100 * record["score"] for record in records}
 
 
 def gain(scores: dict[int, float], baseline: list[Record]) -> float | None:
-    """Mean difference to the baseline, over the seeds that both have."""
+    """Return the mean difference to the baseline, over the seeds that both have."""
     differences = [scores[seed] - score for seed, score in scores_of(baseline).items() if seed in scores]
     return statistics.fmean(differences) if differences else None
 
 
 def mean_mix(records: list[Record]) -> tuple[list[float] | None, float | None]:
-    """Mean weights of the layers and mean gamma; None where no mix is learned."""
+    """Return mean weights of the layers and mean gamma; None if no mix was learned."""
     mixes = [record["mix"] for record in records if record["mix"]]
     if not mixes:
         return None, None
@@ -75,12 +75,12 @@ def mean_mix(records: list[Record]) -> tuple[list[float] | None, float | None]:
 
 
 def runs_of(group: tuple[str, int, str], records: list[Record]) -> list[Record]:
-    """The runs of a task, size and variant."""
+    """Return the runs of a task, size and variant."""
     return [record for record in records if (record["task"], record["size"], record["variant"]) == group]
 
 
 def render(report: dict[str, Any]) -> str:
-    """Lay the report out as text."""
+    """Format the report as text."""
     if not report["rows"]:
         return "no runs"
     about = [f"{name}: {report[name]}" for name in ("versions", "cpu", "threads", "weights", "digest", "encoders")]
@@ -88,7 +88,7 @@ def render(report: dict[str, Any]) -> str:
 
 
 def shown_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as the table shows it."""
+    """Format a row for the table."""
     return {
         "task": row["task"],
         "data": f"{row['size']}%",

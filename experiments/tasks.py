@@ -1,19 +1,19 @@
-"""Corpora in, a table of scores out: ELMo in spaCy pipelines beside plain tok2vec, on five tasks.
+"""Compare ELMo in spaCy pipelines with plain tok2vec on five tasks; print a table of scores.
 
     python experiments/tasks.py --results DIR [--help]
 
-Every variant ends in the same network and is trained with the same settings (pipelines.py), the same number of
-updates and, for a seed, on the same batches of the same sample of the training data. Eight times in a run it is scored
-on the dev part; the best of these states is read back into a new pipeline, which is scored on the test part.
-Fine-tuning runs on wnut17 and scicite only.
+All variants have the same network above the embedding, the same settings (pipelines.py) and the same number of updates.
+With the same seed they also have the same batches of the same sample of the training data. A run scores its pipeline
+eight times on the dev part. It reads the best of these states into a new pipeline, and scores that on the test part.
+Fine-tuning runs only on wnut17 and scicite.
 
-Each run leaves a file in --results, and one that is there is not run again, so that the table grows over several
-calls; it is printed from all files there whose settings are those of this call. A run is another one if anything in
-its settings is: the weights of the biLM, the network, the number of updates.
+Each run leaves a file in --results. A run that has a file there is not repeated, so the table grows over several calls.
+The table shows all files there with the settings of this call. A run counts as another one if anything in its settings
+differs: the weights of the biLM, the network, the number of updates.
 
 score: in percent, mean and standard deviation over the seeds; over tok2vec: mean difference, seed by seed.
-best at: the update of the best state, mean; where it is the last one, more updates might have helped.
-words/s: of training all updates, evaluations left out, and of the new pipeline on the test part; medians.
+best at: the update of the best state, mean. If it is the last update, more updates might have helped.
+words/s: of training, all updates without evaluations, and of the new pipeline on the test part; medians.
 layer weights, gamma: learned by the task's mix, means; layer 0 is the token embedding.
 """
 
@@ -51,11 +51,11 @@ from spacy_elmo.tools.machine import processor_name
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZES = (100, 10)  # percent of the training data
 EVALUATIONS = 8
-WARM_UP = 64  # items of the dev part, before the test part is timed
+WARM_UP = 64  # items of the dev part to predict before the test part is timed
 
 
 def main() -> None:
-    """Make the runs that are missing; print the table of all."""
+    """Make the missing runs; print the table of all runs."""
     args = parse_arguments()
     torch.set_num_threads(args.threads)
     plan = Plan.make(args)
@@ -65,12 +65,12 @@ def main() -> None:
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the arguments that every experiment has."""
+    """Make a parser with the arguments that every experiment has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="threads of torch")
     parser.add_argument("--data", type=Path, default=DATA, help="directory of the corpora")
     parser.add_argument("--weights", default=formats.BUNDLED, help="the biLM: a name, directory or file")
-    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="also write the results here")
+    parser.add_argument("--json", type=file_to_write, metavar="FILE", help="also write the results to this file")
     return parser
 
 
@@ -80,7 +80,7 @@ def numbers(text: str) -> list[int]:
 
 
 def publish(report: dict[str, Any], text: str, file: Path | None) -> None:
-    """Print a report's text, and write the whole of it to a file where one is asked for."""
+    """Print a report's text, and write the complete report to a file if one is given."""
     print(text)
     if file:
         file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -90,22 +90,22 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__ or "")
     some = partial(parser.add_argument, metavar="A,B")
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what the runs leave and find")
-    some("--tasks", type=names_of(TASKS), default=",".join(TASKS), help="to run")
-    some("--variants", type=names_of(VARIANTS), default=",".join(VARIANTS), help="to run")
+    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="directory of the runs' files")
+    some("--tasks", type=names_of(TASKS), default=",".join(TASKS), help="tasks to run")
+    some("--variants", type=names_of(VARIANTS), default=",".join(VARIANTS), help="variants to run")
     some("--sizes", type=numbers, default=",".join(map(str, SIZES)), help="percent of the training data")
-    some("--seeds", type=numbers, default="0,1,2", help="a run for each")
-    parser.add_argument("--updates", type=positive, help="of each run; None is a number for each task")
-    parser.add_argument("--evaluations", type=positive, default=EVALUATIONS, help="on dev, in a run")
+    some("--seeds", type=numbers, default="0,1,2", help="seeds, one run for each")
+    parser.add_argument("--updates", type=positive, help="updates per run; by default the number of each task")
+    parser.add_argument("--evaluations", type=positive, default=EVALUATIONS, help="evaluations on dev per run")
     return parser.parse_args()
 
 
-# What is to be run
+# What to run
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: everything that makes its score. The weights are named by their digest."""
+    """One training run: everything that its score depends on. The digest identifies the weights."""
 
     task: str
     size: int
@@ -118,14 +118,14 @@ class Run:
 
     @property
     def path(self) -> Path:
-        """Name of its file."""
+        """Name of the run's file."""
         key = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return Path(f"{self.task}-{self.size}-{self.variant}-{self.seed}-{key[:12]}.json")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the runs of a call have in common."""
+    """Common settings of the runs of a call."""
 
     weights: str
     digest: str
@@ -135,19 +135,19 @@ class Plan:
 
     @classmethod
     def make(cls, args: argparse.Namespace) -> "Plan":
-        """Look at the weights."""
+        """Make a plan from the command line and the weights."""
         bilm = formats.load(args.weights)
         return cls(args.weights, formats.digest(bilm), bilm.options.width, args.updates, args.evaluations)
 
     def run(self, task: str, size: int, variant: str, seed: int) -> Run:
-        """The run with these settings."""
+        """Return the run with these settings."""
         settings = components(TASKS[task].component, variant, self.elmo_width)
         digest = None if variant == BASELINE else self.digest
         updates = self.updates or TASKS[task].updates
         return Run(task, size, variant, seed, updates, self.evaluations, digest, settings)
 
     def runs(self, task: str, args: argparse.Namespace) -> Iterator[Run]:
-        """All runs of a task that the command line asks for."""
+        """Yield all runs of a task that the command line names."""
         for size in args.sizes:
             for seed in args.seeds:
                 for variant in args.variants:
@@ -156,14 +156,14 @@ class Plan:
 
 
 def run_missing(plan: Plan, args: argparse.Namespace) -> None:
-    """Make the runs that have left no file yet."""
+    """Make the runs that have no file yet."""
     args.results.mkdir(parents=True, exist_ok=True)
     for name in args.tasks:
         corpus: Corpus | None = None
         for run in plan.runs(name, args):
             path = args.results / run.path
             if path.exists():
-                note(f"{run.path.stem}: there already")
+                note(f"{run.path.stem}: already done")
                 continue
             corpus = corpus or TASKS[name].read(args.data)
             part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -176,21 +176,21 @@ def run_missing(plan: Plan, args: argparse.Namespace) -> None:
 
 @dataclass
 class Best:
-    """The state with the best score on the dev part, the first of equals, and all scores there."""
+    """The state with the best score on the dev part (the first if several are equal), and all scores there."""
 
     state: bytes = b""
     update: int = 0
     scores: list[float] = field(default_factory=list)
 
     def see(self, score: float, update: int, nlp: Language) -> None:
-        """Take the state after an update into account."""
+        """Add the state after an update."""
         if not self.scores or score > max(self.scores):
             self.state, self.update = nlp.to_bytes(), update
         self.scores.append(score)
 
 
 def measure(run: Run, corpus: Corpus, weights: str) -> Record:
-    """Train, choose on dev, score on test."""
+    """Train, choose the best state on dev, and score it on test."""
     start = time.perf_counter()
     task = TASKS[run.task]
     nlp = make_pipeline(run.components, weights)
@@ -198,7 +198,7 @@ def measure(run: Run, corpus: Corpus, weights: str) -> Record:
     training = Training(nlp, make_examples(nlp.vocab, sample, task, corpus.labels), run.seed)
     best, words, seconds = train(run, training, make_examples(nlp.vocab, corpus.dev, task, corpus.labels))
     trained = make_pipeline(run.components, weights).from_bytes(best.state)
-    predict(trained, corpus.dev[:WARM_UP])  # packs the weights, which a service does once
+    predict(trained, corpus.dev[:WARM_UP])  # packs the weights, which a service does only once
     score, speed = test(trained, corpus.test, task, corpus.labels)
     record = {
         **asdict(run),
@@ -220,7 +220,7 @@ def measure(run: Run, corpus: Corpus, weights: str) -> Record:
 
 
 def train(run: Run, training: Training, dev: list[Example]) -> tuple[Best, int, float]:
-    """Take all updates. Returns the best state, and the words and seconds of the updates."""
+    """Run all updates. Returns the best state, and the words and seconds of the updates."""
     best, words, seconds = Best(), 0, 0.0
     for step, batch in zip(range(1, run.updates + 1), training.batches(), strict=False):
         start = time.perf_counter()
@@ -235,7 +235,7 @@ def train(run: Run, training: Training, dev: list[Example]) -> tuple[Best, int, 
 
 
 def test(nlp: Language, items: Sequence[Item], task: Task, labels: Sequence[str]) -> tuple[float, float]:
-    """Return the score, and the words a second of prediction."""
+    """Return the score, and the words per second of prediction."""
     predicted, seconds = predict(nlp, items)
     golds = [reference(nlp.vocab, item, task, labels) for item in items]
     examples = [Example(doc, gold) for doc, gold in zip(predicted, golds, strict=True)]
@@ -244,7 +244,7 @@ def test(nlp: Language, items: Sequence[Item], task: Task, labels: Sequence[str]
 
 
 def predict(nlp: Language, items: Sequence[Item]) -> tuple[list[Doc], float]:
-    """Run the pipeline over all items; return the Docs, and how many seconds it took."""
+    """Run the pipeline over all items; return the Docs and the seconds."""
     docs = [make_doc(nlp.vocab, item) for item in items]
     start = time.perf_counter()
     predicted = list(nlp.pipe(docs))
@@ -252,7 +252,7 @@ def predict(nlp: Language, items: Sequence[Item]) -> tuple[list[Doc], float]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what makes a run."""
+    """Return the versions of the packages that a run depends on."""
     packages = {name: metadata.version(name) for name in ("spacy", "thinc", "torch", "spacy-elmo")}
     return {**packages, "python": platform.python_version()}
 
@@ -261,16 +261,16 @@ def versions() -> dict[str, str]:
 
 
 def make_report(plan: Plan, results: Path) -> dict[str, Any]:
-    """Gather the runs that are there and have the settings of the plan."""
+    """Collect the runs in `results` that have the settings of the plan."""
     records = [json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))]
     ours = [record for record in records if is_of(plan, record)]
     if len(ours) < len(records):
-        note(f"{len(records) - len(ours)} files in {results} are of other settings and left out")
+        note(f"{len(records) - len(ours)} files in {results} have other settings and are left out")
     return {"weights": plan.weights, "digest": plan.digest, "encoders": ENCODERS, **tabulate(ours)}
 
 
 def is_of(plan: Plan, record: Record) -> bool:
-    """Whether this is a run, and has the settings that the plan gives it."""
+    """Return whether this is a run with the settings of the plan."""
     if record.get("task") not in TASKS or record.get("variant") not in VARIANTS:
         return False
     run = plan.run(record["task"], record["size"], record["variant"], record["seed"])

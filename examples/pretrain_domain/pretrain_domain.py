@@ -1,6 +1,6 @@
-"""Train ELMo on the texts of one domain: a CSV in; a corpus, a model, its perplexities and word distances out.
+"""Train ELMo on the texts of one domain: from a CSV to a corpus, a model, its perplexities and word distances.
 
-Run it with `python examples/pretrain_domain/pretrain_domain.py OUT`; README.md beside it explains each step.
+Run it with `python examples/pretrain_domain/pretrain_domain.py OUT`. README.md explains each step.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from spacy_elmo.tools.prepare import prepare, summary
 HERE = Path(__file__).resolve().parent
 BUNDLED = "en_elmo_sm"
 
-# Words are compared in one sentence, so that nothing but the word differs.
+# Words are compared in one sentence, so that only the word differs.
 FRAME = "Why is my {} not working?"
 ALIKE = (
     ("card", "account"),
@@ -78,12 +78,12 @@ Pair = tuple[str, str]
 
 
 def main() -> None:
-    """Run all steps and print what each one gives."""
+    """Run all steps and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="new directory, for the corpus and the model")
+    parser.add_argument("out", type=Path, help="new directory for the corpus and the model")
     parser.add_argument("--csv", type=Path, default=HERE / "banking.csv", help="texts, in a column named text")
     parser.add_argument("--config", type=Path, default=HERE / "pretrain.cfg", help="settings of the training")
-    parser.add_argument("--init-from", metavar="MODEL", help=f"model to start from, such as {BUNDLED}")
+    parser.add_argument("--init-from", metavar="MODEL", help=f"model to start from, for example {BUNDLED}")
     arguments = parser.parse_args()
     out, corpus, model = arguments.out, arguments.out / "corpus", arguments.out / "model"
 
@@ -103,10 +103,10 @@ def main() -> None:
 
 
 def write_texts(source: Path, target: Path) -> int:
-    """Write the column `text` of a CSV file as `prepare` reads it, each text a document; return their number.
+    """Write the column `text` of a CSV file in the format of `prepare`, each text a document; return their number.
 
-    Texts that have nothing to do with each other are documents of their own: training puts documents in a new order
-    in each epoch, and `prepare` holds out whole ones.
+    Independent texts should be separate documents: training puts documents in a new order in each epoch, and
+    `prepare` holds out whole documents.
     """
     with source.open(encoding="utf-8", newline="") as file:
         texts = [" ".join(row["text"].split()) for row in csv.DictReader(file)]
@@ -115,7 +115,7 @@ def write_texts(source: Path, target: Path) -> int:
 
 
 def perplexity_table(corpus: Path, model: Path) -> str:
-    """Held-out perplexity of guessing, of the word frequencies alone, and of the model behind each epoch."""
+    """Return the held-out perplexity of guessing, of the word frequencies alone, and of the model after each epoch."""
     vocabulary = Vocabulary.from_file(corpus / "vocab.txt")
     lines = [f"{'held-out perplexity':<28}{'zero state':>12}{'carried state':>15}"]
     lines.append(f"{'any word is as likely':<28}{len(vocabulary):>12.1f}")
@@ -128,7 +128,7 @@ def perplexity_table(corpus: Path, model: Path) -> str:
 
 
 def frequency_perplexity(corpus: Path, vocabulary: Vocabulary) -> float:
-    """Held-out perplexity of a model that knows how often each word occurs, but reads no context."""
+    """Return the held-out perplexity of a model that knows the frequency of each word, but reads no context."""
     train, heldout = (_count_entries(corpus / part, vocabulary) for part in ("train", "heldout"))
     total = train.total() + len(vocabulary)
     loss = -sum(count * math.log((train[entry] + 1) / total) for entry, count in heldout.items())
@@ -136,7 +136,7 @@ def frequency_perplexity(corpus: Path, vocabulary: Vocabulary) -> float:
 
 
 def _count_entries(part: Path, vocabulary: Vocabulary) -> Counter[int]:
-    """How often each entry of the vocabulary is to be predicted: the words and the end of each sentence."""
+    """Count how often each entry of the vocabulary must be predicted: the words and the end of each sentence."""
     sentences = list(read_sentences(find_files(part)))
     counts = Counter({vocabulary.ids[EOS]: len(sentences)})
     for word, count in count_words(sentences).items():
@@ -145,34 +145,34 @@ def _count_entries(part: Path, vocabulary: Vocabulary) -> Counter[int]:
 
 
 def load(weights: str | Path) -> Language:
-    """A pipeline that gives each token the vector of this model: the mean of its layers."""
+    """Make a pipeline that gives each token this model's vector: the mean of its layers."""
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo", config={"model": {"weights": str(weights)}})
     return nlp
 
 
 def vector(nlp: Language, sentence: str, word: str) -> Vector:
-    """The vector of a word in a sentence."""
+    """Return the vector of a word in a sentence."""
     token = next(token for token in nlp(sentence) if token.text == word)
     return np.asarray(token.vector)
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far two vectors, or on average many pairs of them, are from each other."""
+    """The distance of two vectors, or the mean over many pairs of them."""
 
     cosine: float
     euclidean: float
 
     @classmethod
     def between(cls, a: Vector, b: Vector) -> "Distance":
-        """Cosine distance is 1 - cosine: 0 for the same direction, 1 for directions that have nothing in common."""
+        """Compute both distances. Cosine distance is 1 - cosine: 0 for the same direction, 1 for orthogonal vectors."""
         cosine = 1 - float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b))
         return cls(cosine, float(np.linalg.norm(a - b)))
 
     @classmethod
     def mean(cls, distances: Iterable["Distance"]) -> "Distance":
-        """The mean of each of the two."""
+        """Compute the mean of both distances."""
         cosine, euclidean = np.mean([(one.cosine, one.euclidean) for one in distances], axis=0).tolist()
         return cls(cosine, euclidean)
 
@@ -181,13 +181,13 @@ class Distance:
 
 
 def word_distances(nlp: Language, pairs: Sequence[Pair]) -> dict[Pair, Distance]:
-    """The distance of the words of each pair, both in the same sentence."""
+    """Compute the distance of the words of each pair, both in the same sentence."""
     vectors = {word: vector(nlp, FRAME.format(word), word) for pair in pairs for word in pair}
     return {(a, b): Distance.between(vectors[a], vectors[b]) for a, b in pairs}
 
 
 def distance_table(models: dict[str, Language]) -> str:
-    """Distances of words that the domain uses alike, of other words of the domain, and of these to words outside."""
+    """Compare words that the domain uses alike, other words of the domain, and words of the domain with others."""
     domain = [word for pair in ALIKE for word in pair]
     outside = list(product(domain, OUTSIDE))
     different = [pair for pair in combinations(domain, 2) if pair not in ALIKE]
@@ -206,7 +206,7 @@ def distance_table(models: dict[str, Language]) -> str:
 
 
 def sense_table(models: dict[str, Language]) -> str:
-    """Cosine distances of a word to itself, in the same sense and in another one."""
+    """Show the cosine distances of a word to itself, in the same sense and in another one."""
     lines = [f"{'':<32}" + "".join(f"{name:>24}" for name in models)]
     lines.append(f"{'cosine distance in':<32}" + f"{'same sense':>12}{'another':>12}" * len(models))
     for word, sentences in SENSES.items():

@@ -1,4 +1,4 @@
-"""Texts in over HTTP, vectors, entities or classes out: an ELMo pipeline behind FastAPI. See README.md.
+"""Serve an ELMo pipeline with FastAPI: texts in over HTTP, vectors, entities or classes out. See README.md.
 
 python examples/serve/app.py --port 8000
 """
@@ -28,14 +28,15 @@ log = logging.getLogger("uvicorn.error")
 
 @dataclass(frozen=True)
 class Settings:
-    """Read from environment variables: SERVE_ and the name in capitals.
+    """Settings from environment variables: SERVE_ and the name in capitals.
 
     pipeline: path or name of a spaCy pipeline; empty for a blank English one with the bundled model.
-    max_body_bytes, max_texts, max_characters: of a request; characters are those of all its texts together.
-    max_batch_texts, max_batch_characters, max_wait_ms: a batch takes about so many, and waits so long for them.
+    max_body_bytes, max_texts, max_characters: limits per request; characters are those of all its texts together.
+    max_batch_texts, max_batch_characters, max_wait_ms: about the most that a batch takes, and how long it waits.
     max_waiting_texts, max_waiting_characters: more are refused until some are answered.
     max_connections: more are refused until some are closed.
-    max_client_seconds: for a client to send a body, or to go on taking its answer; and for all to end on SIGTERM.
+    max_client_seconds: how long a client may take to send a body, or leave its answer unread; also how long clients
+        have to finish after SIGTERM.
     """
 
     pipeline: str = ""
@@ -52,7 +53,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        """Raise a ValueError that names the variable where one is no whole number of at least 1."""
+        """Read the variables; raise a ValueError that names one if it isn't a whole number of at least 1."""
         given: dict[str, Any] = {}
         for field in fields(cls):
             name = f"SERVE_{field.name.upper()}"
@@ -66,7 +67,7 @@ class Settings:
 
 
 class Question(BaseModel):
-    """Body of a request. `want` names what to tell of each text; without it, all that the pipeline offers."""
+    """Body of a request. `want` names what to return for each text; without it, all that the pipeline offers."""
 
     model_config = ConfigDict(extra="forbid")
     texts: list[str] = Field(min_length=1)
@@ -78,7 +79,7 @@ Asked = tuple[str, Sequence[Kind]]
 
 
 class Service:
-    """The pipeline, loaded in the background and run in one worker thread, and the batcher in front of it."""
+    """The pipeline with the batcher in front of it; it loads in the background and runs in one worker thread."""
 
     def __init__(self, settings: Settings, load: Load) -> None:
         self.settings, self._load = settings, load
@@ -99,7 +100,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Load and answer; at the end, answer what is waiting and stop."""
+        """Load the pipeline and answer requests; at the end, answer what is waiting and stop."""
         loading = asyncio.create_task(self._load_in_thread())
         working = asyncio.create_task(self.batcher.work())
         try:
@@ -113,7 +114,7 @@ class Service:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     def health(self) -> dict[str, Any]:
-        """Whether it is loading, ready or failed, and what it has done."""
+        """Return whether the service is loading, ready or failed, and what it has done."""
         status = "failed" if self.error else "ready" if self.pipeline else "loading"
         told: dict[str, Any] = {"status": status, "stage": self.error or self.stage}
         told["seconds"] = round(time.monotonic() - self._started, 1)
@@ -122,14 +123,14 @@ class Service:
         return told | {"waiting": self.batcher.waiting} | asdict(self.batcher.counts)
 
     def check(self, question: Question) -> list[Asked]:
-        """What to ask of the pipeline; an HTTPException where it cannot be answered."""
+        """Return what to ask of the pipeline; raise an HTTPException if it can't answer."""
         if self.pipeline is None:
             raise HTTPException(503, f"not ready: {self.error or self.stage}", {"Retry-After": "1"})
         settings, offers = self.settings, self.pipeline.offers
         if len(question.texts) > settings.max_texts:
-            raise HTTPException(422, f"{len(question.texts)} texts, expected at most {settings.max_texts} a request")
+            raise HTTPException(422, f"{len(question.texts)} texts, expected at most {settings.max_texts} per request")
         if (length := sum(map(len, question.texts))) > settings.max_characters:
-            raise HTTPException(422, f"{length} characters, expected at most {settings.max_characters} a request")
+            raise HTTPException(422, f"{length} characters, expected at most {settings.max_characters} per request")
         wanted = offers if question.want is None else question.want
         if missing := set(wanted) - set(offers):
             raise HTTPException(422, f"this pipeline gives no {', '.join(sorted(missing))}; it gives {offers}")
@@ -148,12 +149,12 @@ class Service:
         self.stage = stage
 
     async def _run(self, asked: list[Asked]) -> list[str]:
-        assert self.pipeline is not None  # `check` has seen it
+        assert self.pipeline is not None  # `check` has made sure
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.pipeline, asked)
 
 
 def create_app(settings: Settings | None = None, load: Load = Pipeline) -> FastAPI:
-    """Make the application; `load` is what makes the pipeline."""
+    """Make the application; `load` makes the pipeline."""
     service = Service(settings or Settings.from_environment(), load)
 
     @asynccontextmanager
@@ -165,17 +166,17 @@ def create_app(settings: Settings | None = None, load: Load = Pipeline) -> FastA
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        """Whether the process is well: it may be loading still."""
+        """Tell whether the process is well; it may still be loading."""
         return JSONResponse(service.health(), 503 if service.error else 200)
 
     @app.get("/ready")
     async def ready() -> JSONResponse:
-        """Whether texts are answered, and how far loading has come."""
+        """Tell whether the server answers texts, and how far loading is."""
         return JSONResponse(service.health(), 200 if service.pipeline else 503)
 
     @app.post("/process", openapi_extra=_documented())
     async def process(request: Request) -> Response:
-        """Answer texts: `results` holds an object for each, in their order."""
+        """Answer texts: `results` holds an object for each, in the same order."""
         asked = service.check(await _read(request, service.settings))
         try:
             results = await service.batcher.submit(asked)
@@ -195,11 +196,11 @@ def create_app(settings: Settings | None = None, load: Load = Pipeline) -> FastA
 
 
 async def _read(request: Request, settings: Settings) -> Question:
-    """The body; an HTTPException where it is too large, too slow or no question."""
+    """Read the body; raise an HTTPException if it is too large, too slow or not a question."""
     try:
         body = await asyncio.wait_for(_read_body(request, settings.max_body_bytes), settings.max_client_seconds)
     except asyncio.TimeoutError:
-        text = f"the body is not there after {settings.max_client_seconds} seconds"
+        text = f"the body did not arrive within {settings.max_client_seconds} seconds"
         raise HTTPException(408, text, {"Connection": "close"}) from None
     try:
         return Question.model_validate_json(body)
@@ -210,7 +211,7 @@ async def _read(request: Request, settings: Settings) -> Question:
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """Read no further than the limit."""
+    """Read the body up to the limit."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -220,7 +221,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _documented() -> dict[str, Any]:
-    """The body for /docs, since it is read by hand."""
+    """Describe the body for /docs: FastAPI doesn't know it, because `_read` reads it by hand."""
     schema = {"application/json": {"schema": Question.model_json_schema()}}
     return {"requestBody": {"required": True, "content": schema}}
 
@@ -228,8 +229,8 @@ def _documented() -> dict[str, Any]:
 def serve(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGTERM, whatever clients do.
 
-    uvicorn has no limit for a client that does not read its answer. Linux has one for each connection, which those
-    accepted take over from the socket that listens: sent bytes that nobody takes for so long end it.
+    uvicorn has no time limit for a client that does not read its answer. Linux has one, TCP_USER_TIMEOUT, which
+    connections inherit from the listening socket: a connection ends if sent bytes stay unread for that long.
     """
     config = uvicorn.Config(
         lambda: create_app(settings),

@@ -1,4 +1,4 @@
-"""Requests that arrive together in, one call for all of them out."""
+"""Collect requests that arrive together, and answer all of them with one call."""
 
 import asyncio
 import itertools
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 class OverloadedError(Exception):
-    """More waits already than may wait."""
+    """As many items are waiting as may wait."""
 
 
 @dataclass
@@ -33,13 +33,13 @@ class _Request(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects the items of requests for a moment and gives them to `run` in one call.
 
-    While a call is under way, what arrives is collected for the next: under load nothing waits for the clock.
+    Requests that arrive during a call are collected for the next one. So under load nothing waits for the clock.
 
-    run: from items to as many results.
-    max_items: a batch is closed once it has so many; the last request may exceed it.
-    size, max_size: likewise with the sizes of the items together, so that a batch takes about as long as another.
-    max_wait: seconds to wait for company.
-    max_waiting, max_waiting_size: items that may wait, and their sizes together; beyond, `submit` raises
+    run: turns items into as many results.
+    max_items: a batch is closed once it has this many; the last request may exceed it.
+    size, max_size: the same for the total size of the items, so that all batches take about equally long.
+    max_wait: seconds to wait for more requests.
+    max_waiting, max_waiting_size: items that may wait, and their total size. If there are more, `submit` raises an
         `OverloadedError`. One request may always wait.
     """
 
@@ -66,7 +66,7 @@ class Batcher(Generic[Item, Result]):
         size = sum(map(self._size, items))
         is_large = self._waiting_size and self._waiting_size + size > self._max_waiting_size
         if is_large or self.waiting + len(items) > self._max_waiting:
-            raise OverloadedError(f"{self.waiting} texts are waiting already; try again later")
+            raise OverloadedError(f"{self.waiting} texts are already waiting; try again later")
         request = _Request[Item, Result](items, asyncio.get_running_loop().create_future())
         self.waiting += len(items)
         self._waiting_size += size
@@ -80,15 +80,15 @@ class Batcher(Generic[Item, Result]):
             self.counts.batches += 1
             self.counts.largest_batch = max(self.counts.largest_batch, sum(len(one.items) for one in requests))
             if not await self._answer(requests) and len(requests) > 1:
-                for request in requests:  # one of them is to blame; the others shall not suffer
+                for request in requests:  # one of them failed; the others must not suffer
                     await self._answer([request])
 
     def close(self) -> None:
-        """Let `work` end once it has answered what is waiting."""
+        """End `work` once it has answered what is waiting."""
         self._queue.put_nowait(None)
 
     async def _collect(self) -> list[_Request[Item, Result]]:
-        """Wait for requests; none where there will be no more."""
+        """Wait for requests; return an empty list if there will be no more."""
         request = await self._queue.get()
         if request is not None and self.waiting < self._max_items:
             await asyncio.sleep(self._max_wait)
@@ -102,13 +102,13 @@ class Batcher(Generic[Item, Result]):
                 break
             request = self._queue.get_nowait()
         if request is None and requests:
-            self.close()  # to be found again behind this batch
+            self.close()  # so that the end is found again after this batch
         self.waiting -= n_items
         self._waiting_size -= size
         return requests
 
     async def _answer(self, requests: list[_Request[Item, Result]]) -> bool:
-        """Answer these requests by one call; whether it went well. A single one is told what went wrong."""
+        """Answer these requests with one call; return whether it succeeded. A single request gets the exception."""
         items = [item for request in requests for item in request.items]
         try:
             answers = await self._run(items)

@@ -1,4 +1,4 @@
-"""Asks a running server from many clients at once, and says how many requests a second it answers and how fast.
+"""Send a running server requests from many clients at once, and print how many it answers per second and how fast.
 
 python examples/serve/load.py --clients 16 --requests 400 --texts 4
 """
@@ -19,13 +19,13 @@ QUESTIONS = Path(__file__).resolve().parent.parent / "pretrain_domain" / "bankin
 
 
 def read_texts(path: Path) -> list[str]:
-    """The column `text` of a CSV file."""
+    """Read the column `text` of a CSV file."""
     with path.open(encoding="utf8", newline="") as file:
         return [row["text"] for row in csv.DictReader(file)]
 
 
 async def ask(url: str, bodies: Iterator[dict[str, list[str]]], clients: int) -> tuple[list[float], float]:
-    """Send all bodies, each client one after the other; return the seconds each took, and all of them together."""
+    """Send all bodies, each client one at a time; return the seconds that each took, and that all took together."""
     seconds: list[float] = []
     tls = httpx.create_ssl_context()  # takes longer to make than a request
 
@@ -37,7 +37,7 @@ async def ask(url: str, bodies: Iterator[dict[str, list[str]]], clients: int) ->
             seconds.append(time.perf_counter() - start)
 
     async with AsyncExitStack() as stack:
-        # A connection pool each: one for all is slower than the server.
+        # One connection pool per client: a shared one is slower than the server.
         https = [httpx.AsyncClient(base_url=url, timeout=60, verify=tls) for _ in range(clients)]
         for http in https:
             await stack.enter_async_context(http)
@@ -47,7 +47,7 @@ async def ask(url: str, bodies: Iterator[dict[str, list[str]]], clients: int) ->
 
 
 def measure(url: str, texts: list[str], clients: int, requests: int, per_request: int, want: str) -> dict[str, float]:
-    """Return requests and texts a second, milliseconds a request (median, 95th percentile), and texts a batch."""
+    """Return requests and texts per second, milliseconds per request (median, 95th percentile), and texts per batch."""
     supply = itertools.cycle(texts)
     bodies = [{"texts": list(itertools.islice(supply, per_request)), "want": [want]} for _ in range(requests)]
     before = httpx.get(f"{url}/health").json()
@@ -65,12 +65,12 @@ def measure(url: str, texts: list[str], clients: int, requests: int, per_request
 
 
 def main() -> None:
-    """Parse arguments, measure, print a line of JSON for each number of clients."""
+    """Parse arguments, measure, and print a line of JSON for each number of clients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--texts", type=int, default=1, help="texts a request")
+    parser.add_argument("--texts", type=int, default=1, help="texts per request")
     parser.add_argument("--want", default="vector", choices=["vector", "vectors", "entities", "classes"])
     parser.add_argument("--csv", type=Path, default=QUESTIONS, help="texts, in a column named text")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A pipeline's path in, JSON about texts out: what it can tell of a text, and telling it. See README.md."""
+"""Load a pipeline, find out what it offers, and answer texts as JSON. See README.md."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,8 +15,8 @@ Kind = Literal["vector", "vectors", "entities", "classes"]
 class Pipeline:
     """A loaded spaCy pipeline with `elmo` in it.
 
-    path: of a saved or installed pipeline; empty for a blank English one with the bundled model.
-    report: called with what is being done while it loads.
+    path: path or name of a saved or installed pipeline; empty for a blank English one with the bundled model.
+    report: called with the current stage while it loads.
     """
 
     def __init__(self, path: str, report: Callable[[str], None]) -> None:
@@ -34,18 +34,18 @@ class Pipeline:
         self([("Read the weights and lay them out .", self.offers)])
 
     def __call__(self, questions: Sequence[tuple[str, Sequence[Kind]]]) -> list[str]:
-        """Answer texts, each with what is wanted of it, as JSON objects."""
-        with self.nlp.memory_zone():  # what these texts add to the vocabulary goes when they go
+        """Answer texts as JSON objects, each with the kinds that are wanted for it."""
+        with self.nlp.memory_zone():  # frees what these texts add to the vocabulary
             return [_to_json(_tell(doc, kinds)) for doc, kinds in self.nlp.pipe(questions, as_tuples=True)]
 
 
 def _to_json(told: dict[str, Any]) -> str:
-    """Many times faster than `json`, and nothing else of the process runs meanwhile."""
+    """Write JSON many times faster than `json`: nothing else in the process can run meanwhile."""
     return to_json(told).decode()
 
 
 def _offers(nlp: "Language") -> list[Kind]:
-    """What this pipeline can tell of a text."""
+    """Return what this pipeline offers."""
     made = {target for name in nlp.pipe_names for target in nlp.get_pipe_meta(name).assigns}
     sources: dict[Kind, str] = {
         "vector": "doc._.elmo",
@@ -61,7 +61,7 @@ def _tell(doc: "Doc", kinds: Sequence[Kind]) -> dict[str, Any]:
 
 
 def _mean(doc: "Doc") -> list[float]:
-    """Mean of the vectors of the tokens that are not whitespace; zeros where there is none."""
+    """Return the mean of the vectors of the tokens that are not whitespace; zeros if there are none."""
     words = [token.i for token in doc if not token.is_space]
     mean: list[float] = (doc._.elmo[words].sum(axis=0) / max(1, len(words))).tolist()
     return mean

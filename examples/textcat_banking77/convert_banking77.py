@@ -1,7 +1,7 @@
-"""Turn BANKING77 into spaCy's format: text,category a line in; train.spacy, dev.spacy and test.spacy out.
+"""Turn BANKING77 (text,category per line) into spaCy's format: train.spacy, dev.spacy and test.spacy.
 
-Run it with `python convert_banking77.py DATA OUT`: DATA is a folder with train.csv and test.csv, as they were published
-or compressed with xz. There is no dev part among them: one question in ten of each category is taken from train.csv.
+Run it with `python convert_banking77.py DATA OUT`. DATA is a folder with train.csv and test.csv, as published or
+compressed with xz. They have no dev part, so it takes one question in ten of each category from train.csv.
 """
 
 import argparse
@@ -22,11 +22,11 @@ COLUMNS = ["text", "category"]
 
 
 class DataError(ValueError):
-    """A file is missing, damaged, or not what it should be."""
+    """A file is missing, damaged, or of another format."""
 
 
 class Question(NamedTuple):
-    """What a customer asked, and what about."""
+    """A customer's question and its category."""
 
     text: str
     category: str
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def find(folder: Path, name: str) -> Path:
-    """The file of that name, or else the compressed one."""
+    """Find the file of that name, or else the compressed one."""
     for path in (folder / name, folder / f"{name}.xz"):
         if path.is_file():
             return path
@@ -60,7 +60,7 @@ def find(folder: Path, name: str) -> Path:
 
 
 def read_questions(path: Path) -> Iterator[Question]:
-    """The rows of a file; white space in a text, which may be a line's end, becomes single spaces."""
+    """Yield the rows of a file; white space in a text, line breaks included, becomes single spaces."""
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         if (header := next(rows, [])) != COLUMNS:
@@ -75,7 +75,7 @@ def read_questions(path: Path) -> Iterator[Question]:
 
 
 def read_text(path: Path) -> str:
-    """What a file says, compressed or not."""
+    """Read a file, compressed or not."""
     data = path.read_bytes()
     try:
         return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8-sig")
@@ -84,7 +84,7 @@ def read_text(path: Path) -> str:
 
 
 def hold_out(questions: Iterable[Question]) -> tuple[list[Question], list[Question]]:
-    """What to train on, and what to choose the best model with: of each category the 2nd, 12th, 22nd... question."""
+    """Split into questions to train on and the dev part: the 2nd, 12th, 22nd... question of each category."""
     train: list[Question] = []
     dev: list[Question] = []
     seen: Counter[str] = Counter()
@@ -95,27 +95,27 @@ def hold_out(questions: Iterable[Question]) -> tuple[list[Question], list[Questi
 
 
 def categories_of(parts: dict[str, list[Question]]) -> list[str]:
-    """The categories of the training part, which have to be those of the others, too."""
+    """Return the categories of the training part; raise a DataError if another part has others."""
     known = {question.category for question in parts["train"]}
     if len(known) < 2:
-        raise DataError(f"train.csv has {len(known)} categories; there is something to learn from two on")
+        raise DataError(f"train.csv has {len(known)} categories; expected at least two")
     for part, questions in parts.items():
         if not questions:
-            raise DataError(f"there is no question for the {part} part")
+            raise DataError(f"no questions for the {part} part")
         if unknown := {question.category for question in questions} - known:
             raise DataError(f"the {part} part has categories that train.csv lacks: {', '.join(sorted(unknown))}")
     return sorted(known)
 
 
 def to_doc(nlp: Language, question: Question, categories: Iterable[str]) -> Doc:
-    """A Doc whose own category has 1, and every other one 0."""
+    """Make a Doc with 1 for its own category and 0 for every other."""
     doc = nlp.make_doc(question.text)
     doc.cats = {category: float(category == question.category) for category in categories}
     return doc
 
 
 def summary(questions: list[Question]) -> str:
-    """How much there is of what."""
+    """Count questions and categories."""
     counts = Counter(question.category for question in questions).values()
     return f"{len(questions):,} questions in {len(counts)} categories, {min(counts)} to {max(counts)} in each"
 

@@ -1,8 +1,9 @@
-"""Turn Jigsaw's toxic comments into spaCy's format: CSV files in; train.spacy, dev.spacy and test.spacy out.
+"""Turn Jigsaw's toxic comments (CSV files) into spaCy's format: train.spacy, dev.spacy and test.spacy.
 
-Run it with `python convert_toxic.py DATA OUT`: DATA is a folder with train.csv, as it was published (columns id,
-comment_text and the six labels) or compressed with xz. The dev part is one comment in ten of it; so is the test part,
-unless test.csv and test_labels.csv are there, whose comments with the label -1 are left out: nobody has judged them.
+Run it with `python convert_toxic.py DATA OUT`. DATA is a folder with train.csv, as published (columns id, comment_text
+and the six labels) or compressed with xz. The dev part is one comment in ten of it. So is the test part, unless
+test.csv and test_labels.csv are there. Of these, comments with the label -1 are left out, because nobody has judged
+them.
 """
 
 import argparse
@@ -23,11 +24,11 @@ LABELS = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate
 
 
 class DataError(ValueError):
-    """A file is missing, damaged, or not what it should be."""
+    """A file is missing, damaged, or of another format."""
 
 
 class Comment(NamedTuple):
-    """What somebody wrote, and which of the labels fit: none, one or several."""
+    """A comment's text and the labels that fit: none, one or several."""
 
     text: str
     labels: frozenset[str]
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def find(folder: Path, name: str) -> Path:
-    """The file of that name, or else the compressed one."""
+    """Find the file of that name, or else the compressed one."""
     for path in (folder / name, folder / f"{name}.xz"):
         if path.is_file():
             return path
@@ -58,7 +59,7 @@ def find(folder: Path, name: str) -> Path:
 
 
 def read_parts(folder: Path) -> dict[str, list[Comment]]:
-    """The comments of each part; the 2nd, 12th, 22nd... of train.csv are dev, the 7th, 17th, 27th... may be test."""
+    """Read each part. Of train.csv, the 2nd, 12th, 22nd... comments are dev, and the 7th, 17th, 27th... may be test."""
     comments = list(read_comments(find(folder, "train.csv")))
     places = {"dev": 2, "test": 7}
     apart = []
@@ -75,13 +76,13 @@ def read_parts(folder: Path) -> dict[str, list[Comment]]:
 
 
 def read_comments(path: Path) -> Iterator[Comment]:
-    """The comments of a file that has text and labels."""
+    """Yield the comments of a file with text and labels."""
     for where, row in read_rows(path, [TEXT, *LABELS]):
         yield to_comment(where, row[TEXT], row)
 
 
 def join(texts: Path, judgements: Path) -> Iterator[Comment]:
-    """The comments of a file whose labels are in another, those that nobody has judged left out."""
+    """Yield the comments of a file whose labels are in another file, without those that nobody has judged."""
     judged = {row["id"]: (where, row) for where, row in read_rows(judgements, ["id", *LABELS])}
     for where, row in read_rows(texts, ["id", TEXT]):
         if row["id"] not in judged:
@@ -92,7 +93,7 @@ def join(texts: Path, judgements: Path) -> Iterator[Comment]:
 
 
 def to_comment(where: str, text: str, row: dict[str, str]) -> Comment:
-    """A comment; white space in its text, line ends too, becomes single spaces."""
+    """Make a comment; white space in its text, line breaks included, becomes single spaces."""
     for label in LABELS:
         if row[label] not in ("0", "1"):
             raise DataError(f"{where}: {label} is {row[label]!r}, expected 0 or 1")
@@ -100,7 +101,7 @@ def to_comment(where: str, text: str, row: dict[str, str]) -> Comment:
 
 
 def read_rows(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Where each row is, and what it says."""
+    """Yield each row with its place in the file."""
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = next(rows, [])
@@ -116,7 +117,7 @@ def read_rows(path: Path, columns: list[str]) -> Iterator[tuple[str, dict[str, s
 
 
 def read_text(path: Path) -> str:
-    """What a file says, compressed or not."""
+    """Read a file, compressed or not."""
     data = path.read_bytes()
     try:
         return (lzma.decompress(data) if path.suffix == ".xz" else data).decode("utf-8-sig")
@@ -125,24 +126,24 @@ def read_text(path: Path) -> str:
 
 
 def check(parts: dict[str, list[Comment]]) -> None:
-    """See that there is something to learn of each label, and something to measure."""
+    """Check that each label can be learned, and that there is something to measure."""
     for part, comments in parts.items():
         if not comments:
-            raise DataError(f"there is no comment for the {part} part")
+            raise DataError(f"no comments for the {part} part")
     for label in LABELS:
         if {label in comment.labels for comment in parts["train"]} != {True, False}:
-            raise DataError(f"train.csv: {label} is said of all comments, or of none; there is nothing to learn of it")
+            raise DataError(f"train.csv: {label} fits all comments, or none; expected some with it and some without")
 
 
 def to_doc(nlp: Language, comment: Comment) -> Doc:
-    """A Doc whose labels have 1, and the others 0."""
+    """Make a Doc with 1 for the comment's labels and 0 for the others."""
     doc = nlp.make_doc(comment.text)
     doc.cats = {label: float(label in comment.labels) for label in LABELS}
     return doc
 
 
 def summary(comments: list[Comment]) -> str:
-    """How much there is of what."""
+    """Count comments and labels."""
     counts = [f"{label} {sum(label in comment.labels for comment in comments):,}" for label in LABELS]
     return f"{len(comments):,} comments: {', '.join(counts)}"
 

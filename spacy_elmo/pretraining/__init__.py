@@ -1,1 +1,1 @@
-"""Training a biLM on one's own text: corpus, objective, trainer, evaluation. Torch, numpy and h5py; no spaCy."""
+"""Train a biLM on your own text: corpus, objective, trainer, evaluation. Needs torch, numpy and h5py, but no spaCy."""

@@ -1,5 +1,7 @@
-"""`python -m spacy_elmo.pretraining CORPUS OUT --config CFG`: pretraining where spaCy is not installed, and under
-`torchrun -m spacy_elmo.pretraining`; the same as `python -m spacy elmo pretrain`."""
+"""`python -m spacy_elmo.pretraining CORPUS OUT --config CFG`: pretraining without spaCy.
+
+Does the same as `python -m spacy elmo pretrain`. Also for `torchrun -m spacy_elmo.pretraining`.
+"""
 
 import argparse
 import signal
@@ -15,15 +17,15 @@ def main() -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m spacy_elmo.pretraining",
-        description="Train a biLM on pre-tokenized text, one sentence a line.",
-        epilog="Any setting of the config can be given as --section.key value. "
+        description="Train a biLM on pre-tokenized text, one sentence per line.",
+        epilog="You can pass any setting of the config as --section.key value. "
         "Example: python -m spacy_elmo.pretraining corpus/ my_elmo/ --config pretrain.cfg --training.batch_size 64",
     )
-    parser.add_argument("corpus", help="what `prepare` wrote, or a file, directory or glob pattern of text")
+    parser.add_argument("corpus", help="output of `prepare`, or a file, directory or glob pattern of text")
     parser.add_argument("out", help="directory for the model, its log and checkpoints")
-    parser.add_argument("--config", required=True, help="settings, as `init-config --pretrain` writes them")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUT")
-    parser.add_argument("--init-from", metavar="MODEL", help="go on from this model, on new text")
+    parser.add_argument("--config", required=True, help="settings; `init-config --pretrain` writes such a file")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in OUT")
+    parser.add_argument("--init-from", metavar="MODEL", help="start from the weights of this model, on new text")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar")
     try:
         settings, others = split_overrides(sys.argv[1:])

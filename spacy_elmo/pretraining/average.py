@@ -1,4 +1,4 @@
-"""Weights step by step in, their moving average out, to be evaluated and written in their place."""
+"""Moving average of the weights, which is evaluated and written instead of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,11 @@ from spacy_elmo.pretraining.checkpoint import check_tensors
 
 
 class WeightAverage:
-    """The exponential moving average of a network's weights; in the first steps, when they are hardly trained, with a
-    smaller decay, as TensorFlow's `ExponentialMovingAverage` with `num_updates`."""
+    """The exponential moving average of a network's weights.
+
+    The decay is smaller in the first steps, when the weights are hardly trained, as in TensorFlow's
+    `ExponentialMovingAverage` with `num_updates`.
+    """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -20,14 +23,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Count in the weights behind this step, counted from 1."""
+        """Add the weights after this step, counted from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         weights = [weight.detach() for weight in self._weights.values()]
         torch._foreach_lerp_(list(self._averages.values()), weights, 1.0 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within, the network has the average for its weights."""
+        """Replace the network's weights by their average within the `with` block."""
         weights = {name: weight.detach().clone() for name, weight in self._weights.items()}
         self._set(self._averages)
         try:
@@ -38,19 +41,18 @@ class WeightAverage:
     @torch.no_grad()
     def _set(self, values: dict[str, Tensor]) -> None:
         for name, weight in self._weights.items():
-            weight.copy_(
-                values[name]
-            )  # in place: the optimizer knows these tensors, and what is packed sees the change
+            # In place: the optimizer holds these tensors, and packed weights notice the change.
+            weight.copy_(values[name])
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the averages by name."""
         return self._averages
 
     def restore(self, averages: dict[str, Tensor], source: str) -> None:
-        """Go on from averages that were saved.
+        """Load saved averages.
 
         Raises:
-            PretrainingError: they are not those of this network.
+            PretrainingError: the averages belong to another network.
         """
         check_tensors(averages, self._averages, source)
         for name, average in self._averages.items():

@@ -1,4 +1,4 @@
-"""An encoded corpus and the number of a step in, that step's batch out: no state, so any step can be resumed at."""
+"""Make the batch of any step from an encoded corpus; without state, so a run can resume at any step."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,15 +9,15 @@ import numpy.typing as npt
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.corpus import Corpus, Ids
 
-_ORDER, _RESETS = 0, 1  # what a stream of random numbers is for
+_ORDER, _RESETS = 0, 1  # purposes of the streams of random numbers
 
 
 @dataclass(frozen=True)
 class Batch:
     """What the rows of one process read at one step. The first axis of `words` and `targets` is the direction.
 
-    words: `[2, rows, unroll_steps]`, entries of the corpus' lexicon; targets: likewise, vocabulary ids.
-    starts: `[rows, unroll_steps]`, where a row forgets its state first.
+    words: `[2, rows, unroll_steps]`, entries of the corpus' lexicon; targets: the same shape, vocabulary ids.
+    starts: `[rows, unroll_steps]`, whether a row resets its state before this position.
     """
 
     words: Ids
@@ -27,7 +27,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Resets:
-    """When rows go back to zero state.
+    """When rows return to zero state.
 
     kind: "batch": before a batch, each row with `probability`; "sentence": at every start of a document, and at
         other sentence starts with `probability`.
@@ -40,11 +40,10 @@ class Resets:
 class Batches:
     """The batches of a corpus, epoch after epoch.
 
-    An epoch is one long text, the documents in an order drawn for that epoch, cut into one stretch for each
-    row; at each step every row reads on by `unroll_steps` positions. What is left over (less than a batch) waits for
-    another epoch's order.
+    In each epoch the documents get a new order and form one long text, which is cut into one stretch per row. At each
+    step every row reads the next `unroll_steps` positions. The rest (less than a batch) is not read in this epoch.
 
-    rows: of all processes; own: which of them are this process's.
+    rows: number of rows of all processes; own: the rows of this process.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Batches:
         self._arrange(0)
 
     def at(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """Return the batch of a step, counted from 0."""
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._arrange(epoch)
@@ -76,11 +75,11 @@ class Batches:
             chosen[:, 1:] = False
         else:
             chosen = (chosen & sentence_starts) | (positions == self.corpus.documents[self._order[document]])
-            chosen[:, 0] |= step_in_epoch == 0  # the text before was another
+            chosen[:, 0] |= step_in_epoch == 0  # the row read other text before
         return Batch(words, targets, chosen)
 
     def _arrange(self, epoch: int) -> None:
-        """Put the documents in this epoch's order: where each ends in it, and how far from there to the corpus."""
+        """Put the documents in this epoch's order: set where each ends, and its offset to its place in the corpus."""
         starts, lengths = self.corpus.documents[:-1], np.diff(self.corpus.documents)
         self._order = np.arange(len(lengths))
         if self.shuffle:

@@ -1,4 +1,4 @@
-"""BLiMP's minimal pairs in, accuracies out (Warstadt et al. 2020): how often the grammatical sentence is likelier."""
+"""Accuracy on BLiMP's minimal pairs (Warstadt et al. 2020): how often the grammatical sentence is more likely."""
 
 import json
 import re
@@ -29,7 +29,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of pairs whose good sentence is likelier by the forward, the backward, and both language models."""
+    """Share of pairs whose good sentence is more likely for the forward, the backward, and both language models."""
 
     forward: float
     backward: float
@@ -37,7 +37,10 @@ class Accuracy:
 
     @classmethod
     def of(cls, margins: Tensor) -> "Accuracy":
-        """margins: `[n, 2]`, log-likelihood of the good sentence less that of the bad one, by direction."""
+        """Compute the shares.
+
+        margins: `[n, 2]`, log-likelihood of the good sentence minus that of the bad one, by direction.
+        """
         won = torch.cat([margins, margins.sum(1, keepdim=True)], dim=1) > 0
         return cls(*won.cpu().double().mean(0).tolist())
 
@@ -50,7 +53,7 @@ class BlimpResult:
     by_phenomenon: dict[str, Accuracy]
 
     def to_dict(self) -> dict[str, Any]:
-        """As `evaluate --json` prints it."""
+        """Return the JSON object that `evaluate --json` prints."""
         return {
             **asdict(self.overall),
             "by_phenomenon": {name: asdict(accuracy) for name, accuracy in self.by_phenomenon.items()},
@@ -58,17 +61,17 @@ class BlimpResult:
 
 
 def read_pairs(directory: str | Path) -> list[Pair]:
-    """Read BLiMP's `.jsonl` (or `.jsonl.xz`, ...) files from a directory or the folders in it.
+    """Read BLiMP's `.jsonl` (or `.jsonl.xz`, ...) files from a directory and its subfolders.
 
     Raises:
-        CorpusError: there is none, or a line is no minimal pair.
+        CorpusError: there is no such file, or a line is not a minimal pair.
     """
     files = sorted(path for path in Path(directory).rglob("*.jsonl*") if path.is_file())
     if not files:
-        raise CorpusError(f"{directory}: no .jsonl file in it; expected the folder of BLiMP's data")
+        raise CorpusError(f"{directory}: no .jsonl file in this folder; expected the folder of BLiMP's data")
     pairs = [_parse(line, path) for path in files for line in read_lines(path) if line]
     if not pairs:
-        raise CorpusError(f"{directory}: no minimal pair in its files; expected the folder of BLiMP's data")
+        raise CorpusError(f"{directory}: no minimal pair in the files; expected the folder of BLiMP's data")
     return pairs
 
 
@@ -81,7 +84,7 @@ def _parse(line: str, path: Path) -> Pair:
 
 
 def words_and_marks(sentence: str) -> list[str]:
-    """Split a sentence into words and punctuation marks, contractions as English treebanks do."""
+    """Split a sentence into words and punctuation marks, and contractions like English treebanks do."""
     return re.findall(r"\w+(?=n't\b)|n't\b|'\w+|\w+(?:-\w+)*|[^\w\s]", sentence)
 
 

@@ -1,4 +1,4 @@
-"""What looks on while a biLM trains: the check for saturation, the log, TensorBoard; evaluations: model_writer.py."""
+"""Callbacks of a training: saturation check, log, TensorBoard. The evaluations are in model_writer.py."""
 
 import dataclasses
 from typing import Any
@@ -13,37 +13,39 @@ from spacy_elmo.pretraining.logs import append_line
 from spacy_elmo.pretraining.run_folder import RunFolder
 from spacy_elmo.pretraining.steps import Steps
 
-_SATURATED = 0.5  # share of a layer's cells at the limit from which on it tells hardly anything apart
-_FLAT = 9.0  # without a clip: from about here on, the tanh of a cell is 1 in float32, and its gradient nothing
+_SATURATED = 0.5  # with more of a layer's cells at the limit, it hardly tells inputs apart
+_FLAT = 9.0  # without a clip: above about this, the tanh of a cell is 1 in float32, and its gradient 0
 
 
 class DivergedError(PretrainingError):
-    """Training has gone wrong; the message says what was seen, and what may prevent it."""
+    """Training has diverged; the message says what was found and what may prevent it."""
 
 
 class Callback:
-    """Called by the trainer at certain moments; each does nothing unless a class of its own says what."""
+    """Called by the trainer at certain moments; each method does nothing unless a subclass overrides it."""
 
     def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
-        """Behind each `log_every` steps, and the last. batch: read by the last one; line: the figures to log."""
+        """Called after every `log_every` steps and after the last. batch: what that step read; line: figures to log."""
 
     def on_evaluation(self, steps: Steps) -> bool:
-        """Every `evaluate_every` steps or behind each epoch, and at the end; return whether the run has to end here."""
+        """Called every `evaluate_every` steps or after each epoch, and at the end; return whether the run must end."""
         return False
 
     def on_stop(self, steps: Steps) -> None:
-        """Where a signal has asked to stop, and a checkpoint is written."""
+        """Called when a signal has asked to stop, after a checkpoint is written."""
 
     def on_end(self, steps: Steps) -> None:
-        """Behind the last evaluation."""
+        """Called after the last evaluation."""
 
 
 class SaturationCheck(Callback):
-    """Raises a DivergedError where most cells of a layer are at the clip, or, without one, where tanh is flat; with
-    carried state or after a batch from zero state. Every process looks at its own rows."""
+    """Raises a DivergedError if most cells of a layer are at the clip or, without a clip, where tanh is flat.
+
+    Checks the carried state, and the state after a batch from zero state. Every process checks its own rows.
+    """
 
     def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
-        """Look at the states that the last step has left, and at those that its batch leaves from zero state."""
+        """Check the states after the last step, and the states after its batch from zero state."""
         if steps.states is None:
             return
         clip = steps.model.bilm.options.lstm.cell_clip
@@ -65,7 +67,7 @@ class SaturationCheck(Callback):
 
 
 def _share_beyond(cell: Tensor, limit: float) -> list[float]:
-    """Share of the cells that far from zero, by direction; cell: `[2, rows, dim]`."""
+    """Return the share of the cells at least that far from zero, by direction; cell: `[2, rows, dim]`."""
     return (cell.abs() >= limit).float().mean(dim=(1, 2)).tolist()
 
 
@@ -92,7 +94,7 @@ class TensorBoard(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise PretrainingError(
-                "[logging] tensorboard is true, but the package is not installed (pip install tensorboard)"
+                "[logging] tensorboard is true, but the package tensorboard is not installed (pip install tensorboard)"
             ) from None
         self._writer: Any = SummaryWriter(str(folder.path / "tensorboard"))
 

@@ -1,4 +1,4 @@
-"""The state of a run in, one file out, and back: written whole or not at all, every part checked when it is read."""
+"""Write the state of a run to one file, completely or not at all, and read it back, checking each part."""
 
 import os
 import pickle
@@ -20,11 +20,11 @@ from spacy_elmo.support.messages import quoted, reason, shown
 
 NAME = "checkpoint.pt"
 FORMAT = 1
-_MOST = 2**62  # of any whole number in it
+_MOST = 2**62  # limit of any whole number in it
 
 
 def fit(expected: str, is_fit: Callable[[Any], bool]) -> dict[str, Any]:
-    """What a part of a checkpoint has to be."""
+    """Metadata of a part of a checkpoint: what is expected, and a check."""
     return {"expected": expected, "is_fit": is_fit}
 
 
@@ -64,8 +64,11 @@ def _is_precision(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether this is a tensor as runs have them: files can hold sparse ones, some without memory (device `meta`), some
-    whose numbers lie in one place (stride 0), and parameters, in which steps cannot be taken."""
+    """Return whether this is a plain tensor, as runs have them.
+
+    Files can also hold sparse tensors, tensors without memory (device `meta`), tensors whose numbers share one place
+    (stride 0), and parameters, which can't be changed in place.
+    """
     return (
         isinstance(value, Tensor)
         and value.layout is torch.strided
@@ -110,15 +113,15 @@ def _is_loss_sum(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on as if it had never stopped; a part with a default may be missing in a file.
+    """Everything a run needs to continue as if it had never stopped; a part with a default may be missing in a file.
 
     options: of the biLM, as in options.json; vocabulary: its digest; n_positions: of the corpus.
-    step: steps taken; rows: of all processes; tokens_per_step: predictions of one direction at a step.
-    origin: what the model card says of the model that the run began with, if any.
-    model, optimizer, scaler: their `state_dict`; states: of the rows, each layer's; since_log: `[2]` float64, the sum
+    step: steps taken; rows: of all processes; tokens_per_step: predictions of one direction per step.
+    origin: what the model card says about the model that the run started from, if any.
+    model, optimizer, scaler: their `state_dict`; states: of the rows, for each layer; since_log: `[2]` float64, the sum
         of the losses since the last line of the log, and their number.
-    precision: None in files of earlier versions; average: of the weights, by name, where it is taken.
-    source: the file that it was read from, for errors.
+    precision: None in files of earlier versions; average: moving average of the weights by name, if the run has one.
+    source: the file it was read from, for errors.
     """
 
     options: dict[str, Any] = field(metadata=fit("the options of a biLM", _is_options))
@@ -141,10 +144,10 @@ class Checkpoint:
     source: str = "checkpoint"
 
     def write(self, path: Path) -> None:
-        """Write to a file. An older one is replaced once the new one is on disk.
+        """Write to a file. An older file is replaced once the new one is on disk.
 
         Raises:
-            PretrainingError: it cannot be written (disk full, ...); the older one is still there.
+            PretrainingError: the file cannot be written (disk full, ...); the older one is kept.
         """
         content = {"format": FORMAT, **{one.name: getattr(self, one.name) for one in _parts()}}
 
@@ -155,17 +158,17 @@ class Checkpoint:
 
         try:
             write_whole(path, fill)
-        except (OSError, RuntimeError) as error:  # torch makes one of the other
+        except (OSError, RuntimeError) as error:  # torch turns an OSError into a RuntimeError
             raise PretrainingError(
-                f"{path}: the checkpoint cannot be written ({error}); the one before is kept"
+                f"{path}: the checkpoint cannot be written ({error}); the previous one is kept"
             ) from None
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
-        """Read a file, on the CPU; nothing in it is run.
+        """Read a file, on the CPU, without running anything in it.
 
         Raises:
-            PretrainingError: it is missing, damaged, or no checkpoint; or a part of it is missing or of another type.
+            PretrainingError: the file is missing, damaged, or not a checkpoint; or a part is missing or wrong.
         """
         content = _load(path)
         number = content.get("format") if isinstance(content, dict) else None
@@ -180,7 +183,7 @@ class Checkpoint:
         return checkpoint
 
 
-_DAMAGED = "the file is damaged, restore a copy of it or start a new run"
+_DAMAGED = "the file is damaged: restore a copy of it, or start a new run"
 
 
 def _parts() -> list["Field[Any]"]:
@@ -193,21 +196,23 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise PretrainingError(f"{path}: no checkpoint to resume from") from None
-    except pickle.UnpicklingError:  # torch's own message advises to load it all the same
-        raise PretrainingError(f"{path}: holds what no checkpoint does; damaged or hostile, and not loaded") from None
-    except Exception as error:  # a damaged file makes the unpickler fail in any way
+    except pickle.UnpicklingError:  # torch's own message recommends to load it anyway
+        raise PretrainingError(
+            f"{path}: not loaded, because it holds objects that no checkpoint has; it may be damaged or hostile"
+        ) from None
+    except Exception as error:  # with a damaged file the unpickler can raise anything
         raise PretrainingError(f"{path}: cannot be read as a checkpoint; damaged? ({reason(error)})") from None
 
 
 def _check_archive(path: Path) -> None:
-    """Raise where this is not the zip archive that torch writes, or a checksum is wrong: torch looks at none."""
+    """Raise if this is not a zip archive as torch writes it, or a checksum is wrong: torch checks none."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("torch writes no zip archive like this")
+            raise ValueError("not a zip archive as torch writes it")
         if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"the checksum of {damaged} in it is wrong")
+            raise ValueError(f"the checksum of {damaged} is wrong")
 
 
 def _value(content: dict[str, Any], one: "Field[Any]", path: Path) -> Any:
@@ -223,23 +228,23 @@ def _value(content: dict[str, Any], one: "Field[Any]", path: Path) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error; of a part that should be one, text or a number says more than its type."""
+    """Show a value in an error: text and numbers themselves, anything else by its type."""
     is_short = value is None or isinstance(value, bool | float | str | int)
     return quoted(value) if is_short else f"of type {type(value).__name__}"
 
 
 def load_tensors(module: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    """Give a network the tensors of a checkpoint.
+    """Load the tensors of a checkpoint into a network.
 
     Raises:
-        PretrainingError: one is missing, unknown, or of another shape.
+        PretrainingError: a tensor is missing, unknown, or of another shape.
     """
     check_tensors(tensors, module.state_dict(), source)
     module.load_state_dict(tensors)
 
 
 def check_tensors(tensors: dict[str, Tensor], like: dict[str, Tensor], source: str) -> None:
-    """Raise a PretrainingError where these have not the names and shapes of others."""
+    """Raise a PretrainingError if these tensors don't have the names and shapes of `like`."""
     if odd := sorted(like.keys() ^ tensors.keys()):
         what = "is missing" if odd[0] in like else "belongs to no part of the model"
         raise PretrainingError(f"{source}: {shown(odd[0])} {what}; {_DAMAGED}")
@@ -248,7 +253,7 @@ def check_tensors(tensors: dict[str, Tensor], like: dict[str, Tensor], source: s
 
 
 def check_tensor(tensor: Any, like: Tensor, source: str) -> None:
-    """Raise a PretrainingError where this is no tensor of numbers of the same shape."""
+    """Raise a PretrainingError if this is not a tensor of numbers with the shape of `like`."""
     if not _is_plain(tensor) or tensor.shape != like.shape or not tensor.is_floating_point():
         found = f"{list(tensor.shape)} {tensor.dtype}" if isinstance(tensor, Tensor) else _shown(tensor)
         raise PretrainingError(f"{source} is {found}, expected numbers {list(like.shape)}; {_DAMAGED}")

@@ -1,4 +1,4 @@
-"""`pretrain.cfg` in, checked settings out: flat sections of JSON values, for thinc's config and configparser alike."""
+"""Read and check `pretrain.cfg`: flat sections of JSON values, which thinc's config and configparser can both read."""
 
 import configparser
 import dataclasses
@@ -16,12 +16,12 @@ from spacy_elmo.errors import OptionsError, PretrainingError
 from spacy_elmo.support.messages import quoted, reason, shown
 
 Size = Literal["xs", "sm", "md", "original"]
-_MOST = 2**62  # of any number
+_MOST = 2**62  # limit of any number
 _FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 
 
 def setting(default: Any, about: str) -> Any:
-    """A setting with its default and the comment it gets in a written config."""
+    """Declare a setting with its default and its comment in a written config."""
     return field(default=default, metadata={"about": about})
 
 
@@ -30,22 +30,22 @@ class ModelConfig:
     """The architecture; names as in options.json, defaults of size sm."""
 
     dim: int = setting(1024, "cells of an LSTM")
-    projection_dim: int = setting(128, "width of one direction: vectors are twice as wide")
+    projection_dim: int = setting(128, "width of one direction; vectors are twice as wide")
     n_layers: int = setting(2, "LSTM layers")
-    cell_clip: float | None = setting(3.0, "cells are kept within +/- this")
-    proj_clip: float | None = setting(3.0, "projections likewise")
+    cell_clip: float | None = setting(3.0, "limit of the cells: +/- this; null: no limit")
+    proj_clip: float | None = setting(3.0, "the same for projections")
     use_skip_connections: bool = setting(True, "add a layer's input to its output, from the second layer on")
     filters: tuple[tuple[int, int], ...] = setting(_FILTERS[:6], "character CNN: [width in bytes, number]")
     embedding_dim: int = setting(16, "width of a character's vector")
-    activation: Literal["relu", "tanh"] = setting("relu", "behind the convolutions")
+    activation: Literal["relu", "tanh"] = setting("relu", "after the convolutions")
     n_highway: int = setting(1, "highway layers")
-    max_characters_per_token: int = setting(50, "bytes of a word, its two borders included; the rest is cut off")
+    max_characters_per_token: int = setting(50, "bytes of a word, with its two borders; the rest is cut off")
 
     def options(self) -> BiLMOptions:
-        """As the options of a biLM.
+        """Return these settings as the options of a biLM.
 
         Raises:
-            OptionsError: the values do not go together.
+            OptionsError: the values do not fit together.
         """
         values = dataclasses.asdict(self)
         cnn = {key: values.pop(key) for key in ("activation", "n_highway", "max_characters_per_token")}
@@ -55,10 +55,10 @@ class ModelConfig:
 
     @classmethod
     def of(cls, options: BiLMOptions, source: str) -> "ModelConfig":
-        """The architecture of a biLM; `source` names it in errors.
+        """Return the architecture of a biLM; `source` names it in errors.
 
         Raises:
-            PretrainingError: it has not bilm-tf's character CNN.
+            PretrainingError: the biLM doesn't have bilm-tf's character CNN.
         """
         if options.char_cnn is None:
             what = "is a model of ELMoForManyLangs" if options.token_embedder else "reads whole words"
@@ -69,37 +69,37 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """What to read beside the corpus, and how."""
+    """What to read in addition to the corpus, and how."""
 
-    vocabulary: str | None = setting(None, "vocab.txt; null: the one beside the corpus, else made from the corpus")
-    min_count: int = setting(3, "made from the corpus: least count of a word")
-    max_size: int | None = setting(None, "made from the corpus: most words")
-    heldout: str | None = setting(None, "text to evaluate on; null: heldout/ beside the corpus, if there is one")
+    vocabulary: str | None = setting(None, "vocab.txt; null: the one next to the corpus, or else made from the corpus")
+    min_count: int = setting(3, "if made from the corpus: lowest count of a word")
+    max_size: int | None = setting(None, "if made from the corpus: largest number of words")
+    heldout: str | None = setting(None, "text to evaluate on; null: heldout/ next to the corpus, if there is one")
     shuffle: bool = setting(True, "documents in a new order in each epoch")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """The objective and how long to pursue it; names as in bilm-tf's options."""
+    """The objective and the length of the training; names as in bilm-tf's options."""
 
     n_epochs: float = setting(10.0, "passes over the corpus")
-    max_steps: int | None = setting(None, "stop after so many steps, whatever n_epochs says")
-    batch_size: int = setting(128, "rows of one process")
-    unroll_steps: int = setting(20, "words a row reads at a step")
+    max_steps: int | None = setting(None, "stop after this many steps, whatever n_epochs says")
+    batch_size: int = setting(128, "rows per process")
+    unroll_steps: int = setting(20, "words that a row reads per step")
     n_negative_samples_batch: int = setting(4096, "words drawn for the sampled softmax; 0: full softmax")
     dropout: float = setting(0.1, "on the inputs of each LSTM layer and on the last output")
-    reset: Literal["batch", "sentence"] = setting("sentence", "where rows may go back to zero state")
-    reset_probability: float = setting(0.1, "and how often; without it the model is good for carried state only")
+    reset: Literal["batch", "sentence"] = setting("sentence", "where rows may return to zero state")
+    reset_probability: float = setting(0.1, "how often they do; with 0 the model is only good with carried state")
     average_decay: float | None = setting(
-        None, "write and evaluate the moving average of the weights with this decay, such as 0.999; null: the weights"
+        None, "evaluate and write the moving average of the weights with this decay, such as 0.999; null: the weights"
     )
     patience: int | None = setting(
-        None, "end after so many evaluations without a better held-out perplexity; null: train on"
+        None, "end after this many evaluations without a better held-out perplexity; null: never"
     )
-    seed: int = setting(0, "of everything that is random")
+    seed: int = setting(0, "seed of everything random")
     device: str = setting("auto", '"cpu", "cuda", "cuda:1"')
     precision: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "float32", 'of matrix products while training; "auto": the one that the hardware is fastest in'
+        "float32", 'of matrix products in training; "auto": the fastest one on this hardware'
     )
 
 
@@ -108,19 +108,19 @@ class OptimizerConfig:
     """Adagrad as in the original, or Adam and AdamW."""
 
     name: Literal["adagrad", "adam", "adamw"] = setting("adagrad", "")
-    learning_rate: float = setting(0.2, "at its highest")
+    learning_rate: float = setting(0.2, "highest value")
     initial_accumulator: float = setting(1.0, "of Adagrad")
     beta1: float = setting(0.9, "of Adam")
     beta2: float = setting(0.999, "of Adam")
     weight_decay: float = setting(0.0, "of AdamW")
-    clip_norm: float = setting(10.0, "global norm of the gradient, which is that of unroll_steps times the loss")
-    warmup_steps: int = setting(0, "steps in which the learning rate rises to its highest")
-    decay: Literal["none", "linear", "cosine"] = setting("none", "how it falls from there to zero at the last step")
+    clip_norm: float = setting(10.0, "limit of the gradient's global norm, of unroll_steps times the loss")
+    warmup_steps: int = setting(0, "steps in which the learning rate rises to its highest value")
+    decay: Literal["none", "linear", "cosine"] = setting("none", "how it then falls to zero at the last step")
 
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What is told, and what is kept, how often."""
+    """What to log, evaluate and save, and how often."""
 
     log_every: int = setting(50, "steps between lines of metrics.jsonl")
     checkpoint_minutes: float = setting(10.0, "time between checkpoints")
@@ -154,12 +154,12 @@ class Config:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], overrides: Mapping[str, str] | None = None) -> "Config":
-        """Read a config file; settings it does not name have their defaults.
+        """Read a config file; settings that are not in it have their defaults.
 
         overrides: values as in the file, by `section.key`.
 
         Raises:
-            PretrainingError: the file is missing or no such config, a section or key is unknown, or a value is wrong.
+            PretrainingError: the file is missing or not a config, a section or key is unknown, or a value is wrong.
         """
         parser = configparser.ConfigParser(interpolation=None)
         try:
@@ -173,7 +173,7 @@ class Config:
     def from_strings(
         cls, sections: Mapping[str, Mapping[str, str]], overrides: Mapping[str, str], source: str
     ) -> "Config":
-        """Build from JSON values by section and key; see `from_file`."""
+        """Build a config from JSON values by section and key; see `from_file`."""
         merged = {name: dict(values) for name, values in sections.items()}
         for name, value in overrides.items():
             section, dot, key = name.partition(".")
@@ -191,7 +191,7 @@ class Config:
 
     @classmethod
     def of_size(cls, size: Size) -> "Config":
-        """Settings for a size of model, from xs (seconds to try things) to the original's."""
+        """Return the settings for a size of model, from xs (for experiments) to the original's."""
         models: dict[str, ModelConfig] = {
             "xs": ModelConfig(256, 32, filters=_FILTERS[:4]),
             "sm": ModelConfig(),
@@ -202,7 +202,7 @@ class Config:
         return cls(models[size], training=TrainingConfig(n_negative_samples_batch=samples[size], precision="auto"))
 
     def text(self) -> str:
-        """Content of a config file: every setting, each with a comment."""
+        """Return the content of a config file: every setting with a comment."""
         lines = ["# python -m spacy elmo pretrain CORPUS OUT --config THIS"]
         for section in dataclasses.fields(self):
             lines += ["", f"[{section.name}]"]
@@ -253,9 +253,7 @@ def _parse_section(section: type[Section], values: Mapping[str, str], source: st
         try:
             value = json.loads(text, parse_constant=_no_number)
         except (ValueError, RecursionError):
-            raise PretrainingError(
-                f'{source} {key} is {shown(text)}, which is not JSON (text is written "so")'
-            ) from None
+            raise PretrainingError(f'{source} {key} is {shown(text)}, which is not JSON (write text "so")') from None
         parsed[key] = _convert(value, hints[key], f"{source} {key}", text)
     return section(**parsed)
 
@@ -272,7 +270,7 @@ def _known(name: str, names: Mapping[str, Any], source: str) -> None:
 
 
 def _convert(value: Any, hint: Any, source: str, text: str) -> Any:
-    """Check a JSON value, written as `text`, against a type of the dataclasses above."""
+    """Check a JSON value, written as `text`, against a type of the dataclasses above, and return it."""
     choices = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for kind in choices:
         if get_origin(kind) is Literal and value in get_args(kind) and isinstance(value, str):
@@ -291,7 +289,7 @@ def _convert(value: Any, hint: Any, source: str, text: str) -> Any:
 
 
 def _is_writable(text: str) -> bool:
-    """Whether this can be the name of a file, and a line of a config."""
+    """Return whether this can be a file name and a line of a config."""
     return "\0" not in text and text == text.encode("utf-8", "ignore").decode()
 
 
@@ -311,11 +309,12 @@ def _describe(choices: tuple[Any, ...]) -> str:
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Take `--section.key value` and `--section.key=value` out of command line arguments; a value that is no JSON is
-    text. Returns them and the arguments left over.
+    """Split `--section.key value` and `--section.key=value` from the other command line arguments.
+
+    Returns the settings and the other arguments. A value that is not JSON is text.
 
     Raises:
-        PretrainingError: a setting lacks its value.
+        PretrainingError: a setting has no value.
     """
     overrides: dict[str, str] = {}
     others: list[str] = []
@@ -328,7 +327,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
             continue
         if not equals:
             if not rest:
-                raise PretrainingError(f"{name} lacks its value")
+                raise PretrainingError(f"{name}: the value is missing")
             value = rest.pop(0)
         overrides[name.removeprefix("--")] = value if _is_json(value) else json.dumps(value)
     return overrides, others

@@ -1,4 +1,4 @@
-"""Text files in, memory-mapped ids out: a corpus encoded once, however much larger than memory it is."""
+"""Encode text files once as memory-mapped ids; the corpus may be larger than memory."""
 
 import json
 import os
@@ -22,18 +22,18 @@ from spacy_elmo.support.text import read_sentences
 Ids = npt.NDArray[np.int64]
 Table = npt.NDArray[np.uint16]
 
-PREPARED = ("vocab.txt", "heldout", "train")  # what `prepare` writes, in this order: where train is, all is
+PREPARED = ("vocab.txt", "heldout", "train")  # what `prepare` writes, in this order: if train is there, all is
 _FILES = ("words.int32", "sentences.int64", "documents.int64", "characters.npy", "corpus.json")
-_BUFFERED = 2**20  # ids in memory before they go to the file
-_FINGERPRINTED = 2**16  # bytes at each end of a file that stand for its content
+_BUFFERED = 2**20  # ids kept in memory before they are written
+_FINGERPRINTED = 2**16  # bytes at each end of a file that identify its content
 
 
 class Corpus:
     """A corpus encoded in a directory.
 
-    A *word* here is an entry of the lexicon: the vocabulary's words first, in its order, then all others that occur
-    (they are read by their characters, but predicted as `<UNK>`). A sentence of n words takes n + 1 *positions*:
-    one for each prediction of a direction, the first holding `<S>`.
+    A *word* here is an entry of the lexicon: first the vocabulary's words, in its order, then all others that occur.
+    (These are read by their characters, but predicted as `<UNK>`.) A sentence of n words takes n + 1 *positions*:
+    one for each prediction of a direction. The first position holds `<S>`.
 
     words: `[n_positions]` int32, `<S> w1 ... wn` sentence by sentence.
     sentences: `[n_sentences + 1]` int64, first position of each sentence, and the end.
@@ -51,21 +51,21 @@ class Corpus:
             self.sentences = np.memmap(directory / "sentences.int64", np.int64, "r")
             self.documents = np.memmap(directory / "documents.int64", np.int64, "r")
             self.characters: Table = np.lib.format.open_memmap(directory / "characters.npy", mode="r")
-        except Exception as error:  # the header of a damaged .npy makes numpy fail in any way
+        except Exception as error:  # with the header of a damaged .npy numpy can raise anything
             raise _damaged(directory, str(error)) from None
         if fault := self._fault():
             raise _damaged(directory, fault)
         self._first, self._last = vocabulary.ids[BOS], vocabulary.ids[EOS]
 
     def _fault(self) -> str | None:
-        """What in these files would make training fail, if anything; all of them are read once."""
+        """Return what in these files would make training fail, if anything. Reads all of them once."""
         table, n_words = self.characters, len(self.words)
         if table.dtype != np.uint16 or table.ndim != 2:
-            return "characters.npy is no table of character ids"
+            return "characters.npy is not a table of character ids"
         if len(table) < len(self.vocabulary) or not _are_within(table, characters.PADDING + 1):
-            return "characters.npy is not of this vocabulary"
+            return "characters.npy belongs to another vocabulary"
         if not _are_within(self.words, len(table)):
-            return "words.int32 names words that characters.npy has not"
+            return "words.int32 has words that are not in characters.npy"
         for name, borders in (("sentences", self.sentences), ("documents", self.documents)):
             if borders[0] != 0 or borders[-1] != n_words or not _are_rising(borders):
                 return f"{name}.int64 does not divide words.int32"
@@ -75,35 +75,35 @@ class Corpus:
 
     @property
     def n_positions(self) -> int:
-        """Predictions of one direction in one pass: words and sentence ends."""
+        """Number of predictions of one direction in one pass: words and sentence ends."""
         return len(self.words)
 
     @property
     def n_tokens(self) -> int:
-        """Words of the text."""
+        """Number of words of the text."""
         return len(self.words) - len(self.sentences) + 1
 
     def counts(self) -> Ids:
-        """How often each vocabulary entry is predicted (forward), `[len(vocabulary)]`."""
+        """Count how often each vocabulary entry is predicted (forward), `[len(vocabulary)]`."""
         counts = np.zeros(len(self.characters), dtype=np.int64)
         for start in range(0, len(self.words), _BUFFERED):
             counts += np.bincount(self.words[start : start + _BUFFERED], minlength=len(counts))
         known = counts[: len(self.vocabulary)]
-        known[self._last] += known[self._first]  # each sentence has an end; its start stands where the end is predicted
+        known[self._last] += known[self._first]  # one end per sentence: `<S>` is stored where the end is predicted
         known[self._first] = 0
         known[self.vocabulary.unknown] += counts[len(known) :].sum()
         return known
 
     def read(self, positions: Ids) -> tuple[Ids, Ids, npt.NDArray[np.bool_]]:
-        """What both directions read and predict at these positions (any shape).
+        """Return what both directions read and predict at these positions (any shape).
 
         The backward direction reads each sentence reversed, in the same positions.
 
-        Returns words read `[2, *shape]`, vocabulary ids to predict `[2, *shape]`, and whether a sentence starts there.
+        Returns words to read `[2, *shape]`, vocabulary ids to predict `[2, *shape]`, and whether a sentence starts.
         """
         sentence = np.searchsorted(self.sentences, positions, side="right") - 1
         start, end = self.sentences[sentence], self.sentences[sentence + 1]
-        mirrored = start + end - positions  # one behind the position that mirrors this one
+        mirrored = start + end - positions  # one after the position that mirrors this one
         forward = self.words[positions]
         following = np.where(positions + 1 < end, self.words[np.minimum(positions + 1, end - 1)], self._last)
         backward = np.where(positions > start, self.words[np.minimum(mirrored, end - 1)], self._last)
@@ -117,10 +117,10 @@ class Corpus:
 def encode(
     files: Sequence[Path], vocabulary: Vocabulary, max_characters: int, directory: Path, show_progress: bool = False
 ) -> Corpus:
-    """Encode text files into a directory, or open it if the same text was encoded there before.
+    """Encode text files into a directory, or open it if it already holds the same text.
 
     Raises:
-        CorpusError: the text cannot be read or is empty, see `text.read_lines`; or what was encoded before is damaged.
+        CorpusError: the text cannot be read or is empty, see `text.read_lines`; or the encoded corpus is damaged.
     """
     identity = {
         "files": [_fingerprint(path) for path in files],
@@ -140,7 +140,7 @@ def encode(
 
 
 def _is_of(record: Path, identity: dict[str, Any]) -> bool:
-    """Whether what is encoded there is this text."""
+    """Return whether this text is encoded there."""
     try:
         return bool(json.loads(record.read_text(encoding="utf-8")) == identity)
     except (OSError, ValueError, RecursionError):
@@ -148,11 +148,11 @@ def _is_of(record: Path, identity: dict[str, Any]) -> bool:
 
 
 def _damaged(directory: Path, what: str) -> CorpusError:
-    return CorpusError(f"{directory}: the encoded corpus is damaged ({what}); delete it, and the text is encoded anew")
+    return CorpusError(f"{directory}: the encoded corpus is damaged ({what}); delete it, and it is encoded again")
 
 
 def _are_within(ids: npt.NDArray[Any], end: int) -> bool:
-    """Whether all ids are from 0 to below `end`."""
+    """Return whether all ids are at least 0 and below `end`."""
     parts = (ids[start : start + _BUFFERED] for start in range(0, len(ids), _BUFFERED))
     return all(part.min() >= 0 and part.max() < end for part in parts)
 
@@ -163,7 +163,7 @@ def _are_rising(borders: Ids) -> bool:
 
 
 def _fingerprint(path: Path) -> list[Any]:
-    """What tells a text file from another without reading all of it."""
+    """Identify a text file without reading all of it."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -192,15 +192,17 @@ def _write(
             position += len(sentence) + 1
             bar.update(len(sentence))
         if not position:
-            raise CorpusError(f"{', '.join(map(str, files[:3]))}: no sentence in it; expected one a line")
+            raise CorpusError(f"{', '.join(map(str, files[:3]))}: no sentence in the text; expected one per line")
         sentences.append([position])
         documents.append([position])
     _write_characters(lexicon, max_characters, directory / "characters.npy")
 
 
 def _write_characters(words: Collection[str], max_characters: int, path: Path) -> None:
-    """Write the table row by row. A mapped file would be shorter to write, but where the disk is full, the system kills
-    who writes into one."""
+    """Write the table row by row.
+
+    A memory-mapped file would need less code, but if the disk is full, the system kills the process that writes to it.
+    """
     header = {"descr": np.dtype(np.uint16).str, "fortran_order": False, "shape": (len(words), max_characters)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -212,7 +214,7 @@ def _write_characters(words: Collection[str], max_characters: int, path: Path) -
 
 
 class _IdFile:
-    """A binary file of whole numbers that takes them a few at a time."""
+    """A binary file of whole numbers, buffered: `append` takes a few at a time."""
 
     def __init__(self, path: Path, typecode: str) -> None:
         self._file: BinaryIO = path.open("wb")

@@ -1,4 +1,4 @@
-"""What `torchrun` set in the environment in, the group of processes that train together out."""
+"""The group of processes that train together, from the environment variables that `torchrun` sets."""
 
 import datetime
 import gc
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run, and this one's place among them; a run by itself is a group of one."""
+    """The processes of a run, and this process's place among them; a single process is a group of one."""
 
     device: torch.device
     rank: int = 0
@@ -30,27 +30,27 @@ class Group:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files that there is one of."""
+        """Whether this process writes the shared files."""
         return self.rank == 0
 
     def warn(self, text: str) -> None:
-        """Say something on stderr, once for all processes."""
+        """Print a warning on stderr, once for all processes."""
         if self.is_main:
             print(f"⚠ {text}", file=sys.stderr)
 
     def wait(self) -> None:
-        """Return once all processes have come here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             distributed.barrier()
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sum over all processes, in place."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
     def of_main(self, value: T) -> T:
-        """The main process' value, in all of them: plain data, and tensors on the CPU."""
+        """Return the main process' value in all processes: plain data, or tensors on the CPU."""
         if self.size == 1:
             return value
         box = [value]
@@ -58,7 +58,7 @@ class Group:
         return box[0]
 
     def join_rows(self, states: Sequence[State]) -> list[State]:
-        """LSTM states of the rows of all processes, in order of rank."""
+        """Return the LSTM states of the rows of all processes, in order of rank."""
         return [(self._join(hidden), self._join(cell)) for hidden, cell in states]
 
     def _join(self, part: Tensor) -> Tensor:
@@ -71,12 +71,12 @@ class Group:
 
 @contextmanager
 def join_group(device: str) -> Iterator[Group]:
-    """Join the processes that `torchrun` started, over nccl on GPUs and gloo on CPUs; alone without it.
+    """Join the processes that `torchrun` started, over nccl on GPUs and gloo on CPUs; without it, a group of one.
 
     device: "auto", "cpu", "cuda" or "cuda:1".
 
     Raises:
-        PretrainingError: the device does not exist here.
+        PretrainingError: this machine has no such device.
     """
     rank, local_rank, size = (int(os.environ.get(name, least)) for name, least in _ENVIRONMENT)
     chosen = _choose_device(device, local_rank)
@@ -85,18 +85,19 @@ def join_group(device: str) -> Iterator[Group]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    # one process encodes or evaluates while the others wait; torchrun itself notices one that died
+    # The timeout is long because processes wait while one encodes or evaluates; torchrun notices one that died.
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     distributed.init_process_group(backend, timeout=datetime.timedelta(hours=12))
     try:
         yield Group(chosen, rank, local_rank, size)
     finally:
-        gc.collect()  # a DistributedDataParallel refers to itself, and to the group: its threads must end before Python
+        # A DistributedDataParallel refers to itself and to the group, whose threads must end before Python does.
+        gc.collect()
         distributed.destroy_process_group()
 
 
 def is_elastic() -> bool:
-    """Whether `torchrun` started this process, and may start it again with the same arguments."""
+    """Return whether `torchrun` started this process, and may start it again with the same arguments."""
     return distributed.is_available() and distributed.is_torchelastic_launched()
 
 
@@ -105,6 +106,6 @@ _ENVIRONMENT = (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1))
 
 def _choose_device(name: str, local_rank: int) -> torch.device:
     device = choose_device(name, "[training] device", PretrainingError)
-    if str(device) == "cuda":  # each process of a machine has its own
+    if str(device) == "cuda":  # each process of a machine has its own GPU
         device = choose_device(f"cuda:{local_rank}", "[training] device", PretrainingError)
     return device

@@ -1,4 +1,4 @@
-"""A language model and text in, perplexities out: with carried state and from zero state."""
+"""Perplexities of a language model on a text: with carried state and from zero state."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,16 +21,15 @@ from spacy_elmo.support.progress import progress_bar
 
 Sentences = Sequence[Sequence[str]]
 
-_BLOCK_TOKENS = 20_000  # sentences are worked on in blocks of about so many words: memory stays flat
-# More than this between zero and carried state, in either direction, is worth a warning, whichever is worse. A good
-# model is a quarter better with carried state where sentences stand in their documents, as the bundled one is: what
-# came before them is worth that.
+_BLOCK_TOKENS = 20_000  # about the number of words of a block of sentences, which keeps memory constant
+# A larger ratio between zero and carried state gives a warning, in either direction and whichever is worse. A good
+# model, such as the bundled one, is a quarter better with carried state on whole documents: it uses the text before.
 _DISAGREEMENT = 1.5
 
 
 @dataclass(frozen=True)
 class Perplexities:
-    """Of each direction, and of both: the exponential of the mean of the two losses."""
+    """Perplexity of each direction and of both, which is the exponential of the mean of the two losses."""
 
     forward_perplexity: float
     backward_perplexity: float
@@ -38,19 +37,22 @@ class Perplexities:
 
     @classmethod
     def of(cls, losses: Tensor, tokens: int) -> "Perplexities":
-        """losses: `[2]`, summed over `tokens` predictions of each direction."""
+        """Compute them from losses: `[2]`, summed over `tokens` predictions of each direction."""
         forward, backward = (losses / tokens).tolist()
         return cls(_exp(forward), _exp(backward), _exp((forward + backward) / 2))
 
 
 def _exp(loss: float) -> float:
-    return math.exp(min(loss, 700.0))  # what JSON can hold
+    return math.exp(min(loss, 700.0))  # a larger result is not a number in JSON
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """tokens: predictions of one direction; perplexities over the full vocabulary; unknown_share: of the words, those
-    that are not in the vocabulary and count as `<UNK>`."""
+    """Perplexities of a text over the full vocabulary.
+
+    tokens: predictions of one direction; unknown_share: share of the words that are not in the vocabulary, which count
+        as `<UNK>`.
+    """
 
     tokens: int
     carried: Perplexities
@@ -58,7 +60,7 @@ class Evaluation:
     unknown_share: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """As `evaluate --json` prints it."""
+        """Return the JSON object that `evaluate --json` prints."""
         return {
             "tokens": self.tokens,
             **asdict(self.carried),
@@ -68,12 +70,12 @@ class Evaluation:
 
     @property
     def is_bad_from_zero(self) -> bool:
-        """Whether it is worse from zero state, as it is used, in any direction, by more than documents explain."""
+        """Whether any direction is much worse from zero state, as the model is used."""
         return any(zero > _DISAGREEMENT * carried for zero, carried in self._directions.values())
 
     @property
     def warning(self) -> str | None:
-        """What to say where zero and carried state disagree; first of a direction that is bad from zero state."""
+        """The warning if zero and carried state disagree; a direction that is bad from zero state comes first."""
         for direction, (zero, carried) in sorted(self._directions.items(), key=lambda item: item[1][1] / item[1][0]):
             figures = (
                 f"{direction} perplexity is {zero:.4g} from zero state, as the model is used, but {carried:.4g} with "
@@ -97,11 +99,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What is predicted of some sentences, `n + 1` times in each direction of one with `n` words, in their order:
-    forward `w1 ... wn </S>`, each from the state before it, backward `<S> w1 ... wn`, each from the state behind it.
+    """Predictions of some sentences in their order: `n + 1` per direction for a sentence with `n` words.
 
-    sentences: `[m]` int64, the number of the sentence; hidden: `[2, m, projection_dim]`, forward and backward, what
-    the softmax is to see; targets: `[2, m]` int64, ids of the words that stand there.
+    Forward predicts `w1 ... wn </S>`, each from the state before it. Backward predicts `<S> w1 ... wn`, each from the
+    state after it.
+
+    sentences: `[m]` int64, the number of the sentence; hidden: `[2, m, projection_dim]`, forward and backward, input
+    of the softmax; targets: `[2, m]` int64, ids of the correct words.
     """
 
     sentences: Tensor
@@ -110,9 +114,9 @@ class Predictions:
 
 
 class Evaluator:
-    """Scores sentences by a biLM, its softmax and its vocabulary.
+    """Scores sentences with a biLM, its softmax and its vocabulary.
 
-    As bilm-tf's evaluation: forward reads `<S> w1 ... wn` and predicts `w1 ... wn </S>`, backward reads
+    It works like bilm-tf's evaluation: forward reads `<S> w1 ... wn` and predicts `w1 ... wn </S>`, backward reads
     `</S> wn ... w1` and predicts `wn ... w1 <S>`; a target outside the vocabulary counts as `<UNK>`.
     """
 
@@ -123,16 +127,16 @@ class Evaluator:
     def load(cls, model: str | Path, device: str = "auto", softmax: str | Path | None = None) -> "Evaluator":
         """Load a model with its softmax and vocabulary.
 
-        device: see `choose_device`; softmax: the folder with both, where they do not lie beside the weights.
+        device: see `choose_device`; softmax: the folder with both, if they are not next to the weights.
 
         Raises:
-            ElmoError: a part is missing or unfit, or there is no such device.
+            ElmoError: a part is missing or does not fit, or there is no such device.
         """
         chosen, opened = choose_device(device), formats.open_model(model)
         if softmax is None:
             if model == formats.BUNDLED and not opened.has_softmax:
                 raise WeightsError(
-                    f"{model} ships without its softmax, so it can embed words but not predict them; the softmax is "
+                    f"{model} ships without its softmax, so it can embed words but not predict them; use the softmax "
                     "in the repository of spacy-elmo: --softmax training/en_elmo_sm/state (in Python: softmax=...)"
                 )
             layer, words, source = opened.softmax(), opened.vocabulary or [], f"vocabulary of {opened.name}"
@@ -144,12 +148,12 @@ class Evaluator:
     def perplexity(
         self, sentences: Iterable[Sequence[str]], max_tokens: int | None = None, show_progress: bool = False
     ) -> Evaluation:
-        """Perplexities of a text, read as a stream.
+        """Compute the perplexities of a text, read as a stream.
 
-        max_tokens: stop behind the sentence that reaches so many words.
+        max_tokens: stop after the sentence that reaches this many words.
 
         Raises:
-            CorpusError: there is no sentence.
+            CorpusError: the text has no sentence.
         """
         carried, zero_state = torch.zeros(2).double(), torch.zeros(2).double()
         tokens = words = unknown = 0
@@ -165,13 +169,13 @@ class Evaluator:
                 unknown += sum(self.count_unknown(sentence) for sentence in block)
                 bar.update(n)
         if not tokens:
-            raise CorpusError("there is no sentence to evaluate on; expected one a line")
+            raise CorpusError("the text has no sentence to evaluate on; expected one per line")
         perplexities = Perplexities.of(carried, tokens), Perplexities.of(zero_state, tokens)
         return Evaluation(tokens, *perplexities, unknown / words if words else 0.0)
 
     @torch.inference_mode()
     def zero_state_losses(self, sentences: Sentences) -> Tensor:
-        """Negative log-likelihood of each sentence from zero state, by direction: `[n_sentences, 2]` float64."""
+        """Return each sentence's negative log-likelihood from zero state, by direction: `[n_sentences, 2]` float64."""
         totals = torch.zeros(len(sentences), 2, dtype=torch.float64)
         for batch in self.predictions(sentences):
             for direction in (0, 1):
@@ -181,12 +185,13 @@ class Evaluator:
 
     @torch.inference_mode()
     def predictions(self, sentences: Sentences) -> Iterator[Predictions]:
-        """Yield, batch by batch, what the softmax is to see and to say of each sentence from zero state."""
+        """Yield, batch by batch, the softmax's input and targets for each sentence from zero state."""
         width = self.bilm.options.lstm.projection_dim
         for batch in self.bilm.stream(sentences):
             ids = self._ids([word for n in batch.numbers for word in (BOS, *sentences[n], EOS)])
             sequence = torch.tensor(batch.numbers).repeat_interleave(torch.tensor(batch.lengths))
-            left = (sequence[1:] == sequence[:-1]).nonzero().squeeze(1)  # where the right neighbour is of the sentence
+            # Positions whose right neighbour is in the same sentence.
+            left = (sequence[1:] == sequence[:-1]).nonzero().squeeze(1)
             top = batch.layers[-1]
             yield Predictions(
                 sequence[left],
@@ -196,8 +201,10 @@ class Evaluator:
 
     @torch.inference_mode()
     def carried_losses(self, sentences: Sentences, states: Sequence[State] | None = None) -> tuple[Tensor, list[State]]:
-        """Negative log-likelihood of a text read from beginning to end, each direction carrying its state from
-        sentence to sentence: `[2]` float64, and the states it ends in."""
+        """Return the negative log-likelihood of a text, `[2]` float64, and the states at its end.
+
+        Each direction carries its state from sentence to sentence.
+        """
         read = [word for sentence in sentences for word in (BOS, *sentence)]
         read += [word for sentence in sentences for word in (EOS, *reversed(sentence))]
         predicted = [word for sentence in sentences for word in (*sentence, EOS)]
@@ -208,7 +215,7 @@ class Evaluator:
         return losses.cpu().double().view(2, -1).sum(1), [state for _, state in layers]
 
     def count_unknown(self, words: Sequence[str]) -> int:
-        """How many of these words count as `<UNK>`."""
+        """Count the words that count as `<UNK>`."""
         ids, unknown = self.vocabulary.ids, self.vocabulary.unknown
         return sum(ids.get(word, unknown) == unknown for word in words)
 
@@ -218,7 +225,7 @@ class Evaluator:
 
 
 def blocks(sentences: Iterable[Sequence[str]], max_tokens: int | None = None) -> Iterator[list[Sequence[str]]]:
-    """Sentences in blocks of about `_BLOCK_TOKENS` words, up to `max_tokens` in all."""
+    """Yield the sentences in blocks of about `_BLOCK_TOKENS` words, up to `max_tokens` in all."""
     block: list[Sequence[str]] = []
     in_block = total = 0
     for sentence in sentences:

@@ -1,4 +1,4 @@
-"""Paths in, what a run reads out: the encoded corpus with its vocabulary, the held-out text, a model to begin with."""
+"""The inputs of a run: the encoded corpus with its vocabulary, the held-out text, and a model to start from."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from spacy_elmo.support.untokenized import find_doubt
 
 @dataclass(frozen=True)
 class CorpusFiles:
-    """The texts of a run: what to train on, and, where there are such, the vocabulary and what to evaluate on.
+    """The files of a run: the training text and, if there are any, the vocabulary and the held-out text.
 
-    prepared: whether they lie as `prepare` leaves them.
+    prepared: whether `prepare` made them.
     """
 
     train: list[Path]
@@ -37,10 +37,10 @@ class CorpusFiles:
 
     @classmethod
     def find(cls, corpus: PathLike, config: Config) -> "CorpusFiles":
-        """Look where `prepare` puts them (`train/`, `heldout/`, `vocab.txt`), or where the config says.
+        """Find the files where `prepare` puts them (`train/`, `heldout/`, `vocab.txt`), or where the config says.
 
         Raises:
-            CorpusError: nothing is found.
+            CorpusError: no file is found.
         """
         root = settled(Path(corpus), PREPARED)
         prepared = (root / "train").is_dir()
@@ -55,18 +55,18 @@ class CorpusFiles:
         )
 
     def check_heldout(self, config: Config) -> None:
-        """Raise a CorpusError where there is held-out text without a sentence in it, or none, but it is needed."""
+        """Raise a CorpusError if the held-out text has no sentence, or if it is missing but needed."""
         if config.training.patience and not self.heldout:
             raise CorpusError(
-                "[training] patience needs held-out text; name some as [corpus] heldout, or set it to null"
+                "[training] patience needs held-out text; name it as [corpus] heldout, or set patience to null"
             )
         if self.heldout and not any(True for _ in read_sentences(self.heldout)):
-            raise CorpusError(f"{self.heldout[0]}: no sentence in the held-out text; expected one a line")
+            raise CorpusError(f"{self.heldout[0]}: no sentence in the held-out text; expected one per line")
 
 
 @dataclass(frozen=True)
 class FirstModel:
-    """The model that a run begins with, on new text; `source` names it in errors and on the card."""
+    """The model that a run starts from, on new text; `source` names it in errors and on the card."""
 
     source: str
     opened: OpenedModel
@@ -74,45 +74,45 @@ class FirstModel:
 
     @classmethod
     def open(cls, source: PathLike) -> "FirstModel":
-        """Open it.
+        """Open the model.
 
         Raises:
-            ElmoError: there is none, or it cannot be read.
+            ElmoError: the model does not exist or cannot be read.
         """
         opened = formats.open_model(source)
         return cls(str(source), opened, opened.bilm())
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What a card says of it."""
+        """The entries of a model card about this model."""
         card = self.bilm.card
         seen = [card[key] for key in ("tokens_seen", "tokens_seen_before") if isinstance(card.get(key), int)]
         return {"initialized_from": self.source, **({"tokens_seen_before": sum(seen)} if seen else {})}
 
     def adapt(self, config: Config, group: Group) -> Config:
-        """The settings with its architecture.
+        """Return the settings with this model's architecture.
 
         Raises:
             PretrainingError: such a model cannot be pretrained.
         """
         architecture = ModelConfig.of(self.bilm.options, self.source)
         if architecture != config.model:
-            group.warn(f"{self.source}: its architecture is taken, not the [model] of the config")
+            group.warn(f"{self.source}: the run uses this model's architecture, not the [model] of the config")
         return dataclasses.replace(config, model=architecture)
 
 
 def read_corpus(
     files: CorpusFiles, config: Config, folder: RunFolder, group: Group, resumes: bool, show_progress: bool
 ) -> Corpus:
-    """Encode the texts with the vocabulary, or open what a run before has encoded.
+    """Encode the texts with the vocabulary, or open what an earlier run has encoded.
 
-    The main process encodes, then one on each machine that does not share its disk; all open the result.
+    The main process encodes first, then one process on each machine that does not share its disk. All open the result.
 
     Raises:
-        CorpusError: a text or the vocabulary cannot be read or is unfit, or the encoded corpus is damaged.
+        CorpusError: a text or the vocabulary cannot be read or does not fit, or the encoded corpus is damaged.
     """
     if not files.prepared and group.is_main and (doubt := find_doubt(files.train)):
-        group.warn(f"{doubt}; `python -m spacy elmo prepare` makes a corpus of it, which is what to name here")
+        group.warn(f"{doubt}; make a corpus of it with `python -m spacy elmo prepare`, and name that corpus here")
     vocabulary = _read_vocabulary(files, config, folder, group, resumes)
     arguments = (files.train, vocabulary, config.model.max_characters_per_token, folder.corpus)
     for turn in (group.is_main, group.local_rank == 0):
@@ -125,7 +125,7 @@ def read_corpus(
         group.warn(warning)
     elif config.training.n_negative_samples_batch and vocabulary.is_out_of_order(counts):
         group.warn(
-            f"{vocabulary.source}: its order is far from that of falling counts in this corpus, on which the "
+            f"{vocabulary.source}: the words are far from the order of falling counts in this corpus, on which the "
             "sampled softmax relies; make the vocabulary from the corpus, or set n_negative_samples_batch = 0"
         )
     return corpus
@@ -146,7 +146,7 @@ def _read_vocabulary(files: CorpusFiles, config: Config, folder: RunFolder, grou
 
 
 def make_model(config: Config, vocabulary: Vocabulary, first: FirstModel | None, group: Group) -> LanguageModel:
-    """Make the model as it is before the first step: random, or that of another run."""
+    """Make the model before the first step: with random weights, or those of another model."""
     options, seed = config.model.options(), config.training.seed
     bilm = BiLM(options, seed=seed) if first is None else first.bilm.requires_grad_()
     softmax = Softmax(len(vocabulary), options.lstm.projection_dim, seed + 1)
@@ -158,7 +158,7 @@ def make_model(config: Config, vocabulary: Vocabulary, first: FirstModel | None,
 def _take_over_softmax(softmax: Softmax, vocabulary: Vocabulary, opened: OpenedModel, group: Group) -> None:
     """Copy the rows of the words that both vocabularies have."""
     if not opened.has_softmax or opened.vocabulary is None:
-        group.warn(f"{opened.name}: has no softmax or no vocabulary; the softmax starts from random weights")
+        group.warn(f"{opened.name} has no softmax or no vocabulary; the softmax starts from random weights")
         return
     theirs, source = Vocabulary(opened.vocabulary, f"vocabulary of {opened.name}"), opened.softmax()
     shared = [(row, theirs.ids[word]) for row, word in enumerate(vocabulary.words) if word in theirs.ids]

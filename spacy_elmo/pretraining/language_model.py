@@ -1,4 +1,4 @@
-"""A batch in, loss and LSTM state out: the biLM with its softmax, as it is trained."""
+"""The biLM with its softmax in training: computes loss and LSTM states of a batch."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,10 @@ from spacy_elmo.pretraining.corpus import Table
 class LanguageModel(nn.Module):
     """biLM and softmax, the same softmax for both directions (bilm-tf's `LanguageModel`).
 
-    dropout: on the input of each LSTM layer (the skip connection takes it so, too) and on the last output.
+    dropout: on the input of each LSTM layer (also as the skip connection uses it) and on the last output.
 
     Raises:
-        PretrainingError: the biLM has not bilm-tf's character CNN.
+        PretrainingError: the biLM does not have bilm-tf's character CNN.
     """
 
     def __init__(self, bilm: BiLM, softmax: Softmax, dropout: float = 0.0) -> None:
@@ -34,7 +34,7 @@ class LanguageModel(nn.Module):
 
     @property
     def _embedder(self) -> CharacterCNN:
-        return self.bilm.embedder  # type: ignore[return-value] # the constructor has looked
+        return self.bilm.embedder  # type: ignore[return-value] # checked in the constructor
 
     def forward(
         self,
@@ -44,10 +44,10 @@ class LanguageModel(nn.Module):
         candidates: Candidates | None = None,
         seed: int = 0,
     ) -> tuple[Tensor, list[State]]:
-        """Return the mean loss of the two directions in nats, and the states to go on from, cut off from the gradient.
+        """Return the mean loss of the two directions in nats, and the detached states to continue from.
 
-        characters: of the corpus' lexicon; states: of each layer, None is zero; candidates: for the sampled
-        softmax, None is the full one; seed: of the dropout.
+        characters: of the corpus' lexicon; states: of each layer, None for zero; candidates: for the sampled softmax,
+        None for the full softmax; seed: of the dropout.
         """
         generator = torch.Generator(self.bilm.device).manual_seed(seed)
         hidden, finals = self.read(batch, characters, states, generator)
@@ -57,8 +57,10 @@ class LanguageModel(nn.Module):
     def read(
         self, batch: Batch, characters: Table, states: Sequence[State] | None, generator: torch.Generator
     ) -> tuple[Tensor, list[State]]:
-        """Return what the softmax is to see, `[2, unroll_steps * rows, projection_dim]` time by time, and the states
-        of each layer behind the batch; see `forward`."""
+        """Return the softmax's input, `[2, unroll_steps * rows, projection_dim]` ordered by time, and the final states.
+
+        See `forward`.
+        """
         _, rows, steps = batch.words.shape
         distinct, number = np.unique(batch.words.transpose(0, 2, 1), return_inverse=True)
         embeddings = self._embedder.embed_ids(characters[distinct])

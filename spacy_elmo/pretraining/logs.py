@@ -1,4 +1,4 @@
-"""Lines of figures in, a `.jsonl` file out: appended to while a run goes on, cut back when it is resumed."""
+"""Logs of figures in `.jsonl` files: a run appends lines, and cuts the log back when it resumes."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.support.files import write_text
 
-_MOST = 2**62  # words of a run
+_MOST = 2**62  # limit of the words of a run
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
     """Add a JSON object.
 
     Raises:
-        PretrainingError: it cannot be written.
+        PretrainingError: the file cannot be written.
     """
     try:
         with path.open("a", encoding="utf-8", newline="\n") as file:
@@ -24,10 +24,10 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
 
 
 def cut_log(path: Path, tokens: float) -> None:
-    """Drop what lies behind so many words, and a last line that a crash has cut short.
+    """Drop the lines after this many words, and a last line that a crash left incomplete.
 
     Raises:
-        PretrainingError: it cannot be read or written, or another line is no line of a log.
+        PretrainingError: the log cannot be read or written, or another line is damaged.
     """
     try:
         if path.is_file():
@@ -37,11 +37,11 @@ def cut_log(path: Path, tokens: float) -> None:
 
 
 def read_log(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return each line as it is and as it is meant, but for a last one that a crash has cut short.
+    """Return each line as text and parsed, without a last line that a crash left incomplete.
 
     Raises:
-        PretrainingError: a line is no line of a log.
-        OSError: it cannot be read.
+        PretrainingError: a line is damaged.
+        OSError: the file cannot be read.
     """
     *lines, unfinished = path.read_bytes().split(b"\n")
     entries = []

@@ -1,4 +1,4 @@
-"""A trained language model and what is known of it in, a model directory out, which `weights` and `evaluate` read."""
+"""Write a trained language model and its card to a model directory, which `weights` and `evaluate` read."""
 
 import copy
 import dataclasses
@@ -16,8 +16,7 @@ from spacy_elmo.version import VERSION
 
 
 def write_model(folder: Path, steps: Steps, card: dict[str, Any]) -> None:
-    """Write the model as it is after these steps: biLM, softmax, vocabulary, card. An `ATTRIBUTION.md` that lies there
-    stays.
+    """Write the model after these steps: biLM, softmax, vocabulary, card. Keep an `ATTRIBUTION.md` in the folder.
 
     Raises:
         OSError: a file cannot be written.
@@ -33,7 +32,7 @@ def write_model(folder: Path, steps: Steps, card: dict[str, Any]) -> None:
 
 
 def _bilm_tf_settings(steps: Steps) -> dict[str, Any]:
-    """What bilm-tf's options.json says of the training, under its names."""
+    """Return the training settings under their names in bilm-tf's options.json."""
     training, optimizer, corpus = steps.config.training, steps.config.optimizer, steps.batches.corpus
     return {
         "all_clip_norm_val": optimizer.clip_norm,
@@ -50,7 +49,7 @@ def _bilm_tf_settings(steps: Steps) -> dict[str, Any]:
 
 
 def model_card(folder: Path, steps: Steps, files: CorpusFiles, evaluation: Evaluation | None) -> dict[str, Any]:
-    """What `model_card.json` says of the model after these steps, and of the model that the run began with."""
+    """Return the `model_card.json` of the model after these steps, with entries about the model it started from."""
     corpus: Corpus = steps.batches.corpus
     progress = steps.progress
     average = f", weights averaged with decay {steps.average.decay}" if steps.average else ""

@@ -1,4 +1,4 @@
-"""Steps in, models out: evaluated on held-out text, the last one and the best one written, and early stopping."""
+"""Evaluate on the held-out text, write the last and the best model, and stop early."""
 
 import json
 import math
@@ -18,37 +18,39 @@ from spacy_elmo.support.text import read_sentences
 
 
 class ModelWriter(Callback):
-    """Evaluates on the held-out text, where there is some, from zero state, as the model will be used; writes the
-    model, and keeps the best one beside it."""
+    """Evaluates on the held-out text, if there is any, and writes the last and the best model.
+
+    The best one is chosen from zero state, because the model is used like that.
+    """
 
     def __init__(self, folder: RunFolder, files: CorpusFiles, show_progress: bool) -> None:
         self.folder, self.files, self.show_progress = folder, files, show_progress
-        self._has_warned = False  # that zero and carried state disagree, which need not be bad
-        self._figures = ""  # of the model that is written
+        self._has_warned = False  # that zero and carried state disagree, which is not always bad
+        self._figures = ""  # of the written model
 
     def on_log(self, steps: Steps, batch: Batch, line: dict[str, float]) -> None:
-        """Remember what there is to say without held-out text."""
+        """Keep the figures to show if there is no held-out text."""
         if not self.files.heldout:
             self._figures = f"training perplexity {line['perplexity']:.4g}"
 
     def on_evaluation(self, steps: Steps) -> bool:
-        """Evaluate and write; return whether the last `patience` evaluations were no better than one before."""
+        """Evaluate and write; return whether the last `patience` evaluations brought no improvement."""
         with steps.averaged():
             evaluation = self._evaluate(steps) if self.files.heldout else None
             self._write(steps, evaluation)
         patience = steps.config.training.patience
         if evaluation is None or patience is None or self._evaluations_since_best() < patience:
             return False
-        self._say(f"ℹ {patience} evaluations without a better held-out perplexity: the run ends here")
+        self._say(f"ℹ {patience} evaluations without a better held-out perplexity: the run ends")
         return True
 
     def on_stop(self, steps: Steps) -> None:
-        """Write the model as it is."""
+        """Write the current model."""
         with steps.averaged():
             self._write(steps, None)
 
     def on_end(self, steps: Steps) -> None:
-        """Say how good the model is, where it is, and how to use it."""
+        """Print how good the model is, where it is, and how to use it."""
         last, best = _perplexity_in(self.folder.path), self._best_perplexity()
         found = self.folder.path
         self._say(f"✔ {self._figures or 'done'}: the model is in {found}")
@@ -62,7 +64,7 @@ class ModelWriter(Callback):
             print(text, file=sys.stderr)
 
     def _evaluate(self, steps: Steps) -> Evaluation:
-        """Perplexity on the held-out text, logged, and compared from zero and with carried state."""
+        """Compute and log the perplexity on the held-out text; warn if zero and carried state disagree."""
         evaluator = Evaluator(steps.model.bilm, steps.model.softmax, steps.batches.corpus.vocabulary)
         sentences = (words for words, _ in read_sentences(self.files.heldout))
         evaluation = evaluator.perplexity(sentences, steps.config.logging.evaluate_tokens, self.show_progress)
@@ -97,7 +99,7 @@ class ModelWriter(Callback):
 
 
 def _perplexity_in(folder: Path) -> float:
-    """Held-out perplexity from zero state that the card of a model names; infinite where there is none."""
+    """Return the held-out perplexity from zero state in a model's card; infinite if there is none."""
     try:
         card = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
         return float(card["heldout_perplexity"]["zero_state"]["perplexity"])

@@ -1,4 +1,4 @@
-"""The processes of a run in, the precision of its products out: the one asked for, or the one they are fastest in."""
+"""Choose the precision of a run's matrix products: the one in the config, or the fastest one for its processes."""
 
 import os
 import platform
@@ -11,11 +11,11 @@ import torch
 from spacy_elmo.pretraining.distributed import Group
 
 Precision = Literal["float32", "bfloat16", "float16"]
-Support = Literal["fast", "slow", "emulated", "unknown"]  # beside float32: only "fast" is worth choosing
+Support = Literal["fast", "slow", "emulated", "unknown"]  # compared with float32: only "fast" is worth choosing
 
-_BY_PREFERENCE: tuple[Precision, ...] = ("bfloat16", "float16")  # float16 has to scale its loss
+_BY_PREFERENCE: tuple[Precision, ...] = ("bfloat16", "float16")  # float16 needs to scale its loss
 
-# Values of ONEDNN_MAX_CPU_ISA; see "CPU dispatcher control" in oneDNN's guide. It knows others, which limit less.
+# Values of ONEDNN_MAX_CPU_ISA; see "CPU dispatcher control" in oneDNN's guide. Its other values limit less.
 _WITHOUT_BFLOAT16 = {"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni"}
 _WITHOUT_AMX = _WITHOUT_BFLOAT16 | {"avx512_core_bf16", "avx512_core_fp16", "avx10_1_512", "avx10_2", "avx10_2_512"}
 
@@ -23,10 +23,10 @@ _WITHOUT_AMX = _WITHOUT_BFLOAT16 | {"avx512_core_bf16", "avx512_core_fp16", "avx
 def choose_precision(
     asked: Literal["auto"] | Precision, saved: Precision | None, group: Group, show_progress: bool
 ) -> Precision:
-    """Take the precision that the config asks for; for "auto" that of the checkpoint, or else the fastest here.
+    """Choose the precision that the config names; for "auto" that of the checkpoint, or else the fastest here.
 
-    So a run goes on with the numbers it would have had, also on a machine that is faster in another precision.
-    saved: that of the checkpoint to go on from, if there is one and it names any.
+    So a resumed run keeps its numbers, even on a machine that is faster in another precision.
+    saved: precision of the checkpoint to continue from, if there is one and it names any.
     """
     automatic = saved or fastest_precision(group)
     chosen = automatic if asked == "auto" else asked
@@ -40,7 +40,7 @@ def choose_precision(
 
 
 def fastest_precision(group: Group) -> Precision:
-    """The precision that all processes of the run compute products fastest in, as far as their instructions tell."""
+    """Return the precision in which all processes compute products fastest, judging by their instructions."""
     for precision in _BY_PREFERENCE:
         if _count(precision, "fast", group) == group.size:
             return precision
@@ -48,7 +48,7 @@ def fastest_precision(group: Group) -> Precision:
 
 
 def explain_emulation(precision: Precision, group: Group) -> str | None:
-    """Why products in this precision are slower than in float32, if a process of the run has to emulate them."""
+    """Return why products in this precision are slower than in float32, if a process of the run emulates them."""
     if precision == "float32" or not _count(precision, "emulated", group):
         return None
     limit = _onednn_limit()
@@ -62,13 +62,13 @@ def explain_emulation(precision: Precision, group: Group) -> str | None:
 
 
 def _count(precision: Precision, support: Support, group: Group) -> int:
-    """Number of processes that have this support; all of them call this together."""
+    """Count the processes that have this support; all processes must call this together."""
     has = torch.tensor(support_of(precision, group.device) == support, dtype=torch.int, device=group.device)
     return int(group.sum(has))
 
 
 def support_of(precision: Precision, device: torch.device) -> Support:
-    """How products in a lower precision run on this device beside those in float32."""
+    """Return how products in a lower precision run on this device compared with float32."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         if precision == "bfloat16":
@@ -76,19 +76,19 @@ def support_of(precision: Precision, device: torch.device) -> Support:
         return "fast" if capability >= (7, 0) else "slow"
     is_x86 = device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64")
     has_answers = torch.backends.mkldnn.is_available() and hasattr(torch.cpu, "_is_avx512_bf16_supported")
-    if not (is_x86 and has_answers):  # torch may rename what is its own
+    if not (is_x86 and has_answers):  # torch may rename its private functions
         return "unknown"
     return _bfloat16_on_x86() if precision == "bfloat16" else _float16_on_x86()
 
 
 def _bfloat16_on_x86() -> Support:
-    """torch leaves products in bfloat16 to oneDNN, which obeys its own limit, and not ATEN_CPU_CAPABILITY."""
+    """Return the support for bfloat16. oneDNN computes the products; it has its own limit, not ATEN_CPU_CAPABILITY."""
     limit, has_amx = _onednn_limit(), torch.cpu._is_amx_tile_supported()
     if limit in _WITHOUT_BFLOAT16 or not (has_amx or torch.cpu._is_avx512_bf16_supported()):
         return "emulated"
     if has_amx and limit not in _WITHOUT_AMX:
         return "fast"
-    # By AVX512_BF16 alone Sapphire Rapids is slower than in float32, and AMD is faster: see docs/pretraining.md.
+    # With AVX512_BF16 alone, Sapphire Rapids is slower than in float32, but AMD is faster: see docs/pretraining.md.
     return "slow" if _is_intel() else "fast"
 
 
@@ -97,7 +97,7 @@ def _float16_on_x86() -> Support:
 
 
 def _onednn_limit() -> str:
-    """The instruction set that oneDNN may use at most, as the environment has it; oneDNN ignores case."""
+    """Return the environment's limit for the instruction sets that oneDNN uses; oneDNN ignores case."""
     return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").lower()
 
 
@@ -105,5 +105,5 @@ def _is_intel() -> bool:
     try:
         described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        described = platform.processor()  # on Windows it names the vendor
+        described = platform.processor()  # on Windows this names the vendor
     return "GenuineIntel" in described

@@ -1,4 +1,4 @@
-"""What the command does to its own process, and a library call does not."""
+"""What the command changes in its own process, but a library call does not."""
 
 import ctypes
 import signal
@@ -12,8 +12,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep memory that is freed: a training step asks for the same large blocks again and again, and
-    pages fresh from the system cost as much time as the arithmetic done in them. For processes that only train."""
+    """Make glibc keep freed memory. For processes that only train.
+
+    A training step needs the same large blocks again and again, and fresh pages from the system cost as much time as
+    the arithmetic in them.
+    """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -23,7 +26,7 @@ def keep_freed_memory() -> None:
 
 
 class StopRequest:
-    """Whether the process was asked to stop; true once it was."""
+    """Tells whether the process was asked to stop: true from then on."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -34,7 +37,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within, SIGINT (Ctrl-C) and SIGTERM ask to stop instead of stopping; a second one stops at once.
+    """Make SIGINT (Ctrl-C) and SIGTERM request a stop within the `with` block; a second signal stops at once.
 
     Threads other than the main one get no signals, and nothing changes in them.
     """

@@ -1,4 +1,4 @@
-"""Paths and settings in, a directory with a trained model out: what the `pretrain` command does."""
+"""Train a biLM from a corpus and settings, and write it to a directory: what the `pretrain` command does."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,21 +29,22 @@ def pretrain(
     init_from: PathLike | None = None,
     show_progress: bool = True,
 ) -> None:
-    """Train a biLM on pre-tokenized text and write it to `out`, where `weights = out` finds it.
+    """Train a biLM on pre-tokenized text and write it to `out`, which you can then use as `weights = out`.
 
     corpus: file, directory or glob pattern of pre-tokenized text, or the directory that `prepare` wrote.
-    out: takes the model (`options.json`, `weights.hdf5`, `vocab.txt`, `softmax.hdf5`, `model_card.json`), the log
-        (`metrics.jsonl`, `heldout.jsonl`), the checkpoint, the config and the encoded corpus; `best/`, the model of the
-        best held-out perplexity, where there is held-out text.
-    resume: go on from the checkpoint in `out`; from the beginning, if the run was stopped before its first one, or,
-        under `torchrun`, which starts a failed process again with the same arguments, if there is no run yet.
-    init_from: a model to go on from, on new text; its architecture is taken instead of the config's, its softmax
-        where it has one, word by word where the vocabularies differ.
+    out: directory for the model (`options.json`, `weights.hdf5`, `vocab.txt`, `softmax.hdf5`, `model_card.json`), the
+        log (`metrics.jsonl`, `heldout.jsonl`), the checkpoint, the config and the encoded corpus. With held-out text,
+        `best/` holds the model with the best held-out perplexity.
+    resume: continue from the checkpoint in `out`. If the run was stopped before its first checkpoint, start from the
+        beginning. Under `torchrun`, which restarts a failed process with the same arguments, also start a new run if
+        there is none.
+    init_from: model to start from, on new text. The run uses its architecture instead of the config's. It also uses its
+        softmax if there is one, word by word if the vocabularies differ.
 
     Under `torchrun` each process calls this with the same arguments.
 
     Raises:
-        ElmoError: see `Trainer.run`; or a text, a setting, the model or the checkpoint is unfit.
+        ElmoError: see `Trainer.run`; or a text, a setting, the model or the checkpoint does not fit.
     """
     with join_group(config.training.device) as group, ExitStack() as stack:
         files, folder = CorpusFiles.find(corpus, config), RunFolder(Path(out))
@@ -62,7 +63,7 @@ def pretrain(
             group.warn(note)
         trainer = Trainer(steps, folder, _callbacks(folder, files, config, group, show_progress), show_progress)
         if origin and not saved:
-            trainer.save()  # which knows that model, where --resume does not
+            trainer.save()  # the checkpoint stores the origin, which --resume alone does not know
         if group.is_main:
             folder.begin_logs(config, steps.progress["tokens"], steps.evaluation_is_due)
         del saved, first  # each as large as the model
@@ -70,7 +71,7 @@ def pretrain(
 
 
 def _read_saved(folder: RunFolder, group: Group, resume: bool) -> Checkpoint | None:
-    """Return, in all processes, the checkpoint to go on from, which may be on the main process' disk only."""
+    """Return the checkpoint to continue from in all processes; it may be only on the main process' disk."""
     saved = None
     if group.is_main and resume and folder.checkpoint.is_file():
         saved = Checkpoint.read(folder.checkpoint)
@@ -88,7 +89,7 @@ def _batches(text: Corpus, config: Config, group: Group) -> Batches:
 def _callbacks(
     folder: RunFolder, files: CorpusFiles, config: Config, group: Group, show_progress: bool
 ) -> list[Callback]:
-    """Who looks on in this process."""
+    """Make the callbacks of this process."""
     callbacks: list[Callback] = [SaturationCheck()]
     if group.is_main:
         callbacks += [MetricsLog(folder), ModelWriter(folder, files, show_progress)]

@@ -1,4 +1,4 @@
-"""The directory of a run: which files are where, and whether a run may begin or go on there."""
+"""The directory of a run: its files, and whether a run may start or resume there."""
 
 import shutil
 from collections.abc import Iterator
@@ -22,70 +22,72 @@ _LOCK = ".running"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps what it writes; the model lies in it, too."""
+    """The directory of a run's files, including the model."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """Its settings."""
+        """The settings."""
         return self.path / CONFIG
 
     @property
     def checkpoint(self) -> Path:
-        """All that it needs to go on."""
+        """Everything the run needs to continue."""
         return self.path / checkpoint.NAME
 
     @property
     def metrics(self) -> Path:
-        """A line each logging step."""
+        """The log with one line per logging step."""
         return self.path / METRICS
 
     @property
     def heldout_metrics(self) -> Path:
-        """A line each evaluation."""
+        """The log with one line per evaluation."""
         return self.path / HELDOUT_METRICS
 
     @property
     def best(self) -> Path:
-        """The model of the best held-out perplexity, a directory like this one."""
+        """The model with the best held-out perplexity, in a directory like this one."""
         return self.path / "best"
 
     @property
     def vocabulary(self) -> Path:
-        """The words that it predicts."""
+        """The words that the model predicts."""
         return self.path / "vocab.txt"
 
     @property
     def corpus(self) -> Path:
-        """Its text as numbers."""
+        """The text as numbers."""
         return self.path / "corpus"
 
     @contextmanager
     def open(self, config: Config, resume: bool, begins_with_a_model: bool) -> Iterator[None]:
-        """Make the directory of a new run, or find the one to resume, and clear what a killed process left; within, no
-        other process can train in it.
+        """Make the directory of a new run, or find the run to resume, and remove what a killed process left.
+
+        Within the `with` block no other process can train in the directory.
 
         Raises:
-            PretrainingError: there is a run or a model where a new one shall begin, or none to resume; another process
-                trains in it; or it cannot be written to.
+            PretrainingError: a new run finds a run or a model in the directory, or there is no run to resume; another
+                process trains in it; or it cannot be written to.
         """
         self._check(resume)  # before anything is made
         with ExitStack() as stack:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(self._held())
-                self._check(resume)  # another may have come to its end meanwhile
+                self._check(resume)  # another run may have ended meanwhile
                 for rest in self.path.glob(".*.part"):
                     shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
-                # From here on the run can be resumed. One that begins with another model can be from its first
-                # checkpoint on: before, --resume alone would not know of that model.
+                # From here on the run can be resumed. A run that starts from another model can be resumed only from
+                # its first checkpoint on: before that, --resume alone would not know that model.
                 if begins_with_a_model and not resume:
-                    self.config.unlink(missing_ok=True)  # of a run without it that was killed before its first step
+                    # Left by a run without such a model that was killed before its first step.
+                    self.config.unlink(missing_ok=True)
                 elif not self._is_there():
                     write_text(self.config, config.text())
             except OSError as error:
-                raise PretrainingError(f"{self.path}: cannot be made ({error})") from None
+                raise PretrainingError(f"{self.path}: cannot be created ({error})") from None
             yield
 
     def _is_there(self) -> bool:
@@ -95,13 +97,13 @@ class RunFolder:
         if not resume or (is_elastic() and not self._is_there()):
             self._refuse_used()
         elif not self._is_there():
-            raise PretrainingError(f"{self.path}: there is no run in it to resume")
+            raise PretrainingError(f"{self.path}: no run in this directory to resume")
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """Lock a file of its own: all others, and the directory too, are replaced or locked by who writes them."""
+        """Lock a separate file: all other files, and the directory, are replaced or locked when they are written."""
         lock = self.path / _LOCK
-        in_use = "another process is training in it; wait for its end, or name another directory"
+        in_use = "another process is training in this directory; wait until it ends, or name another directory"
         with claimed(lock, Path.touch, PretrainingError(f"{self.path}: {in_use}")):
             try:
                 yield
@@ -111,16 +113,18 @@ class RunFolder:
 
     def _refuse_used(self) -> None:
         if any(path.exists() for path in (self.metrics, self.heldout_metrics, self.checkpoint)):
-            raise PretrainingError(f"{self.path}: there is a run in it; --resume goes on with it, or name another one")
+            raise PretrainingError(
+                f"{self.path}: this directory holds a run; continue it with --resume, or name another directory"
+            )
         if any((self.path / name).exists() for name in ("options.json", "weights.hdf5", "best")):
             raise PretrainingError(
-                f"{self.path}: there is a model in it, which a run would overwrite; name another one"
+                f"{self.path}: this directory holds a model, which a run would overwrite; name another directory"
             )
 
     def begin_logs(self, config: Config, tokens: float, evaluation_is_due: bool) -> None:
-        """Record the settings, and drop from the logs what the run will do again.
+        """Write the settings, and drop the lines of the logs that the run will write again.
 
-        tokens: that it has read; evaluation_is_due: whether it evaluates before it reads more.
+        tokens: words that the run has read; evaluation_is_due: whether it evaluates before it reads more.
 
         Raises:
             PretrainingError: a log is damaged, or a file cannot be written.
@@ -132,8 +136,10 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Within, name the run where a file of it cannot be written."""
+        """Raise a PretrainingError that names the run if a file can't be written within the `with` block."""
         try:
             yield
         except OSError as error:
-            raise PretrainingError(f"{self.path}: cannot be written ({error}); --resume goes on from there") from None
+            raise PretrainingError(
+                f"{self.path}: cannot be written ({error}); --resume continues from the last checkpoint"
+            ) from None

@@ -1,4 +1,4 @@
-"""Model, batches and settings in, optimizer steps out; between any two of them, a checkpoint to go on from exactly."""
+"""The optimizer steps of a run. Between any two of them it can write a checkpoint and continue from it exactly."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -21,14 +21,14 @@ from spacy_elmo.pretraining.optimizer import learning_rate, make_optimizer, rest
 from spacy_elmo.pretraining.precision import Precision
 from spacy_elmo.support.messages import quoted, shown
 
-_SAMPLES, _DROPOUT = 2, 3  # what a stream of random numbers is for; batches.py has the others
+_SAMPLES, _DROPOUT = 2, 3  # purposes of the streams of random numbers; batches.py has the others
 
 
 class Steps:
-    """The optimizer steps of a run, in one of its processes, and all that changes from step to step.
+    """The optimizer steps of a run, in one of its processes, and all state that changes from step to step.
 
-    precision: of the products; kept in the checkpoint.
-    origin: what the model card is to say of the model that the weights come from, if any; kept in the checkpoint.
+    precision: of the matrix products; stored in the checkpoint.
+    origin: entries of the model card about the model that the run started from, if any; stored in the checkpoint.
     """
 
     def __init__(
@@ -46,24 +46,24 @@ class Steps:
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=precision == "float16")
         self.step = 0
         self.states: list[State] | None = None
-        exact = torch.float32 if group.device.type == "mps" else torch.float64  # which a Mac's GPU has not
-        self._since_log = torch.zeros(2, dtype=exact, device=group.device)  # sum of losses, and of steps
+        exact = torch.float32 if group.device.type == "mps" else torch.float64  # a Mac's GPU has no float64
+        self._since_log = torch.zeros(2, dtype=exact, device=group.device)  # sum of losses, and number of steps
         decay = config.training.average_decay
         self.average = WeightAverage(model, decay) if decay is not None else None
-        self._network: nn.Module = model  # what computes the loss
+        self._network: nn.Module = model  # computes the loss
         if group.size > 1:
             self._network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     @property
     def n_steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         training = self.config.training
         steps = max(round(training.n_epochs * self.batches.steps_per_epoch), int(training.n_epochs > 0))
         return steps if training.max_steps is None else min(steps, training.max_steps)
 
     @property
     def tokens_per_step(self) -> int:
-        """Predictions of one direction at a step, in all processes."""
+        """Predictions of one direction per step, in all processes."""
         return self.batches.rows * self.batches.unroll_steps
 
     @property
@@ -77,17 +77,17 @@ class Steps:
 
     @property
     def are_done(self) -> bool:
-        """Whether the last one is taken."""
+        """Whether all steps are taken."""
         return self.step >= self.n_steps
 
     @property
     def evaluation_is_due(self) -> bool:
-        """Whether an evaluation comes before anything else: every so many steps or each epoch, and at the end."""
+        """Whether an evaluation comes next: every `evaluate_every` steps or after each epoch, and at the end."""
         every = self.config.logging.evaluate_every or self.batches.steps_per_epoch
         return self.are_done or (self.step > 0 and self.step % every == 0)
 
     def advance(self) -> Batch:
-        """Take one step of the optimizer; return what it has read."""
+        """Take one step of the optimizer; return the batch it read."""
         batch = self.batches.at(self.step)
         training, device = self.config.training, self.group.device
         seed = int(self._random(_DROPOUT, self.group.rank).integers(2**62))
@@ -110,31 +110,31 @@ class Steps:
         return batch
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within, the model has the weights to evaluate and to write: their average, where it is taken."""
+        """Give the model the weights to evaluate and write within the `with` block: their average, if there is one."""
         return self.average.in_place() if self.average else nullcontext()
 
     def candidates(self) -> Candidates | None:
-        """Words to score against at this step, the same in all processes; None where all are scored."""
+        """Draw the words of the sampled softmax at this step, the same in all processes; None for the full softmax."""
         n_samples, n_words = self.config.training.n_negative_samples_batch, len(self.model.softmax.bias)
         if not 0 < n_samples < n_words:
             return None
         return Candidates.draw(n_samples, n_words, self._random(_SAMPLES))
 
     def _random(self, *stream: int) -> np.random.Generator:
-        """Random numbers of this step: they depend on the seed, the step and what they are for, on nothing else."""
+        """Return a generator of random numbers that depends only on the seed, the step and the purpose."""
         return np.random.default_rng([self.config.training.seed, *stream, self.step])
 
     def mean_loss(self) -> float:
-        """Mean loss since `forget_losses`, over all processes, which call this together; 0 where there was no step."""
+        """Return the mean loss since `forget_losses`, 0 without a step; all processes must call this together."""
         total, steps = self.group.sum(self._since_log.clone()).tolist()
         return float(total / steps) if steps else 0.0
 
     def forget_losses(self) -> None:
-        """Begin a new mean."""
+        """Start a new mean."""
         self._since_log.zero_()
 
     def checkpoint(self) -> Checkpoint:
-        """Return what to go on from; all processes call this together, and the main one's is the whole."""
+        """Return the checkpoint; all processes must call this together, and the main process' result is complete."""
         corpus = self.batches.corpus
         return Checkpoint(
             options=self.model.bilm.options.to_dict(),
@@ -155,21 +155,21 @@ class Steps:
         )
 
     def restore(self, saved: Checkpoint) -> str | None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
-        Returns what cannot be as it was, if anything: with another number of rows, the place in the text and
-        the carried states.
+        Returns a warning if something cannot be restored exactly: with another number of rows, that is the place in the
+        text and the carried states.
 
         Raises:
-            PretrainingError: it is of another architecture, vocabulary, text or optimizer, or damaged.
+            PretrainingError: the checkpoint is damaged, or has another architecture, vocabulary, text or optimizer.
         """
         self._check_is_of_this_run(saved)
         load_tensors(self.model, saved.model, f"{saved.source}: model")
         restore_optimizer(self.optimizer, saved.optimizer, saved.optimizer_name, saved.source)
-        if self.average:  # a run that took none begins with its weights
+        if self.average:  # a checkpoint without an average starts with its weights
             weights = {name: saved.model[name] for name, _ in self.model.named_parameters()}
             self.average.restore(weights if saved.average is None else saved.average, f"{saved.source}: average")
-        if saved.scaler:  # empty where the run was not in float16
+        if saved.scaler:  # empty if the run was not in float16
             self.scaler.load_state_dict(saved.scaler)
         self.origin = saved.origin
         if (saved.rows, saved.tokens_per_step) == (self.batches.rows, self.tokens_per_step):
@@ -182,7 +182,7 @@ class Steps:
         self.step = math.ceil(saved.step * saved.tokens_per_step / self.tokens_per_step)
         return (
             f"the checkpoint was written with {saved.rows} rows of {saved.tokens_per_step // saved.rows} words, this "
-            f"run has {self.batches.rows} of {self.batches.unroll_steps}: it goes on from zero states, and at about "
+            f"run has {self.batches.rows} of {self.batches.unroll_steps}: it continues from zero states, at about "
             "the same place in the text"
         )
 
@@ -192,19 +192,21 @@ class Steps:
             for key, value in ours[section].items():
                 if (theirs := saved.options[section].get(key)) != value:
                     raise PretrainingError(
-                        f"{saved.source} is of another architecture: {key} is {quoted(theirs)} there, {value} in "
-                        "the config; name the config (and --init-from) of that run, or start a new one from its model"
+                        f"{saved.source} has another architecture: {key} is {quoted(theirs)} there, but {value} in "
+                        "the config; use the config (and --init-from) of that run, or start a new run from its model"
                     )
         if saved.vocabulary != corpus.vocabulary.digest:
-            raise PretrainingError(f"{saved.source} was made with another vocabulary; restore it, or start a new run")
+            raise PretrainingError(
+                f"{saved.source} was made with another vocabulary; restore that vocabulary, or start a new run"
+            )
         if saved.optimizer_name != self.config.optimizer.name:
             raise PretrainingError(
-                f"{saved.source} was made with another optimizer, {shown(saved.optimizer_name)}; restore it, or start "
-                "a new run"
+                f"{saved.source} was made with another optimizer, {shown(saved.optimizer_name)}; set that optimizer, "
+                "or start a new run"
             )
         if saved.n_positions != corpus.n_positions:
             raise PretrainingError(
-                f"{saved.source} was made on another text; restore it, or start a new run from its model"
+                f"{saved.source} was made with another text; restore that text, or start a new run from its model"
             )
 
     def _check_states(self, saved: Checkpoint) -> None:
@@ -213,4 +215,4 @@ class Steps:
             [[(2, saved.rows, lstm.projection_dim), (2, saved.rows, lstm.dim)]] * lstm.n_layers * (saved.step > 0)
         )
         if [[tuple(one.shape) for one in state] for state in saved.states] != expected:
-            raise PretrainingError(f"{saved.source}: states are not those of {saved.rows} rows of this model; damaged?")
+            raise PretrainingError(f"{saved.source}: states do not fit {saved.rows} rows of this model; is it damaged?")

@@ -1,4 +1,4 @@
-"""Sentences of pre-tokenized text: the place where readers of the docs look for them."""
+"""Sentences of pre-tokenized text, importable under the name that the docs use."""
 
 from spacy_elmo.support.text import PathLike, find_files, read_lines, read_sentences
 

@@ -1,4 +1,4 @@
-"""The steps of a run in, a trained model out: the loop, and when it logs, evaluates, saves and stops."""
+"""The training loop: takes the steps of a run, and decides when to log, evaluate, save and stop."""
 
 import math
 import signal
@@ -16,22 +16,22 @@ from spacy_elmo.pretraining.steps import Steps
 from spacy_elmo.support.progress import progress_bar
 
 _LOWER = "a lower learning_rate, or warmup_steps, may prevent it"
-_AGREE_EVERY = 10  # steps after which processes that train together ask each other whether to stop or to save
+_AGREE_EVERY = 10  # steps after which processes that train together agree whether to stop or save
 
 
 class StoppedError(PretrainingError):
-    """A signal asked to stop; a checkpoint is written. The exit status is the one that shells give that signal."""
+    """A signal asked to stop, and a checkpoint was written. The exit status is the shells' status for that signal."""
 
     def __init__(self, message: str, number: signal.Signals | None) -> None:
         super().__init__(message)
-        if number is not None:  # it came to this process, not to one that trains with it
+        if number is not None:  # the signal reached this process, not another one of the run
             self.exit_status = 128 + number
 
 
 class Trainer:
-    """One process' part of a pretraining run: takes its steps to the end.
+    """Takes the steps of a pretraining run to the end, in one process.
 
-    folder: takes the checkpoints; callbacks: of this process, called in this order.
+    folder: for the checkpoints; callbacks: of this process, called in this order.
     """
 
     def __init__(self, steps: Steps, folder: RunFolder, callbacks: Sequence[Callback], show_progress: bool) -> None:
@@ -41,10 +41,10 @@ class Trainer:
         self._logged_step = steps.step
 
     def run(self) -> None:
-        """Train to the last step, evaluations in between and behind it; where a run stopped before one, begin with it.
+        """Train to the last step, with evaluations; start with an evaluation if the run was stopped before it.
 
         Raises:
-            PretrainingError: the loss is no number any more, a callback raises, or a checkpoint cannot be written.
+            PretrainingError: the loss is not a finite number, a callback raises, or a checkpoint cannot be written.
             StoppedError: a signal asked to stop.
         """
         try:
@@ -59,7 +59,7 @@ class Trainer:
             raise PretrainingError(f"stopped at step {self.steps.step:,}: {error}; {last}") from None
 
     def _take_steps(self) -> bool:
-        """Take the steps that are left; return whether an evaluation has ended the run before the last one."""
+        """Take the remaining steps; return whether an evaluation ended the run before the last one."""
         steps = self.steps
         total, done = steps.n_steps * steps.tokens_per_step, steps.step * steps.tokens_per_step
         bar = progress_bar(self.show_progress, "pretraining", total, initial=done, unit=" words")
@@ -83,7 +83,7 @@ class Trainer:
         return self.steps.advance()
 
     def _evaluate(self) -> bool:
-        """Let the callbacks look at the model as it is; return whether one of them ends the run."""
+        """Let the callbacks evaluate the current model; return whether one of them ends the run."""
         self._check_weights()
         ends = [callback.on_evaluation(self.steps) for callback in self.callbacks]
         return self.steps.group.of_main(any(ends))
@@ -92,10 +92,12 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_stop(self.steps)
         steps = self.steps
-        raise StoppedError(f"stopped at step {steps.step:,} of {steps.n_steps:,}; --resume goes on", request.signal)
+        raise StoppedError(
+            f"stopped at step {steps.step:,} of {steps.n_steps:,}; continue with --resume", request.signal
+        )
 
     def _log(self, batch: Batch) -> float:
-        """Let the callbacks have the figures since the last time; return the perplexity."""
+        """Give the callbacks the figures since the last call; return the perplexity."""
         steps = self.steps
         loss = self._finite_loss()
         now = time.perf_counter()
@@ -119,13 +121,13 @@ class Trainer:
         return loss
 
     def _check_weights(self) -> None:
-        """Raise where a weight is no number: the loss of a step knows nothing of the weights that the step made."""
+        """Raise if a weight is not finite: the loss of a step does not depend on the weights that the step makes."""
         finite = [parameter.isfinite().all() for parameter in self.steps.model.parameters()]
         if not torch.stack(finite).all():
-            raise DivergedError(f"weights are no numbers any more; {_LOWER}")
+            raise DivergedError(f"weights are no longer finite numbers; {_LOWER}")
 
     def _agree(self, request: StopRequest) -> tuple[bool, bool]:
-        """Whether all processes stop now, and whether they save."""
+        """Return whether all processes stop now, and whether they save."""
         steps = self.steps
         due = time.perf_counter() - self._saved >= 60 * steps.config.logging.checkpoint_minutes
         if steps.group.size == 1:
@@ -137,10 +139,11 @@ class Trainer:
         return bool(stop), bool(save)
 
     def save(self) -> None:
-        """Write a checkpoint; all processes take part, the main one writes.
+        """Write a checkpoint; all processes take part, and the main one writes.
 
         Raises:
-            PretrainingError: the loss or a weight is no number, or it cannot be written; the one before is kept.
+            PretrainingError: the loss or a weight is not finite, or the file cannot be written; the previous checkpoint
+                is kept.
         """
         self._finite_loss()
         self._check_weights()

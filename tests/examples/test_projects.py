@@ -112,17 +112,17 @@ def test_training_is_on_the_words_of_the_data(wnut17, tmp_path):
         ("a\tb\tO\n", r"line 1: expected a word, a tab and a tag"),
         ("\tO\n", r"line 1: expected a word"),
         ("\u00a0\tO\n", r"line 1: expected a word"),
-        ("a\tperson\n", r"line 1: 'person' is no tag; expected O, B-label or I-label"),
-        ("a\tB-\n", r"line 1: 'B-' is no tag"),
-        ("a\tS-person\n", r"line 1: 'S-person' is no tag"),
-        ("a\tO-person\n", r"line 1: 'O-person' is no tag"),
-        ("a\tb-person\n", r"line 1: 'b-person' is no tag"),
-        ("a\tO \n", r"line 1: 'O ' is no tag"),
-        ("a\tI-person\n", r"line 1: I-person stands behind O; it can only go on with B-person or I-person"),
-        ("a\tB-group\nb\tI-person\n", r"line 2: I-person stands behind B-group"),
-        ("a\tB-person\n\nb\tI-person\n", r"line 3: I-person stands behind O"),
-        ("", "there is no entity in it"),
-        ("a\tO\n", "there is no entity in it"),
+        ("a\tperson\n", r"line 1: 'person' is not a tag; expected O, B-label or I-label"),
+        ("a\tB-\n", r"line 1: 'B-' is not a tag"),
+        ("a\tS-person\n", r"line 1: 'S-person' is not a tag"),
+        ("a\tO-person\n", r"line 1: 'O-person' is not a tag"),
+        ("a\tb-person\n", r"line 1: 'b-person' is not a tag"),
+        ("a\tO \n", r"line 1: 'O ' is not a tag"),
+        ("a\tI-person\n", r"line 1: I-person follows O; it can only follow B-person or I-person"),
+        ("a\tB-group\nb\tI-person\n", r"line 2: I-person follows B-group"),
+        ("a\tB-person\n\nb\tI-person\n", r"line 3: I-person follows O"),
+        ("", "no entity in this file"),
+        ("a\tO\n", "no entity in this file"),
     ],
 )
 def test_lines_that_do_not_fit_are_named(wnut17, tmp_path, content, message):
@@ -193,8 +193,8 @@ def test_rows_that_do_not_fit_are_named(banking77, tmp_path, content, message):
     [
         (["fee"] * 2, ["fee"], "train.csv has 1 categories"),
         ([], ["fee"], "train.csv has 0 categories"),
-        (["fee", "card"], ["fee"], "there is no question for the dev part"),
-        (["fee", "card"] * 2, [], "there is no question for the test part"),
+        (["fee", "card"], ["fee"], "no questions for the dev part"),
+        (["fee", "card"] * 2, [], "no questions for the test part"),
         (["fee", "card"] * 2, ["fee", "pin"], "the test part has categories that train.csv lacks: pin"),
     ],
 )
@@ -265,10 +265,10 @@ def test_comments_that_do_not_fit_are_named(toxic, tmp_path, content, message):
 def test_labels_of_which_nothing_can_be_learned_are_named(toxic):
     every, none = toxic.Comment("a", frozenset(toxic.LABELS)), toxic.Comment("b", frozenset())
     toxic.check({"train": [every, none], "dev": [none], "test": [none]})
-    with pytest.raises(toxic.DataError, match="there is no comment for the dev part"):
+    with pytest.raises(toxic.DataError, match="no comments for the dev part"):
         toxic.check({"train": [every, none], "dev": [], "test": [none]})
     for train in ([every], [none]):
-        with pytest.raises(toxic.DataError, match="toxic is said of all comments, or of none"):
+        with pytest.raises(toxic.DataError, match="toxic fits all comments, or none"):
             toxic.check({"train": train, "dev": [none], "test": [none]})
 
 

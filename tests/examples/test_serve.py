@@ -141,7 +141,7 @@ def test_a_text_without_words_has_a_zero_vector(url, text, tokens, bundled_width
         (b'{"texts": ["a"], "want": ["entities"]}', 422, "no entities; it gives ['vector', 'vectors']"),
         (b'{"texts": ["a"], "want": ["syntax"]}', 422, "want.0"),
         (json.dumps({"texts": ["a"] * 9}).encode(), 422, "9 texts, expected at most 8"),
-        (json.dumps({"texts": ["a", "b" * 501]}).encode(), 422, "502 characters, expected at most 500 a request"),
+        (json.dumps({"texts": ["a", "b" * 501]}).encode(), 422, "502 characters, expected at most 500 per request"),
         (b" " * 20_001, 413, "20000 bytes"),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_body_that_does_not_come_is_told_so(tmp_path):
     with server(tmp_path / "log", max_client_seconds=1) as (url, _, _), connected(url, HEAD % 100 + b"{") as client:
         answer = rest_of(client)
     assert b" 408 " in answer.splitlines()[0]
-    assert b"after 1 seconds" in answer
+    assert b"within 1 seconds" in answer
 
 
 # In this process, with pipelines made for the purpose

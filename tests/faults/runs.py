@@ -72,7 +72,7 @@ class Pretrain(Subject):
         try:
             self.write(folder)
         except ElmoError as error:
-            if not (_in_use(error) or "there is a run in it" in str(error)):  # begun between the look and the call
+            if not (_in_use(error) or "this directory holds a run" in str(error)):  # begun since the last look
                 raise
 
     def _run(self, folder: Path, out: Path) -> None:

@@ -157,7 +157,7 @@ def test_overrides_win_over_the_file(read):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--training.seed"], "lacks its value"),
+        (["--training.seed"], "training.seed: the value is missing"),
         (["--training.batchsize", "3"], "did you mean 'batch_size'"),
         (["--trainin.seed", "3"], "did you mean 'training'"),
         (["--training.seed", "x"], "expected a whole number"),

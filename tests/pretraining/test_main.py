@@ -149,7 +149,7 @@ def test_settings_are_overridden_wherever_they_stand(call, arguments, tmp_path, 
         (["--training.batch_size", "99999"], "less than one batch"),
         (["--training.batch_size", "x"], "expected a whole number"),
         (["--init-from", "/missing"], "no such weights"),
-        (["--resume"], "no run in it to resume"),
+        (["--resume"], "no run in this directory to resume"),
     ],
 )
 def test_failure_is_status_1_and_one_line(call, arguments, change, words):

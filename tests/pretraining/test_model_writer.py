@@ -131,7 +131,7 @@ def test_best_model_is_not_overwritten_by_another_run(train, prepared):
     for path in out.iterdir():
         if path.is_file():
             path.unlink()
-    with pytest.raises(PretrainingError, match="there is a model in it"):
+    with pytest.raises(PretrainingError, match="this directory holds a model"):
         train(corpus=prepared, training__n_epochs=1.0)
 
 

@@ -236,7 +236,7 @@ def test_raw_text_in_place_of_the_prepared_corpus_is_warned_about(train, prepare
     train("bad", tmp_path / "raw", training__max_steps=1)
     (warning,) = capsys.readouterr().err.splitlines()
     assert "looks like raw text" in warning
-    assert "`python -m spacy elmo prepare` makes a corpus of it" in warning
+    assert "make a corpus of it with `python -m spacy elmo prepare`" in warning
 
 
 def test_vocabulary_out_of_order_is_warned_about(train, tmp_path, capsys):
@@ -247,13 +247,13 @@ def test_vocabulary_out_of_order_is_warned_about(train, tmp_path, capsys):
         path = tmp_path / f"{name}.txt"
         path.write_text("".join(word + "\n" for word in ("<S>", "</S>", "<UNK>", *order)))
         train(name, corpus=tmp_path / "skewed.txt", corpus__vocabulary=str(path), training__max_steps=2)
-        assert ("far from that of falling counts" in capsys.readouterr().err) == (name == "bad")
+        assert ("far from the order of falling counts" in capsys.readouterr().err) == (name == "bad")
 
 
 def test_used_directory_is_refused_for_a_new_run_and_stays_as_it_is(train):
     out = train(training__max_steps=3)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(PretrainingError, match=r"there is a run in it; --resume"):
+    with pytest.raises(PretrainingError, match=r"this directory holds a run; continue it with --resume"):
         train(training__max_steps=9)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
@@ -268,7 +268,7 @@ def test_model_in_the_directory_is_not_overwritten_not_even_by_a_run_that_begins
     for path in [path for path in model.iterdir() if path.is_file() and path.name not in kept]:
         path.unlink()
     before = contents(model)
-    with pytest.raises(PretrainingError, match="there is a model in it, which a run would overwrite"):
+    with pytest.raises(PretrainingError, match="this directory holds a model, which a run would overwrite"):
         train("model", init_from=model, training__max_steps=3)
     assert contents(model) == before
 
@@ -301,7 +301,8 @@ def test_second_process_in_one_directory_is_told_so_and_the_first_goes_on(train,
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "advance", meanwhile)
         both = train("both", training__max_steps=6)
-    assert errors[1] == f"{both}: another process is training in it; wait for its end, or name another directory"
+    in_use = "another process is training in this directory; wait until it ends, or name another directory"
+    assert errors[1] == f"{both}: {in_use}"
     assert log.losses(both) == log.losses(train("whole", training__max_steps=6))
     assert sorted(path.name for path in both.iterdir() if path.name.startswith(".")) == []
 
@@ -315,7 +316,7 @@ def test_run_that_has_begun_and_ended_between_two_looks_is_not_written_over(trai
         mkdir(path, **settings)
 
     monkeypatch.setattr(Path, "mkdir", late)
-    with pytest.raises(PretrainingError, match=r"there is a run in it; --resume"):
+    with pytest.raises(PretrainingError, match=r"this directory holds a run; continue it with --resume"):
         train(training__max_steps=3)
 
 
@@ -324,7 +325,7 @@ def test_torchrun_overwrites_no_model_either(train, monkeypatch):
     for name in ("checkpoint.pt", "metrics.jsonl", "pretrain.cfg"):
         (model / name).unlink()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
-    with pytest.raises(PretrainingError, match="there is a model in it"):
+    with pytest.raises(PretrainingError, match="this directory holds a model"):
         train("model", training__max_steps=3, resume=True)
 
 
@@ -344,7 +345,7 @@ def test_full_disk_when_the_model_is_written_is_an_error_of_ours(train, monkeypa
 def test_empty_directory_cannot_be_resumed(train, tmp_path, exists):
     if exists:
         (tmp_path / "out").mkdir()
-    with pytest.raises(PretrainingError, match="no run in it to resume"):
+    with pytest.raises(PretrainingError, match="no run in this directory to resume"):
         train(resume=True)
     assert (tmp_path / "out").exists() == exists
 
@@ -465,7 +466,7 @@ def test_run_from_another_model_killed_at_once_is_resumed_from_that_model_or_not
                 train("encode", **arguments)
             with pytest.raises(Crash):
                 train("encode", init_from=origin, **arguments)
-    with pytest.raises(PretrainingError, match="no run in it to resume"):
+    with pytest.raises(PretrainingError, match="no run in this directory to resume"):
         train("encode", resume=True, **arguments)
     whole = train("whole", init_from=origin, **arguments)
     resumed = train("_take_step", resume=True, **arguments)

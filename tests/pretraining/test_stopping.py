@@ -110,7 +110,7 @@ def test_full_disk_at_a_checkpoint_stops_the_run_with_the_checkpoint_before(trai
         raise OSError(28, "No space left on device")
 
     at_step(9, lambda _: monkeypatch.setattr(checkpoint.torch, "save", full))
-    with pytest.raises(PretrainingError, match=r"checkpoint\.pt.*No space left.*the one before is kept"):
+    with pytest.raises(PretrainingError, match=r"checkpoint\.pt.*No space left.*the previous one is kept"):
         train(training__max_steps=40, logging__checkpoint_minutes=0.0)
     assert Checkpoint.read(tmp_path / "out" / checkpoint.NAME).step == 8
     assert not list((tmp_path / "out").glob(".*part"))

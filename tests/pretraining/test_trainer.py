@@ -165,7 +165,7 @@ def test_signal_writes_a_checkpoint_and_the_model_and_resuming_gives_the_same_nu
 ):
     whole = train("whole", training__max_steps=20)
     undo = at_step(13, lambda _: signal.raise_signal(number))
-    with pytest.raises(StoppedError, match="stopped at step 13 of 20; --resume goes on") as caught:
+    with pytest.raises(StoppedError, match="stopped at step 13 of 20; continue with --resume") as caught:
         train("stopped", training__max_steps=20)
     assert caught.value.exit_status == 128 + number
     undo()
@@ -205,7 +205,7 @@ def test_resuming_with_other_rows_goes_on_at_about_the_same_place_and_says_so(tr
 
 
 CHANGED = {
-    "dim": ({"model__dim": 12}, "another architecture: dim is 10 there, 12 in the config"),
+    "dim": ({"model__dim": 12}, "another architecture: dim is 10 there, but 12 in the config"),
     "layers": ({"model__n_layers": 1}, "another architecture: n_layers"),
     "filters": ({"model__filters": ((1, 4), (3, 6))}, "another architecture: filters"),
     "skip": ({"model__use_skip_connections": False}, "another architecture: use_skip_connections"),
@@ -280,16 +280,20 @@ INSIDE = {
     "a weight too many": ("model", with_value("new", torch.ones(2)), "model: new belongs to no part"),
     "a weight of another shape": ("model", with_value(BIAS, torch.ones(2)), rf"model: {BIAS} is \[2\] torch.float32"),
     "a weight of another type": ("model", with_value(BIAS, torch.ones(27, dtype=torch.int)), f"model: {BIAS} is"),
-    "no parameters": ("optimizer", with_value("state", {0: {}}), "optimizer is not one of"),
-    "names for numbers": ("optimizer", lambda part: {"state": {str(n): {} for n in part["state"]}}, "optimizer is not"),
+    "no parameters": ("optimizer", with_value("state", {0: {}}), "optimizer does not have"),
+    "names for numbers": (
+        "optimizer",
+        lambda part: {"state": {str(n): {} for n in part["state"]}},
+        "optimizer does not have",
+    ),
     "memory missing": ("optimizer", in_memory(without("sum")), "optimizer, parameter 0: expected step, sum"),
     "memory of another type": ("optimizer", in_memory(lambda _: [1]), "optimizer, parameter 0: expected step, sum"),
     "memory of another shape": ("optimizer", in_memory(with_value("sum", torch.ones(3))), "parameter 0: sum is"),
     "memory that is no tensor": ("optimizer", in_memory(with_value("step", 5)), "parameter 0: step is 5"),
     "no options": ("options", with_value("lstm", {}), "another architecture"),
-    "a layer missing": ("states", lambda states: states[:1], "states are not those of 4 rows"),
-    "no states": ("states", lambda _: [], "states are not those of 4 rows"),
-    "other states": ("states", lambda states: [(cell, hidden) for hidden, cell in states], "states are not those"),
+    "a layer missing": ("states", lambda states: states[:1], "states do not fit 4 rows"),
+    "no states": ("states", lambda _: [], "states do not fit 4 rows"),
+    "other states": ("states", lambda states: [(cell, hidden) for hidden, cell in states], "states do not fit"),
     "scaler": ("scaler", lambda _: {"scale": 1.0}, "scaler is of type dict, expected the state of a scaler"),
     "average": ("average", lambda _: {BIAS: torch.ones(27)}, "average: .* is missing"),
     "average of another kind": ("average", lambda _: [1], "average is of type list, expected tensors by name"),

@@ -81,8 +81,8 @@ def test_missing_special_entry_is_named(tmp_path, missing):
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        (["a", "b", "a"], "line [46]: 'a' is there twice"),
-        (["<S>"], "line [14]: '<S>' is there twice"),
+        (["a", "b", "a"], "line [46]: 'a' occurs twice"),
+        (["<S>"], "line [14]: '<S>' occurs twice"),
         (["a b"], "line 4: 'a b' is not one word"),
         (["a", "", "b"], "line 5: '' is not one word"),
         (["a\u00a0b"], "line 4: .* is not one word"),

@@ -95,7 +95,7 @@ def test_second_moments_keep_the_means_of_rows_and_columns(modules):
 
 
 def test_a_run_is_not_overwritten(runs, modules):
-    with pytest.raises(SystemExit, match="there is a run in it"):
+    with pytest.raises(SystemExit, match="this directory already holds a run"):
         modules[1].resume(runs[1], runs[0])
 
 

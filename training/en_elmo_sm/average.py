@@ -1,9 +1,9 @@
-"""States of one run in, the mean of their weights out: what a falling learning rate would have brought, without it.
+"""Average the weights of several states of a run, which replaces a falling learning rate.
 
     python training/en_elmo_sm/average.py STATE STATE [STATE ...] OUT
 
-STATE: what halve.py wrote at several times of a run at a constant learning rate, the last one last, whose card OUT
-takes over. OUT is a model to measure and to ship; go on with the run from the last state, not from the mean.
+STATE: output of halve.py at several times of a run with a constant learning rate, the latest one last. OUT gets the
+card of the last state. OUT is a model to measure and ship. To continue the run, use the last state, not the mean.
 """
 
 import sys

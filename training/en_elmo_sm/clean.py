@@ -1,6 +1,6 @@
-"""Documents of the licensed texts in, the same without what is no running text out: a function for each source.
+"""Remove what is not running text from the documents of the licensed texts, with a function for each source.
 
-A document is the list of its paragraphs. What a source repeats goes later, see overlap.py.
+A document is the list of its paragraphs. overlap.py removes repetitions later.
 """
 
 import lzma
@@ -17,7 +17,7 @@ INVISIBLE = re.compile("[\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0
 BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")  # white space and control characters
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]]*$")
 MARKUP = re.compile(r"</?[A-Za-z!]|[{}|\\]|https?:|www\.|\[\[|&[a-z]+;")
-# What is left where a template, a cross-reference, a quoted title, a formula or a measure was dropped:
+# What remains after a template, a cross-reference, a quoted title, a formula or a measure was dropped:
 # "covers . The", "see , is", "add. illustrates", "film "" won", "all formula_3 are", "up to wide", "an area of and".
 HOLE = re.compile(
     r"(?<=[\w)”’\"]) [.,;](?=\s|$)|(?:^|\s)(?:\"\"|“”)(?=\W|$)|(?:formula|codice)_\d"
@@ -27,7 +27,7 @@ HOLE = re.compile(
 )
 EMPTY_BRACKETS = re.compile(r"\s*[(\[](?:\b(?:see|also|and|or|in|to|refer|pronounced)\b|[\s,;:–—-])*[)\]]")
 NEXT_SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z\"“])")
-OPENING_HOLE = re.compile(r"(?<=[(\[])(?:\s*[,;:])+\s*")  # "(; born 1997)", where a pronunciation was
+OPENING_HOLE = re.compile(r"(?<=[(\[])(?:\s*[,;:])+\s*")  # "(; born 1997)", after a dropped pronunciation
 
 
 def normalise(line: str) -> str:
@@ -36,7 +36,7 @@ def normalise(line: str) -> str:
 
 
 def read(path: Path, advance: Callable[[int], object]) -> Iterator[Document]:
-    """Yield each run of lines that are not blank, normalised; `advance` is told of every byte of the packed file."""
+    """Yield each run of non-blank lines, normalised; call `advance` with the number of packed bytes read."""
     document: Document = []
     with path.open("rb") as packed, lzma.open(packed, "rt", encoding="utf8", newline="\n") as file:
         place = 0
@@ -54,7 +54,7 @@ def read(path: Path, advance: Callable[[int], object]) -> Iterator[Document]:
 
 
 def is_prose(text: str, shortest: int = 40) -> bool:
-    """Return whether text is whole sentences: not a heading, list item, definition, table row, formula or markup."""
+    """Return whether the text has whole sentences: no heading, list item, definition, table row, formula or markup."""
     first = text.lstrip("\"'“‘(¿¡")[:1]
     return (
         len(text) >= shortest
@@ -62,18 +62,18 @@ def is_prose(text: str, shortest: int = 40) -> bool:
         and not first.islower()
         and SENTENCE_END.search(text) is not None
         and MARKUP.search(text) is None
-        and len(re.findall(r"[^\w\s]|[\d_]", text)) < len(text) / 5  # figures, formulas, scores
+        and len(re.findall(r"[^\w\s]|[\d_]", text)) < len(text) / 5  # numbers, formulas, scores
         and len(re.findall(r"[^\x00-\x7f]", text)) < len(text) / 5  # another script
     )
 
 
 def without_brackets(text: str) -> str:
-    """Return text without the empty brackets that dropped templates and cross-references leave."""
+    """Return the text without the empty brackets that dropped templates and cross-references leave."""
     return OPENING_HOLE.sub("", EMPTY_BRACKETS.sub("", text))
 
 
 def without_holes(text: str) -> str:
-    """Return text without empty brackets, and without the sentences that have a hole."""
+    """Return the text without empty brackets and without sentences that have a hole."""
     text = without_brackets(text)
     if HOLE.search(text):
         return " ".join(sentence for sentence in NEXT_SENTENCE.split(text) if not HOLE.search(sentence))
@@ -81,7 +81,7 @@ def without_holes(text: str) -> str:
 
 
 def without_lone_quotes(text: str) -> str:
-    """Return text without the quotation marks that open or close nothing in it."""
+    """Return the text without unpaired quotation marks."""
     lone: list[int] = []
     opened: list[int] = []  # at most one
     for mark in re.finditer('["“”]', text):
@@ -99,18 +99,18 @@ def without_lone_quotes(text: str) -> str:
 
 
 def as_it_is(documents: Documents) -> Iterator[Document]:
-    """Text that is clean."""
+    """Text that is already clean."""
     yield from documents
 
 
 def without_title(documents: Documents) -> Iterator[Document]:
-    """Articles without their first lines, else as they are."""
+    """Articles without their first line, otherwise unchanged."""
     for _title, *texts in documents:
         yield texts
 
 
 def prose(documents: Documents) -> Iterator[Document]:
-    """Texts that are clean but for list items and headings; a line may introduce a list."""
+    """Clean texts without their list items and headings; a line may introduce a list."""
     for lines in documents:
         yield [line for line in lines if is_prose(re.sub(r":$", ".", line))]
 
@@ -131,7 +131,7 @@ def books(documents: Documents) -> Iterator[Document]:
 
 
 def press(documents: Documents) -> Iterator[Document]:
-    """Press releases without lists of grants; paragraphs were cut within quotations, whose marks stand alone then."""
+    """Press releases without lists of grants, and without quotation marks left unpaired where a quotation was cut."""
     for lines in documents:
         texts = (re.sub(r"(?<=[.!?])(?=“)", " ", line) for line in lines)
         yield [text for text in map(without_lone_quotes, texts) if is_prose(text)]
@@ -145,14 +145,14 @@ def stackexchange(documents: Documents) -> Iterator[Document]:
 
 
 def chat(documents: Documents) -> Iterator[Document]:
-    """Lines of chat without those that are commands, paths or settings."""
+    """Lines of chat without commands, paths and settings."""
     code = re.compile(r"<\w+>|/\w+/|^/|\w=\w|^\$|[|{}]\s")
     for lines in documents:
         yield [line for line in lines if not code.search(line)]
 
 
 def meetings(documents: Documents) -> Iterator[Document]:
-    """Speech with its hyphens closed up ("twenty - four") and letters that were spelled ("LC_D_") as words."""
+    """Speech with hyphens closed up ("twenty - four") and spelled letters ("LC_D_") joined to words."""
     for lines in documents:
         yield [re.sub(r"(?<=\w) - (?=\w)", "-", line.replace("_", "")) for line in lines]
 
@@ -170,14 +170,14 @@ def openstax(documents: Documents) -> Iterator[Document]:
         r"|[Rr]etrieved (?:from|[A-Z])|[Aa]ccessed [A-Z]"
     )
     for lines in documents:
-        if "an OpenStax resource" in " ".join(lines[:9]):  # the preface, alike in every book
+        if "an OpenStax resource" in " ".join(lines[:9]):  # the preface, which is the same in every book
             continue
         texts = map(without_holes, lines)
         yield [text for text in texts if is_prose(text) and not debris.search(text)]
 
 
 def techdocs(documents: Documents) -> Iterator[Document]:
-    """Pages of documentation: sentences only, also those that introduce code; no code, no boilerplate."""
+    """Pages of documentation: only sentences, also those that introduce code; no code, no boilerplate."""
     code = re.compile(r"=|[$@]\w|::|;$|\w\(\w*\)[.;]\w|[(\[]\)\[|%|`|--\w|^(?:Type|Default|Applies to|Example):")
     for lines in documents:
         texts = (re.sub(r"^\[!?[A-Za-z]+\] ?", "", line) for line in lines)  # "[!NOTE] "
@@ -189,7 +189,7 @@ def techdocs(documents: Documents) -> Iterator[Document]:
 
 
 def plos(documents: Documents) -> Iterator[Document]:
-    """Articles, with the commas closed up that dropped citations leave ("and LNs , , rapidly")."""
+    """Articles, without the stray commas that dropped citations leave ("and LNs , , rapidly")."""
     for lines in documents:
         texts = (re.sub(r"[ ,;–]+(?=[.;](?: |$))", "", without_brackets(line)) for line in lines)
         texts = (re.sub(r",*(?: (?:[,;]|–,)|,,)[ ,;–]*(?= )", ",", text) for text in texts)
@@ -198,7 +198,7 @@ def plos(documents: Documents) -> Iterator[Document]:
 
 
 def speeches(documents: Documents) -> Iterator[Document]:
-    """Speeches, a new one at each title or salutation, without headings and [Applause]; continued lines are joined."""
+    """Speeches without headings and [Applause], lines joined; a title or salutation starts a new speech."""
     border = re.compile(
         r"(?:PRESIDENT [A-Z. ]+'S|ADDRESS|STATE OF THE UNION|SPECIAL MESSAGE) .*[A-Z]{3}"
         r"|(?:My |Friends and )?[Ff]ellow[- ](?:[Cc]itizens|[Cc]ountrymen)|My Countrymen"

@@ -1,4 +1,4 @@
-"""The folder of data in, the text of every evaluation set in it out: what no training text may hold."""
+"""Read the text of every evaluation set in the folder of data: no training text may contain it."""
 
 import csv
 import html
@@ -14,28 +14,28 @@ Texts = Iterator[str]
 
 
 def running(lines: Iterable[str]) -> Texts:
-    """One text a file, tokenized, with lines `# path`; a hyphen stands apart from what follows ("Gore- Bush")."""
+    """One text per file, tokenized, with lines `# path`; a space follows a hyphen ("Gore- Bush")."""
     yield re.sub(r"(?<=\w)- (?=\w)", "-", " ".join(line for line in lines if not line.startswith("#")))
 
 
 def wikitext(lines: Iterable[str]) -> Texts:
-    """What stands between the words left out, with "guest @-@ starring" as "guest-starring"."""
+    """The text between words that are `<unk>`, with "guest @-@ starring" as "guest-starring"."""
     yield from re.sub(r" @(.)@ ", r"\1", " ".join(lines)).split("<unk>")
 
 
 def sentence_comments(lines: Iterable[str]) -> Texts:
-    """CoNLL-U and the like: one text a file, of the comments that hold the sentences."""
+    """CoNLL-U and similar formats: one text per file, from the comments with the sentences."""
     yield " ".join(line.removeprefix("# text = ") for line in lines if line.startswith("# text = "))
 
 
 def columns(lines: Iterable[str]) -> Texts:
-    """One word a line in the first column, a blank line between sentences."""
+    """One word per line in the first column, a blank line between sentences."""
     text = "\n".join(line.split("\t")[0].strip() for line in lines)
     yield from (sentence.replace("\n", " ") for sentence in text.split("\n\n"))
 
 
 def csv_column(name: str) -> Callable[[Iterable[str]], Texts]:
-    """A function that reads one column of a CSV file with a header."""
+    """Make a function that reads one column of a CSV file with a header."""
     return lambda lines: (row[name] for row in csv.DictReader(lines))
 
 
@@ -45,7 +45,7 @@ def tab_separated(lines: Iterable[str]) -> Texts:
 
 
 def json_fields(*names: str) -> Callable[[Iterable[str]], Texts]:
-    """A function that reads the named fields of each line's object."""
+    """Make a function that reads the named fields of each line's object."""
     return lambda lines: (record[name] for record in map(json.loads, lines) for name in names)
 
 
@@ -64,15 +64,17 @@ READERS: dict[str, Callable[[Iterable[str]], Texts]] = {
 
 
 def texts(data: Path) -> Iterator[str]:
-    """Yield the texts of all sets, entities of HTML resolved.
+    """Yield the texts of all sets, with HTML entities resolved.
 
     Raises:
-        FileNotFoundError: a set is not there.
+        FileNotFoundError: a set is missing.
     """
     for pattern, reader in READERS.items():
         paths = sorted(data.glob(pattern))
         if not paths:
-            raise FileNotFoundError(f"{data / pattern}: no such evaluation set, so its text cannot be kept out")
+            raise FileNotFoundError(
+                f"{data / pattern}: no such evaluation set, so its text cannot be kept out of the training text"
+            )
         for path in paths:
             for lines in _files(path):
                 yield from map(html.unescape, reader(lines))

@@ -1,12 +1,13 @@
-"""A model in, one of wider vectors out that says about the same, so that training goes on and does not begin anew.
+"""Make a model with wider vectors that predicts about the same, so that training can continue.
 
     python training/en_elmo_sm/grow.py STATE TEXT OUT WIDTH CELLS
 
-STATE: a model directory with its softmax; TEXT: sentences on which the cells are compared; OUT: takes the new model.
-WIDTH: of one direction, at least as before. What is added to the token embedding, and to the projection of the cells,
-are random combinations of what there is. Nothing reads them yet, so nothing changes (as in Net2Net, Chen et al. 2016).
-CELLS: of a layer, at most as before. Those go whose outputs count least in the projection (root of the mean square,
-times the norm of the cell's row), and the projection is fitted to what it gave, by least squares.
+STATE: a model directory with its softmax; TEXT: sentences on which to compare the cells; OUT: folder for the new model.
+WIDTH: width of one direction, not less than before. The token embedding and the projection of the cells get random
+    combinations of their inputs. Nothing reads these yet, so nothing changes (as in Net2Net, Chen et al. 2016).
+CELLS: cells of a layer, not more than before. The cells whose outputs count least in the projection are removed (root
+    mean square of the outputs, times the norm of the cell's row). The projection is fitted to its old results by least
+    squares.
 """
 
 import sys
@@ -26,12 +27,12 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.pretraining.evaluation import Evaluator
 from spacy_elmo.pretraining.text import read_sentences
 
-SENTENCES, LENGTH = 1_000, 20  # to compare cells on: so many, and so many words of each
+SENTENCES, LENGTH = 1_000, 20  # for comparing cells: number of sentences, and words of each
 RIDGE = 1e-3  # added to the diagonal of the least squares, times its mean
 
 
 def grow(state: Path, text: Path, out: Path, width: int, cells: int) -> None:
-    """Write the larger model and its softmax to `out`.
+    """Write the wider model and its softmax to `out`.
 
     Raises:
         ElmoError: the state cannot be read.
@@ -52,7 +53,7 @@ def grow(state: Path, text: Path, out: Path, width: int, cells: int) -> None:
 
 
 def widen_embedding(old: BiLM, new: BiLM, seed: torch.Generator) -> None:
-    """Copy the character CNN; what is new in its projection is random, and as large as what there is."""
+    """Copy the character CNN; the new part of its projection is random, with the spread of the old part."""
     tensors = old.embedder.state_dict()
     weight, bias = tensors["projection.weight"], tensors["projection.bias"]
     added = new.options.lstm.projection_dim - len(bias)
@@ -63,13 +64,13 @@ def widen_embedding(old: BiLM, new: BiLM, seed: torch.Generator) -> None:
 
 
 def first_sentences(text: Path) -> list[Sequence[str]]:
-    """The first words of long sentences."""
+    """Return the first words of long sentences."""
     long = (words for words, _ in read_sentences([text]) if len(words) >= LENGTH)
     return [words[:LENGTH] for words in islice(long, SENTENCES)]
 
 
 def outputs_of_cells(bilm: BiLM, sentences: Sequence[Sequence[str]]) -> list[Tensor]:
-    """What the cells of each layer give to the projection, from zero state: `[2, n_samples, dim]`."""
+    """Return the input of each layer's projection, from zero state: `[2, n_samples, dim]`."""
     forward = [word for place in zip(*([BOS, *words] for words in sentences), strict=True) for word in place]
     backward = [word for place in zip(*([EOS, *reversed(words)] for words in sentences), strict=True) for word in place]
     x = bilm.embed([*forward, *backward]).view(2, LENGTH + 1, len(sentences), -1)
@@ -82,7 +83,7 @@ def outputs_of_cells(bilm: BiLM, sentences: Sequence[Sequence[str]]) -> list[Ten
 
 
 def unroll(layer: BidirectionalLSTMLayer, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the outputs of the cells and the projected ones; x: `[2, steps, rows, n_in]`."""
+    """Return the outputs of the cells and the projected outputs; x: `[2, steps, rows, n_in]`."""
     rows, clip = x.shape[2], torch.inf if layer.cell_clip is None else layer.cell_clip
     hidden, cell = x.new_zeros(2, rows, layer.projection_dim), x.new_zeros(2, rows, layer.dim)
     outputs, projected = [], []
@@ -98,13 +99,13 @@ def unroll(layer: BidirectionalLSTMLayer, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def project(layer: BidirectionalLSTMLayer, outputs: Tensor) -> Tensor:
-    """What comes out of the layer."""
+    """Project and clip the outputs of the cells."""
     limit = torch.inf if layer.proj_clip is None else layer.proj_clip
     return torch.bmm(outputs, layer.projection).clamp(-limit, limit)
 
 
 def rebuild(old: BidirectionalLSTMLayer, new: BidirectionalLSTMLayer, outputs: Tensor, seed: torch.Generator) -> None:
-    """Fill the parameters of a layer of other cells and width. outputs: of the old cells, `[2, n_samples, dim]`."""
+    """Set the parameters of a layer with other cells and width. outputs: of the old cells, `[2, n_samples, dim]`."""
     width, wider = old.projection_dim, new.projection_dim
     new.weight.zero_()
     for direction, given in enumerate(outputs):
@@ -123,7 +124,7 @@ def rebuild(old: BidirectionalLSTMLayer, new: BidirectionalLSTMLayer, outputs: T
 
 
 def least_squares(x: Tensor, y: Tensor) -> Tensor:
-    """The matrix that makes `y` of `x`, nearly."""
+    """Return the matrix that maps `x` to `y` with the least squared error."""
     gram = x.T @ x
     return torch.linalg.solve(gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram)), x.T @ y)
 

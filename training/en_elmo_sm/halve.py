@@ -1,11 +1,12 @@
-"""A run in, its state in float16 out: small enough to keep in the repository, to measure and to go on from.
+"""Write the state of a run in float16, small enough to keep in the repository, to measure and to continue from.
 
     python training/en_elmo_sm/halve.py RUN VOCABULARY STATE
 
-RUN: directory of a run of `pretrain`; its last checkpoint is read, so it may be going on. VOCABULARY: its vocab.txt.
-STATE is a model directory as any other (`evaluate`, `ship.py`), and its `run.pt` is what resume.py goes on with: how
-far the run has come, and Adam's second moments, of each matrix the means of its rows and of its columns (Shazeer and
-Stern 2018, Adafactor). First moments and the states of the LSTM are left out: they are there again after some steps.
+RUN: directory of a run of `pretrain`, which may still be training: its last checkpoint is read.
+VOCABULARY: the run's vocab.txt.
+STATE: a model directory like any other (for `evaluate`, `ship.py`). resume.py continues from its `run.pt`. This has the
+    progress of the run and Adam's second moments: for each matrix the means of its rows and of its columns (Shazeer
+    and Stern 2018, Adafactor). It omits first moments and LSTM states, which recover after some steps.
 """
 
 import json
@@ -27,7 +28,7 @@ from spacy_elmo.pretraining.vocabulary import Vocabulary
 
 HERE = Path(__file__).parent
 NAME = "run.pt"
-LARGE = ("model", "optimizer", "states", "since_log", "average")  # of a checkpoint; the rest is a few numbers
+LARGE = ("model", "optimizer", "states", "since_log", "average")  # parts of a checkpoint; the rest is a few numbers
 
 
 def halve(run: Path, vocabulary: Path, out: Path) -> None:
@@ -43,7 +44,7 @@ def halve(run: Path, vocabulary: Path, out: Path) -> None:
 
 
 def model_of(saved: Checkpoint) -> LanguageModel:
-    """The model of a checkpoint."""
+    """Return the model of a checkpoint."""
     bilm = BiLM(BiLMOptions.from_dict(saved.options, saved.source), seed=None)
     model = LanguageModel(bilm, Softmax(*saved.model["softmax.weight"].shape, seed=None))
     model.requires_grad_(False).load_state_dict(saved.model)
@@ -51,7 +52,7 @@ def model_of(saved: Checkpoint) -> LanguageModel:
 
 
 def card_of(saved: Checkpoint) -> dict[str, Any]:
-    """What the model has read, and whom it owes what."""
+    """Return the model's card: what it has read, its licence and attribution."""
     cards = [json.loads((HERE / name).read_text(encoding="utf-8")) for name in ("card.json", "next/card.json")]
     terms = cards[0] | cards[1]
     before = (saved.origin or {}).get("tokens_seen_before", 0)
@@ -63,19 +64,19 @@ def card_of(saved: Checkpoint) -> dict[str, Any]:
 
 
 def progress_of(saved: Checkpoint) -> dict[str, Any]:
-    """The small parts of a checkpoint, and factors of the optimizer's second moments, by parameter."""
+    """Return the small parts of a checkpoint, and factors of the optimizer's second moments, by parameter."""
     progress = {one.name: getattr(saved, one.name) for one in fields(saved) if one.name not in (*LARGE, "source")}
     optimizer = saved.optimizer["state"]
     return {**progress, "squares": {number: factors(one["exp_avg_sq"]) for number, one in optimizer.items()}}
 
 
 def factors(squares: Tensor) -> list[Tensor]:
-    """Means over the last axis and over the one before; of a vector, itself."""
+    """Return the means over the last axis and over the one before it; for a vector, the vector itself."""
     return [squares] if squares.ndim < 2 else [squares.mean(-1), squares.mean(-2)]
 
 
 def product(means: list[Tensor]) -> Tensor:
-    """What `factors` has of a matrix, as a matrix again: of rank one, with the same means."""
+    """Rebuild a matrix from its `factors`: of rank one, with the same means."""
     if len(means) == 1:
         return means[0]
     rows, columns = means

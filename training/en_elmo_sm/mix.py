@@ -1,11 +1,12 @@
-"""Make the text that en_elmo_sm is trained on: `python mix.py DATA OUT`; stopped, it goes on where it was.
+"""Make the text that en_elmo_sm is trained on: `python mix.py DATA OUT`. If stopped, it resumes at the next call.
 
 DATA: the folder of licensed texts and evaluation sets (`pretraining/`, `heldout/`, `ner/` ...).
-OUT/clean/<source>.txt: cleaned, without evaluation text and copies; a paragraph a line, a blank line between documents.
-OUT/text/: one document in a hundred of each source in `heldout/<source>.txt`; the others, as often as their weight says
-    and in random order, in `train/mix.txt`.
-OUT/corpus/: the same as `prepare` makes it, to give to `pretrain`. OUT/report.json and a table say what was kept.
-The same input gives the same bytes. To mix anew with other weights, delete OUT/text and OUT/corpus.
+OUT/clean/<source>.txt: cleaned text without evaluation text and copies; one paragraph per line, a blank line between
+    documents.
+OUT/text/: one document in a hundred of each source in `heldout/<source>.txt`. The others are in `train/mix.txt`, in
+    random order and as often as their weight says.
+OUT/corpus/: the same text as `prepare` writes it, for `pretrain`. OUT/report.json and a table show what was kept.
+The same input gives the same bytes. To mix again with other weights, delete OUT/text and OUT/corpus.
 """
 
 import argparse
@@ -31,27 +32,27 @@ from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools.prepare import prepare
 
 HERE = Path(__file__).parent
-VOCABULARY = 80_000  # entries, those of the vocabulary before among them; 100,000 would know 0.3% more of the text
-HELD_OUT = 100  # one document in so many
-COPY = 0.5  # a paragraph is one if more than this share of its runs of words was there before
+VOCABULARY = 80_000  # Entries, with all of the old vocabulary; 100,000 would know 0.3% more of the text.
+HELD_OUT = 100  # One document in this many is held out.
+COPY = 0.5  # A paragraph is a copy if more than this share of its runs of words was there before.
 RAW_TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass
 class Tally:
-    """What each step left of a source: spaCy's tokens, but for `raw` (runs of letters, single signs)."""
+    """Tokens of a source after each step: spaCy's tokens, except `raw` (runs of letters, single characters)."""
 
     raw: int = 0
     cleaned: int = 0
-    evaluation: int = 0  # dropped, as evaluation text
-    copies: int = 0  # dropped, as seen before
+    evaluation: int = 0  # dropped as evaluation text
+    copies: int = 0  # dropped as copies
     kept: int = 0
     documents: int = 0
     dropped: dict[str, int] = field(default_factory=lambda: {"evaluation": 0, "copies": 0})  # paragraphs
 
 
 class Filter:
-    """Drops evaluation text and copies, and counts."""
+    """Drops evaluation text and copies, and counts them."""
 
     def __init__(self, evaluation: Path, tokenize: Callable[[str], Any]) -> None:
         self._tokenize = tokenize
@@ -65,7 +66,7 @@ class Filter:
             self._seen.add(runs(words))
 
     def keeps(self, text: str, tally: Tally) -> bool:
-        """Return whether a paragraph is new and no evaluation text."""
+        """Return whether a paragraph is new and not evaluation text."""
         tokens, words = self._tokenize(text)
         tally.cleaned += tokens
         if len(words) >= SHORTEST:
@@ -84,9 +85,9 @@ class Filter:
 
 
 def clean_all(sources: tuple[Source, ...], data: Path, out: Path, show_progress: bool) -> None:
-    """Write `out/<source>.txt` and its tally, `.json`, for each source of which they are not there.
+    """Write `out/<source>.txt` and its tally, `.json`, for each source that lacks them.
 
-    A source made anew makes those below it anew, which may share text with it.
+    If a source is made again, all sources below it are made again, because they may share text with it.
     """
     out.mkdir(parents=True, exist_ok=True)
     done = 0
@@ -126,10 +127,10 @@ def _counted(documents: Documents, tally: Tally) -> Iterator[clean.Document]:
 
 
 def mix(sources: tuple[Source, ...], texts: Path, out: Path, seed: int = 0) -> None:
-    """Hold documents out, weigh and shuffle the others: `out/heldout/<source>.txt`, `out/train/mix.txt`.
+    """Hold documents out, weight and shuffle the others: `out/heldout/<source>.txt`, `out/train/mix.txt`.
 
-    One in a hundred is held out, or one of a source that has fewer. `out/share.json` says which share of each source's
-    bytes is read, counted as often as it is.
+    One document in a hundred is held out, or one if a source has fewer. `out/share.json` has the share of each source's
+    bytes that is read; bytes read twice count twice.
     """
     (out / "heldout").mkdir(parents=True)
     (out / "train").mkdir()
@@ -155,7 +156,7 @@ def mix(sources: tuple[Source, ...], texts: Path, out: Path, seed: int = 0) -> N
 
 
 class Place(NamedTuple):
-    """Where a document stands, without the blank line behind it."""
+    """Position of a document in a file, without the blank line after it."""
 
     file: BinaryIO
     begin: int
@@ -190,7 +191,7 @@ def make_corpus(text: Path, out: Path, known: Vocabulary, size: int, show_progre
 
 
 def extended(known: Vocabulary, ranked: Vocabulary, size: int) -> Vocabulary:
-    """Return the known words and the most frequent others, `size` in all; by falling count, absent ones last."""
+    """Return the known words and the most frequent others, `size` in all, by falling count, with absent words last."""
     others = [word for word in ranked.words if word not in known.ids][: max(0, size - len(known))]
     chosen = {*known.words, *others}
     absent = [word for word in known.words if word not in ranked.ids]
@@ -198,7 +199,7 @@ def extended(known: Vocabulary, ranked: Vocabulary, size: int) -> Vocabulary:
 
 
 def report(sources: tuple[Source, ...], out: Path) -> list[dict[str, Any]]:
-    """Return a row for each source: its tally, the tokens read of it, and the share of unknown words held out."""
+    """Return a row for each source: its tally, the tokens read, and the share of unknown words in its held-out text."""
     share = json.loads((out / "text" / "share.json").read_text(encoding="utf8"))
     vocabulary = Vocabulary.from_file(out / "corpus" / "vocab.txt")
     rows = []
@@ -216,7 +217,7 @@ def report(sources: tuple[Source, ...], out: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as text, and the share of each kind."""
+    """Format the rows and the share of each kind as text."""
     columns = ("weight", "raw", "cleaned", "evaluation", "copies", "kept", "documents", "read", "heldout")
     total = sum(row["read"] for row in rows)
     lines = [f"{'source':24}" + "".join(f"{name:>12}" for name in columns) + f"{'unknown':>9}"]
@@ -231,11 +232,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Make what is missing in the folder that the command line names, and print the table."""
+    """Make what is missing in the output folder, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="the folder of licensed texts and evaluation sets")
-    parser.add_argument("out", type=Path, help="the folder to write to")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("data", type=Path, help="folder of licensed texts and evaluation sets")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args()
     show_progress = not args.quiet
     clean_all(SOURCES, args.data, args.out / "clean", show_progress)
@@ -248,7 +249,7 @@ def main() -> None:
 
 
 def appear(out: Path, make: Callable[[Path], None]) -> None:
-    """Have `make` write a folder, which is there when it is whole; nothing, if it is there."""
+    """Let `make` write a folder, which appears when it is complete; do nothing if it exists."""
     if not out.exists():
         part = out.with_name(f".{out.name}.part")
         shutil.rmtree(part, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""A state that halve.py wrote in, a run out that goes on where that one was, also on another machine.
+"""Make a run that continues from a state of halve.py, also on another machine.
 
     python training/en_elmo_sm/resume.py STATE RUN
     python -m spacy elmo pretrain CORPUS RUN --config training/en_elmo_sm/next/pretrain.cfg --resume
 
-It goes on at the same place in the same text. Adam has its second moments back, as far as rows and columns tell them,
-and first moments of zero, without a correction for that. So its first ten steps or so are short ones, and no new
-warm-up is needed.
+It continues at the same place in the same text. Adam gets its second moments back, approximated from the means of rows
+and columns. Its first moments are zero, without a correction for that. So its first ten steps or so are short, and it
+needs no new warm-up.
 """
 
 import sys
@@ -22,9 +22,9 @@ from spacy_elmo.pretraining.language_model import LanguageModel
 
 
 def resume(state: Path, run: Path) -> None:
-    """Make a run of `state`: its checkpoint, and a config for `pretrain` to write anew."""
+    """Write the checkpoint of a run that continues from `state`; `pretrain` writes the other files."""
     if (run / CHECKPOINT).exists():
-        sys.exit(f"{run}: there is a run in it")
+        sys.exit(f"{run}: this directory already holds a run")
     kept = Evaluator.load(state, "cpu")
     model = LanguageModel(kept.bilm, kept.softmax)
     progress = torch.load(state / NAME, weights_only=True)
@@ -41,7 +41,7 @@ def resume(state: Path, run: Path) -> None:
 
 
 def optimizer_of(model: LanguageModel, squares: dict[int, list[torch.Tensor]], step: int) -> dict[str, Any]:
-    """State of Adam."""
+    """Return the state of Adam."""
     parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters)
     for number, parameter in enumerate(parameters):
@@ -52,7 +52,7 @@ def optimizer_of(model: LanguageModel, squares: dict[int, list[torch.Tensor]], s
 
 
 def zero_states(model: LanguageModel, rows: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Hidden state and cells of each layer."""
+    """Return hidden states and cells of zeros for each layer."""
     lstm = model.bilm.options.lstm
     return [(torch.zeros(2, rows, lstm.projection_dim), torch.zeros(2, rows, lstm.dim)) for _ in range(lstm.n_layers)]
 

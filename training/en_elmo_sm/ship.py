@@ -1,9 +1,9 @@
-"""The trained model in, the bundled model out: float16 weights, whom they owe what, and a card of what was measured.
+"""Turn a trained model into the bundled model: float16 weights, attribution, and a card with its measurements.
 
     python training/en_elmo_sm/ship.py STATE HELDOUT MASC BLIMP [OUT]
 
-STATE: what halve.py wrote; HELDOUT: `heldout/` of the prepared corpus, a file a source; MASC: tokenized text, a
-sentence a line; BLIMP: directory of its .jsonl files. Takes about half an hour on two cores.
+STATE: output of halve.py; HELDOUT: `heldout/` of the prepared corpus, one file per source; MASC: tokenized text, one
+sentence per line; BLIMP: directory of its .jsonl files. Takes about half an hour on two cores.
 """
 
 import json
@@ -20,7 +20,7 @@ BUNDLED = HERE.parents[1] / "spacy_elmo" / "models" / "en_elmo_sm"
 
 
 def perplexities(state: Path, text: Path) -> dict[str, Any]:
-    """From zero state, as the model is used, and with carried state; rounded."""
+    """Measure perplexities from zero state, as the model is used, and with carried state; rounded."""
     figures = evaluate_model(str(state), str(text), None, show_progress=True)
     zero = figures["zero_state"]
     return {
@@ -32,7 +32,7 @@ def perplexities(state: Path, text: Path) -> dict[str, Any]:
 
 
 def rounded(accuracies: dict[str, Any]) -> dict[str, Any]:
-    """Accuracies in percent."""
+    """Convert accuracies to percent."""
     return {
         name: rounded(value) if isinstance(value, dict) else round(100 * value, 1) for name, value in accuracies.items()
     }

@@ -1,4 +1,4 @@
-"""What the mix is made of: each source's text, kind, weight and cleaning."""
+"""The sources of the mix: text, kind, weight and cleaning of each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from pathlib import Path
 import clean
 from clean import Document, Documents
 
-# Books by their authors. Not free where copyright lasts for life and 70 years, and so in no list: Anderson, Budrys,
-# Cherry-Garrard, Christie, Dick, Du Bois, Forster, Harrison, Hemingway, Leiber, Maugham, Piper, Pohl, Reynolds,
-# Russell, Sayers, Sheckley, Upton Sinclair, Wodehouse.
+# Authors of the books. Some are in no list, because they are not free where copyright lasts for life and 70 years.
+# These are Anderson, Budrys, Cherry-Garrard, Christie, Dick, Du Bois, Forster, Harrison, Hemingway, Leiber, Maugham,
+# Piper, Pohl, Reynolds, Russell, Sayers, Sheckley, Upton Sinclair, Wodehouse.
 SINCE_1900 = (
     "arthur-conan-doyle_the-hound booth-tarkington d-h-lawrence edgar-rice-burroughs edith-wharton f-scott-fitzgerald "
     "h-g-wells h-p-lovecraft jack-london james-joyce jane-addams john-buchan john-galsworthy l-m-montgomery o-henry "
@@ -26,8 +26,8 @@ OLDER = "adam-smith edward-gibbon plato samuel-pepys"
 class Source:
     """A part of the mix.
 
-    weight: how often its documents are read; 0.5 is half of them, once. files: the beginnings of the names of its
-    files in its folder, which has the source's name if no other is given.
+    weight: how often its documents are read; 0.5 is half of them, once. folder: the name of its folder, by default the
+    name of the source. files: how the names of its files begin.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Source:
     files: str = ""
 
     def paths(self, pretraining: Path) -> list[Path]:
-        """Return its files by name."""
+        """Return the source's files, sorted by name."""
         paths = sorted((pretraining / (self.folder or self.name)).glob("*.txt.xz"))
         return [path for path in paths if path.name.startswith(tuple(self.files.split()) or "")]
 
 
-# Where two sources share text, the one above keeps it.
+# If two sources share text, the upper one keeps it.
 SOURCES = (
     Source("enwiki-2014-core", "Wikipedia", 2, clean.without_title),
     Source("enwiki-2018-full", "Wikipedia", 1, clean.enwiki),
