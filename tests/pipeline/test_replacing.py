@@ -99,14 +99,14 @@ def test_replacing_more_than_the_listener_is_an_error_that_names_its_path(tiny):
     concat = {"@architectures": "spacy-elmo.ConcatTok2Vec.v1", "elmo": listener(), "width": 24}
     nlp = pipeline(tiny, tok2vec=concat)
     train(nlp, 2)
-    with pytest.raises(ElmoError, match=r"such as 'model\.tok2vec\.elmo' first"):
+    with pytest.raises(ElmoError, match=r"for example 'model\.tok2vec\.elmo' first"):
         nlp.replace_listeners("elmo", "tagger", ["model.tok2vec"])
 
 
 def test_listeners_replaced_in_another_order_are_an_error(tiny):
     nlp = pipeline(tiny, tok2vec=PARTS)
     train(nlp, 2)
-    with pytest.raises(ElmoError, match=r"such as 'model\.tok2vec\.elmo' first"):
+    with pytest.raises(ElmoError, match=r"for example 'model\.tok2vec\.elmo' first"):
         nlp.replace_listeners("elmo", "tagger", ["model.tok2vec.embed", "model.tok2vec.elmo"])
 
 
@@ -124,7 +124,7 @@ def test_replacing_at_a_wrong_path_leaves_the_config_as_it_was(tiny, parts, wron
     train(nlp, 2)
     before = copy.deepcopy(nlp.config)
     for _ in range(2):
-        with pytest.raises(ElmoError, match="such as"):
+        with pytest.raises(ElmoError, match="for example"):
             nlp.replace_listeners("elmo", "tagger", wrong)
         assert nlp.config == before
     nlp.replace_listeners("elmo", "tagger", [f"model.tok2vec.{name}" for name in parts])
