@@ -135,7 +135,7 @@ class AllenNLPModel:
         return f"{self._weights}: AllenNLP keeps no softmax; this model can embed words, but not predict them"
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
-        """There is none."""
+        """Raise an error: there is no softmax."""
         raise WeightsError(self.why_no_softmax())
 
     def _archived_weights(self) -> File | None:

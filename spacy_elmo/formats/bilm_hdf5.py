@@ -96,7 +96,7 @@ def entries(options: BiLMOptions, n_words: int = 0, lexicons: Lexicons | None = 
 
 
 def _cnn_entries(cnn: CharCNNOptions, module: str) -> Iterator[Entry]:
-    """Convolutions and highways."""
+    """Yield the arrays of convolutions and highways."""
     for i, (size, number) in enumerate(cnn.filters):
         shape = (1, size, cnn.embedding_dim, number)
         flat = (size * cnn.embedding_dim, number)

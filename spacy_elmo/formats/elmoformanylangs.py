@@ -100,7 +100,7 @@ class ManyLangsFiles:
         )
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
-        """There is none."""
+        """Raise an error: there is no softmax."""
         raise WeightsError(self.why_no_softmax())
 
 

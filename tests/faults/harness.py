@@ -216,12 +216,12 @@ class Row:
         self.wrong.extend(f"{what}: {fault}" for fault in faults[:1])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dict for JSON."""
         return {**vars(self), "left": dict(self.left)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Row":
-        """What `to_dict` gave."""
+        """Build a row from what `to_dict` returned."""
         return cls(**{**content, "left": Counter(content["left"])})
 
 
@@ -381,7 +381,7 @@ def overlay(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def _disk(place: Path) -> Iterator[Path]:
-    """A small one."""
+    """Mount a small disk."""
     with (
         tempfile.TemporaryDirectory(prefix="disk-", dir=place) as name,
         _mounted(Path(name), "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs"),

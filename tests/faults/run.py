@@ -76,7 +76,7 @@ class _Kept:
         return None if rows is None or any(row.wrong for row in rows) else rows
 
     def add(self, name: str, fault: str, rows: list[harness.Row]) -> None:
-        """Keep some."""
+        """Keep rows."""
         if self._path is not None:
             with self._path.open("a") as file:
                 file.write(json.dumps({"key": f"{name} {fault}", "rows": [row.to_dict() for row in rows]}) + "\n")

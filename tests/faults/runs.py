@@ -198,7 +198,7 @@ class Embed(Subject):
                 raise
 
     def between(self, folder: Path) -> None:
-        """Another job, perhaps."""
+        """Perhaps switch to another job."""
         if self.changes:
             (folder / "job").write_text("top")
 

@@ -74,7 +74,7 @@ class Prepare(Subject):
         self.name, self.others, self.n_process = name, others, n_process
 
     def make(self, folder: Path) -> None:
-        """The raw text."""
+        """Make the raw text."""
         (folder / "raw").mkdir()
         for name in ("a", "b"):
             lines = (f"The bank of {name} number {number} is here .\n\n" for number in range(200))
@@ -120,7 +120,7 @@ class Download(Subject):
         self._port = _serve(tells_versions)
 
     def make(self, folder: Path) -> None:
-        """Both versions."""
+        """Make both versions."""
         for number in (1, 2):
             write_model(folder / f"version {number}", cell_clip=number, seed=number)
             for path in (folder / f"version {number}").iterdir():
@@ -143,7 +143,7 @@ class Download(Subject):
         download("tiny")
 
     def between(self, folder: Path) -> None:
-        """A new version."""
+        """Serve a new version."""
         shutil.copytree(folder / "version 2", folder / "served", dirs_exist_ok=True)
 
     def state(self, folder: Path) -> str:
@@ -215,7 +215,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return body[: len(body) // 2]
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class Component(Subject):
@@ -259,11 +259,11 @@ class TrainingCache(Subject):
         self.name = name
 
     def make(self, folder: Path) -> None:
-        """Half of it."""
+        """Write half of it."""
         self._fill(folder, 50)
 
     def write(self, folder: Path) -> None:
-        """The rest."""
+        """Write the rest."""
         self._fill(folder, 100)
 
     def state(self, folder: Path) -> str:

@@ -59,7 +59,7 @@ def _parse() -> argparse.Namespace:
         prog="tests/fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--kinds", default="", help="names of kinds, separated by commas")
-    parser.add_argument("--cases", type=int, default=12_000, help="of each kind")
+    parser.add_argument("--cases", type=int, default=12_000, help="number of cases of each kind")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--case", type=int, help="try only this case")
     parser.add_argument("--again", action="store_true", help="try lost cases once more")

@@ -19,7 +19,7 @@ from spacy_elmo.support.messages import reason
 
 _MOST_BYTES = 2**28
 _MOST_FIELDS = 2**23  # bilm-tf's training graph for three GPUs and 20 time steps has 430,000
-_MOST_NODES = 2**17  # kept
+_MOST_NODES = 2**17  # to keep
 
 _ADD = ("Add", "AddV2")
 _ACTIVATIONS = {"Relu": "relu", "Tanh": "tanh"}
