@@ -165,7 +165,7 @@ def test_options_that_nobody_knows_are_an_error_that_says_what_to_do(archive, fo
 
 def test_a_model_without_elmo_says_so(folder, original):
     change_state(folder, lambda state: [state.pop(key) for key in list(state) if key.startswith(BILM)])
-    with pytest.raises(WeightsError, match=r"weights\.th: no ELMo is in it"):
+    with pytest.raises(WeightsError, match=r"weights\.th: no ELMo in it"):
         load(folder, options=original / "options.json")
 
 

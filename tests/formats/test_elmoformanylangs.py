@@ -152,7 +152,7 @@ def test_pickles_of_newer_torch_are_read(model):
 def test_the_network_config_of_the_public_models_is_known(model):
     (model / CONFIG).unlink()
     assert open_model(model).options.lstm.dim == 4096
-    refused(model, "token_embedder.pkl: 24,853 bytes, the network config and the dictionaries expect")
+    refused(model, "token_embedder.pkl: 24,853 bytes, but the network config and the dictionaries expect")
 
 
 def test_a_named_network_config_wins(model):
@@ -360,7 +360,7 @@ def test_a_pickle_in_a_compressed_zip_is_refused(model):
     with zipfile.ZipFile(model / "encoder.pkl", "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in parts.items():
             file.writestr(name, content)
-    refused(model, r"encoder\.pkl: torch writes no zip archive like this")
+    refused(model, r"encoder\.pkl: torch does not write zip archives like this")
 
 
 @pytest.mark.parametrize("legacy", [True, False])
@@ -476,7 +476,7 @@ def test_a_missing_file_is_an_error_that_names_it(model, name, instead):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config.update(config_path="other.json"), "'other.json' is not there; copy this network config"),
+        (lambda config: config.update(config_path="other.json"), "'other.json' is not there; put the network config"),
         (lambda config: config.update(config_path="../../etc/passwd"), "'passwd' is not there"),
         (lambda config: config.update(config_path=None), "config_path is None"),
         (lambda config: config.update(config_path=[1]), r"config_path is \[1\]"),
