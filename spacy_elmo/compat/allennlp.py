@@ -70,7 +70,7 @@ class Elmo(nn.Module):
         gets different vectors each time. `state = CarriedState()` resets it.
 
     Raises:
-        ElmoError: a setting is out of range, the biLM reads words instead of characters, it can't be loaded, or you
+        ElmoError: a setting is out of range, the biLM reads words instead of characters, it cannot be loaded, or you
             pass both files and a `module`, or neither.
     """
 

@@ -5,7 +5,7 @@ It has `config.json`, `weights.th` and, if its config asks for them, copies of t
 One table (`stored`) says from which tensors of `weights.th` each array of bilm-tf's HDF5 file is made. AllenNLP adds 1
 to the forget gate's bias when it loads, and saves the sum in float32. Here 1 is subtracted again. Adding 1 to the
 result gives the same sum (after fine-tuning, up to float32 rounding), so the vectors equal AllenNLP's. But if the sum
-was rounded, the result isn't exactly the original bias. It is off by at most 1.2e-7 for sums below 4. So the digest
+was rounded, the result is not exactly the original bias. It is off by at most 1.2e-7 for sums below 4. So the digest
 equals the HDF5 file's only if no sum was rounded, or if the weights come from `fta/`.
 """
 
@@ -123,7 +123,7 @@ class AllenNLPModel:
         return bilm_hdf5.assemble(parts.options, None, parts.card, _arrays(tensors, wanted, self._weights))
 
     def mixes(self) -> list[list[float]]:
-        """Read the mixes; none if the layers were normalized first, which `layers` can't express."""
+        """Read the mixes; none if the layers were normalized first, which `layers` cannot express."""
         if any(section.get("do_layer_norm") for section in self._sections):
             return []
         if self._mixes is None:
@@ -296,7 +296,7 @@ def _stored(entry: bilm_hdf5.Entry) -> Stored:
 
 
 def _check(tensors: Mapping[str, Tensor], wanted: list[Stored], file: File) -> None:
-    """Refuse tensors that don't fit the options, before memory is allocated for the model."""
+    """Refuse tensors that do not fit the options, before memory is allocated for the model."""
     for array in wanted:
         if missing := [key for key in array.keys if key not in tensors]:
             raise WeightsError(f"{file}: the ELMo has no tensor {missing[0]!r}, which the options expect")

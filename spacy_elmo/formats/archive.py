@@ -171,7 +171,7 @@ class Member:
         """Unpack a file into an unnamed temporary file, which can seek without unpacking again.
 
         Raises:
-            WeightsError: it is damaged, or the temporary file can't be written.
+            WeightsError: it is damaged, or the temporary file cannot be written.
         """
         with ExitStack() as stack:
             try:
@@ -260,9 +260,9 @@ def is_archive(path: Path) -> bool:
     """Whether a file is a zip or tar archive, or has the name of one.
 
     Raises:
-        WeightsError: it can't be read.
+        WeightsError: it cannot be read.
     """
-    # If the suffix is enough, the file isn't opened. torch writes a `.th` as a zip archive of its own kind.
+    # If the suffix is enough, the file is not opened. torch writes a `.th` as a zip archive of its own kind.
     if path.suffix.lower() in (".zip", ".hdf5", ".th"):
         return path.suffix.lower() == ".zip"
     try:

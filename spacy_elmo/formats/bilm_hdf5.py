@@ -4,7 +4,7 @@ One table (`entries`) says where each array of the file goes in the biLM and how
 walk the table in opposite directions. Values never change. Both originals add the forget bias when they load; here it
 stays out of the weights, as in the file.
 
-ELMoForManyLangs models use the same layout, but bilm-tf can't read them. `options.json` is their network config, with
+ELMoForManyLangs models use the same layout, but bilm-tf cannot read them. `options.json` is their network config, with
 `lexicons.json` next to it. `char_embed` has a row for each character of the lexicon, and `word_embed` one for each
 word. `CNN_proj` and `W_P_0` are always there, and `B` includes the forget bias.
 
@@ -46,7 +46,7 @@ from spacy_elmo.formats.hdf5_file import (
 from spacy_elmo.support.messages import listed
 
 TIED_TO = "options_sha256"  # the attribute
-OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets with other names aren't checked
+OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets with other names are not checked
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _token_embedder_entries(options: TokenEmbedderOptions, lexicons: Lexicons, w
 def _lstm_entries(options: BiLMOptions, direction: int, layer: int) -> Iterator[Entry]:
     lstm = options.lstm
     cell = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"
-    # bilm-tf dumps a one-layer model without MultiRNNCell, but its own loader can't read that.
+    # bilm-tf dumps a one-layer model without MultiRNNCell, but its own loader cannot read that.
     single = f"RNN_{direction}/RNN/LSTMCell/" if lstm.n_layers == 1 else None
 
     def entry(name: str, parameter: str, shape: tuple[int, ...], gates: bool = False) -> Entry:
@@ -216,7 +216,7 @@ def _read_arrays(table: Iterable[tuple[Entry, h5py.Dataset]], source: str) -> It
         yield entry, array
 
 
-@torch.inference_mode(False)  # parameters made in inference mode can't be trained, and changes to them go unseen
+@torch.inference_mode(False)  # parameters made in inference mode cannot be trained, and changes to them go unseen
 def assemble(
     options: BiLMOptions,
     vocabulary: list[str] | None,

@@ -150,7 +150,7 @@ def read_dictionary(file: File) -> list[str]:
 
     Raises:
         WeightsError: the file is missing or not UTF-8, a line has another form, an entry or id occurs twice, or the ids
-            don't run from 0 to the number of entries minus one.
+            do not run from 0 to the number of entries minus one.
     """
     try:
         lines = read_whole(file, lexicons_json.MOST_BYTES).decode("utf-8").splitlines()
@@ -266,7 +266,7 @@ def _whole(find: Callable[[Any], Tensor]) -> Callable[[Any], list[Part]]:
     return lambda bilm: [(find(bilm), 1)]
 
 
-@torch.inference_mode(False)  # parameters made in inference mode can't be trained, and changes to them go unseen
+@torch.inference_mode(False)  # parameters made in inference mode cannot be trained, and changes to them go unseen
 @torch.no_grad()
 def read(folder: Folder, options: BiLMOptions, card: dict[str, Any] | None = None) -> BiLM:
     """Read the dictionaries and both pickles into a frozen biLM in evaluation mode.
@@ -274,7 +274,7 @@ def read(folder: Folder, options: BiLMOptions, card: dict[str, Any] | None = Non
     Every tensor is checked against the options and dictionaries before memory is allocated for the model.
 
     Raises:
-        WeightsError: a file is missing, damaged or hostile, or doesn't fit the others.
+        WeightsError: a file is missing, damaged or hostile, or does not fit the others.
     """
     if options.token_embedder is None:
         raise OptionsError(f"{folder}: an ELMoForManyLangs model, but the options belong to another kind of model")

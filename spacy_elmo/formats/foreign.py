@@ -1,4 +1,4 @@
-"""Say what to do about a model whose format isn't read here, by its file names.
+"""Say what to do about a model whose format is not read here, by its file names.
 
 Only the names are looked at. The files are not opened, because pickles can run code.
 """

@@ -28,7 +28,7 @@ T = TypeVar("T")
 class _Forgiving:
     """A file for HDF5 on which no call fails.
 
-    HDF5 can't close a file whose last writes fail: the process crashes. So the first error is kept here. Later calls
+    HDF5 cannot close a file whose last writes fail: the process crashes. So the first error is kept here. Later calls
     succeed and do nothing.
     """
 
@@ -98,7 +98,7 @@ def new_hdf5(file: BinaryIO) -> Iterator[NewHDF5]:
     """Write HDF5 into a file that is open for writing and reading (`w+b`).
 
     Raises:
-        OSError: the file can't be written.
+        OSError: the file cannot be written.
     """
     forgiving = _Forgiving(file)
     try:
@@ -168,7 +168,7 @@ def naming_damage(source: str) -> Iterator[None]:
 def read_note(file: h5py.File, name: str) -> str | None:
     """Return what `NewHDF5.note` set, `""` if it has another type, and None if there is nothing.
 
-    A string of variable length counts as nothing, because it isn't read (see `NewHDF5.note`).
+    A string of variable length counts as nothing, because it is not read (see `NewHDF5.note`).
     """
     if name not in file.attrs:
         return None
@@ -242,7 +242,7 @@ def _stored_bytes(dataset: h5py.Dataset) -> int:
 
 
 def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
-    """Follow a path over hard links only, so that a file can't make us read another file."""
+    """Follow a path over hard links only, so that a file cannot make us read another file."""
     node: Any = file
     for part in name.split("/"):
         link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None

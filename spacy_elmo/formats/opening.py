@@ -110,7 +110,7 @@ class OpenedModel:
         """Return the biLM, frozen, in evaluation mode on the CPU; the same one each time.
 
         Raises:
-            OptionsError, WeightsError: a part is missing, damaged, hostile, or doesn't fit the others.
+            OptionsError, WeightsError: a part is missing, damaged, hostile, or does not fit the others.
         """
         if self._bilm is None:
             self._bilm = self._read(lambda: self._reader.bilm(self))
@@ -174,7 +174,7 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     options: the options.json (or ELMoForManyLangs network config), if it is somewhere else.
 
     Raises:
-        WeightsError: there is no such model, it is not downloaded, its format can't be read, or a directory or archive
+        WeightsError: there is no such model, it is not downloaded, its format cannot be read, or a directory or archive
             holds several models.
     """
     root, name, facts = _resolve(path)
@@ -208,7 +208,7 @@ def read_softmax(folder: PathLike, projection_dim: int) -> tuple[list[str], Soft
     """Read the vocabulary and its softmax, frozen, from a folder. The folder need not hold the weights.
 
     Raises:
-        WeightsError: one of the two is missing or damaged, or they don't fit each other or the projection.
+        WeightsError: one of the two is missing or damaged, or they do not fit each other or the projection.
     """
     root = at_home(folder)
     if not root.is_dir():

@@ -33,7 +33,7 @@ class Place:
         try:
             return sorted(entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else []
         except OSError as error:
-            raise WeightsError(f"{self.folder}: can't list the folder ({error})") from None
+            raise WeightsError(f"{self.folder}: cannot list the folder ({error})") from None
 
     @property
     def container(self) -> str:
@@ -85,11 +85,11 @@ class Reader(Protocol):
         """Read the weights into a frozen biLM in evaluation mode, on the CPU.
 
         Raises:
-            WeightsError: they are missing, damaged, hostile, or don't fit the options.
+            WeightsError: they are missing, damaged, hostile, or do not fit the options.
         """
 
     def why_no_softmax(self) -> str | None:
-        """Say in one line, with the file's name, why the model can't predict words; None if it has a softmax."""
+        """Say in one line, with the file's name, why the model cannot predict words; None if it has a softmax."""
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
         """Read the softmax over a vocabulary of `n_words` into a frozen module in evaluation mode.
@@ -108,5 +108,5 @@ class MixReader(Protocol):
 
 
 # Looks only at names. Returns None if the place holds no model of this format. Raises WeightsError if it does, but the
-# model can't be read or is one of several.
+# model cannot be read or is one of several.
 Find = Callable[[Place], Reader | None]

@@ -25,7 +25,7 @@ _KNOWN_GLOBALS = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2", 
 OTHER_STORAGES = tuple(
     f"torch {kind}Storage" for kind in ("Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 )
-# Other ways to name or call something. torch.save doesn't use them.
+# Other ways to name or call something. torch.save does not use them.
 _OTHER_CALLS = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, tensors, storages
 _MOST_PICKLED = 2**20  # bytes; a model has about 10 kB without its numbers
@@ -66,7 +66,7 @@ def read(file: File, other_storages: Collection[str] = ()) -> dict[str, Tensor]:
 
 
 def _refuse_unknown(file: BinaryIO, known: Collection[str], source: str) -> None:
-    """Raise a WeightsError if a pickle in the file contains any name that isn't known."""
+    """Raise a WeightsError if a pickle in the file contains any name that is not known."""
     for opcode, argument, _ in _opcodes(file, source):
         if opcode.name in _OTHER_CALLS or (opcode.name == "GLOBAL" and argument not in known):
             what = shown(str(argument).replace(" ", ".")) if opcode.name == "GLOBAL" else f"a call ({opcode.name})"
@@ -96,7 +96,7 @@ def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
             raise WeightsError(f"{source}: torch does not write zip archives like this; damaged or hostile")
         if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLED:
             raise WeightsError(f"{source}: expected one short pickle in this zip archive, as torch.save writes it")
-        if (damaged := archive.testzip()) is not None:  # torch doesn't check the checksums
+        if (damaged := archive.testzip()) is not None:  # torch does not check the checksums
             raise WeightsError(
                 f"{source}: the checksum of {shown(damaged)} in it is wrong; the file is damaged, copy it again"
             )

@@ -204,7 +204,7 @@ class _Source(Protocol):
 
 
 def _uncompressing(file: BinaryIO) -> _Source | None:
-    """Return a reader of a compressed file; None if it isn't compressed."""
+    """Return a reader of a compressed file; None if it is not compressed."""
     first = file.read(6)
     file.seek(0)
     kinds: tuple[Callable[[Any], _Source], ...] = (lambda file: gzip.GzipFile(fileobj=file), bz2.BZ2File, _XZFile)
@@ -215,7 +215,7 @@ def _uncompressing(file: BinaryIO) -> _Source | None:
 
 
 class _XZFile:
-    """Like `lzma.LZMAFile`, which doesn't limit the memory that an archive may ask for."""
+    """Like `lzma.LZMAFile`, which does not limit the memory that an archive may ask for."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._given = file, b""

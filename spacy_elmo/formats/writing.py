@@ -43,7 +43,7 @@ def write(
     The files appear all at once and replace all files of a model that is already there. Other files stay.
 
     Raises:
-        OSError: they can't be written; the old files are still there.
+        OSError: they cannot be written; the old files are still there.
         WeightsError: a value is too large for float16.
     """
     with replacing(Path(directory), LAYOUT) as new:

@@ -157,7 +157,7 @@ class Places:
 
         def traced(*arguments: Any, **settings: Any) -> sqlite3.Connection:
             connection = connect(*arguments, **settings)
-            connection.set_trace_callback(self._hear_statement)  # SQLite's changes to files can't be heard
+            connection.set_trace_callback(self._hear_statement)  # SQLite's changes to files cannot be heard
             return connection
 
         sqlite3.connect = traced
@@ -370,7 +370,7 @@ def write_protect(subject: Subject, place: Path) -> Row:
 
 @contextmanager
 def overlay(place: Path) -> Iterator[Path]:
-    """Return a folder on an overlay file system, which can't exchange folders, as in a container."""
+    """Return a folder on an overlay file system, which cannot exchange folders, as in a container."""
     with _disk(place) as disk:
         for name in ("lower", "upper", "work", "merged"):
             (disk / name).mkdir()

@@ -66,7 +66,7 @@ class Convert(Subject):
 
 
 class Prepare(Subject):
-    """`prepare` into a folder that doesn't exist, or that holds something else."""
+    """`prepare` into a folder that does not exist, or that holds something else."""
 
     kept, ended = {"nothing", "corpus"}, {"corpus"}
 

@@ -297,7 +297,7 @@ def test_a_file_that_may_not_be_read_is_an_error_that_names_it(tensorflow_models
 
 def test_a_folder_or_archive_that_may_not_be_read_is_an_error_that_names_it(whole_model, forbid):
     forbid("model", "iterdir")
-    with pytest.raises(WeightsError, match=r"model: can't list the folder .*Permission denied"):
+    with pytest.raises(WeightsError, match=r"model: cannot list the folder .*Permission denied"):
         load(whole_model)
     path = whole_model.parent / "archive"
     path.touch()

@@ -180,7 +180,7 @@ class Worker:
         status = self._process.wait()
         self._log.seek(0)
         log = self._log.read().splitlines()
-        if status >= 0:  # a case can't cause that
+        if status >= 0:  # a case cannot cause that
             raise RuntimeError("a case could not be made:\n" + "\n".join(log))
         return f"the process died of {signal.Signals(-status).name}: {' | '.join(log[-12:])}"[:1000]
 

@@ -244,7 +244,7 @@ def _attributes(rng: Random, file: h5py.File, name: str) -> None:
 
 
 def _careful(trick: Callable[[Random, h5py.File, str], None]) -> Callable[[Random, h5py.File, str], None]:
-    """Ignore that h5py can't write everything. What was done before stays."""
+    """Ignore that h5py cannot write everything. What was done before stays."""
 
     def do(rng: Random, file: h5py.File, name: str) -> None:
         try:

@@ -3,7 +3,7 @@
 It runs in its own process (`python worker.py KINDS SCRATCH SECONDS`), so that a case may end it. The missing line then
 shows which case it was. A case is lost if the reader
 
-- raises an exception that isn't ours, or one of ours whose message isn't one line of at most 1,000 characters;
+- raises an exception that is not ours, or one of ours whose message is not one line of at most 1,000 characters;
 - takes more than SECONDS of processor time, or too much more memory than before;
 - starts a process, opens a connection, or writes anywhere except to its own temporary files, which it must remove;
 - returns something that the kind knows to be wrong (an AssertionError).
@@ -68,7 +68,7 @@ class Kind(Protocol):
 
         Raises:
             ElmoError: they are refused.
-            AssertionError: something was read that isn't in the file, or can't be saved again.
+            AssertionError: something was read that is not in the file, or cannot be saved again.
         """
 
 
@@ -186,7 +186,7 @@ def _is_writing(arguments: tuple[Any, ...]) -> bool:
 
 @contextlib.contextmanager
 def _limits(seconds: int) -> Iterator[None]:
-    """Limit the time with a signal to Python, and with one that ends the process if Python doesn't get control."""
+    """Limit the time with a signal to Python, and with one that ends the process if Python does not get control."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     end = int(used.ru_utime + used.ru_stime) + 2 * seconds
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

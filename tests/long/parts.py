@@ -1,6 +1,6 @@
 """Run one part of the long runs in its own process: `python parts.py PART SIZE` prints its measurements as JSON.
 
-`PARTS` names them. Each is a function of its size that returns `figures`, and in `wrong` what isn't as it should be.
+`PARTS` names them. Each is a function of its size that returns `figures`, and in `wrong` what is not as it should be.
 """
 
 import ctypes
@@ -161,7 +161,7 @@ def loads(size: int) -> Result:
     """Load and drop a pipeline with a listener.
 
     spaCy's pipelines contain reference cycles of a few hundred KiB each, which wait for the garbage collector. It runs
-    every 20 rounds here, so that only what remains is measured. The biLM, which is most of a pipeline, doesn't need it:
+    every 20 rounds here, so that only what remains is measured. The biLM, most of a pipeline, does not need it:
     see `test_dropped_pipeline_is_freed_without_the_garbage_collector` in tests/pipeline/test_hub.py.
     """
     from tempfile import TemporaryDirectory
@@ -217,7 +217,7 @@ def threads(size: int) -> Result:
 
 
 def shared_zones(size: int) -> Result:
-    """Run eight threads with memory zones of one pipeline, which spaCy can't do. Expect right vectors or our errors."""
+    """Run eight threads with zones of one pipeline, which spaCy cannot do. Expect right vectors or our error."""
     nlp, texts = pipeline(), list(fixed_texts(200))
     expected = [doc._.elmo.copy() for doc in nlp.pipe(texts)]
     wrong: list[str] = []

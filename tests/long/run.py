@@ -3,7 +3,7 @@
     python tests/long/run.py                                  # everything, an hour or two on one core
     python tests/long/run.py --part fixed --size 100000
 
-It prints one table. Each part runs in its own process. A part that is already done with this size isn't repeated: the
+It prints one table. Each part runs in its own process. A part that is already done with this size is not repeated: the
 results are in OUT. The exit status is 1 if something is wrong. Linux only, because it reads /proc.
 """
 

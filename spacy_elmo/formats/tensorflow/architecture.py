@@ -64,5 +64,5 @@ def _shape(shapes: Shapes, name: str, n_dimensions: int, source: str) -> tuple[i
     shape = shapes.get(name, ())
     if len(shape) != n_dimensions or not all(shape):
         found = f"has the shape {list(shape)}" if name in shapes else "is missing"
-        raise OptionsError(f"{source}: {name} {found}, so the architecture can't be read from the variables")
+        raise OptionsError(f"{source}: {name} {found}, so the architecture cannot be read from the variables")
     return shape

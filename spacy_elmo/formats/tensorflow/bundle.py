@@ -45,7 +45,7 @@ class Variable:
     """What the index says about a variable: its type and shape, and where its bytes are.
 
     checksum: masked CRC-32C of the bytes.
-    is_partitioned: whether they are stored in pieces. The index entry doesn't say where.
+    is_partitioned: whether they are stored in pieces. The index entry does not say where.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Bundle:
     variables: by name. TensorFlow 2 saves objects under its own keys; their variables also have their graph names here.
 
     Raises:
-        WeightsError: the index is missing, cut off, damaged, hostile, or of a kind that can't be read.
+        WeightsError: the index is missing, cut off, damaged, hostile, or of a kind that cannot be read.
     """
 
     def __init__(self, index: File) -> None:
@@ -94,7 +94,7 @@ class Bundle:
             raise WeightsError(f"{self.index}: there is no variable {quoted(name)}")
         if variable.is_partitioned:
             raise WeightsError(
-                f"{self.index}: {shown(name)} is partitioned (saved in pieces), which can't be read; save the model "
+                f"{self.index}: {shown(name)} is partitioned (saved in pieces), which cannot be read; save the model "
                 "again without a partitioner"
             )
         if variable.dtype not in _FLOATS:
@@ -117,7 +117,7 @@ class Bundle:
 
     @property
     def n_bytes(self) -> int:
-        """Size of its files. Missing shards don't count."""
+        """Size of its files. Missing shards do not count."""
         files = [self.index, *(self._shard(number) for number in range(self._n_shards))]
         return sum(size_of(file) for file in files if file.is_file())
 
@@ -210,7 +210,7 @@ def _parse_header(reader: Reader, message: memoryview) -> int:
     if not 1 <= n_shards < _MOST_SHARDS:
         raise MalformedError(f"it declares {n_shards:,} shards")
     if header.get(2, 0) != 0:
-        raise MalformedError("it comes from a big-endian machine, which can't be read")
+        raise MalformedError("it comes from a big-endian machine, which cannot be read")
     version = reader.single(as_bytes(header.get(3, memoryview(b""))))
     if as_number(version.get(2, 0)) > 1:
         raise MalformedError("it needs a newer TensorFlow than can be read here")
@@ -225,7 +225,7 @@ def _parse_variable(reader: Reader, name: str, message: memoryview) -> Variable:
     checksum = int.from_bytes(as_bytes(entry.get(6, memoryview(b""))), "little")
     variable = Variable(name, dtype, shape, shard, offset, size, checksum, is_partitioned=7 in entry)
     if dtype in _FLOATS and not variable.is_partitioned and math.prod(shape) * _FLOATS[dtype].itemsize != size:
-        raise MalformedError(f"{name} has {size:,} bytes, which doesn't match shape {list(shape)}")
+        raise MalformedError(f"{name} has {size:,} bytes, which does not match shape {list(shape)}")
     return variable
 
 

@@ -87,6 +87,6 @@ def _refuse_first_format(file: File) -> None:
         with reading(file) as content:
             if table.is_table(content):
                 raise WeightsError(
-                    f"{file}: a checkpoint in TensorFlow's first format (before 0.12), which can't be read; load it "
+                    f"{file}: a checkpoint in TensorFlow's first format (before 0.12), which cannot be read; load it "
                     "with TensorFlow and save it with `tf.train.Saver()`"
                 )

@@ -50,7 +50,7 @@ def _shift(values: Words, n_bits: int) -> Words:
 
 
 def _remainder(chunk: memoryview) -> np.uint32:
-    """Remainder of a chunk from an initial value of zero. Zeros in front don't change it."""
+    """Remainder of a chunk from an initial value of zero. Zeros in front do not change it."""
     n_lanes = 1 << max(0, (len(chunk) - 1) // _LANE).bit_length()
     padded = np.zeros(n_lanes * _LANE, np.uint8)
     padded[len(padded) - len(chunk) :] = np.frombuffer(chunk, np.uint8)

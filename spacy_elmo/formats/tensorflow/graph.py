@@ -57,7 +57,7 @@ def read(file: File, scope: str) -> Facts:
     """Read the facts about the biLM whose variables are in `scope` (with a slash at its end).
 
     Raises:
-        OptionsError: the file is damaged or hostile, has no graph of this biLM, or one that bilm-tf can't have made.
+        OptionsError: the file is damaged or hostile, has no graph of this biLM, or one that bilm-tf cannot have made.
     """
     if size_of(file) > _MOST_BYTES:
         raise OptionsError(f"{file}: {size_of(file):,} bytes are more than any biLM's graph has; refused")

@@ -81,7 +81,7 @@ class TensorFlowModel:
         return bilm_hdf5.assemble(options, vocabulary, parts.card, pairs)
 
     def why_no_softmax(self) -> str | None:
-        """Say that the variables have no softmax, or that there is no vocabulary (training doesn't copy it there)."""
+        """Say that the variables have no softmax, or that there is no vocabulary (training does not copy it there)."""
         if not {self._softmax_weight, _BIAS} <= self._names.keys():
             return f"{self.index}: has no softmax; without one, a model can embed words, but not predict them"
         if self.vocabulary() is None:

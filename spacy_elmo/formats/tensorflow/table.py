@@ -1,6 +1,6 @@
 """Read the entries of a LevelDB table, the format of a TensorFlow checkpoint's index.
 
-The layout is described in LevelDB's doc/table_format.md, but TensorFlow doesn't compress. Each block's checksum is
+The layout is described in LevelDB's doc/table_format.md, but TensorFlow does not compress. Each block's checksum is
 verified before the block is parsed. All entries together are no longer than the table allows.
 """
 
@@ -29,7 +29,7 @@ def entries(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Yield keys, in ascending order, and values.
 
     Raises:
-        MalformedError: it is not a table, is cut off, damaged or compressed, or its keys don't ascend.
+        MalformedError: it is not a table, is cut off, damaged or compressed, or its keys do not ascend.
     """
     if len(table) < _FOOTER or table[-len(_MAGIC) :] != _MAGIC:
         raise MalformedError("it does not end like a table")

@@ -110,7 +110,7 @@ def _places(node: Any) -> Any:
 
 
 def _packed(value: Any) -> bytes:
-    """Pack a value like msgpack. What msgpack can't write is left out."""
+    """Pack a value like msgpack. What msgpack cannot write is left out."""
     try:
         return bytes(srsly.msgpack_dumps(value))
     except Exception:  # a lone surrogate, an integer of more than 64 bits, too deep nesting

@@ -18,7 +18,7 @@ _MOST_TOKENS = 50  # up to which random text has the same vectors in any batch (
 _TOLERANCE = 1e-5
 _WORDS = (
     *("the", "bank", "of", "a", "river", ",", "und", "groß", "Zoë", "l'œuvre", "東京", "กรุงเทพ", "संस्कृत", "עברית"),
-    *("العربية", "😀", "👩\u200d👩\u200d👧", "don't", "U.S.A.", "e.g.", "http://x.y/z?a=b", "1,000.5", "#x", "@y"),
+    *("العربية", "😀", "👩\u200d👩\u200d👧", "do not", "U.S.A.", "e.g.", "http://x.y/z?a=b", "1,000.5", "#x", "@y"),
 )
 _BLOCKS = (
     (0x20, 0x7F),
