@@ -18,7 +18,7 @@ StoredDtype = Literal["float32", "float16", "lossless"]
 
 _MOST_LINKS = 50_000  # A model of a thousand layers has 10,000.
 _DEEPEST = 16  # Nesting of groups. HDF5 looks up each name from the top.
-_MOST_CHUNK = 2**24  # bytes more than the array has.
+_MOST_CHUNK = 2**24  # Bytes of a chunk beyond the size of its array.
 _MOST_RATIO = 100  # Size of all arrays to size of the file, beyond those bytes.
 _MOST_COMPRESSED = 1100  # Deflate's best ratio: if an array takes less space in the file, its values are missing.
 
