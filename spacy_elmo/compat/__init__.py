@@ -1,1 +1,1 @@
-"""Modules with the calls of other libraries."""
+"""Modules with the interfaces of other libraries."""

@@ -1,4 +1,4 @@
-"""Character ids in, learned mixes of the biLM's layers out: the module that AllenNLP calls `Elmo`."""
+"""Learned mixes of the biLM's layers from character ids: the module that AllenNLP calls `Elmo`."""
 
 import math
 import os
@@ -26,20 +26,21 @@ Ids = npt.NDArray[np.integer[Any]]
 
 
 class ElmoOutput(TypedDict):
-    """What `Elmo` gives: a tensor `[batch, timesteps, width]` for each mix, and `[batch, timesteps]` bool."""
+    """What `Elmo` returns: a tensor `[batch, timesteps, width]` per mix, and a bool mask `[batch, timesteps]`."""
 
     elmo_representations: list[Tensor]
     mask: Tensor
 
 
 def batch_to_ids(batch: Iterable[characters.Tokens], max_characters: int = 50) -> Tensor:
-    """Return the character ids of tokenized sentences, `[batch, timesteps, max_characters]` int64, as AllenNLP's
-    function of this name: 0 where there is no token. No sentence borders, which `Elmo` adds itself.
+    """Return the character ids of tokenized sentences, `[batch, timesteps, max_characters]` int64.
 
-    max_characters: what the options of the biLM call `max_characters_per_token`; AllenNLP knows 50 only.
+    Like AllenNLP's function of this name: 0 means no token. There are no sentence borders; `Elmo` adds them.
+
+    max_characters: `max_characters_per_token` in the biLM's options. AllenNLP always uses 50.
 
     Raises:
-        ElmoError: a sentence is a string instead of a list of tokens, or a token is no string.
+        ElmoError: a sentence is a string instead of a list of tokens, or a token is not a string.
     """
     sentences = characters.sentences_of(batch)
     ids = np.zeros((len(sentences), max(map(len, sentences), default=0), max_characters), dtype=np.int64)
@@ -50,26 +51,27 @@ def batch_to_ids(batch: Iterable[characters.Tokens], max_characters: int = 50) -
 
 
 class Elmo(nn.Module):
-    """A biLM and one or more learned mixes of its layers, with the call of AllenNLP's `allennlp.modules.elmo.Elmo`
-    and equal to it, padding included, where that starts from zero state.
+    """A biLM and one or more learned mixes of its layers, with the interface of `allennlp.modules.elmo.Elmo`.
 
-    options_file: options.json; None where it lies beside the weights.
-    weight_file: anything that `spacy_elmo.formats.load` reads; None where `module` is given.
-    num_output_representations: how many mixes.
-    requires_grad: train the biLM, too; a `module` is taken as it is.
-    do_layer_norm: normalize each layer by its mean and variance over the batch, BOS and EOS counted in: the same
-        sentence comes out otherwise in another batch.
-    dropout: of the mixes, in training only.
-    vocab_to_cache: words that `word_inputs` may name by their number; number 0 is padding, whatever the word.
-    keep_sentence_boundaries: give out the positions of BOS and EOS as well.
-    scalar_mix_parameters: weights of all mixes before the softmax, one a layer; with gamma they then stay as they are.
-    module: a biLM that is there already, shared with whoever else holds it, as AllenNLP's `_elmo_lstm` may be.
-    carry_state: let row i of a batch go on where row i of earlier batches ended, as AllenNLP always does; the same
-        sentence then comes out otherwise each time. `state = CarriedState()` starts anew.
+    Its results equal AllenNLP's from zero state, including the padding.
+
+    options_file: options.json; None if it is next to the weights.
+    weight_file: anything that `spacy_elmo.formats.load` reads; None if you pass a `module`.
+    num_output_representations: number of mixes.
+    requires_grad: also train the biLM. It does not apply to a `module`.
+    do_layer_norm: normalize each layer by its mean and variance over the batch, including BOS and EOS. The vectors of a
+        sentence then depend on its batch.
+    dropout: of the mixes, only in training.
+    vocab_to_cache: words that `word_inputs` can name by number. Number 0 is padding, whatever the word.
+    keep_sentence_boundaries: also return the positions of BOS and EOS.
+    scalar_mix_parameters: weights of all mixes before the softmax, one per layer. They and gamma are then not trained.
+    module: a biLM that you already have. It may be shared, like AllenNLP's `_elmo_lstm`.
+    carry_state: row i of a batch continues from row i of earlier batches, as always in AllenNLP. The same sentence then
+        gets different vectors each time. `state = CarriedState()` resets it.
 
     Raises:
-        ElmoError: a setting is out of range, the biLM reads words instead of characters, or it cannot be loaded; there
-            are both files and a `module`, or neither.
+        ElmoError: a setting is out of range, the biLM reads words instead of characters, it cannot be loaded, or you
+            pass both files and a `module`, or neither.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class Elmo(nn.Module):
             raise ElmoError(f"Elmo: dropout is {dropout}, expected 0 to 1")
         self.bilm = _bilm_of(options_file, weight_file, requires_grad, module)
         if not isinstance(self.bilm.embedder, CharacterCNN):
-            what = "knows characters of its own" if self.bilm.lexicons else "reads words"
+            what = "has its own character ids" if self.bilm.lexicons else "reads words"
             raise ElmoError(
                 f"{weight_file or 'module'}: this biLM {what}, not the ids that batch_to_ids makes; use BiLM.encode"
             )
@@ -119,16 +121,16 @@ class Elmo(nn.Module):
         """Run the biLM once and mix its layers.
 
         inputs: `[batch, ..., timesteps, max_characters]` character ids from `batch_to_ids`; tokens first, then padding.
-        word_inputs: `[batch, ..., timesteps]` numbers of words in `vocab_to_cache`, read instead of `inputs` where all
-            of them are in it.
+        word_inputs: `[batch, ..., timesteps]` numbers of words in `vocab_to_cache`. If all of them are in it, they are
+            read instead of `inputs`.
 
         Returns `elmo_representations`, for each mix `[batch, ..., timesteps, width]`, and `mask`
-        `[batch, ..., timesteps]` bool, true where there is a token; with `keep_sentence_boundaries` two timesteps more.
-        Padding is zero, but for what layer normalization makes of it where boundaries are kept (as in AllenNLP).
+        `[batch, ..., timesteps]` bool, true for tokens. With `keep_sentence_boundaries` there are two more timesteps.
+        Padding is zero. The exception is layer normalization with kept boundaries, as in AllenNLP.
 
         Raises:
-            ElmoError: ids have the wrong type, shape or range, there is padding before a token, there are `word_inputs`
-                but no `vocab_to_cache`, or the module is being exported or traced.
+            ElmoError: ids have the wrong type, shape or range; there is padding before a token; there are `word_inputs`
+                but no `vocab_to_cache`; or the module is being exported or traced.
         """
         if torch.compiler.is_compiling():
             raise _cannot_be("exported")
@@ -138,7 +140,7 @@ class Elmo(nn.Module):
         shape = ids.shape[:-2]
         ids = ids.reshape(math.prod(shape), *ids.shape[-2:])
         is_token = _find_tokens(ids)
-        with_borders = functional.pad(is_token, (2, 0), value=True)  # two positions more, wherever the tokens are
+        with_borders = functional.pad(is_token, (2, 0), value=True)  # two more positions, wherever the tokens are
         layers = self._run_bilm(_add_borders(ids, is_token)[with_borders.numpy()], (is_token.sum(1) + 2).tolist())
         mask, with_borders = is_token.to(layers.device), with_borders.to(layers.device)
         padded = layers.new_zeros(len(layers), *with_borders.shape, layers.shape[-1])
@@ -157,46 +159,46 @@ class Elmo(nn.Module):
         """Width of a representation."""
         return self.bilm.options.width
 
-    def __prepare_scriptable__(self) -> NoReturn:  # which torch.jit.script asks of every module (torch/jit/_script.py)
+    def __prepare_scriptable__(self) -> NoReturn:  # torch.jit.script calls it on every module (torch/jit/_script.py)
         raise _cannot_be("scripted")
 
     def _read(self, inputs: Tensor, word_inputs: Tensor | None) -> Ids:
-        """Character ids as an array, those of the words that are given by number included."""
+        """Return the character ids as an array, including those of words given by number."""
         if word_inputs is not None:
             if self._vocabulary is None:
-                raise ElmoError("Elmo: word_inputs name words of vocab_to_cache, but none was given; leave them out")
+                raise ElmoError("Elmo: word_inputs need vocab_to_cache, which was not given; leave word_inputs out")
             words = word_inputs.cpu().numpy()
             if ((words >= 0) & (words < len(self._vocabulary))).all():
                 named: Ids = self._vocabulary[words]
                 return named
         if not isinstance(inputs, Tensor):
             raise ElmoError(
-                f"Elmo: inputs are {type(inputs).__name__}, expected a tensor of character ids; "
-                f"batch_to_ids(sentences, {self._max_characters}) makes it, of sentences that are lists of tokens"
+                f"Elmo: inputs are {type(inputs).__name__}, expected a tensor of character ids; make it with "
+                f"batch_to_ids(sentences, {self._max_characters}), where each sentence is a list of tokens"
             )
         if inputs.dim() < 3 or inputs.shape[-1] != self._max_characters or inputs.dtype.is_floating_point:
             raise ElmoError(
-                f"Elmo: inputs are {inputs.dtype} {list(inputs.shape)}, expected whole numbers [batch, timesteps, "
-                f"{self._max_characters}]; batch_to_ids(sentences, {self._max_characters}) makes them"
+                f"Elmo: inputs are {inputs.dtype} {list(inputs.shape)}, expected integers [batch, timesteps, "
+                f"{self._max_characters}]; make them with batch_to_ids(sentences, {self._max_characters})"
             )
         ids: Ids = inputs.cpu().numpy()
         if ids.size and not 0 <= ids.min() <= ids.max() < characters.N_CHARACTERS:
             raise ElmoError(
-                f"Elmo: inputs hold ids from {ids.min()} to {ids.max()}, expected 0 to {characters.N_CHARACTERS - 1}"
+                f"Elmo: inputs contain ids from {ids.min()} to {ids.max()}, expected 0 to {characters.N_CHARACTERS - 1}"
             )
         return ids
 
     def _run_bilm(self, ids: Ids, lengths: list[int]) -> Tensor:
-        """Layers `[n_layers + 1, n_tokens, width]` of sequences that lie one behind the other.
+        """Return the layers `[n_layers + 1, n_tokens, width]` of concatenated sequences.
 
-        ids: `[n_tokens, max_characters]`, BOS and EOS included; lengths: of the sequences.
+        ids: `[n_tokens, max_characters]`, including BOS and EOS; lengths: of the sequences.
         """
         keep_to_one_thread_after_fork()
         bilm = self.bilm
         if not lengths:
             return next(bilm.parameters()).new_zeros(bilm.options.n_outputs, 0, bilm.options.width)
         is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in bilm.parameters())
-        # Without gradients frozen weights run packed; and autocast would round them, or fail.
+        # Without gradients, frozen weights run packed. Autocast would round them, or fail.
         with torch.set_grad_enabled(is_trained), torch.autocast(bilm.device.type, enabled=False):
             layers: Tensor = bilm(self._embed(ids), Packing.of(lengths), self.state)
         if self.state is not None:
@@ -204,10 +206,10 @@ class Elmo(nn.Module):
         return layers
 
     def _embed(self, ids: Ids) -> Tensor:
-        """Context-insensitive vectors `[n_tokens, projection_dim]`; each distinct word is computed once, and remembered
-        while the weights are frozen.
+        """Return context-insensitive vectors `[n_tokens, projection_dim]`.
 
-        A word is known by a string in which each of its ids is a code point.
+        Each distinct word is computed once, and cached while the weights are frozen. The key of a word is a string in
+        which each of its ids is a code point.
         """
         embedder: Any = self.bilm.embedder
         words = np.ascontiguousarray(ids, dtype=np.uint32).view((np.str_, ids.shape[1]))[:, 0].tolist()
@@ -225,17 +227,17 @@ def _bilm_of(
 ) -> BiLM:
     if module is None:
         if weight_file is None:
-            raise ElmoError("Elmo: weight_file is None; name the weights, or give a biLM as module")
+            raise ElmoError("Elmo: weight_file is None; name the weights, or pass a biLM as module")
         return load(weight_file, options_file).requires_grad_(requires_grad)
     if weight_file is not None or options_file is not None:
-        raise ElmoError("Elmo: there is a module, so options_file and weight_file must be None")
+        raise ElmoError("Elmo: a module was given, so options_file and weight_file must be None")
     if not isinstance(module, BiLM):
-        raise ElmoError(f"Elmo: module is a {type(module).__name__}, expected a BiLM, such as formats.load gives")
+        raise ElmoError(f"Elmo: module is a {type(module).__name__}, expected a BiLM, for example from formats.load")
     return module
 
 
 def _vocabulary_ids(words: Sequence[str], max_characters: int) -> Ids:
-    """Character ids of each word, `[n_words, max_characters]`; those of word 0 are padding."""
+    """Return the character ids of each word, `[n_words, max_characters]`. Word 0 is padding."""
     ids = batch_to_ids([words], max_characters)[0].numpy()
     ids[0] = 0
     return ids
@@ -243,13 +245,13 @@ def _vocabulary_ids(words: Sequence[str], max_characters: int) -> Ids:
 
 def _cannot_be(made: str) -> ElmoError:
     return ElmoError(
-        f"Elmo cannot be {made}: what it does depends on the words of each batch; call it first, and export the layers "
-        "that take its representations"
+        f"Elmo cannot be {made}, because what it computes depends on the words of each batch; call it first, and "
+        "export the layers that take its representations"
     )
 
 
 def _find_tokens(ids: Ids) -> Tensor:
-    """Where there are tokens, `[batch, timesteps]` bool."""
+    """Return where there are tokens, `[batch, timesteps]` bool."""
     is_token = np.asarray((ids != 0).any(axis=2))
     if (is_token[:, 1:] & ~is_token[:, :-1]).any():
         raise ElmoError("Elmo: a sentence has padding (ids that are all 0) before a token; tokens come first")
@@ -257,7 +259,7 @@ def _find_tokens(ids: Ids) -> Tensor:
 
 
 def _add_borders(ids: Ids, is_token: Tensor) -> Ids:
-    """Ids with BOS before and EOS behind the tokens of each sentence, `[batch, timesteps + 2, max_characters]`."""
+    """Put BOS before and EOS after the tokens of each sentence, `[batch, timesteps + 2, max_characters]`."""
     borders = [characters.token_ids(border, ids.shape[2]) for border in (characters.BOS, characters.EOS)]
     begin, end = characters.pad(borders, ids.shape[2])
     bordered = np.zeros((ids.shape[0], ids.shape[1] + 2, ids.shape[2]), dtype=ids.dtype)

@@ -1,11 +1,12 @@
-"""A model of some task that AllenNLP trained in, the ELMo inside it out: `model.tar.gz`, or the same as a folder, with
-`config.json`, `weights.th`, and where its config asked for them copies of the biLM's own files in `fta/`.
+"""Read the ELMo inside a model that AllenNLP trained for some task: `model.tar.gz`, or the same as a folder.
+
+It has `config.json`, `weights.th` and, if its config asks for them, copies of the biLM's own files in `fta/`.
 
 One table (`stored`) says from which tensors of `weights.th` each array of bilm-tf's HDF5 file is made. AllenNLP adds 1
-to the bias of the forget gate when it loads, and saves the sum, in float32. Here 1 is taken off again. Added to what is
-left, it gives the same sum (after fine-tuning, to a rounding of float32), so vectors are AllenNLP's. But where the sum
-was rounded, what is left is not quite the bias that it was made of: it is off by 1.2e-7 at most, for sums below 4. So
-the digest is that of the HDF5 file only where no sum was rounded, or where the weights come from `fta/`.
+to the forget gate's bias when it loads, and saves the sum in float32. Here 1 is subtracted again. Adding 1 to the
+result gives the same sum (after fine-tuning, up to float32 rounding), so the vectors equal AllenNLP's. But if the sum
+was rounded, the result is not exactly the original bias. It is off by at most 1.2e-7 for sums below 4. So the digest
+equals the HDF5 file's only if no sum was rounded, or if the weights come from `fta/`.
 """
 
 import hashlib
@@ -31,12 +32,12 @@ from spacy_elmo.support import strict_json
 from spacy_elmo.support.messages import listed, quoted, reason
 
 FORMAT = "AllenNLP model"
-WEIGHTS = ("weights.th", "best.th")  # in an archive, and in the folder of a training
+WEIGHTS = ("weights.th", "best.th")  # in an archive; in the folder of a training
 CONFIG, OPTIONS, ARCHIVED = "config.json", "options.json", "fta"
 
-_EMBEDDER = "elmo_token_embedder"  # what a config calls the module whose options file need not be named
-_DEFAULT = "elmo_2x4096_512_2048cnn_2xhighway_options.json"  # is then this one
-_CHARACTERS = "_token_embedder._char_embedding_weights"  # what every biLM has, and nothing else
+_EMBEDDER = "elmo_token_embedder"  # the name in a config of the module that need not name its options file
+_DEFAULT = "elmo_2x4096_512_2048cnn_2xhighway_options.json"  # which is then this one
+_CHARACTERS = "_token_embedder._char_embedding_weights"  # every biLM has it, and nothing else does
 
 
 def _published(dim: int, projection_dim: int, n_highway: int) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def _published(dim: int, projection_dim: int, n_highway: int) -> dict[str, Any]:
     }
 
 
-# The options files that AllenNLP published, by their names: configs name them at several addresses, or local copies.
+# The options files that AllenNLP published, by name. Configs name them by several addresses or as local copies.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "elmo_2x1024_128_2048cnn_1xhighway_options.json": _published(1024, 128, 1),
     "elmo_2x2048_256_2048cnn_1xhighway_options.json": _published(2048, 256, 1),
@@ -70,7 +71,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def find(place: Place) -> "AllenNLPModel | None":
-    """See `reader.Find`. A file of weights that is named may be called anything that ends in `.th`."""
+    """See `reader.Find`. A weights file that the user names may have any name that ends in `.th`."""
     if place.file is None:
         name = next((name for name in WEIGHTS if name in place.names), None)
         weights = None if name is None else place.folder / name
@@ -93,8 +94,8 @@ class AllenNLPModel:
         return size_of(self._archived_weights() or self._weights)
 
     def options(self) -> BiLMOptions:
-        """Read the options: of the file that the user names, `options.json`, the one in `fta/`, or else the published
-        ones that the config names."""
+        """Read the options: from the file that the user names, `options.json`, the file in `fta/`, or else the
+        published file that the config names."""
         if self._named_options is not None:
             return BiLMOptions.from_file(self._named_options)
         own = self._folder / OPTIONS
@@ -108,11 +109,11 @@ class AllenNLPModel:
         return beside.read_card(self._folder)
 
     def vocabulary(self) -> None:
-        """`vocabulary/` holds the task's words and labels, not those of a softmax."""
+        """Return None: `vocabulary/` holds the task's words and labels, not those of a softmax."""
         return
 
     def bilm(self, parts: Parts) -> BiLM:
-        """Read the weights, from `fta/` unless they were trained further."""
+        """Read the weights, from `fta/` unless they were fine-tuned."""
         if (archived := self._archived_weights()) is not None:
             tied = self._named_options is None
             return bilm_hdf5.read(archived, parts.options, None, parts.card, check_tie=tied)
@@ -122,7 +123,7 @@ class AllenNLPModel:
         return bilm_hdf5.assemble(parts.options, None, parts.card, _arrays(tensors, wanted, self._weights))
 
     def mixes(self) -> list[list[float]]:
-        """Read the mixes; none where the layers were normalized first, which `layers` cannot say."""
+        """Read the mixes; none if the layers were normalized first, which `layers` cannot express."""
         if any(section.get("do_layer_norm") for section in self._sections):
             return []
         if self._mixes is None:
@@ -130,21 +131,21 @@ class AllenNLPModel:
         return self._mixes or []
 
     def why_no_softmax(self) -> str:
-        """There never is one."""
+        """Say that there never is a softmax."""
         return f"{self._weights}: AllenNLP keeps no softmax; this model can embed words, but not predict them"
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
-        """There is none."""
+        """Raise an error: there is no softmax."""
         raise WeightsError(self.why_no_softmax())
 
     def _archived_weights(self) -> File | None:
-        """Those in `fta/`; None where the config says that they were trained with the task and so are others now."""
+        """Return the weights in `fta/`; None if the config says that they were fine-tuned, so that they differ now."""
         if any(section.get("requires_grad") for section in self._sections):
             return None
         return _only(self._folder, "weight_file")
 
     def _read_tensors(self) -> dict[str, Tensor]:
-        """Tensors of the biLM; the mixes are noted on the way, so that the file is read once."""
+        """Return the biLM's tensors. The mixes are stored on the way, so that the file is read only once."""
         state = state_dict.read(self._weights, state_dict.OTHER_STORAGES)
         prefixes = _find_bilms(state, self._weights)
         elmos = [prefix.removesuffix("_elmo_lstm.") for prefix in prefixes]
@@ -157,26 +158,26 @@ class AllenNLPModel:
             return BiLMOptions.from_dict(PUBLISHED[name], name)
         what = f"names {listed(map(quoted, sorted(named)))}" if named else "names no options file"
         raise OptionsError(
-            f"{self._weights}: cell_clip, proj_clip and activation do not stand in the weights, and {CONFIG} {what}, "
-            f"which is not one file that AllenNLP published; unpack the archive and put that file beside "
+            f"{self._weights}: the weights lack cell_clip, proj_clip and activation. Expected {CONFIG} to name one "
+            f"options file that AllenNLP published, but it {what}. Unpack the archive and put the options file next to "
             f"{self._weights.name} as {OPTIONS}, or name it in Python: open_model(…, options=FILE)"
         )
 
     @cached_property
     def _sections(self) -> list[dict[str, Any]]:
-        """Those of the config that make an ELMo."""
+        """The sections of the config that define an ELMo."""
         file = self._folder / CONFIG
         return _elmo_sections(file) if file.is_file() else []
 
 
 def _only(folder: Folder, kind: str) -> File | None:
-    """The file of `fta/` whose key in the config ends so: any, if there are several and all are equal."""
+    """Return the file in `fta/` whose config key ends in `kind`. If there are several, they must be equal."""
     place = folder / ARCHIVED
     files = [file for file in place.iterdir() if file.name.split(".")[-1] == kind] if place.is_dir() else []
     if len(files) > 1 and len({_hash(file) for file in files}) > 1:
         names = listed(sorted(file.name for file in files))
         raise WeightsError(
-            f"{place}: several ELMos ({names}); copy options and weights of one into a folder of its own"
+            f"{place}: several ELMos ({names}); copy the options and weights of one into a folder of its own"
         )
     return min(files, key=lambda file: file.name, default=None)
 
@@ -199,7 +200,7 @@ def _elmo_sections(file: File) -> list[dict[str, Any]]:
             f"{file}: not valid JSON ({reason(error)}); expected the config of AllenNLP's training"
         ) from None
     found, waiting = [], [config]
-    while waiting:  # a config may be deeper than Python recurses
+    while waiting:  # a config may be nested deeper than Python can recurse
         node = waiting.pop()
         if isinstance(node, dict):
             if "options_file" in node or node.get("type") == _EMBEDDER:
@@ -220,8 +221,8 @@ class Stored:
     """How an array of the HDF5 file is made from tensors.
 
     entry: name and shape of the array.
-    keys: of the tensors, behind the prefix of the biLM.
-    to_file: makes the array of them, in float32 or on torch's device `meta`, where only shapes are.
+    keys: of the tensors, after the biLM's prefix.
+    to_file: makes the array from them, in float32 or on torch's device `meta`, which has only shapes.
     """
 
     entry: bilm_hdf5.Entry
@@ -234,19 +235,19 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _gates_to_file(gates: Tensor) -> Tensor:
-    """Gates i, f, j, o (AllenNLP) to i, j, f, o (TensorFlow)."""
+    """Reorder gates from i, f, j, o (AllenNLP) to i, j, f, o (TensorFlow)."""
     i, f, j, o = gates.chunk(4)
     return torch.cat([i, j, f, o])
 
 
 def _bias_to_file(bias: Tensor) -> Tensor:
-    """The same, and the 1 taken off that AllenNLP has added to the bias of the forget gate."""
+    """Reorder gates the same way, and subtract the 1 that AllenNLP added to the forget gate's bias."""
     i, f, j, o = bias.chunk(4)
     return torch.cat([i, j, f - 1, o])
 
 
-# Name in the HDF5 file, keys of the tensors, change. Row 0 of the characters stands for "no character". A highway is
-# one matrix, transform and carry. AllenNLP carries the input by sigmoid(z), bilm-tf by 1 - sigmoid(z) of its own z.
+# Name in the HDF5 file, keys of the tensors, conversion. Row 0 of the characters means "no character". A highway is one
+# matrix, transform and carry. AllenNLP carries the input by sigmoid(z), bilm-tf by 1 - sigmoid(z) of its own z.
 _CELL, _LAYER = r"RNN_(?P<d>[01])/RNN/MultiRNNCell/Cell(?P<i>\d+)/LSTMCell/", "_elmo_lstm.{d}_layer_{i}."
 _CNN, _HIGHWAY = "_token_embedder.char_conv_{i}.", "_token_embedder._highways._layers.{i}."
 _TABLE: tuple[tuple[str, tuple[str, ...], Callable[..., Tensor]], ...] = (
@@ -268,18 +269,18 @@ _TABLE: tuple[tuple[str, tuple[str, ...], Callable[..., Tensor]], ...] = (
     (f"{_CELL}W_P_0", (f"{_LAYER}state_projection.weight",), Tensor.t),
 )
 _DIRECTIONS = {"0": "forward", "1": "backward"}
-_CACHED = "_word_embedding."  # vectors of words that the character CNN had given, see `vocab_to_cache` of AllenNLP
+_CACHED = "_word_embedding."  # vectors of words computed by the character CNN, see AllenNLP's `vocab_to_cache`
 
 
 def stored(options: BiLMOptions, source: str) -> list[Stored]:
     """Return all arrays of a biLM with these options.
 
     Raises:
-        OptionsError: AllenNLP has no biLM like it.
+        OptionsError: AllenNLP has no such biLM.
     """
     if options.char_cnn is None or not options.lstm.use_skip_connections:
         raise OptionsError(
-            f"{source}: AllenNLP has only biLMs with a character CNN and skip connections, and the options are of "
+            f"{source}: AllenNLP has only biLMs with a character CNN and skip connections, but the options are for "
             "another; do both belong together?"
         )
     return [_stored(entry) for entry in bilm_hdf5.entries(options)]
@@ -295,10 +296,10 @@ def _stored(entry: bilm_hdf5.Entry) -> Stored:
 
 
 def _check(tensors: Mapping[str, Tensor], wanted: list[Stored], file: File) -> None:
-    """Refuse what does not fit the options, before memory is taken for the model."""
+    """Refuse tensors that do not fit the options, before memory is allocated for the model."""
     for array in wanted:
         if missing := [key for key in array.keys if key not in tensors]:
-            raise WeightsError(f"{file}: no tensor {missing[0]!r} of the ELMo, which the options ask for")
+            raise WeightsError(f"{file}: the ELMo has no tensor {missing[0]!r}, which the options expect")
         parts = [tensors[key] for key in array.keys]
         shape = _shape_in_file(array, parts)
         if shape != array.entry.shape or not all(part.is_floating_point() for part in parts):
@@ -309,16 +310,16 @@ def _check(tensors: Mapping[str, Tensor], wanted: list[Stored], file: File) -> N
             )
     used = {key for array in wanted for key in array.keys}
     if surplus := sorted(key for key in tensors if key not in used and not key.startswith(_CACHED)):
-        raise WeightsError(f"{file}: the options leave no place for {listed(surplus)}")
+        raise WeightsError(f"{file}: the options have no place for {listed(surplus)}")
     n_bytes = sum(tensors[key].numel() * tensors[key].element_size() for key in used)
     if n_bytes > size_of(file):
-        raise WeightsError(f"{file}: has {size_of(file):,} bytes, but says that its ELMo has {n_bytes:,}; hostile")
+        raise WeightsError(f"{file}: has {size_of(file):,} bytes, but declares {n_bytes:,} for its ELMo; hostile")
 
 
 def _shape_in_file(array: Stored, parts: list[Tensor]) -> tuple[int, ...] | None:
     try:
         return tuple(array.to_file(*(part.to("meta") for part in parts)).shape)
-    except (RuntimeError, IndexError, ValueError):  # too few dimensions, say
+    except (RuntimeError, IndexError, ValueError):  # for example, too few dimensions
         return None
 
 
@@ -329,18 +330,18 @@ def _arrays(tensors: Mapping[str, Tensor], wanted: list[Stored], file: File) -> 
 
 
 def _find_bilms(state: Mapping[str, Tensor], file: File) -> list[str]:
-    """Prefixes of the biLMs among the tensors, which are all equal."""
+    """Return the prefixes of the biLMs among the tensors. These biLMs must all be equal."""
     prefixes = [key.removesuffix(_CHARACTERS) for key in state if key.endswith(_CHARACTERS)]
     if not prefixes:
         raise WeightsError(
-            f"{file}: no ELMo is in it (no tensor …{_CHARACTERS}): of a model of AllenNLP only its ELMo is read"
+            f"{file}: no ELMo in it (no tensor …{_CHARACTERS}); only the ELMo of an AllenNLP model is read"
         )
     first, *others = ({key: state[prefix + key] for key in _keys_behind(state, prefix)} for prefix in prefixes)
     if not all(_are_equal(first, other) for other in others):
         names = listed(prefix.rstrip(".") or "the top" for prefix in prefixes)
         raise WeightsError(
-            f"{file}: several ELMos that differ ({names}); save the state_dict of one of them by torch.save, and name "
-            "that file (….th)"
+            f"{file}: several ELMos that differ ({names}); save the state_dict of one of them with torch.save, and "
+            "name that file (….th)"
         )
     return prefixes
 
@@ -356,7 +357,7 @@ def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def _read_mixes(state: Mapping[str, Tensor], prefix: str, file: File) -> list[list[float]]:
-    """Mixes of an ELMo, by its prefix: the softmax of their weights, times their gamma."""
+    """Return the mixes of the ELMo with this prefix: the softmax of their weights, times their gamma."""
     found = []
     for number in takewhile(lambda i: f"{prefix}scalar_mix_{i}.gamma" in state, count()):
         mix = f"{prefix}scalar_mix_{number}."

@@ -1,7 +1,7 @@
-"""An archive in, its folders and files out, to be read as those of a disk are: what the NLPL repository publishes.
+"""Read the folders and files of an archive like those on disk. The NLPL repository publishes such archives.
 
-An archive comes from anyone. Its directory is checked before a member is read, the promised sizes are kept to while
-reading, and nothing is ever written under a name that the archive chose. Every refusal is one WeightsError.
+An archive may come from anyone. Its directory is checked before any member is read, and reading stops at the declared
+sizes. Nothing is ever written under a name that the archive chose. Every refusal is one WeightsError.
 """
 
 import io
@@ -25,9 +25,9 @@ _MOST_MEMBERS = 1000
 _LONGEST_NAME = 255  # characters
 _MOST_BYTES = 16 * 2**30  # of all members, unpacked
 _MOST_TEXT = 2**28  # of a member read into memory
-_MOST_OPTIONS = 2**22  # of one of options
+_MOST_OPTIONS = 2**22  # of an options file
 _MOST_DIRECTORY = 2**20  # of the list of members
-_MOST_RATIO = 100  # beyond the first MB: weights hardly compress, text some five times
+_MOST_RATIO = 100  # beyond the first MB: weights hardly compress, text about five times
 _CHUNK = 2**20
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
@@ -36,11 +36,11 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runtim
 class Archive:
     """A zip or tar archive whose directory has been checked.
 
-    kind: "zip archive" or "tar archive"; path: where it lies.
-    sizes: bytes of its files, unpacked, by their names; what macOS adds is left out.
+    kind: "zip archive" or "tar archive"; path: of the archive.
+    sizes: unpacked bytes of its files, by name, without the files that macOS adds.
 
     Raises:
-        WeightsError: the file is no archive, is damaged, or its directory is not one of an honest model.
+        WeightsError: the file is not an archive, is damaged, or has a directory that no real model has.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,18 +68,18 @@ class Archive:
 
     @property
     def top(self) -> "Member":
-        """The folder that holds all it has."""
+        """The folder that contains everything."""
         return Member(self, PurePosixPath())
 
     def names_in(self, folder: PurePosixPath) -> list[str]:
-        """What a folder holds, in order; nothing where there is no such folder."""
+        """Return the sorted names in a folder; empty if there is no such folder."""
         return sorted(self._folders.get(folder.parts, ()))
 
     def unpack(self, name: str, target: BinaryIO) -> None:
-        """Write a file of it to an open one.
+        """Write one of its files into an open file.
 
         Raises:
-            WeightsError: it is damaged, or not of the size that the directory says.
+            WeightsError: it is damaged, or its size differs from the directory.
         """
         done, size = 0, self.sizes[name]
         for chunk in self._chunks(name):
@@ -89,7 +89,7 @@ class Archive:
                 break
         if done != size:
             raise WeightsError(
-                f"{self.path}: {name}: not of the size that the archive's directory says; damaged or hostile"
+                f"{self.path}: {name}: its size differs from the archive's directory; damaged or hostile"
             )
 
     def _chunks(self, name: str) -> Iterator[bytes]:
@@ -97,13 +97,13 @@ class Archive:
             yield from self._content.chunks(self._entries[name])
         except _DAMAGE as error:
             raise WeightsError(
-                f"{self.path}: {name}: cannot be unpacked ({reason(error)}); fetch the archive again?"
+                f"{self.path}: {name}: cannot be unpacked ({reason(error)}); download the archive again?"
             ) from None
 
 
 @dataclass(frozen=True)
 class Member:
-    """A folder or file in an archive, with as much of a Path's face as a reader needs."""
+    """A folder or file in an archive, with the parts of Path's interface that a reader needs."""
 
     archive: Archive
     inner: PurePosixPath
@@ -121,45 +121,45 @@ class Member:
 
     @property
     def stem(self) -> str:
-        """Last part of its name without the ending."""
+        """Last part of its name, without the suffix."""
         return self.inner.stem
 
     @property
     def suffix(self) -> str:
-        """The ending of its name."""
+        """Suffix of its name."""
         return self.inner.suffix
 
     @property
     def parent(self) -> "Member":
-        """The folder it lies in."""
+        """The folder that contains it."""
         return Member(self.archive, self.inner.parent)
 
     @property
     def size(self) -> int:
-        """Bytes of a file, unpacked."""
+        """Size of a file in bytes, unpacked."""
         return self.archive.sizes[str(self.inner)]
 
     def with_name(self, name: str) -> "Member":
-        """The member beside it that has this name; it may not be there."""
+        """Return the member next to it with this name; it may not exist."""
         return Member(self.archive, self.inner.with_name(name))
 
     def iterdir(self) -> Iterator["Member"]:
-        """What a folder holds, in order of names."""
+        """Yield the entries of a folder, sorted by name."""
         return (self / name for name in self.archive.names_in(self.inner))
 
     def is_file(self) -> bool:
-        """Whether it is there, and a file."""
+        """Whether it exists and is a file."""
         return str(self.inner) in self.archive.sizes
 
     def is_dir(self) -> bool:
-        """Whether it is there, and a folder."""
+        """Whether it exists and is a folder."""
         return not self.is_file() and bool(self.archive.names_in(self.inner))
 
     def read_bytes(self) -> bytes:
-        """Content of a file, for text that fits into memory.
+        """Return the content of a file. Use it for text that fits into memory.
 
         Raises:
-            WeightsError: it is damaged, or too long.
+            WeightsError: it is damaged or too long.
         """
         _refuse_long(self, _MOST_TEXT)
         content = io.BytesIO()
@@ -168,7 +168,7 @@ class Member:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """Unpack a file into a nameless temporary one, which is seekable without unpacking again.
+        """Unpack a file into an unnamed temporary file, which can seek without unpacking again.
 
         Raises:
             WeightsError: it is damaged, or the temporary file cannot be written.
@@ -179,8 +179,8 @@ class Member:
                 self.archive.unpack(str(self.inner), file)
             except OSError as error:
                 raise WeightsError(
-                    f"{self}: cannot be unpacked into the temporary directory ({error}); it takes {self.size:,} bytes "
-                    "there (TMPDIR names another), or unpack the archive and name the directory"
+                    f"{self}: cannot be unpacked into the temporary directory ({error}); it needs {self.size:,} bytes "
+                    "there; set TMPDIR to another directory, or unpack the archive and name the directory"
                 ) from None
             file.seek(0)
             yield file
@@ -192,7 +192,7 @@ Folder = Path | Member
 
 @contextmanager
 def opened(file: File | BinaryIO) -> Iterator[Path | BinaryIO]:
-    """What h5py opens: a path as it is, a member unpacked, an open file from its start."""
+    """Yield what h5py can open: a path as it is, a member unpacked, an open file as it is."""
     if isinstance(file, Member):
         with file.open() as unpacked:
             yield unpacked
@@ -201,15 +201,15 @@ def opened(file: File | BinaryIO) -> Iterator[Path | BinaryIO]:
 
 
 def size_of(file: File) -> int:
-    """Bytes of a file, or of a member unpacked."""
+    """Size of a file in bytes; of a member, unpacked."""
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
 def read_whole(file: File, most: int) -> bytes:
-    """Content of a file of at most so many bytes.
+    """Return the content of a file of at most `most` bytes.
 
     Raises:
-        WeightsError: it is not there, cannot be read, or is longer.
+        WeightsError: it is missing, unreadable or longer.
     """
     if not file.is_file():
         raise WeightsError(f"{file}: no such file")
@@ -221,7 +221,7 @@ def read_whole(file: File, most: int) -> bytes:
 
 
 def read_options_of(file: File) -> bytes:
-    """Content of a file of options, undecoded.
+    """Return the content of an options file, undecoded.
 
     Raises:
         OptionsError: see `read_whole`.
@@ -234,10 +234,10 @@ def read_options_of(file: File) -> bytes:
 
 @contextmanager
 def reading(file: File) -> Iterator[BinaryIO]:
-    """Open a file of a disk or an archive.
+    """Open a file on disk or in an archive.
 
     Raises:
-        WeightsError: it is damaged, or cannot be read.
+        WeightsError: it is damaged or unreadable.
     """
     with ExitStack() as stack:
         try:
@@ -257,12 +257,12 @@ def _unreadable(file: File, error: OSError) -> WeightsError:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is, or says it is, a zip or tar archive.
+    """Whether a file is a zip or tar archive, or has the name of one.
 
     Raises:
         WeightsError: it cannot be read.
     """
-    # A name that says enough saves a look into the file; torch writes a `.th` as a zip archive of its own kind.
+    # If the suffix is enough, the file is not opened. torch writes a `.th` as a zip archive of its own kind.
     if path.suffix.lower() in (".zip", ".hdf5", ".th"):
         return path.suffix.lower() == ".zip"
     try:
@@ -281,7 +281,7 @@ class _Zip:
             with _open(path) as file:
                 infos = file.infolist()
         except _DAMAGE as error:
-            raise WeightsError(f"{path}: no zip archive, or a damaged one ({reason(error)})") from None
+            raise WeightsError(f"{path}: not a zip archive, or a damaged one ({reason(error)})") from None
         self.entries = [
             Entry(info.orig_filename, info.file_size, info.header_offset, _is_folder(info), _problem(info))
             for info in infos
@@ -290,18 +290,18 @@ class _Zip:
             raise WeightsError(f"{path}: its members overlap; refused")
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """The content of a member, piece by piece."""
+        """Yield the content of a member in chunks."""
         with _open(self._path) as file, file.open(entry.name) as source:
             while chunk := source.read(_CHUNK):
                 yield chunk
 
 
 class _Cautious(io.BufferedReader):
-    """A file that gives nobody more than a MB at once: zipfile reads a directory of any length in one go."""
+    """A file that never returns more than 1 MB at once: zipfile reads a directory of any length in one go."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MOST_DIRECTORY:
-            raise zipfile.BadZipFile("its directory is longer than that of any model")
+            raise zipfile.BadZipFile("its directory is longer than any model's")
         return super().read(size)
 
 
@@ -332,11 +332,11 @@ def _problem_of_name(entry: Entry) -> str | None:
 
 
 def _is_folder(entry: zipfile.ZipInfo) -> bool:
-    return entry.orig_filename.endswith("/")  # is_dir fails where a null ends the name at once
+    return entry.orig_filename.endswith("/")  # is_dir fails if the name starts with a null
 
 
 def _problem(entry: zipfile.ZipInfo) -> str | None:
-    """What is wrong with a member of a zip archive, by what the directory says of it."""
+    """Return what is wrong with a zip member according to the directory; None if nothing."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"

@@ -1,5 +1,4 @@
-"""A folder in, what lies beside the weights out, whatever their format: the model card, the attribution and the
-vocabulary."""
+"""Read what is next to the weights in any format: the model card, the attribution and the vocabulary."""
 
 import warnings
 from typing import Any
@@ -13,31 +12,32 @@ from spacy_elmo.support.words import read_words
 
 CARD = "model_card.json"
 ATTRIBUTION = "ATTRIBUTION.md"
-ATTRIBUTION_TEXT = "attribution_text"  # its text, in a card in memory
+ATTRIBUTION_TEXT = "attribution_text"  # key of its text in a card in memory
 VOCABULARY = "vocab.txt"
-_MOST_CARD = 2**22  # bytes; of an attribution, too
-_OTHER_VOCABULARIES = ("vocab.txt.gz", "vocab-train.txt")  # packed, and as T-Systems has published it (German)
+_MOST_CARD = 2**22  # bytes; also for an attribution
+_OTHER_VOCABULARIES = ("vocab.txt.gz", "vocab-train.txt")  # compressed; T-Systems' name for it (German)
 
 
 def read_card(folder: Folder) -> dict[str, Any]:
-    """Content of the model card, and as `attribution_text` that of the `ATTRIBUTION.md`, which names at length whom the
-    licence of the weights asks to name. Empty where there is neither; an attribution that is too long to be one is left
-    where it is, with a warning.
+    """Return the content of the model card, with the text of `ATTRIBUTION.md` as `attribution_text`.
+
+    `ATTRIBUTION.md` names everyone whom the weights' licence requires to be named. The result is empty if neither file
+    is there. An attribution that is too long is left out, with a warning.
 
     Raises:
-        WeightsError: the card is not a JSON object, or one that could not be saved again with the model.
+        WeightsError: the card is not a JSON object, or could not be saved again with the model.
     """
     card, attribution = _read_json(folder), folder / ATTRIBUTION
     if attribution.is_file():
         try:
             card[ATTRIBUTION_TEXT] = read_whole(attribution, _MOST_CARD).decode(errors="replace")
         except (OSError, WeightsError) as error:
-            warnings.warn(f"{attribution}: does not go along with the weights ({error})", stacklevel=2)
+            warnings.warn(f"{attribution}: is left out of the model's card ({error})", stacklevel=2)
     return card
 
 
 def split_card(card: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """What goes into `model_card.json`, and what into `ATTRIBUTION.md`, if anything."""
+    """Split a card into the content of `model_card.json` and the text of `ATTRIBUTION.md`, if any."""
     text = card.get(ATTRIBUTION_TEXT)
     if not isinstance(text, str):
         return card, None
@@ -53,7 +53,7 @@ def _read_json(folder: Folder) -> dict[str, Any]:
         card = strict_json.loads(content)
     except ValueError as error:
         raise WeightsError(
-            f"{file}: the model card is not valid JSON ({reason(error)}); mend it, or remove it: a model needs none"
+            f"{file}: the model card is not valid JSON ({reason(error)}); correct it, or remove it: it is optional"
         ) from None
     if not isinstance(card, dict):
         raise WeightsError(f"{file}: the model card is not a JSON object")
@@ -61,7 +61,7 @@ def _read_json(folder: Folder) -> dict[str, Any]:
 
 
 def read_vocabulary(folder: Folder) -> list[str] | None:
-    """Words of the `vocab.txt`, `vocab.txt.gz` or `vocab-train.txt`, one a line; None where there is none.
+    """Read the words of `vocab.txt`, `vocab.txt.gz` or `vocab-train.txt`, one per line; None if there is none.
 
     Raises:
         WeightsError: it is damaged, too long or not UTF-8.
@@ -71,19 +71,20 @@ def read_vocabulary(folder: Folder) -> list[str] | None:
 
 
 def input_words(vocabulary: list[str] | None, folder: Folder, weights: File) -> list[str]:
-    """The vocabulary, as a biLM that reads whole words needs it.
+    """Return the vocabulary if it is fit for a biLM with word input.
 
-    vocabulary: what was read from the folder; weights: which need it.
+    vocabulary: what was read from the folder.
+    weights: the file that needs it.
 
     Raises:
-        WeightsError: there is none, or it lacks the borders or `<UNK>`.
+        WeightsError: there is none, or it lacks the sentence borders or `<UNK>`.
     """
     if vocabulary is None:
-        raise WeightsError(f"{weights}: a biLM without char_cnn reads words and needs a vocab.txt beside it")
+        raise WeightsError(f"{weights}: a biLM without char_cnn reads words and needs a vocab.txt next to it")
     if missing := WordEmbedding.find_missing(vocabulary):
         raise WeightsError(
-            f"{_find_vocabulary(folder)}: {', '.join(missing)} missing; the biLM beside it reads words; "
-            "put the vocab.txt of its training there, which has them"
+            f"{_find_vocabulary(folder)}: {', '.join(missing)} missing; the biLM next to it reads words; "
+            "replace it with the vocab.txt of the biLM's training, which has them"
         )
     return vocabulary
 

@@ -1,15 +1,15 @@
-"""The HDF5 file of weights that bilm-tf and AllenNLP exchange.
+"""The HDF5 weights file that bilm-tf and AllenNLP exchange.
 
-One table (`entries`) says where each array of the file lives in the biLM and how it is turned round; reading
-and writing walk it in opposite directions. Values are never changed: the forget bias, which both originals
-add when they load, stays out of the weights here as it does in the file.
+One table (`entries`) says where each array of the file goes in the biLM and how its layout changes. Reading and writing
+walk the table in opposite directions. Values never change. Both originals add the forget bias when they load; here it
+stays out of the weights, as in the file.
 
-Models of ELMoForManyLangs are kept in the same layout, which bilm-tf does not read: `options.json` is their network
-config, `lexicons.json` is beside it, `char_embed` has a row for each character of the lexicon, `word_embed` one for
-each word, `CNN_proj` and `W_P_0` are always there, and `B` holds the forget bias.
+ELMoForManyLangs models use the same layout, but bilm-tf cannot read them. `options.json` is their network config, with
+`lexicons.json` next to it. `char_embed` has a row for each character of the lexicon, and `word_embed` one for each
+word. `CNN_proj` and `W_P_0` are always there, and `B` includes the forget bias.
 
-What we write carries a hash of the options that it was written with, as an attribute of the file, which the originals
-do not look at. So options of one model beside weights of another are refused, also where all shapes fit.
+Files that we write have an attribute with a hash of their options, which the originals ignore. So options of one model
+next to weights of another are refused, even if all shapes fit.
 """
 
 import hashlib
@@ -46,17 +46,17 @@ from spacy_elmo.formats.hdf5_file import (
 from spacy_elmo.support.messages import listed
 
 TIED_TO = "options_sha256"  # the attribute
-OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets under other names are not ours to judge
+OWN_ROOTS = ("CNN", "RNN", "char_embed", "word_embed")  # datasets with other names are not checked
 
 
 @dataclass(frozen=True)
 class Entry:
     """One array of the file.
 
-    name: its path in the file; others: paths under which older files have it.
-    parameter: our parameter; direction: which row of it, for the LSTMs.
+    name: its path in the file; others: its paths in older files.
+    parameter: our parameter; direction: the row of an LSTM parameter.
     shape: in the file.
-    to_ours, to_file: the change of layout, each the inverse of the other.
+    to_ours, to_file: change the layout; each is the inverse of the other.
     """
 
     name: str
@@ -69,9 +69,10 @@ class Entry:
 
 
 def entries(options: BiLMOptions, n_words: int = 0, lexicons: Lexicons | None = None) -> Iterator[Entry]:
-    """Yield every array that a file with these options holds.
+    """Yield every array of a file with these options.
 
-    n_words: in the vocabulary of a word-input biLM; lexicons: of a model of ELMoForManyLangs.
+    n_words: number of words in the vocabulary of a word-input biLM.
+    lexicons: of an ELMoForManyLangs model.
     """
     lstm, cnn = options.lstm, options.char_cnn
     if options.token_embedder is not None and lexicons is not None:
@@ -95,7 +96,7 @@ def entries(options: BiLMOptions, n_words: int = 0, lexicons: Lexicons | None = 
 
 
 def _cnn_entries(cnn: CharCNNOptions, module: str) -> Iterator[Entry]:
-    """Convolutions and highways."""
+    """Yield the arrays of convolutions and highways."""
     for i, (size, number) in enumerate(cnn.filters):
         shape = (1, size, cnn.embedding_dim, number)
         flat = (size * cnn.embedding_dim, number)
@@ -115,7 +116,7 @@ def _projection_entries(n_in: int, n_out: int) -> Iterator[Entry]:
 
 
 def _token_embedder_entries(options: TokenEmbedderOptions, lexicons: Lexicons, width: int) -> Iterator[Entry]:
-    """Of ELMoForManyLangs: no row is added to its tables, and there is always a projection."""
+    """Yield the arrays of ELMoForManyLangs. Its tables get no extra row, and there is always a projection."""
     if lexicons.words is not None:
         yield Entry("word_embed", "embedder.words.weight", (len(lexicons.words), options.word_dim))
     if options.char_cnn is not None and lexicons.characters is not None:
@@ -128,7 +129,7 @@ def _token_embedder_entries(options: TokenEmbedderOptions, lexicons: Lexicons, w
 def _lstm_entries(options: BiLMOptions, direction: int, layer: int) -> Iterator[Entry]:
     lstm = options.lstm
     cell = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"
-    # bilm-tf dumps a one-layer model without MultiRNNCell, in a form that its own loader does not read
+    # bilm-tf dumps a one-layer model without MultiRNNCell, but its own loader cannot read that.
     single = f"RNN_{direction}/RNN/LSTMCell/" if lstm.n_layers == 1 else None
 
     def entry(name: str, parameter: str, shape: tuple[int, ...], gates: bool = False) -> Entry:
@@ -149,7 +150,7 @@ def _lstm_entries(options: BiLMOptions, direction: int, layer: int) -> Iterator[
 
 
 def _gates_to_ours(array: Array) -> Array:
-    """Gates i, j, f, o along the last axis (TensorFlow) to i, f, o, j (one sigmoid for the first three)."""
+    """Reorder gates on the last axis from i, j, f, o (TensorFlow) to i, f, o, j (one sigmoid for the first three)."""
     i, j, f, o = np.split(array, 4, axis=-1)
     return np.concatenate([i, f, o, j], axis=-1)
 
@@ -160,7 +161,7 @@ def _gates_to_file(array: Array) -> Array:
 
 
 def _add_row(array: Array) -> Array:
-    """Put a zero row in front, for id 0, "no token"."""
+    """Put a row of zeros in front, for id 0, "no token"."""
     return np.concatenate([np.zeros_like(array[:1]), array])
 
 
@@ -182,14 +183,14 @@ def read(
 ) -> BiLM:
     """Read a weights file (float16, float32 or float64) into a frozen biLM in evaluation mode.
 
-    Every array is checked against the options before memory is taken for the model.
+    Every array is checked against the options before memory is allocated for the model.
 
-    check_tie: refuse other options than those it was written with, if it says which; False where the user names them.
+    check_tie: if the file records its options, refuse others. False if the user names the options.
 
     Raises:
-        WeightsError: the file is missing, truncated, no HDF5, holds links to elsewhere, lacks an array, has
-            one too many, one of another shape or type, or one with NaN or infinite values, or was written with other
-            options, other words or another lexicon.
+        WeightsError: the file is missing, truncated, not HDF5, or links to elsewhere; an array is missing, is surplus,
+            has a wrong shape or type, or has NaN or infinite values; or the file was written with other options, words
+            or lexicons.
     """
     source = str(weights) if isinstance(weights, File) else "weights"
     if isinstance(weights, Path) and not weights.is_file():
@@ -215,7 +216,7 @@ def _read_arrays(table: Iterable[tuple[Entry, h5py.Dataset]], source: str) -> It
         yield entry, array
 
 
-@torch.inference_mode(False)  # parameters made in inference mode could never be trained, nor their changes seen
+@torch.inference_mode(False)  # parameters made in inference mode cannot be trained, and changes to them go unseen
 def assemble(
     options: BiLMOptions,
     vocabulary: list[str] | None,
@@ -223,8 +224,10 @@ def assemble(
     arrays: Iterable[tuple[Entry, Array]],
     lexicons: Lexicons | None = None,
 ) -> BiLM:
-    """Put the arrays of all `entries` of these options, float32 in the layout of the file, into a frozen biLM in
-    evaluation mode. One of them is taken at a time."""
+    """Put the arrays of all `entries` of these options into a frozen biLM in evaluation mode.
+
+    arrays: float32, in the layout of the file; taken one at a time.
+    """
     bilm = BiLM(options, vocabulary, card, seed=None, lexicons=lexicons).requires_grad_(False)
     parameters = dict(bilm.named_parameters())
     for entry, array in arrays:
@@ -241,8 +244,8 @@ def _check_tie(file: h5py.File, expected: str, source: str) -> None:
         return
     if found != expected:
         raise WeightsError(
-            f"{source}: written with other options (or, of a biLM that reads words, another vocab.txt) than those "
-            "beside it; restore what belongs to it. If you changed the options on purpose, name them in Python: "
+            f"{source}: written with other options than those next to it (or, for a biLM with word input, with another "
+            "vocab.txt); restore the right file. If you changed the options on purpose, name them in Python: "
             "open_model(MODEL, options=FILE)"
         )
 
@@ -250,11 +253,11 @@ def _check_tie(file: h5py.File, expected: str, source: str) -> None:
 def _refuse_surplus(file: h5py.File, known: set[str], source: str) -> None:
     surplus = sorted(name for name in dataset_names(file, OWN_ROOTS, source) if f"/{name}" not in known)
     if surplus:
-        raise WeightsError(f"{source}: the options leave no place for {listed(surplus)}; do both belong together?")
+        raise WeightsError(f"{source}: the options have no place for {listed(surplus)}; do both belong together?")
 
 
 def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:
-    """Yield name and float32 array of everything the file holds, in its layout and in order of names."""
+    """Yield the name and float32 array of everything in the file, in the file's layout, sorted by name."""
     parameters = dict(bilm.named_parameters())
     n_words = len(bilm.vocabulary) if bilm.vocabulary else 0
     for entry in sorted(entries(bilm.options, n_words, bilm.lexicons), key=lambda entry: entry.name):
@@ -264,15 +267,16 @@ def arrays(bilm: BiLM) -> Iterator[tuple[str, Array]]:
 
 
 def write_weights(bilm: BiLM, file: BinaryIO, dtype: StoredDtype = "float32") -> None:
-    """Write the HDF5 file of weights into an open binary file, array by array."""
+    """Write the HDF5 weights file into an open binary file, one array at a time."""
     write_arrays(lambda: arrays(bilm), file, dtype, {TIED_TO: _tie(bilm.options, bilm.vocabulary, bilm.lexicons)})
 
 
 def digest(bilm: BiLM, rounded: bool = False) -> str:
-    """SHA-256 over the architecture and the float32 arrays in order of names, whatever the file they came from; of a
-    word-input biLM, over its vocabulary too, and of a model of ELMoForManyLangs, over its lexicons.
+    """Return the SHA-256 of the architecture and the float32 arrays sorted by name. It is the same for every container.
 
-    rounded: over the arrays in float16, which a reduced precision does not change.
+    For a word-input biLM it includes the vocabulary, and for an ELMoForManyLangs model the lexicons.
+
+    rounded: use the arrays in float16, which a reduced precision does not change.
     """
     sha = _architecture(bilm.options, bilm.vocabulary, bilm.lexicons)
     for name, array in arrays(bilm):
@@ -283,7 +287,7 @@ def digest(bilm: BiLM, rounded: bool = False) -> str:
 
 
 def _architecture(options: BiLMOptions, vocabulary: list[str] | None, lexicons: Lexicons | None) -> "hashlib._Hash":
-    """SHA-256 over all that decides about vectors but the arrays."""
+    """SHA-256 of everything that determines the vectors, except the arrays."""
     sha = hashlib.sha256()
     architecture = {key: value for key, value in options.to_dict().items() if key not in options.training}
     sha.update(json.dumps(architecture, sort_keys=True).encode())
@@ -295,14 +299,14 @@ def _architecture(options: BiLMOptions, vocabulary: list[str] | None, lexicons: 
 
 
 def _tie(options: BiLMOptions, vocabulary: list[str] | None, lexicons: Lexicons | None) -> str:
-    """What stands in the file: a hash of the options and words as they are read back."""
+    """Return the hash that the file records: of the options and words as they are read back."""
     options = BiLMOptions.from_dict(options.to_dict())
     words = [word.strip() for word in vocabulary] if vocabulary else None
     return _architecture(options, words, lexicons).hexdigest()
 
 
 def to_bytes(bilm: BiLM) -> bytes:
-    """The weights file as bytes, lossless."""
+    """Return the weights file as bytes, lossless."""
     file = io.BytesIO()
     write_weights(bilm, file, "lossless")
     return file.getvalue()

@@ -1,6 +1,8 @@
-"""A model as bilm-tf, AllenNLP, NLPL and this package keep it: `options.json` beside an HDF5 file of weights, and where
-it has them `vocab.txt`, `softmax.hdf5` and `model_card.json`; with `lexicons.json`, a model of ELMoForManyLangs in our
-own form."""
+"""A model as bilm-tf, AllenNLP, NLPL and this package store it: `options.json` next to an HDF5 weights file.
+
+It may also have `vocab.txt`, `softmax.hdf5` and `model_card.json`. With `lexicons.json`, it is an ELMoForManyLangs
+model in our own layout.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,11 @@ from spacy_elmo.formats.reader import Parts, Place
 from spacy_elmo.support.messages import listed
 
 FORMAT = "bilm-tf HDF5"
-MANYLANGS_FORMAT = "ELMoForManyLangs as HDF5"  # what this package keeps such a model as
+MANYLANGS_FORMAT = "ELMoForManyLangs as HDF5"  # how this package stores such a model
 
 
 def find(place: Place) -> "BiLMFiles | None":
-    """See `reader.Find`. A file that is named may be called anything; its content then says what it is."""
+    """See `reader.Find`. A file that the user names may have any name; its content decides."""
     if place.file is None:
         weights = _weights_among(place)
     else:
@@ -57,12 +59,12 @@ class BiLMFiles:
 
     @property
     def folder(self) -> Folder:
-        """Where the weights lie."""
+        """The folder of the weights."""
         return self.weights.parent
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the file of weights."""
+        """Size of the weights file."""
         return size_of(self.weights)
 
     def options(self) -> BiLMOptions:
@@ -73,7 +75,7 @@ class BiLMFiles:
         return BiLMOptions.from_json(read_options_of(file), str(file))
 
     def _options_beside(self) -> File:
-        """options.json, the file named like the weights (AllenNLP), or the only one with options in its name."""
+        """Find options.json, the file named like the weights (AllenNLP), or the only one with options in its name."""
         stem = self.weights.stem
         named = self.folder / (stem.replace("weights", "options") + ".json")
         if "weights" in stem and named.is_file():
@@ -84,7 +86,7 @@ class BiLMFiles:
         others = [file for file in self.folder.iterdir() if "options" in file.name and file.suffix == ".json"]
         if len(others) != 1:
             raise OptionsError(
-                f"{self.weights}: no options.json beside it; put the options file of these weights there"
+                f"{self.weights}: no options.json next to it; put the options file of these weights there"
             )
         return others[0]
 
@@ -108,7 +110,7 @@ class BiLMFiles:
         return bilm_hdf5.read(self.weights, parts.options, words, parts.card, check_tie=tied)
 
     def why_no_softmax(self) -> str | None:
-        """Whether there is no `softmax.hdf5`."""
+        """Say that there is no `softmax.hdf5`; None if there is one."""
         return softmax_hdf5.explain_missing(self.folder / softmax_hdf5.NAME)
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:

@@ -1,9 +1,11 @@
-"""A model as ELMoForManyLangs keeps it: `config.json`, the network config that it names, `char.dic`, `word.dic`,
-`token_embedder.pkl` and `encoder.pkl`. `classifier.pkl`, which no public model has, is left unread.
+"""A model as ELMoForManyLangs stores it.
 
-One table (`stored`) says where each tensor of the two pickles lives in the biLM. The gates of the LSTMs, i, f, g, o in
-the file, are i, f, o, g here; the forget bias stays in the bias, as it is; highways carry the input by `1 - sigmoid(z)`
-there and by `sigmoid(z)` here, so that `z` changes its sign.
+Its files are `config.json`, the network config that it names, `char.dic`, `word.dic`, `token_embedder.pkl` and
+`encoder.pkl`. `classifier.pkl` is not read; no public model has one.
+
+One table (`stored`) says where each tensor of the two pickles goes in the biLM. The LSTM gates i, f, g, o of the file
+are i, f, o, g here. The forget bias stays in the bias. A highway carries its input by `1 - sigmoid(z)` there and by
+`sigmoid(z)` here, so `z` changes its sign.
 """
 
 import math
@@ -30,7 +32,7 @@ FORMAT = "ELMoForManyLangs"
 EMBEDDER, ENCODER = "token_embedder.pkl", "encoder.pkl"
 CONFIG, WORDS, CHARACTERS = "config.json", "word.dic", "char.dic"
 
-# The network config of all public models, which their archives lack, under the two names that the package has it by.
+# The network config of all public models, which their archives lack, and the two names that the package has for it.
 PUBLIC_CONFIGS = ("cnn_50_100_512_4096_sample.json", "cnn_0_100_512_4096_sample.json")
 PUBLIC_CONFIG: dict[str, Any] = {
     "encoder": {"name": "elmo", "projection_dim": 512, "cell_clip": 3, "proj_clip": 3, "dim": 4096, "n_layers": 2},
@@ -47,13 +49,13 @@ PUBLIC_CONFIG: dict[str, Any] = {
     "dropout": 0.1,
 }
 
-_FRAME = 2**20  # bytes of a pickle without its numbers, at most
+_FRAME = 2**20  # most bytes of a pickle without its numbers
 
-Part = tuple[Tensor, float]  # of a parameter, in the layout of the file, and the sign it has there
+Part = tuple[Tensor, float]  # part of a parameter, in the layout of the file, and its sign there
 
 
 def find(place: Place) -> "ManyLangsFiles | None":
-    """See `reader.Find`. One of the two pickles stands for the folder that it lies in."""
+    """See `reader.Find`. Naming one of the two pickles means the folder that contains it."""
     if place.file is None:
         is_here = EMBEDDER in place.names or ENCODER in place.names
     else:
@@ -83,7 +85,7 @@ class ManyLangsFiles:
         return beside.read_card(self.folder)
 
     def vocabulary(self) -> None:
-        """The words that a softmax would predict are not known: there is none."""
+        """Return None: there is no softmax, so its words are unknown."""
         return
 
     def bilm(self, parts: Parts) -> BiLM:
@@ -91,23 +93,24 @@ class ManyLangsFiles:
         return read(self.folder, parts.options, parts.card)
 
     def why_no_softmax(self) -> str:
-        """There never is one."""
+        """Say that there never is a softmax."""
         return (
-            f"{self.folder}: a model of ELMoForManyLangs can embed words, but not predict them: its softmax "
+            f"{self.folder}: an ELMoForManyLangs model can embed words, but not predict them: its softmax "
             "(classifier.pkl) is not read, and no public model has one"
         )
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
-        """There is none."""
+        """Raise an error: there is no softmax."""
         raise WeightsError(self.why_no_softmax())
 
 
 def read_options(folder: Folder) -> BiLMOptions:
-    """Read the network config that `config.json` names: at that place in the folder, in the folder itself, or one of
-    the two that the original has.
+    """Read the network config that `config.json` names.
+
+    It is looked for at that path in the folder, then in the folder itself, then among the two built-in names.
 
     Raises:
-        OptionsError: one of both is missing or wrong, or the network is no biLM.
+        OptionsError: one of the two files is missing or wrong, or the network is not a biLM.
     """
     config = _read_json(folder / CONFIG, "the arguments of a training, which name the network config")
     named = config.get("config_path")
@@ -123,16 +126,16 @@ def read_options(folder: Folder) -> BiLMOptions:
     if path.name in PUBLIC_CONFIGS:
         return BiLMOptions.from_dict(PUBLIC_CONFIG, path.name)
     raise OptionsError(
-        f"{folder / CONFIG}: config_path is {quoted(named)}, and {quoted(path.name)} is not there; copy "
-        "this network config, with which the model was trained, beside it"
+        f"{folder / CONFIG}: config_path is {quoted(named)}, and {quoted(path.name)} is not there; put the "
+        "network config of its training next to it"
     )
 
 
 def read_lexicons(folder: Folder, options: TokenEmbedderOptions) -> Lexicons:
-    """Read the dictionaries that a model with these options needs, each entry checked.
+    """Read the dictionaries that a model with these options needs, and check every entry.
 
     Raises:
-        WeightsError: one is missing, no UTF-8, or not in the form of a dictionary.
+        WeightsError: one is missing, not UTF-8, or not a dictionary.
     """
     return Lexicons(
         read_dictionary(folder / WORDS) if options.word_dim else None,
@@ -141,13 +144,13 @@ def read_lexicons(folder: Folder, options: TokenEmbedderOptions) -> Lexicons:
 
 
 def read_dictionary(file: File) -> list[str]:
-    """Entries in the order of their ids; the file has an entry, a tab and its id in each line, in any order.
+    """Return the entries in the order of their ids. Each line of the file has an entry, a tab and its id, in any order.
 
-    A line that is an id alone is the entry U+3000, as for the original, whose whitespace was stripped.
+    A line with only an id is the entry U+3000, as in the original, which stripped the whitespace.
 
     Raises:
-        WeightsError: the file is missing or no UTF-8, a line has another form, an entry or id is there twice, or ids
-            are not 0 to one less than there are entries.
+        WeightsError: the file is missing or not UTF-8, a line has another form, an entry or id occurs twice, or the ids
+            do not run from 0 to the number of entries minus one.
     """
     try:
         lines = read_whole(file, lexicons_json.MOST_BYTES).decode("utf-8").splitlines()
@@ -167,7 +170,7 @@ def read_dictionary(file: File) -> list[str]:
             )
         if entries[row] is not None or entry in seen:
             twice = f"the id {row}" if entries[row] is not None else f"the entry {quoted(entry)}"
-            raise WeightsError(f"{file}: line {number} has {twice}, which an earlier line has, too")
+            raise WeightsError(f"{file}: line {number} has {twice}, which an earlier line also has")
         seen.add(entry)
         entries[row] = entry
     return [entry for entry in entries if entry is not None]
@@ -178,7 +181,7 @@ class Stored:
     """A tensor of a pickle.
 
     file, key: where it is; shape: in the file.
-    parts: of a biLM's parameters, which it fills one after the other along its first axis.
+    parts: the parts of a biLM's parameters that it fills, one after the other along its first axis.
     """
 
     file: str
@@ -188,7 +191,7 @@ class Stored:
 
 
 def stored(options: BiLMOptions, lexicons: Lexicons) -> Iterator[Stored]:
-    """Yield every tensor that the two pickles hold; `options` are those of a model of ELMoForManyLangs."""
+    """Yield every tensor of the two pickles. options: of an ELMoForManyLangs model."""
     embedder, lstm = options.token_embedder, options.lstm
     assert embedder is not None
     if lexicons.words is not None:
@@ -263,18 +266,18 @@ def _whole(find: Callable[[Any], Tensor]) -> Callable[[Any], list[Part]]:
     return lambda bilm: [(find(bilm), 1)]
 
 
-@torch.inference_mode(False)  # parameters made in inference mode could never be trained, nor their changes seen
+@torch.inference_mode(False)  # parameters made in inference mode cannot be trained, and changes to them go unseen
 @torch.no_grad()
 def read(folder: Folder, options: BiLMOptions, card: dict[str, Any] | None = None) -> BiLM:
     """Read the dictionaries and both pickles into a frozen biLM in evaluation mode.
 
-    Every tensor is checked against the options and dictionaries before memory is taken for the model.
+    Every tensor is checked against the options and dictionaries before memory is allocated for the model.
 
     Raises:
         WeightsError: a file is missing, damaged or hostile, or does not fit the others.
     """
     if options.token_embedder is None:
-        raise OptionsError(f"{folder}: a model of ELMoForManyLangs, and the options are those of another")
+        raise OptionsError(f"{folder}: an ELMoForManyLangs model, but the options belong to another kind of model")
     lexicons = lexicons_json.checked(options, read_lexicons(folder, options.token_embedder), str(folder))
     assert lexicons is not None
     wanted = list(stored(options, lexicons))
@@ -285,19 +288,19 @@ def read(folder: Folder, options: BiLMOptions, card: dict[str, Any] | None = Non
         states[name] = state_dict.read(folder / name)
         _check_tensors(states[name], own, folder / name)
     bilm = BiLM(options, None, card, seed=None, lexicons=lexicons).requires_grad_(False)
-    for tensor in wanted:  # each goes when it is copied, or the model would be here twice
+    for tensor in wanted:  # free each tensor once it is copied, to avoid holding the model twice
         _fill(tensor.parts(bilm), states[tensor.file].pop(tensor.key), f"{folder / tensor.file}: {tensor.key}")
     return bilm.eval()
 
 
 def _check_size(file: File, tensors: Sequence[Stored]) -> None:
-    """Refuse a file that is far from the size that the options and dictionaries ask for, before it is read."""
+    """Refuse a file before it is read if its size is far from what the options and dictionaries require."""
     if not file.is_file():
-        raise WeightsError(f"{file}: no such file; a model of ELMoForManyLangs has {EMBEDDER} and {ENCODER}")
+        raise WeightsError(f"{file}: no such file; an ELMoForManyLangs model has {EMBEDDER} and {ENCODER}")
     found, expected = size_of(file), sum(4 * math.prod(tensor.shape) for tensor in tensors)
     if expected > 2 * found + _FRAME or found > 2 * expected + _FRAME:
         raise WeightsError(
-            f"{file}: {found:,} bytes, the network config and the dictionaries ask for {expected:,}; do they belong "
+            f"{file}: {found:,} bytes, but the network config and the dictionaries expect {expected:,}; do they belong "
             "together?"
         )
 
@@ -306,20 +309,20 @@ def _check_tensors(state: Mapping[str, Tensor], tensors: Sequence[Stored], file:
     for tensor in tensors:
         found = state.get(tensor.key)
         if found is None:
-            raise WeightsError(f"{file}: no tensor {tensor.key!r}, which the network config asks for")
+            raise WeightsError(f"{file}: no tensor {tensor.key!r}, which the network config expects")
         if tuple(found.shape) != tensor.shape or found.dtype != torch.float32:
             kind = str(found.dtype).removeprefix("torch.")
             raise WeightsError(
-                f"{file}: {tensor.key} is {kind} {list(found.shape)}, the network config and the dictionaries ask for "
-                f"float32 {list(tensor.shape)}; do they belong together?"
+                f"{file}: {tensor.key} is {kind} {list(found.shape)}, but the network config and the dictionaries "
+                f"expect float32 {list(tensor.shape)}; do they belong together?"
             )
     if surplus := sorted(set(state) - {tensor.key for tensor in tensors}):
-        raise WeightsError(f"{file}: the network config leaves no place for {listed(surplus)}")
+        raise WeightsError(f"{file}: the network config has no place for {listed(surplus)}")
 
 
 def _fill(parts: Sequence[Part], tensor: Tensor, source: str) -> None:
     if not torch.isfinite(tensor).all():
-        raise WeightsError(f"{source} holds NaN or infinite values; the model is of no use")
+        raise WeightsError(f"{source} contains NaN or infinite values, so the model is unusable")
     for (part, sign), values in zip(parts, tensor.split([len(part) for part, _ in parts]), strict=True):
         part.copy_(values).mul_(sign)
 
@@ -327,7 +330,7 @@ def _fill(parts: Sequence[Part], tensor: Tensor, source: str) -> None:
 def _is_file(file: File) -> bool:
     try:
         return file.is_file()
-    except (OSError, ValueError):  # no name for a file
+    except (OSError, ValueError):  # not a valid file name
         return False
 
 

@@ -1,4 +1,4 @@
-"""Arrays in, an HDF5 file out, also where the disk fills while it is written; and back, whoever made the file."""
+"""Write arrays to an HDF5 file, safely even if the disk becomes full, and read HDF5 files that come from anyone."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,25 +16,25 @@ from spacy_elmo.support.messages import reason, shown
 Array = npt.NDArray[Any]
 StoredDtype = Literal["float32", "float16", "lossless"]
 
-_MOST_LINKS = 50_000  # looked at; a model of a thousand layers has 10,000
-_DEEPEST = 16  # groups within groups; HDF5 looks up each name from the top
-_MOST_CHUNK = 2**24  # bytes beyond those of the array
-_MOST_RATIO = 100  # beyond that, of all arrays to the file
-_MOST_COMPRESSED = 1100  # deflate's best ratio: an array that takes less room in the file is not there
+_MOST_LINKS = 50_000  # A model of a thousand layers has 10,000.
+_DEEPEST = 16  # Nesting of groups. HDF5 looks up each name from the top.
+_MOST_CHUNK = 2**24  # Bytes of a chunk beyond the size of its array.
+_MOST_RATIO = 100  # Size of all arrays to size of the file, beyond those bytes.
+_MOST_COMPRESSED = 1100  # Deflate's best ratio: if an array takes less space in the file, its values are missing.
 
 T = TypeVar("T")
 
 
 class _Forgiving:
-    """A file as HDF5 sees it: nothing it does fails.
+    """A file for HDF5 on which no call fails.
 
-    HDF5 cannot close a file whose last writes fail; the process dies of that. So the first error is kept here, and from
-    then on all goes well, and nowhere.
+    HDF5 cannot close a file whose last writes fail: the process crashes. So the first error is kept here. Later calls
+    succeed and do nothing.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file: Any = file
-        self.error: BaseException | None = None  # of any kind: Ctrl-C too may come within a write
+        self.error: BaseException | None = None  # of any kind: Ctrl-C may also come during a write
 
     def _try(self, otherwise: T, call: Callable[..., T], *args: Any) -> T:
         if self.error is None:
@@ -50,13 +50,13 @@ class _Forgiving:
     def tell(self) -> int:
         return self._try(0, self._file.tell)
 
-    def read(self, size: int = -1) -> bytes:  # h5py knows a file by it, and calls `readinto`
+    def read(self, size: int = -1) -> bytes:  # h5py requires it of a file, but calls `readinto`
         return self._try(b"", self._file.read, size)
 
     def readinto(self, buffer: Any) -> int:
         count = self._try(-1, self._file.readinto, buffer)
         if count < 0:
-            buffer[:] = bytes(len(buffer))  # what it held is not for HDF5
+            buffer[:] = bytes(len(buffer))  # HDF5 must not see the old content
         return len(buffer) if count < 0 else count
 
     def write(self, data: Any) -> int:
@@ -79,26 +79,26 @@ class NewHDF5:
         return name in self._hdf5
 
     def add(self, name: str, data: Any, dtype: Any = None) -> None:
-        """Make a dataset; a slash in its name makes groups."""
+        """Create a dataset. A slash in its name creates groups."""
         self._hdf5.create_dataset(name, data=data, dtype=dtype)
         if self._file.error is not None:
-            raise self._file.error  # at once, not when all is written
+            raise self._file.error  # right away, not after all is written
 
     def note(self, name: str, value: str) -> None:
-        """Set an attribute of the whole file, of ASCII characters, which readers pass over unless they ask for it.
+        """Set an ASCII attribute of the whole file. Readers ignore it unless they ask for it.
 
-        It is stored at its full length: a string of variable length lies in a heap, which libhdf5 may read for ever
-        where it is damaged.
+        It is stored at its full length. A string of variable length is in a heap, and libhdf5 may read a damaged heap
+        forever.
         """
         self._hdf5.attrs[name] = np.bytes_(value.encode("ascii"))
 
 
 @contextmanager
 def new_hdf5(file: BinaryIO) -> Iterator[NewHDF5]:
-    """Write HDF5 into a file open for writing and reading (`w+b`).
+    """Write HDF5 into a file that is open for writing and reading (`w+b`).
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     forgiving = _Forgiving(file)
     try:
@@ -117,8 +117,9 @@ def write_arrays(
     dtype: StoredDtype = "float32",
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write float32 arrays by their names into an open file; `named` yields them, anew each time it is called.
+    """Write float32 arrays by name into an open file.
 
+    named: yields them; it starts again each time it is called.
     notes: attributes of the whole file.
 
     Raises:
@@ -142,10 +143,10 @@ def _fits_float16(array: Array) -> bool:
 
 @contextmanager
 def open_hdf5(file: File | BinaryIO, source: str) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read arrays of weights from; `source` names it in errors.
+    """Open an HDF5 file to read arrays of weights. source: its name in errors.
 
     Raises:
-        WeightsError: it is no HDF5, truncated or damaged; also where that is noticed later, while reading.
+        WeightsError: it is not HDF5, truncated or damaged, even if this only shows while reading.
     """
     with opened(file) as content, naming_damage(source), h5py.File(content, "r") as hdf5:
         yield hdf5
@@ -153,21 +154,21 @@ def open_hdf5(file: File | BinaryIO, source: str) -> Iterator[h5py.File]:
 
 @contextmanager
 def naming_damage(source: str) -> Iterator[None]:
-    """What h5py raises on a damaged file is of many kinds; say which file it was."""
+    """Turn the many kinds of errors that h5py raises for a damaged file into one that names the file."""
     try:
         yield
     except ElmoError:
         raise
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
         raise WeightsError(
-            f"{source}: cannot be read as HDF5 weights; truncated, damaged or of another format ({reason(error)})"
+            f"{source}: cannot be read as HDF5 weights; truncated, damaged or in another format ({reason(error)})"
         ) from None
 
 
 def read_note(file: h5py.File, name: str) -> str | None:
-    """Return what `NewHDF5.note` has set, `""` where it is of another kind, and None where there is nothing.
+    """Return what `NewHDF5.note` set, `""` if it has another type, and None if there is nothing.
 
-    A string of variable length is nothing, for it is not read (see `NewHDF5.note`).
+    A string of variable length counts as nothing, because it is not read (see `NewHDF5.note`).
     """
     if name not in file.attrs:
         return None
@@ -181,38 +182,38 @@ def read_note(file: h5py.File, name: str) -> str | None:
 
 
 def find_dataset(file: h5py.File, names: Sequence[str], shape: tuple[int, ...], source: str) -> h5py.Dataset:
-    """The dataset that has one of these names, checked; its values are not read yet.
+    """Return the dataset that has one of these names, checked. Its values are not read yet.
 
     Raises:
-        WeightsError: there is none, or it is of another shape or type, or lies elsewhere.
+        WeightsError: there is none, or it has another shape or type, or is stored elsewhere.
     """
     for name in names:
         dataset = _walk(file, name, source)
         if dataset is not None:
             break
     else:
-        raise WeightsError(f"{source}: no array {names[0]!r}, which the options ask for; do both belong together?")
+        raise WeightsError(f"{source}: no array {names[0]!r}, which the options expect; do both belong together?")
     if dataset.shape != shape:
         raise WeightsError(
-            f"{source}: {name} has shape {list(dataset.shape or ())}, the options ask for {list(shape)}; "
+            f"{source}: {name} has shape {list(dataset.shape or ())}, but the options expect {list(shape)}; "
             "do both belong together?"
         )
     if dataset.dtype not in (np.float16, np.float32, np.float64):
         raise WeightsError(f"{source}: {name} holds {shown(str(dataset.dtype))}, expected float16, float32 or float64")
     if dataset.chunks and math.prod(dataset.chunks) * dataset.dtype.itemsize > dataset.nbytes + _MOST_CHUNK:
-        raise WeightsError(f"{source}: {name} is stored in pieces much larger than itself; damaged or hostile")
+        raise WeightsError(f"{source}: {name} is stored in chunks much larger than itself; damaged or hostile")
     if not has_values(dataset):
-        raise WeightsError(f"{source}: {name} is declared but its values are not there; the file is damaged")
+        raise WeightsError(f"{source}: {name} is declared, but its values are missing; the file is damaged")
     return dataset
 
 
 def has_values(dataset: h5py.Dataset) -> bool:
-    """Whether the file is large enough to hold what the dataset says it does: any size can be declared."""
+    """Whether the file is large enough to hold what the dataset declares. A file can declare any size."""
     return bool(_stored_bytes(dataset) * _MOST_COMPRESSED >= dataset.nbytes)
 
 
 def refuse_bomb(file: h5py.File, datasets: Iterable[h5py.Dataset], source: str) -> None:
-    """Refuse arrays that take far more memory together than the file is long: weights hardly compress.
+    """Refuse arrays that need far more memory in total than the file's size. Weights hardly compress.
 
     Raises:
         WeightsError: they do.
@@ -223,9 +224,9 @@ def refuse_bomb(file: h5py.File, datasets: Iterable[h5py.Dataset], source: str) 
 
 
 def _stored_bytes(dataset: h5py.Dataset) -> int:
-    """Bytes of its chunks in the file, until they are enough, or more chunks than it can have.
+    """Count the bytes of its chunks in the file, until they are enough or there are more chunks than possible.
 
-    HDF5 would add up all of them: an index of 20 kB that names itself can make that more than anybody waits for.
+    HDF5 would add up all of them. If a 20 kB index names itself, that can take practically forever.
     """
     if dataset.chunks is None or not hasattr(dataset.id, "chunk_iter"):  # HDF5 has it since 1.10.10
         return int(dataset.id.get_storage_size())
@@ -241,34 +242,34 @@ def _stored_bytes(dataset: h5py.Dataset) -> int:
 
 
 def _walk(file: h5py.File, name: str, source: str) -> h5py.Dataset | None:
-    """Follow a path of hard links only, so that a file cannot make us read another one."""
+    """Follow a path over hard links only, so that a file cannot make us read another file."""
     node: Any = file
     for part in name.split("/"):
         link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
         if link is None:
             return None
         if not isinstance(link, h5py.HardLink):
-            raise WeightsError(f"{source}: {name} is a link to elsewhere; weights files hold their arrays themselves")
+            raise WeightsError(f"{source}: {name} is a link to elsewhere; weights files must contain their own arrays")
         node = node[part]
     if not isinstance(node, h5py.Dataset):
         return None
     if node.is_virtual or node.external:
-        raise WeightsError(f"{source}: {name} is stored in another file; weights files hold their arrays themselves")
+        raise WeightsError(f"{source}: {name} is stored in another file; weights files must contain their own arrays")
     return node
 
 
 def dataset_names(file: h5py.File, beginnings: tuple[str, ...], source: str) -> list[str]:
-    """Names of the datasets that hard links lead to and whose names begin so.
+    """Return the names of datasets that start with one of these and are reached by hard links.
 
     Raises:
-        WeightsError: groups lie deeper within each other, or hold more links, than in the file of any model.
+        WeightsError: groups are nested deeper, or hold more links, than in any model's file.
     """
     found, left = list[str](), _MOST_LINKS
 
     def look_into(group: h5py.Group, path: str, depth: int) -> None:
         nonlocal left
         if depth > _DEEPEST:
-            raise WeightsError(f"{source}: groups lie more than {_DEEPEST} deep within each other; damaged or hostile")
+            raise WeightsError(f"{source}: groups are nested more than {_DEEPEST} deep; damaged or hostile")
         names = _link_names(group, left)
         left -= len(names)
         if left <= 0:
@@ -287,7 +288,7 @@ def dataset_names(file: h5py.File, beginnings: tuple[str, ...], source: str) -> 
 
 
 def _link_names(group: h5py.Group, most: int) -> list[bytes]:
-    """Names of so many links of a group, in the order in which they lie there: any other makes a table of all first."""
+    """Return up to `most` link names of a group, in stored order. Any other order first builds a table of all names."""
     names: list[bytes] = []
 
     def take(name: bytes) -> bool | None:
@@ -299,14 +300,14 @@ def _link_names(group: h5py.Group, most: int) -> list[bytes]:
 
 
 def read_array(dataset: h5py.Dataset, source: str) -> Array:
-    """Its values as float32; NaN and infinite ones are an error."""
+    """Return its values as float32. NaN and infinite values are an error."""
     return as_float32(dataset[...], f"{source}: {dataset.name}")
 
 
 def as_float32(array: Array, name: str) -> Array:
-    """An array of floating-point numbers as float32; NaN and infinite ones are an error, which says `name`."""
-    with np.errstate(over="ignore"):  # a float64 too large becomes infinite, and is refused as such
+    """Return an array of floating-point numbers as float32. NaN and infinite values are an error that says `name`."""
+    with np.errstate(over="ignore"):  # a float64 that is too large becomes infinite, and is then refused
         array = array.astype(np.float32, copy=False)
     if not np.isfinite(array).all():
-        raise WeightsError(f"{name} holds NaN or infinite values; the model is of no use")
+        raise WeightsError(f"{name} contains NaN or infinite values, so the model is unusable")
     return array

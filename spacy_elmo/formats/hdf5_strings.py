@@ -1,7 +1,7 @@
-"""A dataset of strings in an HDF5 file in, its first string out, read without libhdf5.
+"""Read the first string of a dataset of strings in an HDF5 file, without libhdf5.
 
-Strings lie in a heap, a row of objects that say how large they are. Where it is damaged, libhdf5 may read the same
-object for ever, or crash; so it is read here (HDF5 File Format Specification 3.0, section III.E "Global Heap").
+Strings are in a heap: a sequence of objects that record their own size. In a damaged heap, libhdf5 may read the same
+object forever, or crash. So it is read here (HDF5 File Format Specification 3.0, section III.E "Global Heap").
 """
 
 import struct
@@ -17,13 +17,13 @@ _OBJECT = struct.Struct("<H6xQ")  # number (0: free space), size of the content
 
 
 def read_first_string(dataset: h5py.Dataset, path: Path) -> bytes:
-    """Return the first string of a dataset of strings, which is stored in one piece.
+    """Return the first string of a dataset of strings that is stored in one piece.
 
     Raises:
-        ElmoError: it is stored in another way, or damaged.
+        ElmoError: it is damaged or stored in another way.
     """
     kind = h5py.check_string_dtype(dataset.dtype)
-    if kind is not None and kind.length is not None:  # all of one length, in no heap
+    if kind is not None and kind.length is not None:  # all of one length, so not in a heap
         return bytes(dataset[0])
     offset = dataset.id.get_offset() if kind is not None else None
     if offset is None or dataset.file.id.get_create_plist().get_sizes() != (8, 8):
@@ -39,7 +39,7 @@ def read_first_string(dataset: h5py.Dataset, path: Path) -> bytes:
                 number, taken = _OBJECT.unpack(file.read(_OBJECT.size))
                 if number == wanted and length <= taken <= size:
                     return file.read(length)
-                if not number:  # free space, which is at the end
+                if not number:  # free space, always at the end
                     break
                 at += _OBJECT.size + (taken + 7) // 8 * 8
                 file.seek(heap + at)

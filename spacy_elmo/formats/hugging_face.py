@@ -1,4 +1,4 @@
-"""`hf:owner/name` in, the files of that repository of the Hugging Face hub out, as they lie in its local cache."""
+"""Find the files of `hf:owner/name`, a repository of the Hugging Face hub, in the hub's local cache."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+(/[\w.
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model in a repository of the hub. revision: a branch, tag or commit."""
+    """A model in a Hugging Face hub repository. revision: a branch, tag or commit."""
 
     repository: str
     revision: str = "main"
@@ -30,7 +30,7 @@ class HubModel:
         """Read `hf:owner/name` or `hf:owner/name@revision`.
 
         Raises:
-            ElmoError: it is something else.
+            ElmoError: the name has another form.
         """
         found = _NAME.fullmatch(name.removeprefix(PREFIX))
         if found is None or ".." in name:
@@ -38,10 +38,10 @@ class HubModel:
         return cls(found["repository"], found["revision"] or "main")
 
     def cached(self) -> Path:
-        """The folder of the local cache that holds the files; nothing is downloaded.
+        """Return the folder of the local cache that holds the files. Nothing is downloaded.
 
         Raises:
-            WeightsError: they are not all there.
+            WeightsError: some files are missing.
             ElmoError: huggingface_hub is not installed.
         """
         hub = import_hub()
@@ -51,12 +51,12 @@ class HubModel:
         return Path(found[0]).parent
 
     def card(self) -> dict[str, Any]:
-        """What a model card says of it, in addition to its own."""
+        """Return facts to add to the model card."""
         return {"name": self.repository}
 
 
 def import_hub() -> Any:
-    """The package huggingface_hub.
+    """Import the package huggingface_hub.
 
     Raises:
         ElmoError: it is not installed.
@@ -65,6 +65,6 @@ def import_hub() -> Any:
         import huggingface_hub
     except ImportError:
         raise ElmoError(
-            f'names that begin with {PREFIX} need the package huggingface_hub: pip install "spacy-elmo[hf]"'
+            f'names that start with {PREFIX} need the package huggingface_hub: pip install "spacy-elmo[hf]"'
         ) from None
     return huggingface_hub

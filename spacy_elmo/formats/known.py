@@ -1,7 +1,7 @@
-"""The public ELMo models by name: where their files are, what is known of them, where a download goes.
+"""The public ELMo models by name: where their files are, what is known about them, and where a download goes.
 
-Addresses are those that the authors published, or that the named source gives: none is guessed. A size, SHA-256 or
-licence is given only where it is certain.
+Addresses come from the authors or from the named source. None is guessed. A size, SHA-256 or licence is given only
+if it is certain.
 """
 
 import os
@@ -16,7 +16,7 @@ CACHE = "SPACY_ELMO_CACHE"  # environment variable: where downloads go
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file to download. size in bytes; size and sha256 None where not known."""
+    """A file to download. size: in bytes. size and sha256 are None if unknown."""
 
     name: str
     url: str
@@ -26,8 +26,12 @@ class KnownFile:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A public model. language: ISO 639-1 code, or ISO 639-3 where there is none; license: as its authors state it;
-    source: the document that gives the addresses. None of each where it is not known."""
+    """A public model. Each of these is None if unknown.
+
+    language: ISO 639-1 code, or ISO 639-3 if there is none.
+    license: as its authors state it.
+    source: the document that gives the addresses.
+    """
 
     name: str
     language: str | None
@@ -38,59 +42,61 @@ class KnownModel:
 
     @property
     def path(self) -> Path:
-        """What to load once it is downloaded: a directory, or the archive in it."""
+        """What to load after the download: a directory, or the archive in it."""
         directory = cache_directory() / self.name
         return directory / self.files[0].name if len(self.files) == 1 else directory
 
     @property
     def is_downloaded(self) -> bool:
-        """Whether all its files are there."""
+        """Whether all files of the model are there."""
         directory = cache_directory() / self.name
         return all((directory / file.name).is_file() for file in self.files)
 
     def card(self) -> dict[str, Any]:
-        """What a model card says of it, in addition to its own."""
+        """Return facts to add to the model card."""
         facts = {key: getattr(self, key) for key in ("name", "language", "description", "license", "source")}
         return {key: value for key, value in facts.items() if value is not None}
 
     def serves(self, language: str) -> bool:
-        """Whether it is for text in that language."""
+        """Whether the model is for text in that language."""
         return self.language is not None and is_same_language(self.language, language)
 
 
 def is_same_language(one: str, other: str) -> bool:
-    """Whether two codes mean the same. Norwegian is Bokmål (nb) and Nynorsk (nn), written apart or not."""
+    """Whether two codes mean the same language. `no` (Norwegian) includes both Bokmål (nb) and Nynorsk (nn)."""
     pair = {one, other}
     return len(pair) == 1 or pair in ({"no", "nb"}, {"no", "nn"})
 
 
 def find(name: str) -> KnownModel | None:
-    """The model that goes by this name, which may be Flair's, `flair:small`; None where there is none."""
+    """Return the model with this name, which may be Flair's (`flair:small`); None if there is none."""
     return KNOWN.get(ALIASES.get(name, name))
 
 
 def find_loosely(name: str) -> KnownModel | None:
-    """The same, for a command that takes nothing but names of models: also Flair's names as they are in Flair, `small`,
-    and the numbers of NLPL's models, `218` or `218.zip`, as simple_elmo is called with them."""
+    """Find a model like `find`, for a command whose arguments are always model names.
+
+    It also accepts Flair's names without the prefix (`small`), and NLPL numbers as in simple_elmo (`218`, `218.zip`).
+    """
     return find(name) or find(f"flair:{name}") or find(f"nlpl-{name.removesuffix('.zip')}")
 
 
 def cache_directory() -> Path:
-    """Where downloads are: what SPACY_ELMO_CACHE says, else the user's cache directory.
+    """Return the directory for downloads: SPACY_ELMO_CACHE, or else your cache directory.
 
     Raises:
-        ElmoError: pooch, which knows the latter, is not installed.
+        ElmoError: pooch, which finds your cache directory, is not installed.
     """
     if chosen := os.environ.get(CACHE):
         return Path(chosen).expanduser()
     try:
         import pooch
     except ImportError:
-        raise ElmoError(f"downloads need pooch: pip install pooch (or say in {CACHE} where they are)") from None
+        raise ElmoError(f"downloads need pooch: pip install pooch (or set {CACHE} to their directory)") from None
     return Path(pooch.os_cache("spacy-elmo"))
 
 
-# Where files lie.
+# Where the files are.
 _ALLENNLP = "https://allennlp.s3.amazonaws.com/models/elmo/"
 _S3 = "https://s3-us-west-2.amazonaws.com/allennlp/models/"  # the same bucket, as other sources write it
 _FLAIR_PT = f"{_S3}elmo/contributed/pt/elmo_pt_"
@@ -101,7 +107,7 @@ _SLOVENIAN = "https://www.clarin.si/repository/xmlui/bitstream/handle/11356/1277
 _SIMPLIFIED_CHINESE = "http://39.96.43.154/zhs.model.tar.bz2"
 _NLPL = "http://vectors.nlpl.eu/repository/"
 
-# AllenNLP's models: their folders, their text.
+# AllenNLP's models: folder names and descriptions.
 _SMALL, _MEDIUM, _ORIGINAL = (
     "2x1024_128_2048cnn_1xhighway",
     "2x2048_256_2048cnn_1xhighway",
@@ -112,7 +118,7 @@ _BILLION = "1 Billion Word Benchmark"
 _WEB = "LSTM 4096/512, Wikipedia and news, 5.5 billion tokens"
 _FREE = "no restrictions imposed (allenai/allennlp#1462)"
 
-# The languages of ELMoForManyLangs in the order of NLPL's numbers, from 136 on.
+# The ELMoForManyLangs languages, in the order of the NLPL numbers, from 136.
 _MANY_LANGUAGES = (
     "ar Arabic, bg Bulgarian, ca Catalan, cs Czech, cu Old Church Slavonic, da Danish, de German, el Greek, "
     "en English, es Spanish, et Estonian, eu Basque, fa Persian, fi Finnish, fr French, ga Irish, gl Galician, "
@@ -127,7 +133,7 @@ _Row = tuple[str, str | None, str, _Files]  # name, language, description, files
 
 
 def _languages() -> list[list[str]]:
-    """Code and name of each."""
+    """Code and name of each language."""
     return [language.split(" ", 1) for language in _MANY_LANGUAGES.split(", ")]
 
 
@@ -311,7 +317,7 @@ _MODELS = (
 
 KNOWN = {model.name: model for model in _MODELS}
 
-# Other names of known models: those of Flair, and those of RusVectores.
+# Other names for known models: Flair's and RusVectores'.
 ALIASES = {
     "flair:small": "allennlp-small",
     "flair:medium": "allennlp-medium",

@@ -1,4 +1,4 @@
-"""`lexicons.json` beside the weights: the words and characters that a model of ELMoForManyLangs knows."""
+"""`lexicons.json` next to the weights: the words and characters that an ELMoForManyLangs model knows."""
 
 import json
 from typing import Any
@@ -11,14 +11,14 @@ from spacy_elmo.support import strict_json
 from spacy_elmo.support.messages import reason
 
 NAME = "lexicons.json"
-MOST_BYTES = 2**25  # some ten times what the largest model has
+MOST_BYTES = 2**25  # about ten times as large as the largest model's
 
 
 def read(file: File) -> Lexicons:
-    """Read the lexicons, not checked against options yet.
+    """Read the lexicons, without checking them against options.
 
     Raises:
-        WeightsError: the file is missing, damaged or of another form.
+        WeightsError: the file is missing, damaged or in another form.
     """
     try:
         return from_dict(strict_json.loads(read_whole(file, MOST_BYTES)), str(file))
@@ -29,10 +29,10 @@ def read(file: File) -> Lexicons:
 
 
 def from_dict(data: Any, source: str) -> Lexicons:
-    """What `to_dict` gave; `source` names it in errors.
+    """Build lexicons from what `to_dict` returned. source: their name in errors.
 
     Raises:
-        WeightsError: it is of another form.
+        WeightsError: the data is in another form.
     """
     parts = [data.get("words"), data.get("characters")] if isinstance(data, dict) else [0, 0]
     for part in parts:
@@ -44,12 +44,12 @@ def from_dict(data: Any, source: str) -> Lexicons:
 
 
 def text_of(lexicons: Lexicons) -> str:
-    """Content of the file."""
+    """Return the content of the file."""
     return json.dumps(to_dict(lexicons), ensure_ascii=False) + "\n"
 
 
 def to_dict(lexicons: Lexicons) -> dict[str, Any]:
-    """`words` and `characters`, lists in the order of their ids, or None."""
+    """Return `words` and `characters`: lists in the order of their ids, or None."""
     words, characters = lexicons.words, lexicons.characters
     return {
         "words": None if words is None else list(words),
@@ -58,10 +58,10 @@ def to_dict(lexicons: Lexicons) -> dict[str, Any]:
 
 
 def checked(options: BiLMOptions, lexicons: Lexicons | None, source: str) -> Lexicons | None:
-    """What a model with these options reads of the lexicons; None where it reads none.
+    """Return the lexicons that a model with these options reads; None if it reads none.
 
     Raises:
-        WeightsError: a lexicon is missing, lacks an entry that every model has, or has one twice.
+        WeightsError: a lexicon is missing, lacks an entry that every model has, or has an entry twice.
     """
     if options.token_embedder is None:
         return None

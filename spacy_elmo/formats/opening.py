@@ -1,4 +1,4 @@
-"""A name or path in, a model out, whose parts are read when they are first asked for."""
+"""Find a model by its name or path. Its parts are read when you first ask for them."""
 
 import os
 import re
@@ -31,7 +31,7 @@ from spacy_elmo.support.messages import listed
 MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
 
-# The first that finds a model of its format opens it.
+# The first format that finds a model opens it.
 FORMATS: tuple[Find, ...] = (bilm_tf.find, elmoformanylangs.find, hub.find, checkpoint.find, allennlp.find)
 
 PathLike = str | os.PathLike[str]
@@ -39,10 +39,12 @@ T = TypeVar("T")
 
 
 class OpenedModel:
-    """A model that was found. Each part is read when it is first asked for, and then kept.
+    """A model that was found. Each part is read when you first ask for it, and then kept.
 
-    name: what it goes by where its card states none; facts: what is known of it beside its card.
-    is_replaced: whether another model has taken its place. A part that is read then may be of either, and is an error.
+    name: the model's name if its card has none.
+    facts: what is known about the model in addition to its card.
+    is_replaced: whether another model has taken its place since. A part read after that could belong to either model,
+        so it is an error.
     """
 
     def __init__(
@@ -55,12 +57,12 @@ class OpenedModel:
 
     @property
     def format(self) -> str:
-        """Name of its format."""
+        """Name of the format."""
         return self._reader.format
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the files of weights."""
+        """Size of the weights files."""
         return self._reader.weights_bytes
 
     @cached_property
@@ -68,13 +70,13 @@ class OpenedModel:
         """The architecture.
 
         Raises:
-            OptionsError: no options are found, or they are wrong.
+            OptionsError: there are no options, or they are wrong.
         """
         return self._read(self._reader.options)
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """Content of the model card, and the facts that it does not state.
+        """Content of the model card, plus known facts that the card lacks.
 
         Raises:
             WeightsError: the card is not a JSON object.
@@ -83,7 +85,7 @@ class OpenedModel:
 
     @cached_property
     def vocabulary(self) -> list[str] | None:
-        """Words in the order of their ids, as the softmax predicts them; None where the model has none.
+        """Words in the order of their ids, as the softmax predicts them; None if the model has none.
 
         Raises:
             WeightsError: the file is damaged, too long or not UTF-8.
@@ -92,12 +94,12 @@ class OpenedModel:
 
     @cached_property
     def digest(self) -> str:
-        """`formats.digest` of the biLM, as it is when first asked for."""
+        """`formats.digest` of the biLM, computed when first asked for."""
         return bilm_hdf5.digest(self.bilm())
 
     @cached_property
     def mixes(self) -> list[list[float]]:
-        """Weights of the layers in each mix that came with the model, as the component's setting `layers` takes them.
+        """Layer weights of each mix that came with the model, as values for the component's setting `layers`.
 
         Raises:
             WeightsError: they are damaged.
@@ -105,7 +107,7 @@ class OpenedModel:
         return self._read(self._reader.mixes) if isinstance(self._reader, MixReader) else []
 
     def bilm(self) -> BiLM:
-        """The biLM, frozen, in evaluation mode on the CPU; the same one at each call.
+        """Return the biLM, frozen, in evaluation mode on the CPU; the same one each time.
 
         Raises:
             OptionsError, WeightsError: a part is missing, damaged, hostile, or does not fit the others.
@@ -115,34 +117,34 @@ class OpenedModel:
         return self._bilm
 
     def read_options(self) -> BiLMOptions:
-        """The earlier spelling of `options`."""
+        """Return `options`. This is the earlier name."""
         return self.options
 
     @property
     def has_softmax(self) -> bool:
-        """Whether it can predict words."""
+        """Whether the model can predict words."""
         return self._reader.why_no_softmax() is None
 
     def softmax(self) -> Softmax:
-        """The softmax over the vocabulary, frozen, in evaluation mode on the CPU; the same one at each call.
+        """Return the softmax over the vocabulary, frozen, in evaluation mode on the CPU; the same one each time.
 
         Raises:
-            WeightsError: the model has none, or has no vocabulary; or it is damaged or of another shape.
+            WeightsError: the model has no softmax or no vocabulary, or the softmax is damaged or has a wrong shape.
         """
         if self._softmax is None:
             if (reason := self._reader.why_no_softmax()) is not None:
                 raise WeightsError(reason)
             if self.vocabulary is None:
                 raise WeightsError(
-                    f"{self.name}: it has a softmax but no vocab.txt, so of which words? "
-                    "Put the vocab.txt of the model beside it"
+                    f"{self.name}: it has a softmax but no vocab.txt, so its words are unknown; "
+                    "put the model's vocab.txt next to it"
                 )
             size = len(self.vocabulary), self.options.lstm.projection_dim
             self._softmax = self._read(lambda: self._reader.softmax(*size))
         return self._softmax
 
     def _read(self, read: Callable[[], T]) -> T:
-        """Read a part. It is of this model, or an error says why not."""
+        """Read a part. If it may belong to another model, raise an error."""
         try:
             found = read()
         except Exception:
@@ -153,7 +155,7 @@ class OpenedModel:
 
     def _check_place(self) -> None:
         if self._is_replaced():
-            raise WeightsError(f"{self.name}: another model has taken its place since it was opened; open it again")
+            raise WeightsError(f"{self.name}: another model has replaced it since it was opened; open it again")
 
 
 ModelFiles = OpenedModel  # its earlier name
@@ -162,16 +164,18 @@ ModelFiles = OpenedModel  # its earlier name
 def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
     """Find a model. Nothing is downloaded, and no part is read yet.
 
-    path: the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `flair:small`, `hf:owner/name`), a
-        directory with an options.json and one weights file, one of ELMoForManyLangs, a checkpoint of bilm-tf (its
-        folder, or the start of its files' names), the folder of a TF-Hub module, that of a model of AllenNLP with an
-        ELMo inside, a zip or tar archive of one of these, or a `.hdf5` file with its options beside it, by its own name
-        or that of its options. A path that exists wins over the name of a downloaded model.
-    options: the options.json (of ELMoForManyLangs, the network config), where it lies elsewhere.
+    path: one of these, where an existing path wins over the name of a downloaded model:
+        - the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `flair:small`, `hf:owner/name`)
+        - a directory with an options.json and one weights file, or with an ELMoForManyLangs model
+        - a bilm-tf checkpoint: its folder, or the prefix of its file names
+        - the folder of a TF-Hub module, or of an AllenNLP model that contains an ELMo
+        - a zip or tar archive of one of these
+        - a `.hdf5` file with its options next to it, or that options file
+    options: the options.json (or ELMoForManyLangs network config), if it is somewhere else.
 
     Raises:
-        WeightsError: there is no such model, it is not downloaded yet, its format is not read, or a directory or
-            archive holds several.
+        WeightsError: there is no such model, it is not downloaded, its format cannot be read, or a directory or archive
+            holds several models.
     """
     root, name, facts = _resolve(path)
     is_folder = _exists(root.is_dir)
@@ -190,9 +194,9 @@ locate = open_model  # its earlier name
 
 
 def load(path: PathLike, options: PathLike | None = None) -> BiLM:
-    """Load a biLM, in evaluation mode on the CPU; arguments and errors as of `open_model` and `OpenedModel.bilm`.
+    """Load a biLM, in evaluation mode on the CPU. For arguments and errors see `open_model` and `OpenedModel.bilm`.
 
-    A model that is replaced meanwhile is read again, so that it is the old one or the new one.
+    If the model is replaced while it is being read, it is read again, so you get the old model or the new one.
     """
     root, _, _ = _resolve(path)
     if not _exists(root.is_dir):
@@ -201,7 +205,7 @@ def load(path: PathLike, options: PathLike | None = None) -> BiLM:
 
 
 def read_softmax(folder: PathLike, projection_dim: int) -> tuple[list[str], Softmax]:
-    """Read the vocabulary and the softmax over it, frozen, from a folder that need not hold the weights.
+    """Read the vocabulary and its softmax, frozen, from a folder. The folder need not hold the weights.
 
     Raises:
         WeightsError: one of the two is missing or damaged, or they do not fit each other or the projection.
@@ -213,19 +217,19 @@ def read_softmax(folder: PathLike, projection_dim: int) -> tuple[list[str], Soft
     def read(place: Path) -> tuple[list[str], Softmax]:
         words = beside.read_vocabulary(place)
         if words is None:
-            raise WeightsError(f"{root}: no {beside.VOCABULARY} there; expected the words of {softmax_hdf5.NAME}")
+            raise WeightsError(f"{root}: it has no {beside.VOCABULARY}; expected the words of {softmax_hdf5.NAME}")
         return words, softmax_hdf5.read(place / softmax_hdf5.NAME, len(words), projection_dim)
 
     return read_whole(root, LAYOUT, read)
 
 
 def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
-    """Where a model lies, what it goes by, and what is known of it."""
+    """Return the model's path, its name, and what is known about it."""
     if not os.fspath(path):
         raise WeightsError(f"the name or path of the weights is empty; {_expected()}")
     if path in _bundled():
         return MODELS / path, str(path), {}
-    if isinstance(path, str) and not _exists(Path(path).exists):  # what exists wins over a name
+    if isinstance(path, str) and not _exists(Path(path).exists):  # an existing path wins over a name
         if path.startswith(hugging_face.PREFIX):
             hub_model = hugging_face.HubModel.parse(path)
             return hub_model.cached(), str(hub_model), hub_model.card()
@@ -238,7 +242,7 @@ def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
 
 
 def _named_by_options(path: Path) -> Path:
-    """The weights whose options file was named: the file that is named alike, or the folder."""
+    """Return the weights that belong to a named options file: the file with the matching name, or the folder."""
     if path.suffix != ".json" or "options" not in path.name:
         return path
     if path.name == "options.json":
@@ -254,7 +258,7 @@ def _bundled() -> list[str]:
 def _expected() -> str:
     return (
         f"expected a bundled name ({', '.join(_bundled())}), a downloaded one (python -m spacy elmo download --list), "
-        "a directory with options.json and weights.hdf5 or one of ELMoForManyLangs, a zip or tar of it, or a .hdf5 file"
+        "a directory (options.json and weights.hdf5, or ELMoForManyLangs), a zip or tar of it, or a .hdf5 file"
     )
 
 
@@ -268,7 +272,7 @@ def _find(root: Path, options: Path | None) -> Reader | None:
         return _first(Place(root.parent, root, options))
     address = re.match(r"\w{2,}:/", str(root))
     raise WeightsError(
-        f"{root}: weights are read from files; download it and its options, and name the file"
+        f"{root}: weights are read only from files; download it and its options, and name the file"
         if address
         else f"{root}: no such weights; {_expected()}"
     )
@@ -277,12 +281,12 @@ def _find(root: Path, options: Path | None) -> Reader | None:
 def _exists(test: Callable[[], bool]) -> bool:
     try:
         return test()
-    except OSError:  # a name too long to be one
+    except OSError:  # the name is too long for a file
         return False
 
 
 def _begins_names(root: Path) -> bool:
-    """Whether files have names that begin so, as those of a TensorFlow checkpoint do."""
+    """Whether there are files whose names start with this one, as in a TensorFlow checkpoint."""
     try:
         return bool(root.name) and any(file.name.startswith(f"{root.name}.") for file in root.parent.iterdir())
     except (OSError, ValueError):
@@ -294,9 +298,10 @@ def _first(place: Place) -> Reader | None:
 
 
 def _find_in_archive(archive: Archive, options: Path | None) -> Reader | None:
-    """Look at its top and in each folder there.
+    """Look for a model at the top of an archive and in each folder there.
 
-    A model at the top owns what is of another format in its folders; of the same format, that is another model.
+    If the top holds a model, models of other formats in its folders belong to it. One of the same format is another
+    model.
     """
     folders = [archive.top, *(member for member in archive.top.iterdir() if member.is_dir())]
     found = [(folder, reader) for folder in folders if (reader := _first(Place(folder, None, options)))]
@@ -309,17 +314,17 @@ def _find_in_archive(archive: Archive, options: Path | None) -> Reader | None:
 
 
 def _refusal(root: Path) -> WeightsError:
-    """What to say of files in which no format finds its own."""
+    """Return the error for files in which no format finds a model."""
     names = _names(root)
     if what := foreign.explain(names):
         return WeightsError(f"{root}: {what}")
     if root.is_file() and not is_archive(root):
-        return WeightsError(f"{root}: no weights of any format that is read; expected HDF5; is it damaged, or cut off?")
+        return WeightsError(f"{root}: not a weights file of a known format; expected HDF5; is it damaged, or cut off?")
     return WeightsError(f"{root}: expected one weights file, weights.hdf5 or another .hdf5; found none")
 
 
 def _names(root: Path) -> list[str]:
-    """Names of the files in a directory or archive, of one file, or of those whose names begin so."""
+    """Names of the files in a directory or archive, of one file, or of the files whose names start with this one."""
     if root.is_dir():
         return [file.name for file in root.iterdir()]
     if not root.is_file():

@@ -1,4 +1,4 @@
-"""What a format has to define, so that `open_model` can open its models."""
+"""What a format must define so that `open_model` can open its models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from spacy_elmo.formats.archive import File, Folder, Member
 
 @dataclass(frozen=True)
 class Place:
-    """Where a model is looked for: a folder on disk or in an archive, and the file in it that was named.
+    """Where to look for a model: a folder on disk or in an archive, and the named file in it.
 
-    file: None where the folder itself was named. It may not be there, as the start of a checkpoint's file names is not.
-    options: a file of options that the user names, for weights that have none beside them or others.
+    file: None if the folder itself was named. The file need not exist: it may be the prefix of a checkpoint's files.
+    options: an options file that the user names, instead of the one next to the weights.
     """
 
     folder: Folder
@@ -29,20 +29,20 @@ class Place:
 
     @cached_property
     def names(self) -> list[str]:
-        """What lies in the folder, in order."""
+        """Sorted names of the folder's entries."""
         try:
             return sorted(entry.name for entry in self.folder.iterdir()) if self.folder.is_dir() else []
         except OSError as error:
-            raise WeightsError(f"{self.folder}: cannot be looked into ({error})") from None
+            raise WeightsError(f"{self.folder}: cannot list the folder ({error})") from None
 
     @property
     def container(self) -> str:
-        """What to add to the name of a format."""
+        """Text to append to the name of a format."""
         return f" in a {self.folder.archive.kind}" if isinstance(self.folder, Member) else ""
 
 
 class Parts(Protocol):
-    """What is known of a model before its weights are read. Each part is read when it is first asked for, then kept."""
+    """What is known about a model before its weights are read. Each part is read on first use, then kept."""
 
     @property
     def options(self) -> BiLMOptions:
@@ -50,23 +50,23 @@ class Parts(Protocol):
 
     @property
     def card(self) -> dict[str, Any]:
-        """What its authors say of it: name, license, language, description."""
+        """What the authors say about the model: name, license, language, description."""
 
     @property
     def vocabulary(self) -> list[str] | None:
-        """The words that its softmax predicts, or that a biLM without characters reads, in the order of their ids."""
+        """The words that the softmax predicts, or that a biLM without characters reads, in the order of their ids."""
 
 
 class Reader(Protocol):
-    """Reads the parts of one model from its files, each anew at each call. Nothing is read before."""
+    """Reads the parts of one model from its files. Each call reads the files again; nothing is read before a call."""
 
     @property
     def format(self) -> str:
-        """Its name, to show."""
+        """Name of the format, for display."""
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the files of weights."""
+        """Size of the weights files."""
 
     def options(self) -> BiLMOptions:
         """Read the architecture.
@@ -76,10 +76,10 @@ class Reader(Protocol):
         """
 
     def card(self) -> dict[str, Any]:
-        """Read the model card; empty where there is none."""
+        """Read the model card; empty if there is none."""
 
     def vocabulary(self) -> list[str] | None:
-        """Read the words; None where there are none."""
+        """Read the words; None if there are none."""
 
     def bilm(self, parts: Parts) -> BiLM:
         """Read the weights into a frozen biLM in evaluation mode, on the CPU.
@@ -89,24 +89,24 @@ class Reader(Protocol):
         """
 
     def why_no_softmax(self) -> str | None:
-        """Say in one line, which names the file, why the model cannot predict words; None where it has a softmax."""
+        """Say in one line, with the file's name, why the model cannot predict words; None if it has a softmax."""
 
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
         """Read the softmax over a vocabulary of `n_words` into a frozen module in evaluation mode.
 
         Raises:
-            WeightsError: it is damaged or of another shape.
+            WeightsError: it is damaged or has a wrong shape.
         """
 
 
 @runtime_checkable
 class MixReader(Protocol):
-    """What a format defines beside that, if its models may come with mixes of their layers, learned with some task."""
+    """What a format defines in addition if its models may come with layer mixes learned on a task."""
 
     def mixes(self) -> list[list[float]]:
-        """Read the weights of each mix, one for each layer, gamma multiplied in; empty where there are none."""
+        """Read the weights of each mix, one per layer, multiplied by gamma; empty if there are none."""
 
 
-# Looks at names only. None: the model that lies there, if any, is of another format. It raises WeightsError where the
-# model is of its format, but cannot be read or is one of several.
+# Looks only at names. Returns None if the place holds no model of this format. Raises WeightsError if it does, but the
+# model cannot be read or is one of several.
 Find = Callable[[Place], Reader | None]

@@ -1,4 +1,4 @@
-"""`softmax.hdf5` beside the weights: the language model's output layer, in bilm-tf's names."""
+"""`softmax.hdf5` next to the weights: the language model's output layer, with bilm-tf's names."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,18 +26,19 @@ _WEIGHT, _BIAS = "softmax/W", "softmax/b"
 
 
 def explain_missing(path: File) -> str | None:
-    """Say that there is no such file, and what that means; None where there is one."""
+    """Say that the file is missing and what that means; None if it is there."""
     if path.is_file():
         return None
     return f"{path}: no such file; without it and vocab.txt a model can embed words, but not predict them"
 
 
 def read(path: File, n_words: int, projection_dim: int) -> Softmax:
-    """Read the output layer for a vocabulary of `n_words` into a frozen module, for which memory is taken when the file
-    has been checked.
+    """Read the output layer for a vocabulary of `n_words` into a frozen module.
+
+    The file is checked before memory is allocated for the module.
 
     Raises:
-        WeightsError: the file is missing, damaged, of another shape, or holds NaN or infinite values.
+        WeightsError: the file is missing or damaged, has another shape, or contains NaN or infinite values.
     """
     if (reason := explain_missing(path)) is not None:
         raise WeightsError(reason)
@@ -55,7 +56,7 @@ def read(path: File, n_words: int, projection_dim: int) -> Softmax:
 
 
 def write(softmax: Softmax, path: Path, dtype: StoredDtype = "float32") -> None:
-    """Write the output layer; the file appears whole or not at all. dtype: see `formats.write`."""
+    """Write the output layer. The file appears complete or not at all. dtype: see `formats.write`."""
 
     def arrays() -> Iterator[tuple[str, Array]]:
         for name, parameter in _named(softmax):

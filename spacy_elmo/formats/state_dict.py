@@ -1,7 +1,7 @@
-"""A file that `torch.save` wrote of a network's `state_dict` in, its tensors by name out.
+"""Read the tensors of a network's `state_dict` that `torch.save` wrote, by name.
 
-Such a file is a pickle, and a pickle can call anything. So what it names is looked at before torch reads it, and torch
-reads it with `weights_only=True`; nothing that it holds is executed.
+Such a file is a pickle, and a pickle can call anything. So every name in it is checked before torch reads it, and torch
+reads it with `weights_only=True`. Nothing in it is executed.
 """
 
 import io
@@ -19,26 +19,26 @@ from spacy_elmo.errors import WeightsError
 from spacy_elmo.formats.archive import File, reading, size_of
 from spacy_elmo.support.messages import reason, shown
 
-# What the pickle of a state_dict of float32 tensors is made of.
+# The names in the pickle of a state_dict with float32 tensors.
 _KNOWN_GLOBALS = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch FloatStorage")
-# What other tensors need beside it.
+# The names that other tensors need in addition.
 OTHER_STORAGES = tuple(
     f"torch {kind}Storage" for kind in ("Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 )
-# Other ways to name or call something; torch.save makes no use of them.
+# Other ways to name or call something. torch.save does not use them.
 _OTHER_CALLS = ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID")
 _LEGACY_PICKLES = 5  # magic number, protocol, system, tensors, storages
-_MOST_PICKLED = 2**20  # bytes; without the numbers, a model has some 10 kB
-_MOST_MEMBERS, _MOST_DIRECTORY = 10_000, 2**22  # of the zip archive that torch writes, and bytes
+_MOST_PICKLED = 2**20  # bytes; a model has about 10 kB without its numbers
+_MOST_MEMBERS, _MOST_DIRECTORY = 10_000, 2**22  # members and directory bytes of the zip archive that torch writes
 
 
 def read(file: File, other_storages: Collection[str] = ()) -> dict[str, Tensor]:
-    """Return the tensors of a file, on the CPU wherever they were saved.
+    """Return the tensors of a file, on the CPU, wherever they were saved.
 
-    other_storages: of `OTHER_STORAGES`, those that are allowed beside float32.
+    other_storages: those of `OTHER_STORAGES` that are allowed in addition to float32.
 
     Raises:
-        WeightsError: the file is missing, truncated or no such file, or it holds anything but such tensors by name.
+        WeightsError: the file is missing, truncated or of another kind, or it holds anything except tensors by name.
     """
     if not file.is_file():
         raise WeightsError(f"{file}: no such file")
@@ -49,30 +49,30 @@ def read(file: File, other_storages: Collection[str] = ()) -> dict[str, Tensor]:
             state = torch.load(content, map_location="cpu", weights_only=True)
         except WeightsError:
             raise
-        except Exception as error:  # torch's own are of many kinds
+        except Exception as error:  # torch raises many kinds
             raise WeightsError(
-                f"{file}: cannot be read as a state_dict of torch; truncated, damaged or of another format "
+                f"{file}: cannot be read as a torch state_dict; truncated, damaged or in another format "
                 f"({reason(error)})"
             ) from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise WeightsError(f"{file}: holds no tensors by name, so it is no state_dict of torch")
+        raise WeightsError(f"{file}: is not a torch state_dict, which holds tensors by name")
     size = size_of(file)
     for name, tensor in state.items():
-        if (n_bytes := tensor.numel() * tensor.element_size()) > size:  # one number may stand for all of them
+        if (n_bytes := tensor.numel() * tensor.element_size()) > size:  # one stored number may stand for all of them
             raise WeightsError(
-                f"{file}: has {size:,} bytes, but says that {shown(str(name))} has {n_bytes:,}; damaged or hostile"
+                f"{file}: has {size:,} bytes, but declares {n_bytes:,} for {shown(str(name))}; damaged or hostile"
             )
     return {str(name): tensor for name, tensor in state.items()}
 
 
 def _refuse_unknown(file: BinaryIO, known: Collection[str], source: str) -> None:
-    """Raise a WeightsError where a pickle in the file names anything but what is known."""
+    """Raise a WeightsError if a pickle in the file contains any name that is not known."""
     for opcode, argument, _ in _opcodes(file, source):
         if opcode.name in _OTHER_CALLS or (opcode.name == "GLOBAL" and argument not in known):
             what = shown(str(argument).replace(" ", ".")) if opcode.name == "GLOBAL" else f"a call ({opcode.name})"
             raise WeightsError(
-                f"{source}: this pickle holds {what}, and weights hold tensors alone; it may be hostile, and was not "
-                "loaded"
+                f"{source}: this pickle contains {what}, but weights contain only tensors; it may be hostile, and was "
+                "not loaded"
             )
 
 
@@ -86,17 +86,17 @@ def _opcodes(file: BinaryIO, source: str) -> "itertools.chain[tuple[pickletools.
 
 
 def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
-    """The one pickle in the zip archive that torch writes since 1.6; what it stores there is not compressed."""
+    """Return the one pickle in the zip archive that torch has written since 1.6. Torch stores it uncompressed."""
     with zipfile.ZipFile(_Cautious(file)) as archive:
         entries = archive.infolist()
         pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
         total = sum(entry.file_size for entry in entries)
         is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if len(entries) > _MOST_MEMBERS or is_compressed or total > file.seek(0, os.SEEK_END):
-            raise WeightsError(f"{source}: torch writes no zip archive like this; damaged or hostile")
+            raise WeightsError(f"{source}: torch does not write zip archives like this; damaged or hostile")
         if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLED:
             raise WeightsError(f"{source}: expected one short pickle in this zip archive, as torch.save writes it")
-        if (damaged := archive.testzip()) is not None:  # torch does not look at the checksums
+        if (damaged := archive.testzip()) is not None:  # torch does not check the checksums
             raise WeightsError(
                 f"{source}: the checksum of {shown(damaged)} in it is wrong; the file is damaged, copy it again"
             )
@@ -104,7 +104,7 @@ def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
 
 
 class _Cautious:
-    """A file that gives nobody more than some MB at once: zipfile reads a directory of any length in one go."""
+    """A file that never returns more than a few MB at once: zipfile reads a directory of any length in one go."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -113,5 +113,5 @@ class _Cautious:
     def read(self, size: int = -1) -> bytes:
         content = self._file.read(min(size, _MOST_DIRECTORY + 1) if size >= 0 else _MOST_DIRECTORY + 1)
         if len(content) > _MOST_DIRECTORY:
-            raise zipfile.BadZipFile("its directory is longer than that of any model")
+            raise zipfile.BadZipFile("its directory is longer than any model's")
         return content

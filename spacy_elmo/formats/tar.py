@@ -1,7 +1,7 @@
-"""A tar archive in, its members out: plain, or compressed by gzip, bzip2 or xz.
+"""Read the members of a tar archive: plain, or compressed with gzip, bzip2 or xz.
 
-Its headers are read here, and not by Python's `tarfile`, which follows links, recurses, and on some versions does not
-come to an end on a hostile archive. A compressed one is unpacked once into a nameless temporary file.
+The headers are read here instead of by Python's `tarfile`. That follows links, recurses, and on some versions never
+finishes on a hostile archive. A compressed archive is unpacked once, into an unnamed temporary file.
 """
 
 import bz2
@@ -20,9 +20,9 @@ from spacy_elmo.errors import WeightsError
 
 _BLOCK = 512
 _CHUNK = 2**20
-_MOST_HEADER = 2**16  # bytes of a name, or of what else is said of a member
-_MOST_HEADERS, _MOST_SAID = 10_000, 1000  # of an archive, and facts of one member in headers of their own
-_MOST_MEMORY = 2**28  # of xz, whose archives may ask for gigabytes
+_MOST_HEADER = 2**16  # bytes of a name or of other facts about a member
+_MOST_HEADERS, _MOST_SAID = 10_000, 1000  # headers of an archive, and facts about one member in headers of their own
+_MOST_MEMORY = 2**28  # for xz, whose archives may ask for gigabytes
 _ENDINGS = (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _SIGNATURES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _FILES, _FOLDER = (b"0", b"\0", b"7"), b"5"
@@ -32,9 +32,9 @@ _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says of a member.
+    """What a header says about a member.
 
-    start: where its content stands; problem: what is wrong with it, None where nothing is.
+    start: offset of its content; problem: what is wrong with it, or None.
     """
 
     name: str
@@ -47,11 +47,12 @@ class Entry:
 class Tar:
     """A tar archive whose headers have been read.
 
-    most_bytes, most_ratio: how large it may become unpacked, and how many times as large as it is; most_members: how
-        many members it may have.
+    most_bytes: its maximum size, unpacked.
+    most_ratio: its maximum unpacked size, as a multiple of its own size.
+    most_members: its maximum number of members.
 
     Raises:
-        WeightsError: it is no tar archive, is damaged, grows too large, or holds too much.
+        WeightsError: it is not a tar archive, is damaged, grows too large, or has too many members.
     """
 
     def __init__(self, path: Path, most_bytes: int, most_ratio: int, most_members: int) -> None:
@@ -67,12 +68,12 @@ class Tar:
             if len(self.entries) > most_members:
                 raise WeightsError(f"{path}: more than {most_members:,} members, a model has a few; refused")
             if entry.problem is not None:
-                break  # it will be refused; what follows a sparse one stands elsewhere
+                break  # it will be refused; after a sparse member, offsets differ
         if not self.entries:
-            raise WeightsError(f"{path}: no tar archive, or an empty one")
+            raise WeightsError(f"{path}: not a tar archive, or an empty one")
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """The content of a member, piece by piece."""
+        """Yield the content of a member in chunks."""
         for start in range(0, entry.size, _CHUNK):
             yield self._read(entry.start + start, min(_CHUNK, entry.size - start))
 
@@ -82,7 +83,7 @@ class Tar:
             return self._file.read(size)
 
     def _open(self, most_bytes: int, most_ratio: int) -> tuple[BinaryIO, int]:
-        """The archive, uncompressed, and how many bytes it has."""
+        """Return the archive, uncompressed, and its size in bytes."""
         file: BinaryIO = self._path.open("rb")
         size = file.seek(0, 2)
         file.seek(0)
@@ -97,7 +98,7 @@ class Tar:
         while position + _BLOCK <= self._size:
             left -= 1
             if left < 0 or len(said) > _MOST_SAID:
-                raise WeightsError(f"{self._path}: says more of its members than there is to say; refused")
+                raise WeightsError(f"{self._path}: declares more about its members than any model needs; refused")
             header = _Header.of(self._read(position, _BLOCK), self._path)
             if header is None:
                 return
@@ -106,7 +107,7 @@ class Tar:
             content = 0 if header.kind == _FOLDER else size
             position = start + content + -content % _BLOCK
             if start + content > self._size:
-                raise WeightsError(f"{self._path}: ends inside of a member; cut off?")
+                raise WeightsError(f"{self._path}: ends inside a member; cut off?")
             if header.kind in (b"x", b"g", b"L", b"K"):
                 said |= self._read_more(header.kind, start, size)
                 continue
@@ -115,15 +116,15 @@ class Tar:
             said = {}
 
     def _read_more(self, kind: bytes, start: int, size: int) -> Mapping[str, str]:
-        """What is said of the next member in a member of its own."""
+        """Return what a header of its own says about the next member."""
         if size > _MOST_HEADER:
-            raise WeightsError(f"{self._path}: says {size:,} bytes of a member, which is more than there is to say")
+            raise WeightsError(f"{self._path}: declares {size:,} bytes about a member, too many for a model; refused")
         content = self._read(start, size)
         if kind in (b"L", b"K"):
             return {"path": _text(content)} if kind == b"L" else {}
         records = dict(_records(content, self._path))
         if kind == b"g" and records.keys() & {"path", "size"}:
-            raise WeightsError(f"{self._path}: gives one name or size to all of its members; refused")
+            raise WeightsError(f"{self._path}: gives all its members one name or size; refused")
         return records
 
 
@@ -135,13 +136,13 @@ class _Header:
 
     @classmethod
     def of(cls, block: bytes, path: Path) -> "_Header | None":
-        """None for a block of zeros, which ends an archive."""
+        """Parse a header; None for a block of zeros, which ends an archive."""
         if not any(block):
             return None
         sums = sum(block[:148]) + sum(block[156:]) + 8 * ord(" ")
-        signed = sums - 256 * sum(byte > 127 for byte in block[:148] + block[156:])  # as some old programs add
+        signed = sums - 256 * sum(byte > 127 for byte in block[:148] + block[156:])  # as some old programs compute it
         if _octal(block[148:156], path) not in (sums, signed):
-            raise WeightsError(f"{path}: no tar archive, or a damaged one (the sum of a header is wrong)")
+            raise WeightsError(f"{path}: not a tar archive, or a damaged one (the checksum of a header is wrong)")
         name = _text(block[:100])
         if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
             name = f"{prefix}/{name}"
@@ -149,7 +150,7 @@ class _Header:
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is, or says it is, a tar archive, or is compressed as one may be."""
+    """Whether a file is a tar archive, has the name of one, or is compressed as one may be."""
     if path.name.lower().endswith(_ENDINGS):
         return True
     with path.open("rb") as file:
@@ -159,19 +160,19 @@ def is_tar(path: Path) -> bool:
 
 def _problem(kind: bytes, said: Mapping[str, str]) -> str | None:
     if kind == b"S" or any(key.startswith("GNU.sparse") for key in said):
-        return "is sparse: its content is not all there"
+        return "is sparse: part of its content is missing"
     if kind in _LINKS_AND_DEVICES:
         return "is a link or a device"
-    return None if kind in (*_FILES, _FOLDER) else "is of a kind that no model has"
+    return None if kind in (*_FILES, _FOLDER) else "is of a type that no model has"
 
 
 def _records(content: bytes, path: Path) -> Iterator[tuple[str, str]]:
-    """Records of POSIX: a length in bytes, a space, key, `=`, value, line feed."""
+    """Parse POSIX records: a length in bytes, a space, a key, `=`, a value, a line feed."""
     content, start = content.rstrip(b"\0"), 0
     while start < len(content):
         length, space, _ = content[start : start + 6].partition(b" ")
         if not (space and length.isdigit() and len(length) + 1 < int(length) <= len(content) - start):
-            raise WeightsError(f"{path}: a damaged tar archive (what it says of a member has no length)")
+            raise WeightsError(f"{path}: a damaged tar archive (a fact about a member has no length)")
         record = content[start + len(length) + 1 : start + int(length)]
         key, _, value = record.removesuffix(b"\n").partition(b"=")
         yield _text(key), _text(value)
@@ -179,12 +180,12 @@ def _records(content: bytes, path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _octal(field: bytes, path: Path) -> int:
-    """A number in octal digits, or, where the first bit is set, in bytes."""
+    """Parse a number in octal digits, or in binary if the first bit is set."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
     if not all(byte in b"01234567" for byte in digits):
-        raise WeightsError(f"{path}: no tar archive, or a damaged one (a number of a header is none)")
+        raise WeightsError(f"{path}: not a tar archive, or a damaged one (a header lacks a number)")
     return int(digits or b"0", 8)
 
 
@@ -203,7 +204,7 @@ class _Source(Protocol):
 
 
 def _uncompressing(file: BinaryIO) -> _Source | None:
-    """What reads a compressed file; None where it is not compressed."""
+    """Return a reader of a compressed file; None if it is not compressed."""
     first = file.read(6)
     file.seek(0)
     kinds: tuple[Callable[[Any], _Source], ...] = (lambda file: gzip.GzipFile(fileobj=file), bz2.BZ2File, _XZFile)
@@ -214,7 +215,7 @@ def _uncompressing(file: BinaryIO) -> _Source | None:
 
 
 class _XZFile:
-    """As `lzma.LZMAFile`, which does not limit the memory that an archive may ask for."""
+    """Like `lzma.LZMAFile`, which does not limit the memory that an archive may ask for."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._given = file, b""
@@ -222,7 +223,7 @@ class _XZFile:
 
     def read(self, size: int, /) -> bytes:
         while True:
-            if self._decompressor.eof:  # another stream may follow, behind zeros
+            if self._decompressor.eof:  # another stream may follow after zeros
                 rest = (self._decompressor.unused_data or self._file.read(_CHUNK)).lstrip(b"\0")
                 if not rest and not (rest := self._file.read(_CHUNK).lstrip(b"\0")):
                     return b""
@@ -238,9 +239,9 @@ class _XZFile:
 
 
 def _unpack(source: _Source, path: Path, most: int) -> tuple[BinaryIO, int]:
-    """Unpack into a nameless temporary file; return it and its size."""
+    """Unpack into an unnamed temporary file; return the file and its size."""
     try:
-        target = tempfile.TemporaryFile()  # noqa: SIM115 (it is given out)
+        target = tempfile.TemporaryFile()  # noqa: SIM115 (it is returned)
     except OSError as error:
         raise _no_room(path, error) from None
     done = 0
@@ -263,11 +264,11 @@ def _read_chunk(source: _Source, path: Path) -> bytes:
     try:
         return source.read(_CHUNK)
     except _DAMAGE as error:
-        raise WeightsError(f"{path}: cannot be unpacked ({error}); cut off or damaged, fetch it again?") from None
+        raise WeightsError(f"{path}: cannot be unpacked ({error}); cut off or damaged, download it again?") from None
 
 
 def _no_room(path: Path, error: OSError) -> WeightsError:
     return WeightsError(
-        f"{path}: cannot be unpacked into the temporary directory ({error}; TMPDIR names another); or unpack the "
-        "archive and name the directory"
+        f"{path}: cannot be unpacked into the temporary directory ({error}); set TMPDIR to another directory, or "
+        "unpack the archive and name the directory"
     )

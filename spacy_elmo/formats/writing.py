@@ -1,4 +1,4 @@
-"""A model in, a folder in our layout out, of which all appears at once; `bilm_tf.py` reads it."""
+"""Write a model as a folder in our layout. All files appear at once. `bilm_tf.py` reads it."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.support.files import replacing, write_text, write_whole
 from spacy_elmo.support.words import text_of
 
-# What a folder of ours may hold; the packed vocabulary is there only so that another model's does not stay.
+# What a folder of ours may hold. The compressed vocabulary is listed so that another model's is removed.
 WEIGHTS = "weights.hdf5"
 LAYOUT = (
     WEIGHTS,
@@ -32,17 +32,18 @@ def write(
     vocabulary: Sequence[str] | None = None,
     softmax: Softmax | None = None,
 ) -> None:
-    """Write `options.json`, `weights.hdf5` and, where the model has them, `model_card.json`, `ATTRIBUTION.md`,
-    `vocab.txt`, `softmax.hdf5` and `lexicons.json`.
+    """Write `options.json` and `weights.hdf5`, and the other files that the model has.
 
-    dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" takes float16
-        where that keeps every value, else float32.
-    vocabulary, softmax: what predicts words, where the model can. A biLM that reads words brings its own vocabulary.
+    These are `model_card.json`, `ATTRIBUTION.md`, `vocab.txt`, `softmax.hdf5` and `lexicons.json`.
 
-    The files appear all at once, in the place of all files of a model that is there; others stay.
+    dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" uses float16 if that keeps
+        every value, otherwise float32.
+    vocabulary, softmax: what predicts words, if the model can. A biLM with word input has its own vocabulary.
+
+    The files appear all at once and replace all files of a model that is already there. Other files stay.
 
     Raises:
-        OSError: they cannot be written; what was there is still there.
+        OSError: they cannot be written; the old files are still there.
         WeightsError: a value is too large for float16.
     """
     with replacing(Path(directory), LAYOUT) as new:
@@ -56,7 +57,7 @@ def write_files(
     vocabulary: Sequence[str] | None = None,
     softmax: Softmax | None = None,
 ) -> None:
-    """The same, one by one, into a folder that nobody reads yet (see `replacing`)."""
+    """Write the same files one by one into a folder that nobody reads yet (see `replacing`)."""
     write_whole(directory / WEIGHTS, lambda file: bilm_hdf5.write_weights(bilm, file, dtype))
     write_texts(bilm, directory)
     if vocabulary is not None:
@@ -66,7 +67,7 @@ def write_files(
 
 
 def write_texts(bilm: BiLM, directory: Path) -> None:
-    """Of these files, what lies beside the weights."""
+    """Write only the files next to the weights."""
     write_text(directory / "options.json", json.dumps(bilm.options.to_dict(), indent=1) + "\n")
     facts, attribution = beside.split_card(bilm.card)
     card = json.dumps(facts, indent=1, ensure_ascii=False) + "\n" if facts else None
@@ -75,6 +76,6 @@ def write_texts(bilm: BiLM, directory: Path) -> None:
     texts = {beside.CARD: card, beside.ATTRIBUTION: attribution, beside.VOCABULARY: words, lexicons_json.NAME: lexicons}
     for name, text in texts.items():
         if text is None:
-            (directory / name).unlink(missing_ok=True)  # another model's
+            (directory / name).unlink(missing_ok=True)  # it belongs to another model
         else:
             write_text(directory / name, text)

@@ -99,5 +99,6 @@ def test_embed_takes_words_only(bilm, words):
 
 @pytest.mark.parametrize("inputs", [["hi"], [["hi"]], "hi", None])
 def test_elmo_asks_for_ids(bilm, inputs):
-    with pytest.raises(ElmoError, match=r"expected a tensor of character ids; batch_to_ids\(sentences, 50\)"):
+    message = r"expected a tensor of character ids; make it with batch_to_ids\(sentences, 50\)"
+    with pytest.raises(ElmoError, match=message):
         Elmo(None, None, 1, module=bilm)(inputs)

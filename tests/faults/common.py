@@ -1,4 +1,4 @@
-"""What subjects share: small models that only checks tell apart, and what tells them apart."""
+"""What subjects share: small models that only checks can tell apart, and those checks."""
 
 import hashlib
 from pathlib import Path
@@ -11,15 +11,15 @@ WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
 
 
 class Subject:
-    """What most of them share."""
+    """Base class of most subjects."""
 
     kept, ended = {"old", "new"}, {"new"}
 
     def between(self, folder: Path) -> None:
-        """Nothing happens between the fault and the next run."""
+        """Do nothing between the fault and the next run."""
 
     def write_among_others(self, folder: Path, turn: int) -> None:
-        """Write for the so many-th time, while others write and read: the same again."""
+        """Write the same again, while others write and read. turn: counts these calls."""
         self.write(folder)
 
     def write(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class Subject:
 
 
 def write_model(folder: Path, cell_clip: float, seed: int, is_whole: bool = True) -> None:
-    """Write a model; all have the same shapes, so that nothing but a check tells parts of two of them apart."""
+    """Write a model. All have the same shapes, so only a check can notice parts of two different models."""
     options = {
         "lstm": {"dim": 24, "projection_dim": 8, "n_layers": 2, "cell_clip": cell_clip, "use_skip_connections": True},
         "char_cnn": {
@@ -48,7 +48,7 @@ def write_model(folder: Path, cell_clip: float, seed: int, is_whole: bool = True
 
 
 def facts(model: formats.OpenedModel) -> tuple[object, ...]:
-    """All that tells a model from another, by its readers."""
+    """Return everything that distinguishes a model from another, through its readers."""
     softmax = model.softmax() if model.has_softmax else Softmax(1, 1, seed=0)
     return (
         model.digest,
@@ -60,5 +60,5 @@ def facts(model: formats.OpenedModel) -> tuple[object, ...]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder, by name; no file where there is no folder."""
+    """Return every file of a folder by name; empty if there is no folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}

@@ -1,7 +1,7 @@
-"""A subject (something that writes files) and a fault in; what was left in the end out.
+"""Apply a fault to a subject (something that writes files) and check what is left in the end.
 
-Each trial has a folder of its own, and each step of it a process of its own, forked from this one, which has imported
-everything already: so it is quick, and what a step leaves in memory is gone with it.
+Each trial has its own folder. Each of its steps runs in a process forked from this one, which has already imported
+everything. So a step starts fast, and what it leaves in memory is gone afterwards.
 """
 
 import os
@@ -27,18 +27,19 @@ from typing import Any, Protocol
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.support import files
 
-LIMIT = 120.0  # seconds, after which a step is stuck, or a worker has outlived its parent
-_PATIENCE = 20.0  # seconds for workers to end when their parent is gone
+LIMIT = 120.0  # seconds after which a step is stuck, or a worker has outlived its parent
+_PATIENCE = 20.0  # seconds for workers to end after their parent is gone
 _WAIT = 0.5
 _MOST = 10**9  # turns of a writer
-_DISK, _LEAST_ROOM = 2**26, 2**14  # bytes: of a small disk, and of room in it to begin with
-_ENDINGS = (".part", ".download", files.INCOMING)  # of what must not stay when a run has come to its end
+_DISK, _LEAST_ROOM = 2**26, 2**14  # bytes: of a small disk, and of free space on it at the start
+_ENDINGS = (".part", ".download", files.INCOMING)  # of names that must not stay when a run has finished
 
 
 class Subject(Protocol):
-    """Something that writes files, to be cut.
+    """Something that writes files, to be interrupted.
 
-    kept: what `state` may say after a fault; ended: what it may say once `write` has come to its end.
+    kept: what `state` may return after a fault.
+    ended: what it may return after `write` has finished.
     """
 
     name: str
@@ -46,27 +47,27 @@ class Subject(Protocol):
     ended: set[str]
 
     def make(self, folder: Path) -> None:
-        """Make what it reads, and what it will write over."""
+        """Make what it reads, and what it will overwrite."""
 
     def write(self, folder: Path) -> None:
-        """Write. It may raise an ElmoError or an OSError, as its documentation says."""
+        """Write. It may raise an ElmoError or an OSError, as documented."""
 
     def write_among_others(self, folder: Path, turn: int) -> None:
-        """Write for the so many-th time, while others write and read: perhaps what was there before."""
+        """Write while others write and read, perhaps the old content again. turn: counts these calls."""
 
     def between(self, folder: Path) -> None:
-        """What happens after the fault, before it is run again."""
+        """Do what should happen after the fault, before the next run."""
 
     def state(self, folder: Path) -> str:
-        """Say what is there, by its readers. What they raise, or a mixture, is a fault of ours."""
+        """Say what is there, through its readers. If they raise, or find a mixture, that is our fault."""
 
 
-# --- steps, each in a process of its own ---
+# --- steps, each in its own process ---
 
 
 @dataclass
 class Outcome:
-    """Of a step. kind: "done", "refused" (by an error of ours), "foreign" (another), "killed" or "stuck"."""
+    """How a step ended: "done", "refused" (our error), "foreign" (another error), "killed" or "stuck"."""
 
     kind: str
     value: Any = None
@@ -76,7 +77,7 @@ class Outcome:
 def step(
     work: Callable[[], Any], kill_after: float | None = None, refusals: tuple[type, ...] = (ElmoError,)
 ) -> Outcome:
-    """Do some work in a forked process, which is killed after so many seconds; what it has forked has to end, too."""
+    """Do some work in a forked process. It may be killed after some seconds. Its own children must end, too."""
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -116,14 +117,14 @@ def _do(work: Callable[[], Any], writing: int, refusals: tuple[type, ...]) -> No
 
 
 def _read_all(reading: int, limit: float) -> tuple[bytes, bool]:
-    """What comes until all who could write are gone, and whether they are."""
+    """Read until all writers are gone or the limit is reached; return the content and whether they are gone."""
     content, waited = b"", 0.0
-    while waited < limit:  # counted in waits, not by the clock: this process may be stopped for a while
+    while waited < limit:  # counted in waits instead of by the clock, because this process may be stopped for a while
         if not select.select([reading], [], [], _WAIT)[0]:
             waited += _WAIT
         elif chunk := os.read(reading, 2**16):
             content += chunk
-            limit = min(limit, waited + _PATIENCE)  # it is done: what it has started has to end
+            limit = min(limit, waited + _PATIENCE)  # it is done, so its children must end
         else:
             return content, True
     return content, False
@@ -135,14 +136,14 @@ _CALLS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.trunc
 
 
 class Places:
-    """Counts the changes that this process makes to files, and kills it at one of them, before or after it."""
+    """Counts the changes that this process makes to files. Kills it before or after one of them."""
 
     def __init__(self, folder: Path, at: int = 0, after: bool = False) -> None:
         self.count = 0
         self._folder, self._at, self._after, self._pid, self._is_near = str(folder), at, after, os.getpid(), False
 
     def watch(self) -> None:
-        """From now on, for the rest of the process."""
+        """Start watching, for the rest of the process."""
         exchange = files.exchange
 
         def watched(one: Path, other: Path) -> bool:
@@ -156,7 +157,7 @@ class Places:
 
         def traced(*arguments: Any, **settings: Any) -> sqlite3.Connection:
             connection = connect(*arguments, **settings)
-            connection.set_trace_callback(self._hear_statement)  # what SQLite does to files is not heard
+            connection.set_trace_callback(self._hear_statement)  # SQLite's changes to files cannot be heard
             return connection
 
         sqlite3.connect = traced
@@ -187,7 +188,7 @@ class Places:
                 self._leave()
 
     def _hear_return(self, frame: Any, event: str, argument: Any) -> None:
-        if event in ("c_return", "c_exception"):  # hooks are not profiled, so it is that of the call itself
+        if event in ("c_return", "c_exception"):  # hooks are not profiled, so this belongs to the call itself
             self._leave()
 
     def _leave(self) -> None:
@@ -200,12 +201,12 @@ class Places:
 
 @dataclass
 class Row:
-    """What came of the trials of a subject with a kind of fault."""
+    """The results of the trials of a subject with a kind of fault."""
 
     subject: str
     fault: str
     tried: int = 0
-    left: Counter[str] = field(default_factory=Counter)  # how often each state was there after the fault
+    left: Counter[str] = field(default_factory=Counter)  # how often each state was found after the fault
     wrong: list[str] = field(default_factory=list)
 
     def count(self, state: str, faults: list[str], what: str) -> None:
@@ -215,18 +216,18 @@ class Row:
         self.wrong.extend(f"{what}: {fault}" for fault in faults[:1])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dict for JSON."""
         return {**vars(self), "left": dict(self.left)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Row":
-        """What `to_dict` gave."""
+        """Build a row from what `to_dict` returned."""
         return cls(**{**content, "left": Counter(content["left"])})
 
 
 @contextmanager
 def copied(template: Path) -> Iterator[Path]:
-    """A copy of a folder, for one trial."""
+    """Copy a folder for one trial."""
     with tempfile.TemporaryDirectory(prefix="trial-", dir=template.parent) as name:
         folder = Path(name) / "folder"
         shutil.copytree(template, folder, symlinks=True)
@@ -235,7 +236,7 @@ def copied(template: Path) -> Iterator[Path]:
 
 @contextmanager
 def template_of(subject: Subject, place: Path) -> Iterator[Path]:
-    """A folder as the subject makes it."""
+    """Make a folder with the subject."""
     with tempfile.TemporaryDirectory(prefix="faults-", dir=place) as name:
         folder = Path(name) / "template"
         folder.mkdir()
@@ -246,10 +247,10 @@ def template_of(subject: Subject, place: Path) -> Iterator[Path]:
 
 
 def judge(subject: Subject, folder: Path, after: Outcome) -> tuple[str, list[str]]:
-    """What is there after a fault, and what is wrong with it, also once it has been run again."""
+    """Return what is there after a fault, and what is wrong with it, also after it has been run again."""
     faults = []
     if after.outlived:
-        faults.append("what it has started outlived it")
+        faults.append("a process that it started outlived it")
     if after.kind in ("stuck", "foreign"):
         faults.append(f"{after.kind} {after.value}")
     found = step(lambda: subject.state(folder))
@@ -268,7 +269,7 @@ def judge(subject: Subject, folder: Path, after: Outcome) -> tuple[str, list[str
 
 
 def kill_at_places(subject: Subject, place: Path, most: int | None = None, seed: int = 0) -> Row:
-    """Kill it before and after each change that it makes to files; at `most` of these, chosen by chance."""
+    """Kill it before and after each change that it makes to files. most: how many changes to choose at random."""
     row = Row(subject.name, "kill -9 before and after each change")
     with template_of(subject, place) as template:
         with copied(template) as folder:
@@ -315,11 +316,11 @@ def kill_at_moments(subject: Subject, place: Path, trials: int, seed: int = 0) -
     return row
 
 
-# --- disks; in a name space of mounts that is ours, see run.py ---
+# --- disks, in our own mount namespace, see run.py ---
 
 
 def fill_disk(subject: Subject, place: Path, trials: int) -> Row:
-    """Let it write where there is room for more and more of it, up to twice what it needs."""
+    """Let it write with more and more free space, up to twice what it needs."""
     row = Row(subject.name, "disk full")
     with template_of(subject, place) as template, _disk(place) as disk:
         most = _LEAST_ROOM
@@ -335,7 +336,7 @@ def fill_disk(subject: Subject, place: Path, trials: int) -> Row:
 
 
 def _write_within(subject: Subject, template: Path, disk: Path, room: int) -> tuple[Outcome, Path]:
-    """Let it write where there is so much room; then there is more. What came of it, and where."""
+    """Let it write with `room` bytes free, then free more. Return the outcome and the folder."""
     folder = disk / "trial" / "folder"
     shutil.rmtree(folder.parent, ignore_errors=True)
     shutil.copytree(template, folder, symlinks=True)
@@ -352,7 +353,7 @@ def _leave_room(disk: Path, room: int) -> None:
 
 
 def write_protect(subject: Subject, place: Path) -> Row:
-    """Let it write where nothing can be written, and read there."""
+    """Let it write and read where nothing can be written."""
     row = Row(subject.name, "read-only")
     with template_of(subject, place) as template, copied(template) as folder:
         with _mounted(folder, "--bind", str(folder)):
@@ -369,7 +370,7 @@ def write_protect(subject: Subject, place: Path) -> Row:
 
 @contextmanager
 def overlay(place: Path) -> Iterator[Path]:
-    """A folder of an overlay file system, which cannot exchange folders, as in a container."""
+    """Return a folder on an overlay file system, which cannot exchange folders, as in a container."""
     with _disk(place) as disk:
         for name in ("lower", "upper", "work", "merged"):
             (disk / name).mkdir()
@@ -380,7 +381,7 @@ def overlay(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def _disk(place: Path) -> Iterator[Path]:
-    """A small one."""
+    """Mount a small disk."""
     with (
         tempfile.TemporaryDirectory(prefix="disk-", dir=place) as name,
         _mounted(Path(name), "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs"),
@@ -401,7 +402,7 @@ def _mounted(place: Path, *what: str) -> Iterator[None]:
 
 
 def read_meanwhile(subject: Subject, place: Path, seconds: float) -> Row:
-    """Read again and again while two processes write, and write again."""
+    """Read again and again while two processes write again and again."""
     row = Row(subject.name, "readers and two writers at once")
     with template_of(subject, place) as template, copied(template) as folder:
         end = time.monotonic() + seconds
@@ -442,7 +443,7 @@ def _repeat(work: Callable[[int], None], turns: Iterable[int], end: float) -> No
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: how many trials each subject stood, by fault, and how many of all."""
+    """Return a Markdown table: the trials of each subject by fault, and how many were right or wrong."""
     faults = list(dict.fromkeys(row.fault for row in rows))
     head = ["written", *faults, "tried", "survived", "lost or wrong"]
     subjects = {name: [row for row in rows if row.subject == name] for name in dict.fromkeys(r.subject for r in rows)}

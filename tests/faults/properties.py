@@ -1,5 +1,7 @@
-"""A level of instructions and a precision in; what of the properties of vectors (tests/test_properties.py) holds there
-out, as a row of the table."""
+"""Test the properties of vectors (tests/test_properties.py) at one instruction level and precision.
+
+The result is a row of the table.
+"""
 
 import os
 import subprocess
@@ -27,7 +29,7 @@ PLACES = {
 
 
 def row(name: str) -> Row:
-    """What came of the tests at one of `PLACES`."""
+    """Run the tests at one of `PLACES` and return the results."""
     variables, options = PLACES[name]
     found = Row(name, "properties")
     with tempfile.TemporaryDirectory() as folder:

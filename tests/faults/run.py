@@ -1,11 +1,11 @@
-"""Faults on the command line: subjects and faults in, one table out; exit status 1 where anything was lost or wrong.
+"""Try faults on subjects and print one table. The exit status is 1 if anything was lost or wrong.
 
-    python tests/faults/run.py --keep build/faults        # all of it, long; goes on where it was stopped
+    python tests/faults/run.py --keep build/faults        # everything, takes long; resumes where it was stopped
     python tests/faults/run.py --subject convert --fault kill --trials 10 --json
-    python tests/faults/run.py --fault properties         # of vectors: no fault, but tried at each level and precision
+    python tests/faults/run.py --fault properties         # of vectors, at each level and precision; not a fault
 
-Disks of one's own (a full one, a read-only one, an overlay) need a name space of mounts: for them, the command starts
-itself again under `unshare --map-root-user --mount`.
+A full disk, a read-only disk and an overlay need a mount namespace. For them, the command restarts itself under
+`unshare --map-root-user --mount`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-os.environ["OMP_NUM_THREADS"] = "1"  # no threads, so that this process can be forked
+os.environ["OMP_NUM_THREADS"] = "1"  # without threads, this process can be forked
 
 import harness
 import properties
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _chosen(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """Subjects and faults; and the properties of vectors, unless other things are asked for."""
+    """Yield subjects and faults, and the properties of vectors unless other things are chosen."""
     for name in arguments.subject or [name for name in subjects.SUBJECTS if name not in arguments.skip]:
         yield from ((name, fault) for fault in arguments.fault or FAULTS if fault != PROPERTIES)
     if PROPERTIES in (arguments.fault or ([] if arguments.subject else [PROPERTIES])):
@@ -55,8 +55,10 @@ def _chosen(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 class _Kept:
-    """What came of earlier runs of the same code, seed and number of trials: a line for a subject and a fault. Where
-    anything was lost, it is tried again."""
+    """Results of earlier runs with the same code, seed and number of trials: one line per subject and fault.
+
+    If anything was lost, it is tried again.
+    """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._path: Path | None = None
@@ -69,19 +71,19 @@ class _Kept:
             self._rows = {line["key"]: [harness.Row.from_dict(row) for row in line["rows"]] for line in whole}
 
     def rows(self, name: str, fault: str) -> list[harness.Row] | None:
-        """Of a subject and a fault; None where it has to be tried."""
+        """Return the rows of a subject and a fault; None if it must be tried."""
         rows = self._rows.get(f"{name} {fault}")
         return None if rows is None or any(row.wrong for row in rows) else rows
 
     def add(self, name: str, fault: str, rows: list[harness.Row]) -> None:
-        """Keep some."""
+        """Keep rows."""
         if self._path is not None:
             with self._path.open("a") as file:
                 file.write(json.dumps({"key": f"{name} {fault}", "rows": [row.to_dict() for row in rows]}) + "\n")
 
 
 def _digest_of_code() -> str:
-    """Of all that could change what comes of a run."""
+    """Return a digest of all code that can change the results."""
     sha, here = hashlib.sha256(), Path(__file__).resolve().parent
     tests = [here.parent / name for name in ("conftest.py", "levels.py", "test_properties.py")]
     package = [path for kind in ("py", "c", "h", "so") for path in here.parent.parent.glob(f"spacy_elmo/**/*.{kind}")]
@@ -92,14 +94,14 @@ def _digest_of_code() -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subject", action="append", choices=subjects.SUBJECTS, help="what is cut; all of them")
-    parser.add_argument("--skip", action="append", choices=subjects.SUBJECTS, default=[], help="what is not cut")
-    parser.add_argument("--fault", action="append", choices=(*FAULTS, PROPERTIES), help="how; all of them")
+    parser.add_argument("--subject", action="append", choices=subjects.SUBJECTS, help="what to cut (default: all)")
+    parser.add_argument("--skip", action="append", choices=subjects.SUBJECTS, default=[], help="what not to cut")
+    parser.add_argument("--fault", action="append", choices=(*FAULTS, PROPERTIES), help="the fault (default: all)")
     parser.add_argument(
-        "--trials", type=int, help="at most so many of each; without it, 50, and every place to kill at on this disk"
+        "--trials", type=int, help="at most this many of each; default: 50, and every place to kill at on this disk"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is chosen by chance")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep what was done there, and go on from there")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random choices")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep results there, and resume from them")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--place", type=Path, default=Path(tempfile.gettempdir()), help="where to write")
     parser.add_argument("--in-name-space", action="store_true", help=argparse.SUPPRESS)
@@ -107,7 +109,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _tell(row: harness.Row) -> None:
-    """What came of it, at once: a long run may be stopped."""
+    """Print the result right away, because a long run may be stopped."""
     print(f"{row.subject}, {row.fault}: {row.tried} tried, {len(row.wrong)} lost or wrong", file=sys.stderr)
     for wrong in row.wrong:
         print(f"✘ {wrong}", file=sys.stderr)
@@ -138,10 +140,10 @@ def _try(subject: harness.Subject, fault: str, arguments: argparse.Namespace) ->
 
 
 def _enter_name_space() -> NoReturn:
-    """Begin again in a name space of mounts that is ours."""
+    """Restart in our own mount namespace."""
     if subprocess.run([*UNSHARE, "true"], stderr=subprocess.DEVNULL).returncode:
         faults = [fault for fault in (*FAULTS, PROPERTIES) if fault not in MOUNTED]
-        raise SystemExit(f"✘ {' '.join(UNSHARE)} is not allowed here; --fault {', '.join(faults)} do without")
+        raise SystemExit(f"✘ {' '.join(UNSHARE)} is not allowed here; it is not needed for --fault {', '.join(faults)}")
     os.execvp(UNSHARE[0], [*UNSHARE, sys.executable, __file__, "--in-name-space", *sys.argv[1:]])
 
 

@@ -1,11 +1,11 @@
-"""Long runs that are cut and go on with `--resume`: what came of them is compared with a run that nothing has cut."""
+"""Long runs that are interrupted and resumed with `--resume`. Their results are compared with an uninterrupted run."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # noqa: F401  (optimizers import it at their first step; here, all forked processes have it)
+import torch._dynamo  # noqa: F401  (optimizers import it at their first step; here, all forked processes share it)
 from common import Subject, content, facts, write_model
 
 from spacy_elmo import formats
@@ -37,7 +37,7 @@ def _in_use(error: ElmoError) -> bool:
 class Pretrain(Subject):
     """`pretrain`, which saves a checkpoint at each step, and then `pretrain --resume` in the same folder.
 
-    begins_with_a_model: it is given `--init-from`.
+    begins_with_a_model: whether it gets `--init-from`.
     """
 
     kept, ended = {"nothing", "begun", "under way", "done"}, {"done"}
@@ -46,7 +46,7 @@ class Pretrain(Subject):
         self.name, self.begins_with_a_model = name, begins_with_a_model
 
     def make(self, folder: Path) -> None:
-        """The text, a model to begin with, and a run that nothing has cut."""
+        """Make the text, a model to start with, and an uninterrupted run."""
         for part, n_lines in (("train", 16), ("heldout", 2)):
             (folder / "corpus" / part).mkdir(parents=True)
             lines = (" ".join(f"{part}{number}_{place}" for place in range(9)) + "\n" for number in range(n_lines))
@@ -64,15 +64,15 @@ class Pretrain(Subject):
         (folder / "models.json").write_text(json.dumps(models))
 
     def write(self, folder: Path) -> None:
-        """Begin the run, or go on with it."""
+        """Start or resume the run."""
         self._run(folder, folder / "out")
 
     def write_among_others(self, folder: Path, turn: int) -> None:
-        """The same, but one at a time; who comes second is told."""
+        """Do the same, but one at a time. The second one gets an error."""
         try:
             self.write(folder)
         except ElmoError as error:
-            if not (_in_use(error) or "this directory holds a run" in str(error)):  # begun since the last look
+            if not (_in_use(error) or "this directory holds a run" in str(error)):  # started between the check and the call
                 raise
 
     def _run(self, folder: Path, out: Path) -> None:
@@ -82,7 +82,7 @@ class Pretrain(Subject):
         pretrain(folder / "corpus", out, _CONFIG, resume=resume, init_from=first, show_progress=False)
 
     def state(self, folder: Path) -> str:
-        """How far it has come; all that is there has to be of the run, and to fit together."""
+        """Return how far it got. All files must belong to the run and fit together."""
         run, whole = RunFolder(folder / "out"), RunFolder(folder / "whole/out")
         step = Checkpoint.read(run.checkpoint).step if run.checkpoint.exists() else 0
         last = Checkpoint.read(whole.checkpoint).step
@@ -100,7 +100,7 @@ class Pretrain(Subject):
         return "begun" if run.config.exists() or encoded else "nothing"
 
     def _models(self, folder: Path, run: RunFolder) -> list[int]:
-        """Which of all models that the run writes are there, last and best."""
+        """Return which of the models that the run writes are there, last and best."""
         known = [tuple(model) for model in json.loads((folder / "models.json").read_text())]
         places = [
             place for place in (run.path, run.best) if (files.settled(place, formats.LAYOUT) / "weights.hdf5").exists()
@@ -112,10 +112,10 @@ class Pretrain(Subject):
 
 
 def _compare_logs(path: Path, whole: Path) -> int:
-    """Lines of a log; each has to be that of the run that nothing has cut."""
+    """Return the number of lines of a log. Each must equal that of the uninterrupted run."""
     lines, expected = ([_figures(line) for _, line in read_log(one)] if one.exists() else [] for one in (path, whole))
     if lines != expected[: len(lines)]:
-        raise ValueError(f"{path}: other lines than those of the whole run: {lines} {expected}")
+        raise ValueError(f"{path}: its lines differ from the uninterrupted run: {lines} {expected}")
     return len(lines)
 
 
@@ -124,27 +124,27 @@ def _figures(line: dict[str, Any]) -> dict[str, Any]:
 
 
 class Encode(Subject):
-    """The encoded corpus of a run, over that of another text."""
+    """The encoded corpus of a run, written over that of another text."""
 
     name = "encoded corpus of pretrain"
 
     def make(self, folder: Path) -> None:
-        """Two texts, and what they become."""
+        """Make two texts and their encoded corpora."""
         for name in ("old", "new"):
             (folder / f"{name}.txt").write_text("".join(f"{name}{number} is here .\n" for number in range(300)))
             self._encode(folder, name, name)
         shutil.copytree(folder / "old", folder / "target")
 
     def write(self, folder: Path) -> None:
-        """Encode the new one."""
+        """Encode the new text."""
         self._encode(folder, "new", "target")
 
     def write_among_others(self, folder: Path, turn: int) -> None:
-        """Encode one after the other, again and again."""
+        """Encode the two texts in turn."""
         self._encode(folder, ("new", "old")[turn % 2], "target")
 
     def state(self, folder: Path) -> str:
-        """Which of the two is there, byte for byte."""
+        """Return which of the two is there, byte for byte."""
         found = files.read_whole(folder / "target", corpus_module._FILES, content)
         names = [name for name in ("old", "new") if content(folder / name) == found]
         return names[0] if names else "a mixture"
@@ -156,9 +156,9 @@ class Encode(Subject):
 
 
 class Embed(Subject):
-    """`embed --resume` into a new file or over one of another job.
+    """`embed --resume` into a new file or over a file of another job.
 
-    changes: when it is run again, it is for another job.
+    changes: whether it runs another job when it is run again.
     """
 
     def __init__(self, name: str, suffix: str = ".h5", is_over_another: bool = False, changes: bool = False) -> None:
@@ -166,7 +166,7 @@ class Embed(Subject):
         self.kept, self.ended = {"old" if is_over_another else "nothing", "all"}, {"top" if changes else "all"}
 
     def make(self, folder: Path) -> None:
-        """The text, a model, the files that the jobs make if nothing cuts them, and the one of another job."""
+        """Make the text, a model, the files of the uninterrupted jobs, and the file of another job."""
         write_model(folder / "model", cell_clip=3.0, seed=0)
         (folder / "text.txt").write_text("".join(f"the bank number {number} is here .\n" for number in range(24)))
         for name, layers in (("all", "all"), ("top", "top"), ("old", "0")):
@@ -176,34 +176,34 @@ class Embed(Subject):
             shutil.copyfile(self._place(folder, "old"), self._place(folder, "out"))
 
     def write(self, folder: Path) -> None:
-        """Do the job. What a run for another one has left is dropped, once that was refused."""
+        """Do the job. If a run of another job was interrupted and it is refused, delete that run's files."""
         layers, out = (folder / "job").read_text(), self._place(folder, "out")
         if not self.is_over_another and out.exists() and not directory_of(out).exists():
-            return  # it is done: without --force, that is an error
+            return  # it is done; without --force, that is an error
         try:
             self._embed(folder, "out", layers, force=self.is_over_another, resume=True)
         except ElmoError as error:
             if not self.is_over_another and "exists already" in str(error):
-                return  # killed when only the empty directory was left: it is done
+                return  # killed when only the empty directory was left, so it is done
             if not self.changes or "the interrupted run differs in --layers" not in str(error):
                 raise
             self._embed(folder, "out", layers, force=True)
 
     def write_among_others(self, folder: Path, turn: int) -> None:
-        """The same, but one at a time; who comes second is told."""
+        """Do the same, but one at a time. The second one gets an error."""
         try:
             self.write(folder)
         except ElmoError as error:
-            if not (_in_use(error) or "exists already" in str(error)):  # done between the look and the call
+            if not (_in_use(error) or "exists already" in str(error)):  # finished between the check and the call
                 raise
 
     def between(self, folder: Path) -> None:
-        """Another job, perhaps."""
+        """Perhaps switch to another job."""
         if self.changes:
             (folder / "job").write_text("top")
 
     def state(self, folder: Path) -> str:
-        """Whose file is there, byte for byte."""
+        """Return whose file is there, byte for byte."""
         try:
             found = self._place(folder, "out").read_bytes()
         except FileNotFoundError:

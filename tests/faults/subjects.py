@@ -1,6 +1,6 @@
-"""What is cut: each subject writes something, and says what of it is there.
+"""What is interrupted: each subject writes something, and says how much of it is there.
 
-To add one, write a class with the methods of `harness.Subject` and put it into `SUBJECTS`.
+To add one, write a class with the methods of `harness.Subject` and add it to `SUBJECTS`.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from spacy_elmo.tools.prepare import prepare
 
 
 class Convert(Subject):
-    """`convert --force` over a model, with a softmax that the other one has not, or the other way round."""
+    """`convert --force` over a model. Only one of the two models has a softmax."""
 
     def __init__(self, name: str, grows: bool, others: bool = False, exchanges: bool = True) -> None:
         self.name, self.grows, self.others, self.exchanges = name, grows, others, exchanges
 
     def make(self, folder: Path) -> None:
-        """Two models to read, and one that is written over."""
+        """Make two models to read, and one to overwrite."""
         for number, name in enumerate(("old", "new")):
             write_model(folder / name, cell_clip=3.0 - number, seed=number, is_whole=self.grows == (name == "new"))
         shutil.copytree(folder / "old", folder / "target")
@@ -45,19 +45,19 @@ class Convert(Subject):
             (folder / "target/notes.txt").write_text("mine")
 
     def write(self, folder: Path) -> None:
-        """Write the new one over it."""
+        """Overwrite it with the new model."""
         if not self.exchanges:
             files.exchange = lambda one, other: False
         convert(str(folder / "new"), folder / "target", force=True)
 
     def write_among_others(self, folder: Path, turn: int) -> None:
-        """Write one after the other, again and again."""
+        """Write the two models in turn."""
         if not self.exchanges:
             files.exchange = lambda one, other: False
         convert(str(folder / ("new", "old")[turn % 2]), folder / "target", force=True)
 
     def state(self, folder: Path) -> str:
-        """Which of the two is there, whole."""
+        """Return which of the two is there, complete."""
         if self.others and (folder / "target/notes.txt").read_text() != "mine":
             return "another's file is lost"
         found = files.read_whole(folder / "target", formats.LAYOUT, lambda place: facts(formats.open_model(place)))
@@ -66,7 +66,7 @@ class Convert(Subject):
 
 
 class Prepare(Subject):
-    """`prepare` into a folder that is not there, or that holds something else."""
+    """`prepare` into a folder that does not exist, or that holds something else."""
 
     kept, ended = {"nothing", "corpus"}, {"corpus"}
 
@@ -74,7 +74,7 @@ class Prepare(Subject):
         self.name, self.others, self.n_process = name, others, n_process
 
     def make(self, folder: Path) -> None:
-        """The raw text."""
+        """Make the raw text."""
         (folder / "raw").mkdir()
         for name in ("a", "b"):
             lines = (f"The bank of {name} number {number} is here .\n\n" for number in range(200))
@@ -84,7 +84,7 @@ class Prepare(Subject):
             (folder / "out/notes.txt").write_text("mine")
 
     def write(self, folder: Path) -> None:
-        """Prepare it; where that is done already, it refuses to."""
+        """Prepare it. If that is already done, it refuses."""
         prepare_tool._BATCH = 1_000
         try:
             prepare(folder / "raw", folder / "out", held_out=0.1, shuffle=True, n_process=self.n_process)
@@ -93,7 +93,7 @@ class Prepare(Subject):
                 raise
 
     def state(self, folder: Path) -> str:
-        """Nothing or all of it."""
+        """Return whether nothing or everything is there."""
         if self.others and (folder / "out/notes.txt").read_text() != "mine":
             return "another's file is lost"
         return files.read_whole(folder / "out", prepare_tool.PREPARED, self._state_in)
@@ -108,8 +108,10 @@ class Prepare(Subject):
 
 
 class Download(Subject):
-    """`download` of a model without known checksums, from a server that cuts the first connection. When the command is
-    run again, the server has a new version."""
+    """`download` of a model without known checksums, from a server that cuts the first connection.
+
+    When the command is run again, the server has a new version.
+    """
 
     kept, ended = {"nothing", "version 1"}, {"version 1", "version 2"}
 
@@ -118,7 +120,7 @@ class Download(Subject):
         self._port = _serve(tells_versions)
 
     def make(self, folder: Path) -> None:
-        """Both versions."""
+        """Make both versions."""
         for number in (1, 2):
             write_model(folder / f"version {number}", cell_clip=number, seed=number)
             for path in (folder / f"version {number}").iterdir():
@@ -132,7 +134,7 @@ class Download(Subject):
         self._download(folder, "served")
 
     def write_among_others(self, folder: Path, turn: int) -> None:
-        """Download one version after the other, again and again."""
+        """Download the two versions in turn."""
         self._download(folder, f"version {1 + turn % 2}")
 
     def _download(self, folder: Path, served: str) -> None:
@@ -141,11 +143,11 @@ class Download(Subject):
         download("tiny")
 
     def between(self, folder: Path) -> None:
-        """A new version."""
+        """Serve a new version."""
         shutil.copytree(folder / "version 2", folder / "served", dirs_exist_ok=True)
 
     def state(self, folder: Path) -> str:
-        """Nothing, or which version, whole."""
+        """Return nothing, or which version is there, complete."""
         self._register(folder)
         if not KNOWN["tiny"].is_downloaded:
             return "nothing"
@@ -161,7 +163,7 @@ class Download(Subject):
 
 
 def _serve(tells_versions: bool) -> int:
-    """Start a server, in a process of its own; its port."""
+    """Start a server in its own process. Return its port."""
     _Handler.tells_versions = tells_versions
     server = http.server.HTTPServer(("127.0.0.1", 0), _Handler)
     parent = os.getpid()
@@ -175,7 +177,7 @@ def _serve(tells_versions: bool) -> int:
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves any file by its path. The first connection for weights is cut: a file beside them says that it was."""
+    """Serves any file by its path. It cuts the first connection for weights; a file next to them records that."""
 
     tells_versions = True
 
@@ -213,7 +215,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return body[: len(body) // 2]
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class Component(Subject):
@@ -223,7 +225,7 @@ class Component(Subject):
         self.name, self.exchanges = name, exchanges
 
     def make(self, folder: Path) -> None:
-        """Two models, and a component with the first that is saved."""
+        """Make two models, and save a component with the first."""
         for number, name in enumerate(("old", "new")):
             write_model(folder / name, cell_clip=3.0 - number, seed=number, is_whole=False)
         component_of(folder / "old").to_disk(folder / "target")
@@ -235,13 +237,13 @@ class Component(Subject):
         component_of(folder / "new").to_disk(folder / "target")
 
     def write_among_others(self, folder: Path, turn: int) -> None:
-        """Save one after the other, again and again."""
+        """Save the two in turn."""
         if not self.exchanges:
             files.exchange = lambda one, other: False
         component_of(folder / ("new", "old")[turn % 2]).to_disk(folder / "target")
 
     def state(self, folder: Path) -> str:
-        """Which of the two is loaded."""
+        """Return which of the two loads."""
         loaded = component_of(folder / "old").from_disk(folder / "target")
         digest = formats.digest(shim_of(loaded.model).bilm)
         names = [name for name in ("old", "new") if formats.open_model(folder / name).digest == digest]
@@ -249,7 +251,7 @@ class Component(Subject):
 
 
 class TrainingCache(Subject):
-    """Filling the file of `cache_path`, ten sentences at a time, half of which are there already."""
+    """Fills the file of `cache_path`, ten sentences at a time. Half of the sentences are already there."""
 
     kept, ended = {"begun", "filled"}, {"filled"}
 
@@ -257,20 +259,20 @@ class TrainingCache(Subject):
         self.name = name
 
     def make(self, folder: Path) -> None:
-        """Half of it."""
+        """Write half of it."""
         self._fill(folder, 50)
 
     def write(self, folder: Path) -> None:
-        """The rest."""
+        """Write the rest."""
         self._fill(folder, 100)
 
     def state(self, folder: Path) -> str:
-        """Whether some of it is missing; what is there has to be right."""
+        """Return whether part of it is missing. What is there must be right."""
         there = self._found(self._open(folder), range(100))
         if not all(np.array_equal(rows, self._rows(number)) for number, rows in there.items()):
             return "wrong rows"
         if not there.keys() >= set(range(50)):
-            return "what was there is lost"
+            return "earlier content is lost"
         return "filled" if len(there) == 100 else "begun"
 
     def _fill(self, folder: Path, n: int) -> None:
@@ -292,7 +294,7 @@ class TrainingCache(Subject):
 
 
 def component_of(weights: Path) -> ElmoComponent:
-    """A component with these weights."""
+    """Return a component with these weights."""
     component: ElmoComponent = spacy.blank("en").add_pipe("elmo", config={"model": {"weights": str(weights)}})
     return component
 

@@ -1,5 +1,7 @@
-"""One trial of every subject and fault that test_faults.py leaves out; in a file of its own, so that another process of
-pytest-xdist runs it."""
+"""One trial of every subject and fault that test_faults.py leaves out.
+
+It is a file of its own so that pytest-xdist can run it in another process.
+"""
 
 import sys
 

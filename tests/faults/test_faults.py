@@ -1,6 +1,7 @@
-"""Killed at any change and any moment, on a full or read-only disk, read meanwhile: the old or the new state is there.
+"""Kill at any change or moment, fill or write-protect the disk, read meanwhile: the old or the new state must be there.
 
-Here one trial of some subjects; test_all_subjects.py has the others. `make faults` runs them all and prints a table.
+This file makes one trial for some subjects; test_all_subjects.py has the others. `make faults` runs everything and
+prints a table.
 """
 
 import sys

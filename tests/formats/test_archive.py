@@ -167,7 +167,7 @@ def test_missing_and_bad_options_are_errors_that_name_the_archive(pack, parts):
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 and then nothing", b"<html>not here</html>"])
 def test_what_only_claims_to_be_a_zip_is_refused(tmp_path, content):
     (tmp_path / "218.zip").write_bytes(content)
-    refused(tmp_path / "218.zip", "no zip archive, or a damaged one")
+    refused(tmp_path / "218.zip", "not a zip archive, or a damaged one")
 
 
 def test_a_name_that_begins_with_a_null_is_refused(pack, parts):
@@ -179,7 +179,7 @@ def test_a_name_that_begins_with_a_null_is_refused(pack, parts):
 def test_a_cut_archive_is_refused(pack, parts):
     path = pack(parts)
     path.write_bytes(path.read_bytes()[:-100])
-    refused(path, "no zip archive, or a damaged one")
+    refused(path, "not a zip archive, or a damaged one")
 
 
 @pytest.mark.parametrize("method", [DEFLATED, STORED])

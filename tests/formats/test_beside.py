@@ -98,6 +98,6 @@ def test_a_vocabulary_longer_than_any_takes_little_time_and_memory(tmp_path, con
 def test_attribution_that_is_too_long_to_be_one_is_left_with_a_warning(data, tmp_path):
     folder = shutil.copytree(data / "tiny_2l_skip", tmp_path / "model")
     (folder / "ATTRIBUTION.md").write_bytes(b"a" * (2**22 + 1))
-    with pytest.warns(UserWarning, match=r"ATTRIBUTION\.md.*does not go along with the weights"):
+    with pytest.warns(UserWarning, match=r"ATTRIBUTION\.md.*is left out of the model's card"):
         bilm = load(folder)
     assert "attribution_text" not in bilm.card

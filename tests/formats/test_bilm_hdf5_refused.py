@@ -154,13 +154,13 @@ def test_a_value_that_is_not_finite_is_refused(model_dir, name, value):
         array = file[name][...]
         array.reshape(-1)[-1] = value
         file[name][...] = array
-    refused(model_dir, f"{name} holds NaN or infinite")
+    refused(model_dir, f"{name} contains NaN or infinite")
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_float64_value_beyond_float32_is_refused_without_a_warning(model_dir):
     replace(model_dir, "CNN/b_cnn_0", lambda array: np.full(array.shape, 1e300))
-    refused(model_dir, "CNN/b_cnn_0 holds NaN or infinite")
+    refused(model_dir, "CNN/b_cnn_0 contains NaN or infinite")
 
 
 # --- files that point elsewhere ---
@@ -220,7 +220,7 @@ def test_groups_deeper_than_any_are_refused(model_dir, parent):
     """HDF5 looks up each name from the top: some thousand groups kept the reader busy for minutes."""
     with h5py.File(model_dir / "weights.hdf5", "a") as file:
         deep_groups(file, parent, 4000)
-    refused(model_dir, "groups lie more than 16 deep within each other")
+    refused(model_dir, "groups are nested more than 16 deep")
 
 
 def test_groups_that_are_not_ours_are_not_looked_into(model_dir):
@@ -233,7 +233,7 @@ def test_groups_that_are_not_ours_are_not_looked_into(model_dir):
 def test_a_group_that_holds_itself_is_refused(model_dir):
     with h5py.File(model_dir / "weights.hdf5", "a") as file:
         file["CNN/again"] = file["CNN"]
-    refused(model_dir, "groups lie more than 16 deep within each other")
+    refused(model_dir, "groups are nested more than 16 deep")
 
 
 @pytest.mark.parametrize("parent", ["CNN", "/"])
@@ -249,7 +249,7 @@ def test_more_links_than_any_model_has_are_refused(model_dir, monkeypatch, paren
 def test_an_array_with_an_odd_name_is_refused_in_one_short_line(model_dir, name):
     with h5py.File(model_dir / "weights.hdf5", "a") as file:
         file.create_dataset(name, data=1.0)
-    with pytest.raises(WeightsError, match="the options leave no place for CNN_") as error:
+    with pytest.raises(WeightsError, match="the options have no place for CNN_") as error:
         load(model_dir)
     assert str(error.value).isprintable()
     assert len(str(error.value).removeprefix(str(model_dir))) < 400

@@ -152,7 +152,7 @@ def test_pickles_of_newer_torch_are_read(model):
 def test_the_network_config_of_the_public_models_is_known(model):
     (model / CONFIG).unlink()
     assert open_model(model).options.lstm.dim == 4096
-    refused(model, "token_embedder.pkl: 24,853 bytes, the network config and the dictionaries ask for")
+    refused(model, "token_embedder.pkl: 24,853 bytes, but the network config and the dictionaries expect")
 
 
 def test_a_named_network_config_wins(model):
@@ -327,7 +327,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(model, tmp_path, na
     (model / name).write_bytes(
         pickle.dumps(Trap(tmp_path / "mark"), protocol) + bytes(30_000 + 60_000 * (name[0] == "e"))
     )
-    refused(model, f"{name}: this pickle holds")
+    refused(model, f"{name}: this pickle contains")
     assert not (tmp_path / "mark").exists()
 
 
@@ -336,7 +336,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(model, tmp_path, na
 def test_a_pickle_with_other_globals_is_refused(model, tmp_path, legacy, what):
     value = Trap(tmp_path / "mark") if what == "code" else torch.nn.Parameter(torch.zeros(2))
     change_state(model / "encoder.pkl", lambda state: state.update(more=value), legacy)
-    refused(model, r"encoder\.pkl: this pickle holds .*mkdir" if what == "code" else "this pickle holds torch._utils")
+    refused(
+        model, r"encoder\.pkl: this pickle contains .*mkdir" if what == "code" else "this pickle contains torch._utils"
+    )
     assert not (tmp_path / "mark").exists()
 
 
@@ -358,7 +360,7 @@ def test_a_pickle_in_a_compressed_zip_is_refused(model):
     with zipfile.ZipFile(model / "encoder.pkl", "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in parts.items():
             file.writestr(name, content)
-    refused(model, r"encoder\.pkl: torch writes no zip archive like this")
+    refused(model, r"encoder\.pkl: torch does not write zip archives like this")
 
 
 @pytest.mark.parametrize("legacy", [True, False])
@@ -403,7 +405,7 @@ def test_a_tensor_that_only_claims_its_size_is_refused_before_memory_is_taken(mo
     ("change", "message"),
     [
         (lambda state: state.pop("projection.weight"), "no tensor 'projection.weight'"),
-        (lambda state: state.update(more=torch.zeros(1)), "leaves no place for more"),
+        (lambda state: state.update(more=torch.zeros(1)), "has no place for more"),
         (
             lambda state: state.update({"projection.bias": torch.zeros(15)}),
             r"projection\.bias is float32 \[15\].*\[16\]",
@@ -418,24 +420,24 @@ def test_tensors_that_do_not_fit_are_refused(model, change, message):
 
 def test_something_else_than_a_state_dict_is_refused(model):
     torch.save([torch.zeros(6000)], model / "token_embedder.pkl", _use_new_zipfile_serialization=False)
-    refused(model, "no state_dict")
+    refused(model, "not a torch state_dict")
 
 
 def test_other_numbers_than_float32_are_refused(model):
     change_state(model / "encoder.pkl", lambda state: state.update({key: state[key].double() for key in [*state]}))
-    refused(model, "this pickle holds torch.DoubleStorage")
+    refused(model, "this pickle contains torch.DoubleStorage")
 
 
 @pytest.mark.parametrize("name", ["word.dic", "char.dic"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda lines: lines[:-1], "has the id|ask for float32|<eow> missing"),
-        (lambda lines: [*lines, f"new\t{len(lines)}"], "ask for float32"),
-        (lambda lines: [*lines[:-1], lines[0]], "the id 0, which an earlier line has"),
+        (lambda lines: lines[:-1], "has the id|expect float32|<eow> missing"),
+        (lambda lines: [*lines, f"new\t{len(lines)}"], "expect float32"),
+        (lambda lines: [*lines[:-1], lines[0]], "the id 0, which an earlier line also has"),
         (
             lambda lines: [*lines[:-1], f"{lines[0].split()[0]}\t{len(lines) - 1}"],
-            "the entry .* which an earlier line has",
+            "the entry .* which an earlier line also has",
         ),
         (lambda lines: [*lines[:-1], "x\t-1"], "expected an entry, a tab and its id"),
         (lambda lines: [*lines[:-1], "x\t1_0"], "expected an entry, a tab and its id"),
@@ -445,7 +447,7 @@ def test_other_numbers_than_float32_are_refused(model):
         (lambda lines: [*lines[:3], "", *lines[3:]], "line 4 is ''"),
         (lambda lines: [line.replace("<oov>", "<unk>") for line in lines], "<oov> missing"),
         (lambda lines: [line.replace("<pad>", "<pud>") for line in lines], "<pad> missing"),
-        (lambda lines: [], "ask for|missing"),
+        (lambda lines: [], "expect|missing"),
     ],
 )
 def test_dictionaries_that_are_unfit_are_refused(model, name, change, message):
@@ -474,7 +476,7 @@ def test_a_missing_file_is_an_error_that_names_it(model, name, instead):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config.update(config_path="other.json"), "'other.json' is not there; copy this network config"),
+        (lambda config: config.update(config_path="other.json"), "'other.json' is not there; put the network config"),
         (lambda config: config.update(config_path="../../etc/passwd"), "'passwd' is not there"),
         (lambda config: config.update(config_path=None), "config_path is None"),
         (lambda config: config.update(config_path=[1]), r"config_path is \[1\]"),
@@ -496,7 +498,7 @@ def test_a_config_that_is_no_json_object_is_refused(model, name, content):
 
 
 def test_options_of_another_family_are_refused(model, data):
-    with pytest.raises(OptionsError, match="those of another"):
+    with pytest.raises(OptionsError, match="belong to another kind of model"):
         load(model, data / "tiny_2l_skip" / "options.json")
 
 

@@ -11,7 +11,7 @@ from spacy_elmo.formats import load
 
 CHECKPOINT = ["checkpoint", "options.json", "model.ckpt-10.meta", "model.ckpt-10.data-00000-of-00001"]
 CASES = [
-    (["tfhub_module.pb"], "a part of a TF-Hub module"),
+    (["tfhub_module.pb"], "part of a TF-Hub module"),
     (CHECKPOINT, r"TensorFlow checkpoint.*without its \.index"),
     (["checkpoint"], "TensorFlow checkpoint"),
     (["model.pkl"], "a pickle"),

@@ -136,5 +136,5 @@ def test_arrays_that_take_far_more_than_their_file_are_refused():
 def test_chunks_much_larger_than_their_array_are_refused():
     """HDF5 would unpack a whole chunk for one value."""
     file = stored((3, 2), chunks=(2**22, 2), maxshape=(None, 2), compression="gzip")
-    with h5py.File(file) as hdf5, pytest.raises(WeightsError, match="pieces much larger than itself"):
+    with h5py.File(file) as hdf5, pytest.raises(WeightsError, match="chunks much larger than itself"):
         find_dataset(hdf5, ("x",), (3, 2), "file")

@@ -71,7 +71,7 @@ def test_the_only_options_beside_the_weights_are_theirs(model_dir):
     (model_dir / "options.json").rename(model_dir / "options262.json")
     assert digest(load(model_dir / "fr_weights.hdf5")) == expected
     (model_dir / "other_options.json").write_bytes((model_dir / "options262.json").read_bytes())
-    with pytest.raises(OptionsError, match=r"fr_weights\.hdf5: no options\.json beside it"):
+    with pytest.raises(OptionsError, match=r"fr_weights\.hdf5: no options\.json next to it"):
         load(model_dir / "fr_weights.hdf5")
 
 
@@ -119,7 +119,7 @@ def test_what_is_not_there_is_an_error_that_names_it_and_what_is(tmp_path, monke
 
 @pytest.mark.parametrize("address", ["https://example.org/elmo_weights.hdf5", Path("s3://bucket/elmo.hdf5")])
 def test_an_address_is_refused_as_one(address):
-    with pytest.raises(WeightsError, match="weights are read from files; download it"):
+    with pytest.raises(WeightsError, match="weights are read only from files; download it"):
         load(address)
 
 

@@ -146,7 +146,7 @@ def test_a_softmax_is_checked_before_memory_is_taken(whole_model):
     options["lstm"] |= {"dim": 2**24, "projection_dim": 2**24}
     (whole_model / "options.json").write_text(json.dumps(options))
     (whole_model / "vocab.txt").write_text("word\n" * 10**6)
-    with pytest.raises(WeightsError, match=r"softmax\.hdf5: softmax/W has shape \[5, 16\], the options ask for"):
+    with pytest.raises(WeightsError, match=r"softmax\.hdf5: softmax/W has shape \[5, 16\], but the options expect"):
         open_model(whole_model).softmax()
 
 
@@ -159,7 +159,7 @@ def test_a_name_is_shown_where_the_card_states_none(whole_model, tmp_path):
 @pytest.mark.parametrize("name", ["weights", "weights.h5", "elmo.xyz"])
 def test_a_file_of_no_format_is_an_error_that_names_it(tmp_path, name):
     (tmp_path / name).write_bytes(b"neither one nor the other")
-    with pytest.raises(WeightsError, match=f"{name}: no weights of any format that is read; expected HDF5"):
+    with pytest.raises(WeightsError, match=f"{name}: not a weights file of a known format; expected HDF5"):
         open_model(tmp_path / name)
 
 
@@ -297,7 +297,7 @@ def test_a_file_that_may_not_be_read_is_an_error_that_names_it(tensorflow_models
 
 def test_a_folder_or_archive_that_may_not_be_read_is_an_error_that_names_it(whole_model, forbid):
     forbid("model", "iterdir")
-    with pytest.raises(WeightsError, match=r"model: cannot be looked into .*Permission denied"):
+    with pytest.raises(WeightsError, match=r"model: cannot list the folder .*Permission denied"):
         load(whole_model)
     path = whole_model.parent / "archive"
     path.touch()
@@ -318,7 +318,7 @@ def test_no_part_is_read_of_a_model_that_has_taken_the_place_of_the_opened_one(c
     else:
         formats.write(bilm, whole_model, vocabulary=other.vocabulary, softmax=softmax)
     assert opened.vocabulary == vocabulary  # it was read before
-    with pytest.raises(WeightsError, match="another model has taken its place since it was opened; open it again"):
+    with pytest.raises(WeightsError, match="another model has replaced it since it was opened; open it again"):
         getattr(opened, part)() if part in ("bilm", "softmax") else getattr(opened, part)
 
 

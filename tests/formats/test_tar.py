@@ -151,7 +151,7 @@ def test_a_sparse_member_is_refused(pack, parts):
 
 
 def test_another_kind_of_member_is_refused(pack, parts):
-    refused(pack({**parts, entry_of("a", b"D"): b""}), "'a' is of a kind that no model has")
+    refused(pack({**parts, entry_of("a", b"D"): b""}), "'a' is of a type that no model has")
 
 
 def test_two_members_of_one_name_are_refused(pack, parts):
@@ -192,11 +192,11 @@ def changed(path, name, offset, content):
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (b"77777777777\0", "ends inside of a member"),
-        (b"\x80" + b"\0" * 2 + b"\xff" * 9, "ends inside of a member"),
-        (b"\xff" * 12, "a number of a header is none"),
-        (b"-0000000001\0", "a number of a header is none"),
-        (b"99999999999\0", "a number of a header is none"),
+        (b"77777777777\0", "ends inside a member"),
+        (b"\x80" + b"\0" * 2 + b"\xff" * 9, "ends inside a member"),
+        (b"\xff" * 12, "a header lacks a number"),
+        (b"-0000000001\0", "a header lacks a number"),
+        (b"99999999999\0", "a header lacks a number"),
     ],
 )
 def test_a_size_that_is_not_true_is_refused(pack, parts, size, message):
@@ -208,7 +208,7 @@ def test_a_header_with_a_wrong_sum_is_refused(pack, parts):
     whole = bytearray(path.read_bytes())
     whole[whole.index(b"options.json")] ^= 1
     path.write_bytes(whole)
-    refused(path, "the sum of a header is wrong")
+    refused(path, "the checksum of a header is wrong")
 
 
 @pytest.mark.parametrize(
@@ -229,8 +229,13 @@ def test_damaged_records_are_refused(pack, parts, records):
 
 
 def test_endless_records_are_refused(pack, parts):
-    refused(pack({entry_of("x", tarfile.XHDTYPE): bytes(10**6), **parts}, form="ustar"), "more than there is to say")
-    refused(pack({entry_of("x", tarfile.GNUTYPE_LONGNAME): b"a" * 10**6, **parts}, form="ustar"), "more than there is")
+    refused(
+        pack({entry_of("x", tarfile.XHDTYPE): bytes(10**6), **parts}, form="ustar"), "bytes about a member, too many"
+    )
+    refused(
+        pack({entry_of("x", tarfile.GNUTYPE_LONGNAME): b"a" * 10**6, **parts}, form="ustar"),
+        "bytes about a member, too many",
+    )
 
 
 def test_headers_that_say_something_of_a_member_without_end_are_refused(pack, parts):
@@ -239,17 +244,20 @@ def test_headers_that_say_something_of_a_member_without_end_are_refused(pack, pa
     more = entry_of("x", tarfile.GNUTYPE_LONGNAME)
     more.size = 512
     path.write_bytes((more.tobuf() + b"name".ljust(512, b"\0")) * 10_001 + path.read_bytes())
-    refused(path, "says more of its members than there is to say")
+    refused(path, "declares more about its members than any model needs")
 
 
 def test_more_facts_of_a_member_than_there_are_is_refused(pack, parts):
     entry = tarfile.TarInfo("README")
     entry.pax_headers = {f"key{number}": "x" for number in range(1001)}
-    refused(pack({entry: b"", **parts}), "says more of its members than there is to say")
+    refused(pack({entry: b"", **parts}), "declares more about its members than any model needs")
 
 
 def test_one_name_for_all_members_is_refused(pack, parts):
-    refused(pack({entry_of("x", tarfile.XGLTYPE): b"10 path=x\n", **parts}, form="ustar"), "one name or size to all")
+    refused(
+        pack({entry_of("x", tarfile.XGLTYPE): b"10 path=x\n", **parts}, form="ustar"),
+        "gives all its members one name or size",
+    )
 
 
 @pytest.mark.parametrize("method", ["gz", "bz2", "xz"])
@@ -266,14 +274,14 @@ def test_a_cut_archive_without_compression_is_refused(pack, parts):
     whole = path.read_bytes()
     for length in (0, 100, 600, 5000, whole.index(b"options.json") + 600):
         path.write_bytes(whole[:length])
-        refused(path, "no tar archive|cut off")
+        refused(path, "not a tar archive|cut off")
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar", bytes(2000), b"x" * 2000, gzip.compress(b"x" * 2000)])
 def test_what_only_claims_to_be_a_tar_is_refused(tmp_path, content):
     for name in ("model.tar", "model.tar.gz", "model.tgz"):
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, "no tar archive")
+        refused(tmp_path / name, "not a tar archive")
 
 
 def test_a_flipped_bit_is_found(pack, parts):

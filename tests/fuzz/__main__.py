@@ -1,12 +1,12 @@
-"""Hostile and damaged files of every kind, by the thousand: `python tests/fuzz` tries them and prints one table.
+"""Try thousands of hostile and damaged files of every kind: `python tests/fuzz` prints one table.
 
-    python tests/fuzz                                # all kinds, 12,000 cases each; goes on where it was stopped
+    python tests/fuzz                                # all kinds, 12,000 cases each; resumes
     python tests/fuzz --kinds zip,tar --cases 500
-    python tests/fuzz --again                        # those that were lost, once more
-    python tests/fuzz --kinds zip --case 1234        # one case again, here, with its traceback; its files stay
+    python tests/fuzz --again                        # lost cases, once more
+    python tests/fuzz --kinds zip --case 1234        # one case, here; keeps its files
 
-A new kind is a new file in `kinds/`, see `worker.Kind`. A case is its kind, seed and number. The results lie in OUT, a
-line a case. The exit status is 1 where one is lost.
+To add a kind, add a file to `kinds/`, see `worker.Kind`. A case is identified by its kind, seed and number. OUT holds
+the results, one line per case. The exit status is 1 if a case is lost.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parent.parent
 SEED = 20261129
-_BATCH = 250  # cases that a worker is asked for at once
-_MOST_BATCHES = 8  # of a worker, since what it keeps adds up
-_MEMORY = Path("/dev/shm")  # a file system where files cost next to nothing
+_BATCH = 250  # cases to request from a worker at once
+_MOST_BATCHES = 8  # per worker, because the memory that it keeps adds up
+_MEMORY = Path("/dev/shm")  # a file system where files cost almost nothing
 
 
 def main() -> int:
-    """Run what the command line says."""
+    """Run what the command line asks for."""
     arguments = _parse()
     names = arguments.kinds.split(",") if arguments.kinds else _names(arguments.folder)
     if arguments.case is not None:
@@ -58,15 +58,15 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tests/fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--kinds", default="", help="names of some, with commas between them")
-    parser.add_argument("--cases", type=int, default=12_000, help="of each kind")
+    parser.add_argument("--kinds", default="", help="names of kinds, separated by commas")
+    parser.add_argument("--cases", type=int, default=12_000, help="number of cases of each kind")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--case", type=int, help="try this one alone")
-    parser.add_argument("--again", action="store_true", help="try those that were lost once more")
-    parser.add_argument("--seconds", type=int, default=20, help="of the processor, that a case may take")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--out", type=Path, default=CHECKOUT / "build" / "fuzz", help="where results are kept")
-    parser.add_argument("--folder", type=Path, default=HERE / "kinds", help="where kinds are defined")
+    parser.add_argument("--case", type=int, help="try only this case")
+    parser.add_argument("--again", action="store_true", help="try lost cases once more")
+    parser.add_argument("--seconds", type=int, default=20, help="processor time that a case may take")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
+    parser.add_argument("--out", type=Path, default=CHECKOUT / "build" / "fuzz", help="folder for the results")
+    parser.add_argument("--folder", type=Path, default=HERE / "kinds", help="folder that defines the kinds")
     return parser.parse_args()
 
 
@@ -81,22 +81,22 @@ def _run(campaigns: "list[Campaign]", arguments: argparse.Namespace) -> None:
 
 
 class Campaign:
-    """All cases of a kind, and the results of those that were tried."""
+    """All cases of a kind, and the results so far."""
 
     def __init__(self, name: str, seed: int, out: Path) -> None:
         self.name, self._seed = name, seed
         self._file = out / f"{name}-{seed}.jsonl"
 
     def results(self) -> dict[int, dict[str, Any]]:
-        """Results by the numbers of cases."""
+        """Return the results by case number."""
         if not self._file.exists():
             return {}
         lines = self._file.read_text().splitlines(keepends=True)
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be cut off
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may be cut off
         return {result["case"]: result for result in whole}
 
     def run(self, workers: "Workers", cases: int, again: bool) -> None:
-        """Try those that were not tried yet; again: those, too, that were lost."""
+        """Try the cases that have no result yet; with `again`, also those that were lost."""
         kept = {number: result for number, result in self.results().items() if not (again and _is_lost(result))}
         self._file.write_text("".join(f"{json.dumps(result)}\n" for result in kept.values()))
         waiting = deque(number for number in range(cases) if number not in kept)
@@ -109,7 +109,7 @@ class Campaign:
 
 
 class Workers:
-    """One worker at a time; another one where it has died or has done its share."""
+    """One worker at a time. It is replaced when it has died or done its share."""
 
     def __init__(self, kinds: Path, seconds: int) -> None:
         self._kinds, self._seconds = kinds, seconds
@@ -123,7 +123,7 @@ class Workers:
         self._open.close()
 
     def get(self) -> "Worker":
-        """The one to ask now."""
+        """Return the worker to ask now."""
         if self._worker is None or self._worker.is_done:
             self._open.close()
             scratch = Path(
@@ -159,11 +159,11 @@ class Worker:
 
     @property
     def is_done(self) -> bool:
-        """Whether it is not to be asked any more."""
+        """Whether it should get no more cases."""
         return self._has_died or self._n_batches >= _MOST_BATCHES
 
     def results(self, kind: str, seed: int, cases: list[int]) -> Iterator[dict[str, Any]]:
-        """Yield the result of each case; where one ends the process, the last one says so."""
+        """Yield the result of each case. If a case ends the process, its result says so."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps({"kind": kind, "seed": seed, "cases": cases}), file=self._process.stdin, flush=True)
@@ -180,7 +180,7 @@ class Worker:
         status = self._process.wait()
         self._log.seek(0)
         log = self._log.read().splitlines()
-        if status >= 0:  # no case can do that
+        if status >= 0:  # a case cannot cause that
             raise RuntimeError("a case could not be made:\n" + "\n".join(log))
         return f"the process died of {signal.Signals(-status).name}: {' | '.join(log[-12:])}"[:1000]
 
@@ -231,7 +231,7 @@ def _try_here(kinds: Path, name: str, seed: int, number: int) -> int:
     (scratch / "seeds").mkdir()
     kind = worker.load(kinds, name)(scratch / "seeds" / name)
     behind = kind.make(worker.case_rng(name, seed, number), folder)
-    print(f"{folder} (changed {'before' if behind else 'behind'} any checksum)")
+    print(f"{folder} (changed {'before' if behind else 'after'} any checksum)")
     start = time.process_time()
     try:
         kind.read(folder, behind)

@@ -1,4 +1,4 @@
-"""An honest file in, a damaged or hostile one out: what many kinds have in common."""
+"""Turn honest files into damaged or hostile ones. Many kinds use this."""
 
 import copy
 import json
@@ -28,11 +28,11 @@ _NUMBERS = (
     2**63,
     2**64 - 1,
 )
-_MOST_JSON = 2**24  # characters of a list that is made
+_MOST_JSON = 2**24  # characters of a generated list
 
 
 def damage(rng: Random, content: bytes, places: Sequence[int] = ()) -> bytes:
-    """Change one or some places. places: where changes matter; half of them are made near these, if there are any."""
+    """Change one or more places. Half of the changes are near `places`, the places that matter, if there are any."""
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 3, 5, 16))):
         if not changed:
@@ -104,11 +104,11 @@ _CHANGES: tuple[Callable[[Random, bytearray, int], None], ...] = (
 
 
 class Raw(str):
-    """Text to be put into JSON as it is."""
+    """Text to insert into JSON as it is."""
 
 
 def odd_json(rng: Random, honest: Any) -> bytes:
-    """JSON with one or some values and keys changed; now and then bytes of it, too."""
+    """Return JSON with changed values and keys, and sometimes changed bytes."""
     holder = {"": copy.deepcopy(honest)}
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         _change_value(rng, holder)
@@ -124,7 +124,7 @@ def odd_json(rng: Random, honest: Any) -> bytes:
 
 
 def _change_value(rng: Random, node: Any) -> None:
-    """Walk to some place in it, and change what is there."""
+    """Walk to a random place and change the value there."""
     while True:
         keys = list(node) if isinstance(node, dict) else list(range(len(node)))
         if not keys:
@@ -149,7 +149,7 @@ def _change_value(rng: Random, node: Any) -> None:
 
 
 def odd_value(rng: Random) -> Any:
-    """Anything that JSON may say, or that Python reads as JSON."""
+    """Return anything that JSON can express, or that Python reads as JSON."""
     return rng.choice(
         (
             lambda: rng.choice((None, True, False, "", [], {}, 0, -1, 1, 2, 1.0, 0.5, -0.0)),
@@ -167,7 +167,7 @@ def odd_value(rng: Random) -> Any:
 
 
 def _repeated(value: Any, times: int) -> list[Any]:
-    """A list of the same, as long as it may be: a case is made under the limits of its reader."""
+    """Return a list of equal values, as long as the limits allow: a case is made under the limits of its reader."""
     return [value] * max(1, min(times, _MOST_JSON // len(to_json(value))))
 
 
@@ -177,7 +177,7 @@ def _nested(rng: Random, depth: int) -> str:
 
 
 def odd_text(rng: Random) -> str:
-    """A text that somebody may not have thought of."""
+    """Return a text that programmers may not have thought of."""
     return rng.choice(
         (
             lambda: chr(rng.choice((0xD800, 0xDBFF, 0xDC00, 0xDFFF))),
@@ -195,7 +195,7 @@ def odd_text(rng: Random) -> str:
 
 
 def to_json(value: Any) -> str:
-    """As `json.dumps`, with `Raw` text as it is; some characters as escapes."""
+    """Like `json.dumps`, but `Raw` text stays as it is, and some characters become escapes."""
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""HDF5 files changed: bytes of them, or what h5py writes. Kinds share it."""
+"""Change HDF5 files: their bytes, or what h5py writes. Several kinds share this."""
 
 import io
 import re
@@ -36,7 +36,7 @@ _TYPES: tuple[Any, ...] = (
 
 
 class HDF5File:
-    """An honest file, which is given, and ways to change it."""
+    """A given honest file, and ways to change it."""
 
     def __init__(self, content: bytes) -> None:
         with h5py.File(io.BytesIO(content)) as file:
@@ -56,7 +56,7 @@ class HDF5File:
         }
 
     def change(self, rng: Random) -> tuple[bytes, bool]:
-        """A changed file, and whether it was changed before checksums were computed."""
+        """Return a changed file, and whether it was changed before its checksums were computed."""
         if rng.random() < 0.3:
             return self._made(rng), True
         form = rng.choice(list(self._forms))
@@ -84,7 +84,7 @@ class HDF5File:
 
 
 def _with_checksums(content: bytes) -> bytes:
-    """The checksums of superblocks and object headers made right: version 2 of both ends with one."""
+    """Correct the checksums of superblocks and object headers. In version 2, both end with one."""
     changed = bytearray(content)
     for start, end in _checked_ranges(content):
         changed[end : end + 4] = lookup3(changed[start:end]).to_bytes(4, "little")
@@ -104,7 +104,7 @@ def _checked_ranges(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def lookup3(data: bytes) -> int:
-    """Bob Jenkins' hash, as HDF5 uses it."""
+    """Bob Jenkins' hash, as used in HDF5."""
     mask = 0xFFFFFFFF
     a = b = c = (0xDEADBEEF + len(data)) & mask
 
@@ -244,7 +244,7 @@ def _attributes(rng: Random, file: h5py.File, name: str) -> None:
 
 
 def _careful(trick: Callable[[Random, h5py.File, str], None]) -> Callable[[Random, h5py.File, str], None]:
-    """h5py does not write all that is tried; what was done before stays."""
+    """Ignore that h5py cannot write everything. What was done before stays."""
 
     def do(rng: Random, file: h5py.File, name: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Small honest models, and all that users do with one."""
+"""Small honest models, and everything that users do with a model."""
 
 import io
 import zipfile
@@ -40,27 +40,27 @@ LEXICONS = Lexicons(
 
 
 def characters(folder: Path) -> Files:
-    """A model that reads characters, with everything beside it."""
+    """Write a model that reads characters, with all optional files."""
     return _written(BiLM(BiLMOptions.from_dict(CHARACTERS), card=CARD, seed=1), folder)
 
 
 def words(folder: Path) -> Files:
-    """A model that reads words, with everything beside it."""
+    """Write a model that reads words, with all optional files."""
     return _written(BiLM(BiLMOptions.from_dict(WORDS), VOCABULARY, CARD, seed=1), folder)
 
 
 def manylangs(folder: Path) -> Files:
-    """A model of ELMoForManyLangs in our own form."""
+    """Write an ELMoForManyLangs model in our own layout."""
     return _written(manylangs_bilm(), folder)
 
 
 def manylangs_bilm() -> BiLM:
-    """The same, not written."""
+    """Return the same model, not written."""
     return BiLM(BiLMOptions.from_dict(MANYLANGS), card=CARD, seed=1, lexicons=LEXICONS)
 
 
 def _written(bilm: BiLM, folder: Path) -> Files:
-    """Write it into a folder; give the content of its files by their names."""
+    """Write a model into a folder; return the content of its files by name."""
     formats.write(bilm, folder)
     if bilm.lexicons is None:
         (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in VOCABULARY))
@@ -69,14 +69,14 @@ def _written(bilm: BiLM, folder: Path) -> Files:
 
 
 def put(files: Files, folder: Path) -> None:
-    """Write files by their names, with folders in them."""
+    """Write files by name, including folders in the names."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
 
 
 def zipped(files: Files, method: int = zipfile.ZIP_STORED) -> bytes:
-    """A zip archive of files by their names."""
+    """Return a zip archive of files by name."""
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", method) as archive:
         for name, content in files.items():
@@ -85,12 +85,13 @@ def zipped(files: Files, method: int = zipfile.ZIP_STORED) -> bytes:
 
 
 def use(path: Path, out: Path, digest: str | None = None) -> None:
-    """Read every part of a model; what is read is used, and saved in both ways, and is then the same.
+    """Read every part of a model, use it, save it in both ways, and check that it is the same afterwards.
 
-    out: where it may be written to; digest: which the model must have, if it can be read.
+    out: a path that may be written to.
+    digest: the digest that the model must have if it can be read.
 
     Raises:
-        ElmoError: a part is refused; the others were tried, too.
+        ElmoError: a part is refused; the other parts were tried as well.
     """
     model, errors = formats.open_model(path), list[ElmoError]()
     parts = (
@@ -107,13 +108,13 @@ def use(path: Path, out: Path, digest: str | None = None) -> None:
         except ElmoError as error:
             errors.append(error)
     bilm = model.bilm()
-    assert digest is None or model.digest == digest, "other weights than those that were written were read"
+    assert digest is None or model.digest == digest, "the weights differ from those that were written"
     assert all(parameter.isfinite().all() for parameter in bilm.parameters()), "weights that are not finite were read"
     bilm.encode([["the", "wörd", ""], ["a" * 60]])
     _save_as_bytes(bilm, model.digest)
     if errors:
         raise errors[0]
-    convert(str(path), out)  # which compares the weights
+    convert(str(path), out)  # this compares the weights
     again = formats.open_model(out)
     assert (again.options, again.options.training) == (model.options, model.options.training), "other options"
     assert repr(again.card) == repr(bilm.card), "another card"  # by text: NaN is not NaN

@@ -1,4 +1,4 @@
-"""Files that `torch.save` wrote changed: their pickle, their numbers, or the archive around both. Kinds share it."""
+"""Change files that `torch.save` wrote: their pickle, their numbers, or the archive. Several kinds share this."""
 
 import io
 import pickle
@@ -35,14 +35,14 @@ _CALLS = (
 
 
 class TorchFile:
-    """An honest state_dict or other content, and ways to change a file of it. odd: changes a copy of the content."""
+    """An honest state_dict or other content, and ways to change its file. odd: changes a copy of the content."""
 
     def __init__(self, state: dict[str, Any], odd: "Callable[[Random, dict[str, Any]], Any] | None" = None) -> None:
         self._state, self._odd = state, odd or _odd_state
         self.zipped, self.legacy = _saved(state, True), _saved(state, False)
 
     def change(self, rng: Random) -> tuple[bytes, bool]:
-        """A changed file, and whether it was changed before its checksums were computed, or has none."""
+        """Return a changed file, and whether it was changed before its checksums were computed or has none."""
         chance = rng.random()
         if chance < 0.4:
             return damage(
@@ -55,11 +55,11 @@ class TorchFile:
         return self._with_members(rng), True
 
     def of_odd_content(self, rng: Random, in_zip: bool = True) -> bytes:
-        """A whole file of changed content."""
+        """Return a complete file with changed content."""
         return _saved(self._odd(rng, self._state), in_zip)
 
     def _with_members(self, rng: Random) -> bytes:
-        """The archive made again of a changed pickle, of changed numbers, or of others or fewer members."""
+        """Rebuild the archive with a changed pickle, changed numbers, or other or fewer members."""
         with zipfile.ZipFile(io.BytesIO(self.zipped)) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
         name = next(name for name in files if name.endswith(".pkl"))
@@ -103,7 +103,7 @@ def _odd_state(rng: Random, honest: dict[str, torch.Tensor]) -> Any:
 
 
 def odd_tensor(rng: Random, tensor: torch.Tensor) -> Any:
-    """Another tensor, or what is none."""
+    """Return another tensor, or something that is not a tensor."""
     return rng.choice(
         (
             lambda: tensor.double(),
@@ -162,7 +162,7 @@ def _argument(rng: Random) -> bytes:
 
 
 def _with_odd_opcode(rng: Random, honest: bytes) -> bytes:
-    """One opcode replaced, repeated, left out, or with another argument."""
+    """Replace, repeat or remove an opcode, or change its argument."""
     places = [position for _, _, position in pickletools.genops(honest) if position is not None]
     number = rng.randrange(len(places) - 1)
     start, end = places[number], places[number + 1]

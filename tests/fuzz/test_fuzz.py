@@ -1,4 +1,4 @@
-"""A few hostile files of every kind; and what the fuzzer has to notice, it notices."""
+"""Try a few hostile files of every kind, and check that the fuzzer notices what it must."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 KINDS = sorted(file.stem for file in (HERE / "kinds").glob("*.py"))
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="its limits are those of Linux")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it needs Linux's limits")
 
 
 def run(out, *arguments):
@@ -19,7 +19,7 @@ def run(out, *arguments):
 
 
 def results(out):
-    """Results of each kind, by the number of the case."""
+    """Return the results of each kind, by case number."""
     found = {}
     for file in out.glob("*.jsonl"):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -36,7 +36,7 @@ def test_a_few_files_of_every_kind_are_read_or_refused(tmp_path):
     assert {row[2].strip() for row in rows} == {"6"}
 
 
-# What a reader does with a file, and what is said of it; None: nothing is wrong.
+# What a reader does with a file, and the fuzzer's message; None: nothing is wrong.
 READERS = {
     "refuses": ("raise ElmoError('no')", None),
     "loads": ("pass", None),
@@ -49,7 +49,7 @@ READERS = {
     "starts": ("os.system('true')", "os.system"),
     "writes": ("open('/tmp/../dev/shm/spacy-elmo-fuzz', 'w')", "open /dev/shm/spacy-elmo-fuzz"),
     "leaves": ("tempfile.mkstemp()", "left tmp"),
-    "changes": ("(folder / 'file').unlink()", "changed the files"),
+    "changes": ("(folder / 'file').unlink()", "changed its input files"),
     "dies": ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
     "hangs": (
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])\n        while True: pass",
@@ -75,7 +75,7 @@ class Kind:
 
 @pytest.fixture
 def kinds(tmp_path):
-    """A folder of kinds whose readers do what `READERS` says."""
+    """Return a folder of kinds whose readers do what `READERS` says."""
     folder = tmp_path / "kinds"
     folder.mkdir()
     for name, (code, _) in READERS.items():
@@ -103,7 +103,7 @@ def test_it_goes_on_where_it_was_stopped_and_a_case_is_the_same_again(kinds, tmp
     run(tmp_path / "one", *whole)
     run(tmp_path / "two", *whole[:-1], 7)
     file = next((tmp_path / "two").iterdir())
-    file.write_text(file.read_text()[:-5])  # as where it was killed
+    file.write_text(file.read_text()[:-5])  # as if the run was killed
     run(tmp_path / "two", *whole)
     assert sorted(outcome(tmp_path / "one")) == list(range(20))
     assert outcome(tmp_path / "one") == outcome(tmp_path / "two")
@@ -114,5 +114,5 @@ def test_what_was_lost_is_tried_once_more_when_it_is_mended(kinds, tmp_path):
     arguments = ("--folder", kinds, "--kinds", "raises", "--cases", 1)
     assert run(tmp_path / "out", *arguments).returncode == 1
     (kinds / "raises.py").write_text(MODULE.format("pass"))
-    assert run(tmp_path / "out", *arguments).returncode == 1  # what is kept is kept
+    assert run(tmp_path / "out", *arguments).returncode == 1  # kept results stay
     assert run(tmp_path / "out", *arguments, "--again").returncode == 0

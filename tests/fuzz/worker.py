@@ -1,12 +1,12 @@
-"""Which cases of a kind to try in, a line of JSON for each out: what the reader did with it, under limits.
+"""Try cases of a kind under limits. Print a line of JSON for each: what the reader did with it.
 
-It runs in a process of its own (`python worker.py KINDS SCRATCH SECONDS`), so that a case may end it: the line that is
-missing then says which one did. A case is lost where the reader
+It runs in its own process (`python worker.py KINDS SCRATCH SECONDS`), so that a case may end it. The missing line then
+shows which case it was. A case is lost if the reader
 
-- raises another exception than ours, or one of ours whose message is not one line of at most 1,000 characters;
-- takes more than so many seconds of the processor, or bytes of memory beyond what it had;
-- starts a process, opens a connection, or writes anywhere but in its own temporary files, which it has to remove;
-- gives something that the kind knows to be wrong (an AssertionError).
+- raises an exception that is not ours, or one of ours whose message is not one line of at most 1,000 characters;
+- takes more than SECONDS of processor time, or too much more memory than before;
+- starts a process, opens a connection, or writes anywhere except to its own temporary files, which it must remove;
+- returns something that the kind knows to be wrong (an AssertionError).
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from typing import Any, Protocol
 from spacy_elmo.errors import ElmoError
 
 BYTES = 2**30  # of address space
-_LONGEST_MESSAGE = 1_000  # without the name of the folder
+_LONGEST_MESSAGE = 1_000  # characters, without the name of the folder
 _FORBIDDEN = (
     "os.system",
     "os.exec",
@@ -49,9 +49,9 @@ _CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.sym
 
 
 class Kind(Protocol):
-    """Files of one kind. `kinds/NAME.py` has it as the class `Kind`; a folder for honest files is all that it is given.
+    """Files of one kind. `kinds/NAME.py` defines it as the class `Kind`, whose argument is a folder for honest files.
 
-    Everything about a case follows from `rng`, so that its number brings it back.
+    Everything about a case follows from `rng`, so its number reproduces it.
     """
 
     def __init__(self, seeds: Path) -> None: ...
@@ -59,28 +59,28 @@ class Kind(Protocol):
     def make(self, rng: Random, folder: Path) -> bool:
         """Write the files of a case into an empty folder.
 
-        Return whether the change was made before a checksum or digest of the format was computed: the reader behind it
-        is then tried. What was changed after it must not be loaded as something else.
+        Return whether the change was made before a checksum or digest of the format was computed. If so, it tests the
+        reader behind the checksum. If not, the file must not load as something else.
         """
 
     def read(self, folder: Path, behind: bool) -> None:
-        """Do all that users do with such files. `folder.with_name("out")` may be written to.
+        """Do everything that users do with such files. `folder.with_name("out")` may be written to.
 
         Raises:
             ElmoError: they are refused.
-            AssertionError: something is read that is not there, or cannot be saved again.
+            AssertionError: something was read that is not in the file, or cannot be saved again.
         """
 
 
 class TooSlowError(BaseException):
-    """A case has taken all its time."""
+    """A case has used up its time."""
 
 
 def main() -> None:
-    """Try what each line of the standard input asks for: `kind`, `seed`, and the numbers of the `cases`."""
+    """Try what each line of standard input asks for: `kind`, `seed`, and the numbers of the `cases`."""
     kinds, scratch, seconds = Path(sys.argv[1]), Path(sys.argv[2]).resolve(), int(sys.argv[3])
     out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # what a library prints is not part of the results
     faulthandler.enable()
     warnings.simplefilter("ignore")
     guard = _Guard(scratch, seconds)
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def load(kinds: Path, name: str) -> Any:
-    """The class `Kind` of `kinds/NAME.py`."""
+    """Return the class `Kind` of `kinds/NAME.py`."""
     spec = importlib.util.spec_from_file_location(f"kinds_{name}", kinds / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -104,12 +104,12 @@ def load(kinds: Path, name: str) -> Any:
 
 
 def case_rng(kind: str, seed: int, number: int) -> Random:
-    """What decides all of a case."""
+    """Return the generator that determines everything about a case."""
     return Random(f"{kind} {seed} {number}")
 
 
 class _Guard:
-    """Tries cases, and watches what they do."""
+    """Tries cases and watches what they do."""
 
     def __init__(self, scratch: Path, seconds: int) -> None:
         self.kinds: dict[str, Kind] = {}
@@ -118,17 +118,17 @@ class _Guard:
         (scratch / "seeds").mkdir(parents=True, exist_ok=True)
         self._tmp.mkdir(exist_ok=True)
         tempfile.tempdir = str(self._tmp)
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "torch")  # made when torch first meets the device `meta`
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(scratch / "torch")  # made when torch first uses the device `meta`
         self._is_watching, self._seen = False, list[str]()
         signal.signal(signal.SIGPROF, _too_slow)
         sys.addaudithook(self._watch)
 
     def try_case(self, kind: Kind, rng: Random) -> dict[str, Any]:
-        """Make a case and have it read; say how it ended, and what it took."""
+        """Make a case and have it read. Return how it ended and what it used."""
         for folder in (self._folder, self._out):
             shutil.rmtree(folder, ignore_errors=True)
         self._folder.mkdir()
-        with _limits(self._seconds):  # one that takes longer is a fault of the kind
+        with _limits(self._seconds):  # if this takes longer, the kind is wrong
             behind = kind.make(rng, self._folder)
         files, self._seen = _listing(self._folder), []
         start, memory = time.process_time(), _PeakMemory()
@@ -152,7 +152,7 @@ class _Guard:
 
     def _left_behind(self, files: dict[str, int]) -> Iterator[str]:
         if _listing(self._folder) != files:
-            yield "changed the files that it was given"
+            yield "changed its input files"
         if left := [file.name for file in self._tmp.iterdir()]:
             yield f"left {', '.join(left)[:100]}"
             for name in left:
@@ -171,7 +171,7 @@ class _Guard:
 
 
 def _place(event: str, arguments: tuple[Any, ...]) -> str:
-    """The path of an event; `shutil.rmtree` names files by a folder that it has opened."""
+    """Return the path of an event. `shutil.rmtree` names files relative to a folder that it has opened."""
     path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else str(arguments[0])
     folder = arguments[2 if event == "os.rename" else -1]
     if event != "open" and isinstance(folder, int) and folder >= 0 and not os.path.isabs(path):  # noqa: PTH117
@@ -186,7 +186,7 @@ def _is_writing(arguments: tuple[Any, ...]) -> bool:
 
 @contextlib.contextmanager
 def _limits(seconds: int) -> Iterator[None]:
-    """Time by a signal to Python, and by one that ends the process where that does not return to Python."""
+    """Limit the time with a signal to Python, and with one that ends the process if Python does not get control."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     end = int(used.ru_utime + used.ru_stime) + 2 * seconds
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -207,7 +207,7 @@ def _too_slow(*_: object) -> None:
 
 
 class _PeakMemory:
-    """How much memory a case has taken at most."""
+    """Measures the peak memory of a case."""
 
     def __init__(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")
@@ -234,7 +234,7 @@ def _fault_of_message(message: str) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """The exception, and the last lines of ours that it came from."""
+    """Return the exception, and the last lines of our code that it came from."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "spacy_elmo" in frame.filename]
     return f"{type(error).__name__}: {str(error)[:200]} ({' > '.join(own[-4:])})"

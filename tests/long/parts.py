@@ -1,6 +1,6 @@
-"""One part of the long runs, in a process of its own: `python parts.py PART SIZE` prints what it measured as JSON.
+"""Run one part of the long runs in its own process: `python parts.py PART SIZE` prints its measurements as JSON.
 
-`PARTS` names them. Each is a function of its size that returns `figures`, and `wrong`: what is not as it has to be.
+`PARTS` names them. Each is a function of its size that returns `figures`, and in `wrong` what is not as it should be.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ from spacy.language import Language
 from spacy_elmo.errors import ElmoError
 
 TINY = Path(__file__).resolve().parents[1] / "data" / "tiny_2l_skip"
-N_WORDS = 60_000  # more than remain in any table
+N_WORDS = 60_000  # more than any table keeps
 WARM_UP = 0.1  # share of a run in which memory may still grow: 100,000 of a million sentences
 MOST_BYTES_A_SENTENCE = 20.0
 MOST_MIB_IN_HOLES = 60.0
@@ -39,24 +39,24 @@ Result = dict[str, Any]
 
 
 def rss() -> int:
-    """Bytes of this process that are in memory."""
+    """Return the bytes of this process that are in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def n_open_files() -> int:
-    """Open files of this process."""
+    """Return the number of open files of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def trimmed() -> float:
-    """MiB that glibc gives back to the system when it is asked to: what lay in holes."""
+    """Return the MiB in holes: what glibc returns to the system when asked."""
     before = rss()
     ctypes.CDLL(None).malloc_trim(0)
     return round((before - rss()) / 2**20, 1)
 
 
 class Samples:
-    """Memory and open files after so many rounds."""
+    """Memory and open files, sampled over the rounds."""
 
     def __init__(self, size: int) -> None:
         self._begin = int(size * WARM_UP)
@@ -66,14 +66,14 @@ class Samples:
         self._files: set[int] = set()
 
     def take(self, done: int) -> None:
-        """Call after each round."""
+        """Take a sample. Call it after each round."""
         if done >= self._begin and done % self._each == 0:
             self._rounds.append(done)
             self._bytes.append(rss())
             self._files.add(n_open_files())
 
     def figures(self) -> Result:
-        """slope: bytes a round, the line nearest to the samples; files: least and most that were open."""
+        """Return slope: bytes per round, by least squares; files: minimum and maximum number of open files."""
         slope = float(np.polyfit(self._rounds, self._bytes, 1)[0])
         in_mib = {"first": self._bytes[0] / 2**20, "last": self._bytes[-1] / 2**20}
         return {
@@ -88,7 +88,7 @@ def _judge(figures: Result, most: float) -> Result:
     if figures["slope"] >= most:
         wrong.append(f"memory grows by {figures['slope']} bytes a round, expected less than {most}")
     if len(set(figures["files"])) > 1:
-        wrong.append(f"from {figures['files'][0]} to {figures['files'][1]} files were open, expected as many all along")
+        wrong.append(f"open files went from {figures['files'][0]} to {figures['files'][1]}, expected no change")
     return {"figures": figures, "wrong": wrong}
 
 
@@ -96,14 +96,14 @@ def _judge(figures: Result, most: float) -> Result:
 
 
 def pipeline(weights: Path | str = TINY) -> Language:
-    """A pipeline of `elmo` alone."""
+    """Return a pipeline with only `elmo`."""
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo", config={"model": {"weights": str(weights)}})
     return nlp
 
 
 def fixed_texts(size: int, seed: int = 0) -> Iterator[str]:
-    """Sentences made of 60,000 words."""
+    """Yield sentences made of 60,000 words."""
     pick = random.Random(seed)
     words = ["".join(pick.choices(string.ascii_lowercase, k=pick.randint(2, 10))) for _ in range(N_WORDS)]
     for _ in range(size):
@@ -111,13 +111,13 @@ def fixed_texts(size: int, seed: int = 0) -> Iterator[str]:
 
 
 def new_texts(size: int, seed: int = 0) -> Iterator[str]:
-    """Sentences that hold three words which have never been there, and some of 60,000 others."""
+    """Yield sentences with three words that never occurred before, and some of 60,000 others."""
     for number, text in enumerate(fixed_texts(size, seed)):
         yield f"{text} a{seed}q{number} b{seed}q{number} c{seed}q{number}"
 
 
 def fixed(size: int) -> Result:
-    """Sentences of fixed words."""
+    """Run sentences of fixed words."""
     nlp, samples = pipeline(), Samples(size)
     for done, _ in enumerate(nlp.pipe(fixed_texts(size)), 1):
         samples.take(done)
@@ -125,8 +125,10 @@ def fixed(size: int) -> Result:
 
 
 def zones(size: int) -> Result:
-    """Sentences that keep bringing new words, a memory zone for each 1,000; with `elmo`, and with spaCy alone, whose
-    own tables grow (`map_clear` of preshed leaves a place taken). What counts is the difference."""
+    """Run sentences that keep bringing new words, in memory zones of 1,000, with `elmo` and with spaCy alone.
+
+    spaCy's own tables grow (`map_clear` of preshed leaves a slot occupied), so the difference counts.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         alone = pool.submit(_in_zones, size, False).result()
     figures = _in_zones(size, True)
@@ -146,7 +148,7 @@ def _in_zones(size: int, with_elmo: bool) -> Result:
 
 
 def holes(size: int) -> Result:
-    """Sentences of fixed words through the bundled biLM; then what malloc_trim gives back."""
+    """Run sentences of fixed words through the bundled biLM. Then measure what malloc_trim returns."""
     nlp = pipeline("en_elmo_sm")
     for _ in nlp.pipe(fixed_texts(size), batch_size=128):
         pass
@@ -156,11 +158,11 @@ def holes(size: int) -> Result:
 
 
 def loads(size: int) -> Result:
-    """A pipeline with a listener, loaded and dropped.
+    """Load and drop a pipeline with a listener.
 
-    spaCy's pipelines hold cycles, a few hundred KiB each, which wait for the garbage collector: it is asked to run
-    every 20 rounds, so that what is measured is what remains. The biLM, most of a pipeline, goes without it: see
-    `test_dropped_pipeline_is_freed_without_the_garbage_collector` in tests/pipeline/test_hub.py.
+    spaCy's pipelines contain reference cycles of a few hundred KiB each, which wait for the garbage collector. It runs
+    every 20 rounds here, so that only what remains is measured. The biLM, most of a pipeline, does not need it:
+    see `test_dropped_pipeline_is_freed_without_the_garbage_collector` in tests/pipeline/test_hub.py.
     """
     from tempfile import TemporaryDirectory
 
@@ -177,7 +179,7 @@ def loads(size: int) -> Result:
             if done % 20 == 0:
                 gc.collect()
             samples.take(done)
-    return _judge(samples.figures(), 4096)  # a page a pipeline
+    return _judge(samples.figures(), 4096)  # one page per pipeline
 
 
 # --- several threads, several processes ---
@@ -186,7 +188,7 @@ _THREADS = 8
 
 
 def threads(size: int) -> Result:
-    """Eight threads: half share one pipeline, and half have one of their own, with memory zones."""
+    """Run eight threads: half share one pipeline, half have their own, with memory zones."""
     shared, texts = pipeline(), list(fixed_texts(200))
     expected = [doc._.elmo.copy() for doc in shared.pipe(texts)]
     wrong: list[str] = []
@@ -215,7 +217,7 @@ def threads(size: int) -> Result:
 
 
 def shared_zones(size: int) -> Result:
-    """Eight threads, all with memory zones of one pipeline, which spaCy cannot do: right, or one error of ours."""
+    """Run eight threads with zones of one pipeline, which spaCy cannot do. Expect right vectors or our error."""
     nlp, texts = pipeline(), list(fixed_texts(200))
     expected = [doc._.elmo.copy() for doc in nlp.pipe(texts)]
     wrong: list[str] = []
@@ -262,7 +264,7 @@ def _run_threads(work: Callable[[int], None]) -> None:
 
 
 def processes(size: int) -> Result:
-    """Worker processes of `nlp.pipe`, started in each way that there is here, while threads use the pipeline."""
+    """Run worker processes of `nlp.pipe`, started in each available way, while threads use the pipeline."""
     nlp, texts = pipeline(), list(fixed_texts(100))
     expected = [doc._.elmo.copy() for doc in nlp.pipe(texts)]
     wrong, counts = [], {}

@@ -1,10 +1,10 @@
-"""Long runs: memory and open files over a million sentences, and many threads and processes. One table out.
+"""Long runs: measure memory and open files over a million sentences, and run many threads and processes.
 
-    python tests/long/run.py                                  # all of it, an hour or two of one core
+    python tests/long/run.py                                  # everything, an hour or two on one core
     python tests/long/run.py --part fixed --size 100000
 
-Each part runs in a process of its own. What is done already, with this size, is not done again: the results lie in OUT.
-The exit status is 1 where something is wrong. Linux only, since it reads /proc.
+It prints one table. Each part runs in its own process. A part that is already done with this size is not repeated: the
+results are in OUT. The exit status is 1 if something is wrong. Linux only, because it reads /proc.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 
-# What each part does, and how much of it.
+# What each part does, and its size.
 PARTS = {
     "threads": ("8 threads, half of them with memory zones of pipelines of their own: rounds", 4000),
     "shared_zones": ("8 threads with memory zones of one pipeline: zones", 4000),
@@ -32,9 +32,9 @@ PARTS = {
 def main() -> int:
     """Run what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", action="append", choices=PARTS, help="which; all of them")
-    parser.add_argument("--size", type=int, help="how much of each, in place of its own number")
-    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "build" / "long", help="where results are kept")
+    parser.add_argument("--part", action="append", choices=PARTS, help="the part (default: all)")
+    parser.add_argument("--size", type=int, help="size of each part, instead of its default")
+    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "build" / "long", help="folder for the results")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     results = []

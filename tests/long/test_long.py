@@ -1,4 +1,4 @@
-"""The long runs, short: each part does what it is for, and says what is wrong."""
+"""The long runs, shortened: each part does its job and reports what is wrong."""
 
 import json
 import subprocess

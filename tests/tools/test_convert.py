@@ -146,7 +146,7 @@ def test_an_empty_directory_is_free_and_a_file_is_not(data, tmp_path):
 
 def test_a_softmax_without_its_words_is_an_error_that_names_it(full, tmp_path):
     (full / "vocab.txt").unlink()
-    with pytest.raises(WeightsError, match=r"no vocab\.txt, so of which words"):
+    with pytest.raises(WeightsError, match=r"no vocab\.txt, so its words are unknown"):
         convert(str(full), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -115,6 +115,6 @@ def test_what_needs_a_softmax_says_in_one_line_that_there_is_none(model, text, c
 
 
 def test_the_module_for_character_ids_refuses_it_in_one_line(model):
-    with pytest.raises(ElmoError, match=r"knows characters of its own, not the ids that batch_to_ids makes") as caught:
+    with pytest.raises(ElmoError, match=r"has its own character ids, not the ids that batch_to_ids makes") as caught:
         Elmo(None, model, 1)
     assert "\n" not in str(caught.value)

@@ -127,7 +127,7 @@ def test_model_that_cannot_predict_words_is_an_error_naming_what_it_lacks(model,
     for file in model.iterdir():
         if file.name != missing:
             (tmp_path / "model" / file.name).symlink_to(file)
-    with pytest.raises(ElmoError, match=f"{missing}: no such file|no {missing}, so of which words"):
+    with pytest.raises(ElmoError, match=f"{missing}: no such file|no {missing}, so its words are unknown"):
         list(of_text(str(tmp_path / "model"), str(tmp_path / "text.txt"), 5))
 
 

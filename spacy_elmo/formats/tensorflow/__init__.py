@@ -1,1 +1,1 @@
-"""Models that TensorFlow has saved, read without it: bilm-tf's checkpoints and TF-Hub modules."""
+"""Read models that TensorFlow saved, without TensorFlow: bilm-tf's checkpoints and TF-Hub modules."""

@@ -1,4 +1,4 @@
-"""Shapes of a biLM's variables and facts of its graph in, `BiLMOptions` out: for a model without an options.json."""
+"""Derive `BiLMOptions` from the shapes of a biLM's variables and facts of its graph, if there is no options.json."""
 
 from collections.abc import Mapping
 from itertools import count, takewhile
@@ -10,18 +10,17 @@ from spacy_elmo.formats.tensorflow.graph import Facts
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-UNKNOWABLE = (
-    "cell_clip, proj_clip, use_skip_connections, activation and max_characters_per_token do not stand in the weights"
-)
+UNKNOWABLE = "the weights lack cell_clip, proj_clip, use_skip_connections, activation and max_characters_per_token"
 
 
 def derive(shapes: Shapes, facts: Facts, source: str) -> BiLMOptions:
     """Return the options.
 
-    shapes: of the variables, by their names in bilm-tf's HDF5 file; source: what to call the model in an error.
+    shapes: of the variables, by their names in bilm-tf's HDF5 file.
+    source: name of the model in errors.
 
     Raises:
-        OptionsError: shapes and facts are not those of a biLM.
+        OptionsError: the shapes and facts are not those of a biLM.
     """
     cells = "RNN_0/RNN/MultiRNNCell/Cell{}/LSTMCell/W_0"
     projected, gates = _shape(shapes, cells.format(0), 2, source)
@@ -37,17 +36,17 @@ def derive(shapes: Shapes, facts: Facts, source: str) -> BiLMOptions:
     }
     if "embedding" not in shapes:
         data["char_cnn"] = _char_cnn(shapes, facts, source)
-    return BiLMOptions.from_dict(data, f"{source}: options by its variables and graph")
+    return BiLMOptions.from_dict(data, f"{source}: options from its variables and graph")
 
 
 def _char_cnn(shapes: Shapes, facts: Facts, source: str) -> dict[str, Any]:
-    """Maxima are taken over as many windows as fit: longest word - width + 1."""
+    """Derive the character CNN. Maxima are taken over all windows that fit: longest word - width + 1."""
     convolutions = [
         _shape(shapes, f"CNN/W_cnn_{number}", 4, source) for number in range(_count(shapes, "CNN/W_cnn_{}"))
     ]
     longest = {facts.pooled.get(i, 0) + width - 1 for i, (_, width, _, _) in enumerate(convolutions)}
     if len(longest) != 1 or facts.activation is None:
-        raise OptionsError(f"{source}: the graph has not the character CNN of the variables; do both belong together?")
+        raise OptionsError(f"{source}: the character CNN of graph and variables differs; do both belong together?")
     return {
         "activation": facts.activation,
         "embedding": {"dim": convolutions[0][2]},
@@ -65,5 +64,5 @@ def _shape(shapes: Shapes, name: str, n_dimensions: int, source: str) -> tuple[i
     shape = shapes.get(name, ())
     if len(shape) != n_dimensions or not all(shape):
         found = f"has the shape {list(shape)}" if name in shapes else "is missing"
-        raise OptionsError(f"{source}: {name} {found}, so that the architecture cannot be read off the variables")
+        raise OptionsError(f"{source}: {name} {found}, so the architecture cannot be read from the variables")
     return shape

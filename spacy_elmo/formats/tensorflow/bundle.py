@@ -1,7 +1,7 @@
-"""The index of a TensorFlow "tensor bundle" in, its variables out: `NAME.index` and `NAME.data-00000-of-00001`, ...
+"""Read the variables of a TensorFlow "tensor bundle": `NAME.index` and `NAME.data-00000-of-00001`, ...
 
-The index is a LevelDB table whose values are the messages of TensorFlow's core/protobuf/tensor_bundle.proto. A bundle
-comes from anyone: every size, offset, shape and checksum in it is checked before memory is taken, the names of the
+The index is a LevelDB table whose values are messages from TensorFlow's core/protobuf/tensor_bundle.proto. A bundle may
+come from anyone. So every size, offset, shape and checksum is checked before memory is allocated, the names of the
 shards are made here, and every refusal is one WeightsError.
 """
 
@@ -26,13 +26,13 @@ Array = npt.NDArray[Any]
 
 SUFFIX = ".index"
 
-_MOST_INDEX = 2**22  # bytes; that of a biLM has some thousand
+_MOST_INDEX = 2**22  # bytes; a biLM's index has a few thousand
 _MOST_FIELDS = 2**20  # of all its messages
 _MOST_DIMENSIONS, _MOST_LENGTH = 8, 2**40
 _MOST_SHARDS = 10**5  # their names have five digits
 _MOST_TEXT = 2**26  # bytes of a string variable
 
-# TensorFlow's numbers of types, in core/framework/types.proto.
+# TensorFlow's type numbers, from core/framework/types.proto.
 _FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 19: np.dtype("<f2")}
 _STRING = 7
 _OTHERS = {3: "int32", _STRING: "strings", 9: "int64", 10: "bool", 14: "bfloat16"}
@@ -42,9 +42,10 @@ _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 @dataclass(frozen=True)
 class Variable:
-    """What the index says of a variable: its type and shape, and where its bytes lie.
+    """What the index says about a variable: its type and shape, and where its bytes are.
 
-    checksum: masked CRC-32C of the bytes; is_partitioned: whether they lie in pieces, in places that it does not say.
+    checksum: masked CRC-32C of the bytes.
+    is_partitioned: whether they are stored in pieces. The index entry does not say where.
     """
 
     name: str
@@ -60,11 +61,11 @@ class Variable:
 class Bundle:
     """A bundle whose index has been read and checked.
 
-    index: the `.index` file; variables: by name. TensorFlow 2 saves objects under keys of their own: their variables
-    have the names that they had in the graph, too.
+    index: the `.index` file.
+    variables: by name. TensorFlow 2 saves objects under its own keys; their variables also have their graph names here.
 
     Raises:
-        WeightsError: the index is missing, cut off, damaged, hostile, or of a kind that is not read.
+        WeightsError: the index is missing, cut off, damaged, hostile, or of a kind that cannot be read.
     """
 
     def __init__(self, index: File) -> None:
@@ -83,17 +84,17 @@ class Bundle:
                 self.variables.update(self._read_object_graph(reader))
 
     def find(self, name: str) -> Variable:
-        """Return what the index says of a variable that holds floating-point numbers in one piece.
+        """Return what the index says about a variable that holds floating-point numbers in one piece.
 
         Raises:
-            WeightsError: there is no such variable, or it is of another kind.
+            WeightsError: there is no such variable, or it has another kind.
         """
         variable = self.variables.get(name)
         if variable is None:
             raise WeightsError(f"{self.index}: there is no variable {quoted(name)}")
         if variable.is_partitioned:
             raise WeightsError(
-                f"{self.index}: {shown(name)} is partitioned (saved in pieces), which is not read; save the model "
+                f"{self.index}: {shown(name)} is partitioned (saved in pieces), which cannot be read; save the model "
                 "again without a partitioner"
             )
         if variable.dtype not in _FLOATS:
@@ -102,10 +103,10 @@ class Bundle:
         return variable
 
     def arrays(self, names: Iterable[str]) -> Iterator[tuple[str, Array]]:
-        """Yield variables as arrays of their own type, in the order in which they lie in the shards.
+        """Yield variables as arrays of their own type, in the order of the shards.
 
         Raises:
-            WeightsError: see `find`; or a shard is missing or too short, or its bytes are not those that were written.
+            WeightsError: see `find`; or a shard is missing or too short, or its bytes have changed.
         """
         wanted = sorted(((name, self.find(name)) for name in names), key=lambda item: (item[1].shard, item[1].offset))
         for shard, items in itertools.groupby(wanted, key=lambda item: item[1].shard):
@@ -116,12 +117,12 @@ class Bundle:
 
     @property
     def n_bytes(self) -> int:
-        """Size of its files, those of the shards that are there."""
+        """Size of its files. Missing shards do not count."""
         files = [self.index, *(self._shard(number) for number in range(self._n_shards))]
         return sum(size_of(file) for file in files if file.is_file())
 
     def _read_object_graph(self, reader: Reader) -> dict[str, Variable]:
-        """Variables by their names in the graph.
+        """Return the variables by their names in the graph.
 
         TrackableObjectGraph: 1 nodes; node: 2 attributes; attribute: 2 full_name, 3 checkpoint_key.
         """
@@ -134,9 +135,9 @@ class Bundle:
         return found
 
     def _read_string(self, variable: Variable) -> memoryview:
-        """One string: its length as a varint, four bytes of checksum, its bytes.
+        """Read one string: its length as a varint, four bytes of checksum, its bytes.
 
-        The checksum of it all takes the length as four bytes.
+        The checksum of the whole uses the length as four bytes.
         """
         if variable.dtype != _STRING or variable.shape or variable.is_partitioned or variable.size > _MOST_TEXT:
             raise MalformedError(f"{variable.name} is not one string")
@@ -149,7 +150,7 @@ class Bundle:
         return content[at + 4 :]
 
     def _read(self, file: BinaryIO, variable: Variable, is_checked: bool = True) -> bytearray:
-        """Bytes of a variable; no memory is taken for what is not there."""
+        """Read the bytes of a variable. No memory is allocated for missing bytes."""
         path = self._shard(variable.shard)
         is_there = variable.offset + variable.size <= size_of(path)
         content = bytearray(variable.size if is_there else 0)
@@ -164,14 +165,14 @@ class Bundle:
         if table.mask(checksum) != variable.checksum:
             raise WeightsError(
                 f"{self._shard(variable.shard)}: the checksum of {shown(variable.name)} is wrong; the file is damaged, "
-                "or of another step than its index"
+                "or belongs to another step than its index"
             )
 
     @contextmanager
     def _open_shard(self, number: int) -> Iterator[BinaryIO]:
         path = self._shard(number)
         if not path.is_file():
-            raise WeightsError(f"{path}: no such file; a model has all the .data files that its .index speaks of")
+            raise WeightsError(f"{path}: no such file; a model needs all .data files that its .index lists")
         with reading(path) as file:
             yield file
 
@@ -183,36 +184,36 @@ class Bundle:
         try:
             yield
         except MalformedError as error:
-            raise WeightsError(f"{self.index}: no index of TensorFlow, or a damaged one ({reason(error)})") from None
+            raise WeightsError(f"{self.index}: not a TensorFlow index, or a damaged one ({reason(error)})") from None
 
 
 def prefix_of(index: File) -> str:
-    """What the names of a bundle's files have in common, as TensorFlow calls a checkpoint."""
+    """Return the common prefix of a bundle's file names, which is TensorFlow's name for a checkpoint."""
     return index.name.removesuffix(SUFFIX)
 
 
 def _read_index(index: File) -> bytes:
     if not index.is_file():
-        raise WeightsError(f"{index}: no such file; a checkpoint is its .index and its .data files")
+        raise WeightsError(f"{index}: no such file; a checkpoint needs its .index and its .data files")
     if size_of(index) > _MOST_INDEX:
-        raise WeightsError(f"{index}: {size_of(index):,} bytes are more than the index of any model has; refused")
+        raise WeightsError(f"{index}: {size_of(index):,} bytes are more than any model's index has; refused")
     return read_whole(index, _MOST_INDEX)
 
 
 def _parse_header(reader: Reader, message: memoryview) -> int:
-    """Number of shards.
+    """Return the number of shards.
 
-    BundleHeaderProto: 1 num_shards, 2 endianness, 3 version; that: 2 the oldest reader that it is for.
+    BundleHeaderProto: 1 num_shards, 2 endianness, 3 version; version: 2 the oldest reader that can read it.
     """
     header = reader.single(message)
     n_shards = as_number(header.get(1, 0))
     if not 1 <= n_shards < _MOST_SHARDS:
-        raise MalformedError(f"it speaks of {n_shards:,} shards")
+        raise MalformedError(f"it declares {n_shards:,} shards")
     if header.get(2, 0) != 0:
-        raise MalformedError("it is of a big-endian machine, which is not read")
+        raise MalformedError("it comes from a big-endian machine, which cannot be read")
     version = reader.single(as_bytes(header.get(3, memoryview(b""))))
     if as_number(version.get(2, 0)) > 1:
-        raise MalformedError("it is of a TensorFlow newer than is read here")
+        raise MalformedError("it needs a newer TensorFlow than can be read here")
     return n_shards
 
 
@@ -224,7 +225,7 @@ def _parse_variable(reader: Reader, name: str, message: memoryview) -> Variable:
     checksum = int.from_bytes(as_bytes(entry.get(6, memoryview(b""))), "little")
     variable = Variable(name, dtype, shape, shard, offset, size, checksum, is_partitioned=7 in entry)
     if dtype in _FLOATS and not variable.is_partitioned and math.prod(shape) * _FLOATS[dtype].itemsize != size:
-        raise MalformedError(f"{name} has {size:,} bytes, which is not what shape {list(shape)} takes")
+        raise MalformedError(f"{name} has {size:,} bytes, which does not match shape {list(shape)}")
     return variable
 
 
@@ -240,7 +241,7 @@ def _parse_shape(reader: Reader, message: memoryview) -> tuple[int, ...]:
 
 
 def _check_places(variables: Collection[Variable], n_shards: int) -> None:
-    """No two variables share bytes: then no more can be read than is there."""
+    """Check that no two variables share bytes. Then no more can be read than the file has."""
     ordered = sorted(variables, key=lambda variable: (variable.shard, variable.offset, variable.size))
     for variable in ordered:
         if variable.shard >= n_shards:

@@ -1,7 +1,7 @@
-"""A folder or the name of a checkpoint in, the files of that checkpoint of bilm-tf's training out.
+"""Find the files of a checkpoint of bilm-tf's training, by its folder or name.
 
-One checkpoint is `model.ckpt-STEP.index`, `.data-00000-of-00001` and `.meta`; the file `checkpoint` beside several says
-which is the newest.
+A checkpoint is `model.ckpt-STEP.index`, `.data-00000-of-00001` and `.meta`. If there are several, the file `checkpoint`
+next to them says which is the newest.
 """
 
 import re
@@ -25,10 +25,10 @@ _STEP = re.compile(r"(.*)-(\d{1,18})")
 
 
 def find(place: Place) -> TensorFlowModel | None:
-    """See `reader.Find`. A checkpoint is named by any of its files, or by what their names begin with.
+    """See `reader.Find`. A checkpoint can be named by any of its files, or by the prefix of their names.
 
-    Of several in a folder the newest is taken: the one that `checkpoint` names, wherever it says that the folder is, or
-    else the one of the highest step.
+    If a folder has several, the newest is used. That is the one in the file `checkpoint`, even if the folder was moved
+    since, or otherwise the one with the highest step.
     """
     named = place.file.name if place.file else _STATE
     prefix = _newest(place) if named == _STATE else _ENDING.sub("", named)
@@ -48,7 +48,7 @@ def find(place: Place) -> TensorFlowModel | None:
 
 
 def _home(folder: Folder) -> Folder:
-    """Where options.json and the vocabulary lie: DeepPavlov has checkpoints in `saves/` and `saves/epochs/N/` below."""
+    """The folder of options.json and vocabulary. DeepPavlov's checkpoints are below it: `saves/`, `saves/epochs/N/`."""
     home = folder
     while _IN_DEEPPAVLOV.fullmatch(home.name):
         home = home.parent
@@ -69,7 +69,7 @@ def _newest(place: Place) -> str | None:
 
 
 def _named_by_state(folder: Folder) -> str | None:
-    """The last part of the path that `checkpoint` gives: it is absolute, and folders are moved."""
+    """Return the last part of the path in `checkpoint`. The path is absolute, but folders get moved."""
     file = folder / _STATE
     if (
         not file.is_file()
@@ -82,11 +82,11 @@ def _named_by_state(folder: Folder) -> str | None:
 
 
 def _refuse_first_format(file: File) -> None:
-    """What is an index today was once the whole checkpoint."""
+    """Refuse an old format, in which today's index file was the whole checkpoint."""
     if file.is_file():
         with reading(file) as content:
             if table.is_table(content):
                 raise WeightsError(
-                    f"{file}: a checkpoint in the first format of TensorFlow (before 0.12), which is not read; load it "
+                    f"{file}: a checkpoint in TensorFlow's first format (before 0.12), which cannot be read; load it "
                     "with TensorFlow and save it with `tf.train.Saver()`"
                 )

@@ -1,7 +1,7 @@
-"""Bytes in, their CRC-32C out (Castagnoli's polynomial, RFC 3720), in NumPy at some hundred MB a second.
+"""Compute the CRC-32C of bytes (Castagnoli's polynomial, RFC 3720) in NumPy, at a few hundred MB per second.
 
-Byte after byte, Python does 3 MB a second. A CRC is linear over GF(2): so of much data, many stretches (lanes) are
-worked on side by side, and their remainders are joined two by two.
+Byte by byte, Python manages 3 MB per second. A CRC is linear over GF(2). So large data is split into many stretches
+(lanes), which are processed in parallel, and their remainders are joined in pairs.
 """
 
 from functools import lru_cache
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 _POLYNOMIAL = np.uint32(0x82F63B78)  # bits mirrored
 _LANE = 256  # bytes of a lane; even
-_CHUNK = 2**23  # bytes at once; a power of two, and of lanes
-_FEW = 2**11  # bytes for which NumPy's calls would take longer than the work
+_CHUNK = 2**23  # bytes at once; a power of two, and a multiple of the lane
+_FEW = 2**11  # bytes for which NumPy's calls take longer than the work
 
 Words = npt.NDArray[np.uint32]
 
@@ -38,19 +38,19 @@ def _byte_by_byte(data: memoryview) -> int:
 
 @lru_cache(maxsize=1)
 def _table_of_a_byte() -> list[int]:
-    """What a byte leaves behind, by its value."""
+    """The remainder of each byte, by its value."""
     return [int(value) for value in _shift(np.arange(2**8, dtype=np.uint32), 8)]
 
 
 def _shift(values: Words, n_bits: int) -> Words:
-    """Remainders after so many more zero bits."""
+    """Remainders after `n_bits` more zero bits."""
     for _ in range(n_bits):
         values = (values >> np.uint32(1)) ^ (values & np.uint32(1)) * _POLYNOMIAL
     return values
 
 
 def _remainder(chunk: memoryview) -> np.uint32:
-    """Remainder of a chunk by itself: of one zero, which zeros in front do not change."""
+    """Remainder of a chunk from an initial value of zero. Zeros in front do not change it."""
     n_lanes = 1 << max(0, (len(chunk) - 1) // _LANE).bit_length()
     padded = np.zeros(n_lanes * _LANE, np.uint8)
     padded[len(padded) - len(chunk) :] = np.frombuffer(chunk, np.uint8)
@@ -67,12 +67,12 @@ def _remainder(chunk: memoryview) -> np.uint32:
 
 @lru_cache(maxsize=1)
 def _table_of_two() -> Words:
-    """What two bytes leave behind, by their value: `[65536]`."""
+    """The remainder of each pair of bytes, by its value: `[65536]`."""
     return _shift(np.arange(2**16, dtype=np.uint32), 16)
 
 
 def _append_zeros(remainder: np.uint32, n_bytes: int) -> np.uint32:
-    """Remainder of the same data with so many zero bytes behind it."""
+    """Remainder of the same data followed by `n_bytes` zero bytes."""
     values = np.array([remainder])
     for power in range(n_bytes.bit_length()):
         if n_bytes >> power & 1:
@@ -82,7 +82,7 @@ def _append_zeros(remainder: np.uint32, n_bytes: int) -> np.uint32:
 
 @lru_cache(maxsize=64)
 def _zeros(n_bytes: int) -> Words:
-    """What so many zero bytes (a power of two) make of each bit of a remainder: a matrix over GF(2), `[32]`."""
+    """What `n_bytes` zero bytes (a power of two) turn each bit of a remainder into: a matrix over GF(2), `[32]`."""
     if n_bytes > 1:
         half = _zeros(n_bytes // 2)
         return _apply(half, half)
@@ -90,7 +90,7 @@ def _zeros(n_bytes: int) -> Words:
 
 
 def _apply(matrix: Words, values: Words) -> Words:
-    """Product of a matrix with each of some remainders."""
+    """Product of a matrix with each of several remainders."""
     product = np.zeros_like(values)
     for bit in range(32):
         product ^= (values >> np.uint32(bit) & np.uint32(1)) * matrix[bit]

@@ -1,7 +1,7 @@
-"""A TensorFlow graph in (`.meta`, `saved_model.pb`), what it alone knows of a biLM's options out.
+"""Read a TensorFlow graph (`.meta`, `saved_model.pb`) for those options of a biLM that only the graph has.
 
-The shapes of the variables say most of an architecture. Clips, activation, skip connections and the longest word stand
-only in the nodes of the network, whose names bilm-tf's code gives. Nothing of a graph is run. The numbers of fields are
+The shapes of the variables give most of an architecture. Clips, activation, skip connections and the longest word are
+only in the nodes of the network, whose names come from bilm-tf's code. Nothing of a graph is run. The field numbers are
 those of TensorFlow's saved_model, meta_graph, graph, function, node_def, attr_value and tensor.proto.
 """
 
@@ -19,7 +19,7 @@ from spacy_elmo.support.messages import reason
 
 _MOST_BYTES = 2**28
 _MOST_FIELDS = 2**23  # bilm-tf's training graph for three GPUs and 20 time steps has 430,000
-_MOST_NODES = 2**17  # kept
+_MOST_NODES = 2**17  # to keep
 
 _ADD = ("Add", "AddV2")
 _ACTIVATIONS = {"Relu": "relu", "Tanh": "tanh"}
@@ -31,10 +31,10 @@ _CONVOLUTION = re.compile(r"CNN/[A-Za-z]+(?:_(\d+))?")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a graph says of a biLM.
+    """What a graph says about a biLM.
 
-    activation: None where it has no character CNN; pooled: by the number of a set of filters, over how many windows
-    the maximum is taken.
+    activation: None if it has no character CNN.
+    pooled: over how many windows the maximum is taken, by the number of the filter set.
     """
 
     cell_clip: float | None
@@ -46,7 +46,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class _Node:
-    """inputs: names of the nodes that it reads; attributes: its settings, not taken apart yet."""
+    """inputs: names of the nodes that it reads; attributes: its settings, not parsed yet."""
 
     op: str
     inputs: tuple[str, ...]
@@ -54,13 +54,13 @@ class _Node:
 
 
 def read(file: File, scope: str) -> Facts:
-    """Read the facts of the biLM whose variables are in `scope` (with a slash at its end).
+    """Read the facts about the biLM whose variables are in `scope` (with a slash at its end).
 
     Raises:
-        OptionsError: the file is damaged or hostile, holds no graph of this biLM, or one that no code of bilm-tf makes.
+        OptionsError: the file is damaged or hostile, has no graph of this biLM, or one that bilm-tf cannot have made.
     """
     if size_of(file) > _MOST_BYTES:
-        raise OptionsError(f"{file}: {size_of(file):,} bytes are more than the graph of any biLM has; refused")
+        raise OptionsError(f"{file}: {size_of(file):,} bytes are more than any biLM's graph has; refused")
     reader = Reader(_MOST_FIELDS)
     try:
         nodes = _own_nodes(reader, _graphs(reader, memoryview(_read(file)), file.name), scope)
@@ -79,13 +79,13 @@ def _read(file: File) -> bytes:
 
 
 def _graphs(reader: Reader, content: memoryview, name: str) -> Iterator[memoryview]:
-    """SavedModel: 2 meta_graphs; MetaGraphDef, which a `.meta` file is: 2 graph_def."""
+    """Yield the graphs. SavedModel: 2 meta_graphs; MetaGraphDef, which a `.meta` file is: 2 graph_def."""
     for meta_graph in [content] if name.endswith(".meta") else reader.all(content, 2):
         yield from reader.all(meta_graph, 2)
 
 
 def _own_nodes(reader: Reader, graphs: Iterable[memoryview], scope: str) -> dict[str, _Node]:
-    """The biLM's nodes of the kinds that matter, by their names behind the scope."""
+    """The biLM's nodes of the relevant kinds, by their names after the scope."""
     found = {}
     for graph in graphs:
         for message in _messages(reader, graph):
@@ -94,12 +94,12 @@ def _own_nodes(reader: Reader, graphs: Iterable[memoryview], scope: str) -> dict
                 inputs = tuple(one.removeprefix(scope).partition(":")[0] for one in node.inputs)
                 found[name.removeprefix(scope)] = replace(node, inputs=inputs)
                 if len(found) > _MOST_NODES:
-                    raise MalformedError("it has more nodes than an honest one")
+                    raise MalformedError("it has more nodes than any model")
     return found
 
 
 def _messages(reader: Reader, graph: memoryview) -> Iterator[memoryview]:
-    """Nodes of a graph and of its functions, in which TensorFlow 2 keeps what version 1 had in the graph itself.
+    """Yield the nodes of a graph and its functions. TensorFlow 2 keeps in functions what 1 kept in the graph itself.
 
     GraphDef: 1 node, 2 library; library: 1 function; function: 3 node_def.
     """
@@ -129,14 +129,14 @@ def _parse_node(reader: Reader, message: memoryview) -> tuple[str, _Node]:
 def _facts(reader: Reader, nodes: Mapping[str, _Node]) -> Facts:
     cells = {match[1] for name, node in nodes.items() if node.op == _MATMUL and (match := _CELL.match(name))}
     if not cells:
-        raise MalformedError("its LSTMs are not in it")
+        raise MalformedError("it has no LSTMs")
     cell_clip, proj_clip = (_common(clips, len(cells)) for clips in _clips(reader, nodes))
     activation, pooled = _convolutions(reader, nodes)
     return Facts(cell_clip, proj_clip, _has_skip_connections(nodes, len(cells)), activation, pooled)
 
 
 def _clips(reader: Reader, nodes: Mapping[str, _Node]) -> tuple[Mapping[str, set[float]], Mapping[str, set[float]]]:
-    """Limits of the cells and of their projections, by their names, at all time steps."""
+    """Return the limits of the cells and of their projections, by their names, at all time steps."""
     cells: dict[str, set[float]] = defaultdict(set)
     projections: dict[str, set[float]] = defaultdict(set)
     of_kind = {"add": cells, "MatMul": projections}  # a cell is a sum of products, its projection one product
@@ -151,19 +151,19 @@ def _clips(reader: Reader, nodes: Mapping[str, _Node]) -> tuple[Mapping[str, set
 
 
 def _has_skip_connections(nodes: Mapping[str, _Node], n_cells: int) -> bool:
-    """Whether a wrapper adds what a cell has read to what it gives out, in all layers but the first."""
+    """Whether a wrapper adds a cell's input to its output, in all layers except the first."""
     found = set()
     for name, node in nodes.items():
         cell = f"{name.rpartition('/')[0]}/lstm_cell/"
         if node.op in _ADD and any(one.startswith(cell) for one in node.inputs):
             found.add(cell)
     if found and len(found) != n_cells - 2:
-        raise MalformedError("some of its upper layers have skip connections, some have none")
+        raise MalformedError("only some of its upper layers have skip connections")
     return bool(found)
 
 
 def _convolutions(reader: Reader, nodes: Mapping[str, _Node]) -> tuple[str | None, dict[int, int]]:
-    """Activation, and over how many windows the maximum is taken, by the number of the set of filters."""
+    """Return the activation, and over how many windows the maximum is taken, by the number of the filter set."""
     activations, pooled = set(), {}
     for name, node in nodes.items():
         if match := _CONVOLUTION.fullmatch(name):
@@ -177,30 +177,30 @@ def _convolutions(reader: Reader, nodes: Mapping[str, _Node]) -> tuple[str | Non
 
 
 def _common(clips: Mapping[str, set[float]], n_cells: int) -> float | None:
-    """The one limit that all cells have; None where they have none."""
+    """Return the one limit that all cells have; None if they have none."""
     limits = set().union(*clips.values())
     if len(limits) > 1 or len(clips) not in (0, n_cells):
-        raise MalformedError("its cells are not clipped alike")
+        raise MalformedError("its cells have different clips")
     return next(iter(limits), None)
 
 
 def _constant(reader: Reader, nodes: Mapping[str, _Node], name: str) -> float:
-    """Value of a float32 constant.
+    """Return the value of a float32 constant.
 
     AttrValue: 8 tensor; TensorProto: 4 tensor_content, 5 float_val.
     """
     node = nodes.get(name)
     if node is None or node.op != _CONSTANT:
-        raise MalformedError(f"{name} is no constant")
+        raise MalformedError(f"{name} is not a constant")
     tensor = reader.single(as_bytes(_attribute(reader, node, "value").get(8, memoryview(b""))))
     content = as_bytes(tensor.get(4, tensor.get(5, memoryview(b""))))
     if len(content) != 4:
         raise MalformedError(f"{name} is not one number")
-    return float(str(np.frombuffer(content, "<f4")[0]))  # 0.3, as options.json has it, where float32 has 0.30000001
+    return float(str(np.frombuffer(content, "<f4")[0]))  # 0.3, as in options.json, instead of float32's 0.30000001
 
 
 def _windows(reader: Reader, node: _Node) -> int:
-    """Over how many windows a maximum is taken: the third of [1, 1, windows, 1].
+    """Return over how many windows a maximum is taken: the third number of [1, 1, windows, 1].
 
     AttrValue: 1 list; list: 3 i, packed or not.
     """
@@ -214,7 +214,7 @@ def _windows(reader: Reader, node: _Node) -> int:
                 size, at = varint(as_bytes(value), at)
                 sizes.append(size)
     if len(sizes) != 4:
-        raise MalformedError(f"a maximum is taken over {sizes[:5]}")
+        raise MalformedError(f"it takes a maximum over {sizes[:5]}")
     return sizes[2]
 
 

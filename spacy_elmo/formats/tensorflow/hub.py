@@ -1,4 +1,4 @@
-"""A folder of a TF-Hub module in, its files out: `saved_model.pb`, `variables/variables.index` and the shards there."""
+"""Find the files of a TF-Hub module in its folder: `saved_model.pb`, `variables/variables.index` and its shards."""
 
 from spacy_elmo.formats.archive import Folder
 from spacy_elmo.formats.reader import Place
@@ -11,7 +11,7 @@ _GRAPH, _VARIABLES = "saved_model.pb", "variables"
 
 
 def find(place: Place) -> TensorFlowModel | None:
-    """See `reader.Find`. A module is named by its folder, its `saved_model.pb` or its `variables.index`."""
+    """See `reader.Find`. A module can be named by its folder, its `saved_model.pb` or its `variables.index`."""
     folder, file = place.folder, place.file
     if file is not None and file.name == f"{_VARIABLES}{SUFFIX}" and is_of_module(folder):
         folder = folder.parent
@@ -27,5 +27,5 @@ def find(place: Place) -> TensorFlowModel | None:
 
 
 def is_of_module(folder: Folder) -> bool:
-    """Whether a folder is that of a module's variables."""
+    """Whether a folder holds the variables of a module."""
     return folder.name == _VARIABLES and (folder.parent / _GRAPH).is_file()

@@ -1,4 +1,4 @@
-"""A bundle of variables in, the parts of a biLM out: what checkpoints and TF-Hub modules have in common."""
+"""Read the parts of a biLM from a bundle of variables. Checkpoints and TF-Hub modules share this code."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,10 +27,12 @@ _EMBEDDINGS = ("char_embed", "embedding")  # an inference graph has a row of zer
 
 @dataclass(frozen=True)
 class TensorFlowModel:
-    """Reads a model that TensorFlow has saved; see `reader.Reader`.
+    """Reads a model that TensorFlow saved; see `reader.Reader`.
 
-    index: of its bundle; graph: its `.meta` or `saved_model.pb`, which need not be there.
-    folder: where options.json, vocabulary and model card are looked for; named_options: what the user says they are.
+    index: of its bundle.
+    graph: its `.meta` or `saved_model.pb`, which may be missing.
+    folder: where options.json, vocabulary and model card are looked for.
+    named_options: the options file that the user names.
     """
 
     format: str
@@ -45,7 +47,7 @@ class TensorFlowModel:
         return self.bundle.n_bytes
 
     def options(self) -> BiLMOptions:
-        """Read the options.json; where there is none, the graph."""
+        """Read the options.json, or the graph if there is none."""
         if self.named_options is not None:
             return BiLMOptions.from_file(self.named_options)
         file = self.folder / "options.json"
@@ -54,7 +56,7 @@ class TensorFlowModel:
         shapes = {name: self.bundle.variables[variable].shape for name, variable in self._names.items()}
         if not self.graph.is_file():
             raise OptionsError(
-                f"{self.index}: there is neither an options.json nor {self.graph.name} beside it, and "
+                f"{self.index}: neither options.json nor {self.graph.name} is next to it, and "
                 f"{architecture.UNKNOWABLE}; put the options.json of its training there"
             )
         return architecture.derive(shapes, graph.read(self.graph, self._named[1]), str(self.index))
@@ -68,7 +70,7 @@ class TensorFlowModel:
         return beside.read_vocabulary(self.folder)
 
     def bilm(self, parts: Parts) -> BiLM:
-        """Read the weights; every shape is checked against the options before memory is taken."""
+        """Read the weights. Every shape is checked against the options before memory is allocated."""
         options = parts.options
         vocabulary = beside.input_words(parts.vocabulary, self.folder, self.index) if options.char_cnn is None else None
         table = list(bilm_hdf5.entries(options, len(vocabulary or ())))
@@ -79,18 +81,18 @@ class TensorFlowModel:
         return bilm_hdf5.assemble(options, vocabulary, parts.card, pairs)
 
     def why_no_softmax(self) -> str | None:
-        """Whether there is no softmax among the variables, or no vocabulary: training does not copy it there."""
+        """Say that the variables have no softmax, or that there is no vocabulary (training does not copy it there)."""
         if not {self._softmax_weight, _BIAS} <= self._names.keys():
-            return f"{self.index}: holds no softmax; a model without it can embed words, but not predict them"
+            return f"{self.index}: has no softmax; without one, a model can embed words, but not predict them"
         if self.vocabulary() is None:
-            return f"{self.index}: has a softmax, but of which words? Put the vocab.txt of its training beside it"
+            return f"{self.index}: has a softmax, but no vocabulary; put the vocab.txt of its training next to it"
         return None
 
     @torch.inference_mode(False)  # see `bilm_hdf5.assemble`
     def softmax(self, n_words: int, projection_dim: int) -> Softmax:
-        """Read the output layer. With `share_embedding_softmax` its weights are the embeddings of the words."""
+        """Read the output layer. With `share_embedding_softmax`, its weights are the word embeddings."""
         shapes = {self._softmax_weight: (n_words, projection_dim), _BIAS: (n_words,)}
-        found = {self._find(name, shape, "the vocabulary"): name for name, shape in shapes.items()}
+        found = {self._find(name, shape, "the vocabulary expects"): name for name, shape in shapes.items()}
         softmax = Softmax(n_words, projection_dim, seed=None).requires_grad_(False)
         for variable, array in self._arrays({variable: shapes[name] for variable, name in found.items()}):
             parameter = softmax.bias if found[variable] == _BIAS else softmax.weight
@@ -113,7 +115,7 @@ class TensorFlowModel:
 
     @cached_property
     def bundle(self) -> Bundle:
-        """The variables, all of them."""
+        """All variables."""
         return Bundle(self.index)
 
     @cached_property
@@ -122,24 +124,22 @@ class TensorFlowModel:
 
     @property
     def _names(self) -> dict[str, str]:
-        """The biLM's variables by their names in bilm-tf's HDF5 file."""
+        """The biLM's variables, by their names in bilm-tf's HDF5 file."""
         return self._named[0]
 
     @property
     def _softmax_weight(self) -> str:
         return "softmax/W" if "softmax/W" in self._names else "embedding"
 
-    def _find(self, name: str, shape: tuple[int, ...], asking: str = "the options") -> str:
-        """The variable of that name in the HDF5 file. It may have a row in front for "no token", as inference needs."""
+    def _find(self, name: str, shape: tuple[int, ...], asking: str = "the options expect") -> str:
+        """Return the variable with this name in the HDF5 file. For inference it may have a first row for "no token"."""
         if name not in self._names:
-            raise WeightsError(
-                f"{self.index}: no variable for {name}, which {asking} ask for; do both belong together?"
-            )
+            raise WeightsError(f"{self.index}: no variable for {name}, which {asking}; do both belong together?")
         variable = self.bundle.find(self._names[name])
         if variable.shape not in (shape, (shape[0] + 1, *shape[1:]) if name in _EMBEDDINGS else shape):
             raise WeightsError(
-                f"{self.index}: {shown(variable.name)} has shape {list(variable.shape)}, {asking} ask for {list(shape)}"
-                "; do both belong together?"
+                f"{self.index}: {shown(variable.name)} has shape {list(variable.shape)}, but {asking} "
+                f"{list(shape)}; do both belong together?"
             )
         return self._names[name]
 
@@ -151,17 +151,17 @@ class TensorFlowModel:
         )
         if surplus:
             raise WeightsError(
-                f"{self.index}: the options leave no place for {listed(surplus)}; do both belong together?"
+                f"{self.index}: the options have no place for {listed(surplus)}; do both belong together?"
             )
 
     def _arrays(self, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Array]]:
-        """Variables as finite float32 arrays of these shapes, by their names."""
+        """Yield variables as finite float32 arrays of these shapes, by name."""
         for name, array in self.bundle.arrays(shapes):
             if array.shape != shapes[name]:
                 if array[0].any():
                     raise WeightsError(
-                        f"{self.index}: {shown(name)} has {len(array)} rows, one too many, and the first, which would "
-                        "be that of no token, is not zero; do the options belong to it?"
+                        f"{self.index}: {shown(name)} has {len(array)} rows, one too many; its first row "
+                        "should be zero (no token), but is not; do the options belong to it?"
                     )
                 array = array[1:]
             yield name, as_float32(array, f"{self.index}: {shown(name)}")

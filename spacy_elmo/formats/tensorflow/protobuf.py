@@ -1,6 +1,6 @@
-"""Bytes of a protocol buffer in, its fields out: as much of the wire format as TensorFlow's files need.
+"""Read the fields of a protocol buffer: as much of the wire format as TensorFlow's files need.
 
-https://protobuf.dev/programming-guides/encoding. Which field is what stands with whoever reads it.
+See https://protobuf.dev/programming-guides/encoding. The callers document the meaning of the fields.
 """
 
 from collections.abc import Iterator
@@ -12,26 +12,26 @@ _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 
 class MalformedError(ValueError):
-    """Bytes that are not what they are said to be."""
+    """Bytes that are not what they should be."""
 
 
 class Reader:
-    """Reads messages, at most `most_fields` fields of all of them together: so a file takes bounded time."""
+    """Reads messages, with at most `most_fields` fields in all of them together, so a file takes bounded time."""
 
     def __init__(self, most_fields: int) -> None:
         self._left = most_fields
 
     def fields(self, message: memoryview) -> Iterator[tuple[int, Value]]:
-        """Yield number and value of each field, in the order of the message.
+        """Yield the number and value of each field, in the order of the message.
 
         Raises:
-            MalformedError: it is cut off, is no message, or has too many fields.
+            MalformedError: it is cut off, is not a message, or has too many fields.
         """
         at = 0
         while at < len(message):
             self._left -= 1
             if self._left < 0:
-                raise MalformedError("it has more fields than an honest one")
+                raise MalformedError("it has more fields than any model")
             tag, at = varint(message, at)
             number, kind = tag >> 3, tag & 7
             if kind == _VARINT:
@@ -45,23 +45,23 @@ class Reader:
             else:
                 raise MalformedError(f"a field of unknown kind {kind}")
             if width > len(message) - at:
-                raise MalformedError("a field leads beyond its end")
+                raise MalformedError("a field extends beyond its end")
             yield number, message[at : at + width]
             at += width
 
     def all(self, message: memoryview, number: int) -> Iterator[memoryview]:
-        """Yield the messages or strings that a repeated field holds."""
+        """Yield the messages or strings in a repeated field."""
         for found, value in self.fields(message):
             if found == number:
                 yield as_bytes(value)
 
     def single(self, message: memoryview) -> dict[int, Value]:
-        """Fields by number; of a repeated one the last."""
+        """Return the fields by number; of a repeated field, the last value."""
         return dict(self.fields(message))
 
 
 def varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Read an unsigned number of up to 64 bits; return it and where it ends.
+    """Read an unsigned number of up to 64 bits. Return it and the offset of its end.
 
     Raises:
         MalformedError: it is cut off or longer.
@@ -81,32 +81,32 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def signed(number: int) -> int:
-    """An int64 as its varint gives it."""
+    """Return the int64 that a varint encodes."""
     return number - (1 << 64) if number >= 1 << 63 else number
 
 
 def as_number(value: Value) -> int:
-    """The value of a field that holds a number.
+    """Return the value of a field that holds a number.
 
     Raises:
         MalformedError: it holds something else.
     """
     if not isinstance(value, int):
-        raise MalformedError("a field holds bytes where a number belongs")
+        raise MalformedError("a field holds bytes instead of a number")
     return value
 
 
 def as_bytes(value: Value) -> memoryview:
-    """The value of a field that holds bytes.
+    """Return the value of a field that holds bytes.
 
     Raises:
         MalformedError: it holds something else.
     """
     if isinstance(value, int):
-        raise MalformedError("a field holds a number where bytes belong")
+        raise MalformedError("a field holds a number instead of bytes")
     return value
 
 
 def as_text(value: Value) -> str:
-    """The value of a field that holds a string; bytes that are no UTF-8 are shown as escapes."""
+    """Return the value of a field that holds a string. Bytes that are not UTF-8 become escapes."""
     return bytes(as_bytes(value)).decode(errors="backslashreplace")

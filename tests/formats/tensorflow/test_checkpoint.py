@@ -122,7 +122,7 @@ def test_a_checkpoint_without_vocabulary_is_converted_without_its_softmax(copy_o
     """bilm-tf does not copy the vocabulary there."""
     folder = copy_of("trained_chars")
     (folder / "vocab.txt").unlink()
-    with pytest.raises(WeightsError, match=r"has a softmax, but of which words\? Put the vocab\.txt"):
+    with pytest.raises(WeightsError, match=r"has a softmax, but no vocabulary; put the vocab\.txt"):
         Evaluator.load(folder)
     report = convert(str(folder), tmp_path / "out")
     assert report["files"].keys() == {"options.json", "weights.hdf5"}
@@ -131,7 +131,7 @@ def test_a_checkpoint_without_vocabulary_is_converted_without_its_softmax(copy_o
 def test_a_vocabulary_of_another_length_does_not_fit_the_softmax(copy_of):
     folder = copy_of("trained_chars")
     (folder / "vocab.txt").write_text("<S>\n</S>\n<UNK>\n")
-    with pytest.raises(WeightsError, match=r"lm/softmax/W has shape \[18, 8\], the vocabulary ask.* for \[3, 8\]"):
+    with pytest.raises(WeightsError, match=r"lm/softmax/W has shape \[18, 8\], but the vocabulary expects \[3, 8\]"):
         open_model(folder).softmax()
 
 
@@ -239,7 +239,7 @@ def test_an_index_of_one_step_with_the_data_of_another_is_an_error(tensorflow_mo
 
 @pytest.mark.parametrize("name", ["first_format", "first_format/model.ckpt-1"])
 def test_the_first_format_is_refused_by_its_name(tensorflow_models, name):
-    with pytest.raises(WeightsError, match=r"model\.ckpt-1: a checkpoint in the first format of TensorFlow"):
+    with pytest.raises(WeightsError, match=r"model\.ckpt-1: a checkpoint in TensorFlow's first format"):
         open_model(tensorflow_models / name)
 
 
@@ -259,7 +259,7 @@ def test_options_are_read_off_the_graph(copy_of, tensorflow_models, name):
 def test_options_that_are_nowhere_are_an_error_that_says_which(copy_of):
     folder = copy_of("trained_chars")
     (folder / "options.json").unlink()
-    with pytest.raises(OptionsError, match=r"model\.ckpt-60\.index.*neither an options\.json nor model\.ckpt-60\.meta"):
+    with pytest.raises(OptionsError, match=r"model\.ckpt-60\.index.*neither options\.json nor model\.ckpt-60\.meta"):
         open_model(folder).options  # noqa: B018
 
 
@@ -274,13 +274,13 @@ def test_options_that_the_user_names_win(copy_of, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda options: options["lstm"].update(n_layers=1), "leave no place for lm/RNN_0.*cell_1"),
+        (lambda options: options["lstm"].update(n_layers=1), "have no place for lm/RNN_0.*cell_1"),
         (lambda options: options["lstm"].update(n_layers=3), "no variable for RNN_0.*Cell2"),
         (
             lambda options: options["lstm"].update(dim=16),
-            r"kernel has shape \[16, 48\], the options ask for \[16, 64\]",
+            r"kernel has shape \[16, 48\], but the options expect \[16, 64\]",
         ),
-        (lambda options: options["char_cnn"].update(n_highway=0), "leave no place for lm/CNN_high_0"),
+        (lambda options: options["char_cnn"].update(n_highway=0), "have no place for lm/CNN_high_0"),
         (lambda options: options["char_cnn"]["filters"].append([4, 4]), "no variable for CNN/W_cnn_3"),
         (lambda options: options.pop("char_cnn"), r"embedding.*do both belong together"),
     ],
@@ -364,7 +364,7 @@ def test_an_embedding_with_a_row_too_many_is_an_error(rewritten):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_an_error(rewritten, value):
-    with pytest.raises(WeightsError, match=r"lm/CNN/b_cnn_0 holds NaN or infinite"):
+    with pytest.raises(WeightsError, match=r"lm/CNN/b_cnn_0 contains NaN or infinite"):
         open_model(rewritten({"lm/CNN/b_cnn_0": np.full(4, value, np.float32)})).bilm()
 
 

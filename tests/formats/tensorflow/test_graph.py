@@ -93,18 +93,18 @@ def change(select, *node):
 @pytest.mark.parametrize(
     ("damage", "expected"),
     [
-        (remove(only("Minimum")), "not clipped alike"),
-        (remove(only("Const")), "is no constant"),
-        (change(only("Const"), "Const", (), (("value", b"\x42\x06\x2a\x04\x00\x00\x80\x3f"),)), "not clipped alike"),
+        (remove(only("Minimum")), "have different clips"),
+        (remove(only("Const")), "is not a constant"),
+        (change(only("Const"), "Const", (), (("value", b"\x42\x06\x2a\x04\x00\x00\x80\x3f"),)), "have different clips"),
         (change(only("Const"), "Const", (), (("value", b"\x42\x07\x2a\x05\x00\x00\x80\x3f\x00"),)), "not one number"),
         (change(only("Const"), "Const"), "no value"),
         (change(only("Minimum"), "Minimum", ("lm/RNN_0/x/mul", "y")), "clips RNN_0/x/mul"),
         (change(only("Minimum"), "Minimum", ("add_1",)), "clips nothing"),
         (remove(only("Add")), "some of its upper layers have skip connections"),
-        (change(only("MaxPool"), "MaxPool", (), (("ksize", b"\x0a\x02\x18\x01"),)), "maximum is taken over"),
+        (change(only("MaxPool"), "MaxPool", (), (("ksize", b"\x0a\x02\x18\x01"),)), "takes a maximum over"),
         (change(only("MaxPool"), "MaxPool"), "no ksize"),
         (change(only("Tanh"), "Relu"), "several activations"),
-        (lambda network: [network.pop(name) for name in only("MatMul")(network)], "LSTMs are not in it"),
+        (lambda network: [network.pop(name) for name in only("MatMul")(network)], "has no LSTMs"),
     ],
     ids=[
         "a cell without clip",
@@ -131,19 +131,19 @@ def test_a_graph_longer_than_any_is_not_read(tmp_path):
     path = tmp_path / "model.meta"
     with path.open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(OptionsError, match="more than the graph of any biLM"):
+    with pytest.raises(OptionsError, match="more than any biLM's graph"):
         graph.read(path, "lm/")
 
 
 def test_a_graph_of_more_fields_than_any_is_given_up(write, network, monkeypatch):
     monkeypatch.setattr(graph, "_MOST_FIELDS", 100)
-    with pytest.raises(OptionsError, match="more fields than an honest one"):
+    with pytest.raises(OptionsError, match="more fields than any model"):
         graph.read(write(network), "lm/")
 
 
 def test_a_graph_of_more_nodes_than_any_is_given_up(write, network, monkeypatch):
     monkeypatch.setattr(graph, "_MOST_NODES", 10)
-    with pytest.raises(OptionsError, match="more nodes than an honest one"):
+    with pytest.raises(OptionsError, match="more nodes than any model"):
         graph.read(write(network), "lm/")
 
 

@@ -102,7 +102,7 @@ def test_models_without_a_mix_have_none(tensorflow_models):
 
 def test_a_module_has_no_softmax(tensorflow_models):
     assert not open_model(tensorflow_models / HUB).has_softmax
-    with pytest.raises(WeightsError, match=r"variables\.index: holds no softmax"):
+    with pytest.raises(WeightsError, match=r"variables\.index: has no softmax"):
         Evaluator.load(tensorflow_models / HUB)
 
 

@@ -1,4 +1,4 @@
-"""Models of AllenNLP: `config.json`, `options.json` and `weights.th`, as a folder and as `model.tar.gz`."""
+"""AllenNLP models: `config.json`, `options.json` and `weights.th`, as a folder and as `model.tar.gz`."""
 
 import io
 import json
@@ -26,7 +26,7 @@ _CONFIG = {
 
 
 class Kind:
-    """Any of the files changed. The pickles are zip archives with checksums, or have none."""
+    """Changes any of the files. The pickles are zip archives with checksums, or have none."""
 
     def __init__(self, seeds: Path) -> None:
         self._weights = TorchFile(_state(BiLMOptions.from_dict(models.CHARACTERS)))
@@ -60,7 +60,7 @@ class Kind:
 
 
 def _state(options: BiLMOptions) -> dict[str, torch.Tensor]:
-    """A state_dict of such an ELMo, with a mix, and of the task's own layer."""
+    """Return a state_dict of such an ELMo, with a mix and the task's own layer."""
     lstm, cnn = options.lstm, options.char_cnn
     assert cnn is not None
     filters = cnn.n_filters

@@ -1,4 +1,4 @@
-"""The file that `cache_path` left: SQLite's bytes, what its tables hold, and a journal of a run that was killed."""
+"""The file of `cache_path`: SQLite's bytes, the content of its tables, and the journal of a killed run."""
 
 import json
 import shutil
@@ -20,9 +20,9 @@ _TABLES = ("header", "sentences")
 
 
 class Kind:
-    """Bytes of the file, or values in its tables, are changed; half of the rows before their checksum is computed.
+    """Changes bytes of the file, or values in its tables; half of the rows before their checksum is computed.
 
-    Those are the reader's to refuse where they have another type or shape. Their numbers may be any.
+    The reader must refuse rows of another type or shape. Their numbers may be anything.
     """
 
     def __init__(self, seeds: Path) -> None:
@@ -120,7 +120,7 @@ def _odd(rng: Random) -> Any:
 
 
 def _journal(path: Path) -> bytes:
-    """What a run leaves that is killed while it writes."""
+    """Return what a run leaves if it is killed while it writes."""
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
         file.execute("PRAGMA cache_size = 1")
         file.execute("BEGIN")

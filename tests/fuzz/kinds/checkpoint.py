@@ -1,4 +1,4 @@
-"""The folder of a run that was stopped: `checkpoint.pt`, the logs, the encoded corpus, for `pretrain --resume`."""
+"""The folder of a stopped run, for `pretrain --resume`: `checkpoint.pt`, the logs and the encoded corpus."""
 
 import copy
 import io
@@ -49,7 +49,7 @@ def _config(max_steps: int, optimizer: Any) -> Config:
 
 
 class Kind:
-    """The checkpoint has the checksums of a zip archive; half of those that are changed are, before these are made."""
+    """The checkpoint has the checksums of a zip archive. Half of the changed ones are changed before those are made."""
 
     def __init__(self, seeds: Path) -> None:
         self._runs, self._text = list[_Run](), seeds / "text.txt"
@@ -63,7 +63,7 @@ class Kind:
         run = self._runs[number]
         files, chance, behind = dict(run.files), rng.random(), True
         if chance < 0.7:
-            behind = rng.random() < 0.6  # with the cases of the other files, which have none, half of all
+            behind = rng.random() < 0.6  # half of all cases, because the other files have no checksums
             files[NAME] = run.changed(rng) if behind else damage(rng, run.checkpoint.zipped, run.places)
         elif chance < 0.8:
             name = rng.choice(_LOGS)
@@ -98,7 +98,7 @@ class Kind:
 
 
 class _Run:
-    """A run stopped at its second step, of three."""
+    """A run of three steps that was stopped at the second."""
 
     def __init__(self, text: Path, seeds: Path, optimizer: str) -> None:
         self._text, self._optimizer = text, optimizer
@@ -115,7 +115,7 @@ class _Run:
         self.places = [at for at in range(len(self.checkpoint.zipped)) if self.checkpoint.zipped[at : at + 2] == b"PK"]
 
     def changed(self, rng: Random) -> bytes:
-        """A checkpoint changed before its checksums were made."""
+        """Return a checkpoint that was changed before its checksums were made."""
         content, is_behind = self.checkpoint.change(rng) if rng.random() < 0.25 else (b"", False)
         return content if is_behind else self.checkpoint.of_odd_content(rng)
 
@@ -124,7 +124,7 @@ class _Run:
 
 
 def _odd_content(rng: Random, honest: dict[str, Any]) -> Any:
-    """A part or more of a checkpoint changed: what it is, a tensor in it, or a key."""
+    """Change one or more parts of a checkpoint: the whole part, a tensor in it, or a key."""
     content = copy.deepcopy(honest)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         node, key = rng.choice(list(_places(content)))

@@ -1,4 +1,4 @@
-"""What `to_bytes` of the component gives, for `from_bytes`."""
+"""The result of the component's `to_bytes`, for `from_bytes`."""
 
 from pathlib import Path
 from random import Random
@@ -21,7 +21,7 @@ _SEAL = 52  # bytes of the mark and the checksum
 
 
 class Kind:
-    """Half are changed before the checksums are computed: thinc's message, the biLM's in it, or what these hold."""
+    """Half are changed before the checksums are computed: thinc's message, the biLM's in it, or their content."""
 
     def __init__(self, seeds: Path) -> None:
         self._nlp = spacy.blank("xx")
@@ -31,7 +31,7 @@ class Kind:
             self._weights.append(HDF5File(make(folder)["weights.hdf5"]))
             self._digests.append(digest(load(folder)))
             self._bytes.append(self._component(folder).to_bytes())
-        self._empty = seeds / models.characters.__name__  # replaced by what is loaded
+        self._empty = seeds / models.characters.__name__  # what is loaded replaces it
 
     def make(self, rng: Random, folder: Path) -> bool:
         number = rng.randrange(len(self._bytes))
@@ -71,7 +71,7 @@ class Kind:
             model["shims"][0][0] = self._odd_shim(rng, model["shims"][0][0], number)
             outer["model"] = _packed(model)
         content = _packed(outer)
-        return content if rng.random() < 0.1 else seal(content)  # without a checksum, as versions before had it
+        return content if rng.random() < 0.1 else seal(content)  # without a checksum, as in earlier versions
 
     def _odd_shim(self, rng: Random, content: bytes, number: int) -> bytes:
         parts = srsly.msgpack_loads(unseal(content, "bytes"))
@@ -86,7 +86,7 @@ class Kind:
 
 
 def _odd(rng: Random, honest: Any) -> Any:
-    """Some value in a message changed, to anything that a message can say."""
+    """Replace a value in a message with anything that a message can contain."""
     places = list(_places(honest))
     for _ in range(rng.choice((1, 1, 2, 4))):
         node, key = rng.choice(places)
@@ -110,10 +110,10 @@ def _places(node: Any) -> Any:
 
 
 def _packed(value: Any) -> bytes:
-    """As msgpack writes it; what it cannot write is left out."""
+    """Pack a value like msgpack. What msgpack cannot write is left out."""
     try:
         return bytes(srsly.msgpack_dumps(value))
-    except Exception:  # a lone surrogate, a number of more than 64 bits, nested too deeply
+    except Exception:  # a lone surrogate, an integer of more than 64 bits, too deep nesting
         return bytes(srsly.msgpack_dumps(_writable(value)))
 
 

@@ -1,4 +1,4 @@
-"""`DocBin`s whose Docs bring `doc._.elmo`, `doc._.elmo_layers` and what belongs to them."""
+"""`DocBin`s whose Docs contain `doc._.elmo`, `doc._.elmo_layers` and what belongs to them."""
 
 import zlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _SENTENCES = (["the", "bank", "of", "the", "wörd"], ["a", " ", "b"])
 
 
 class Kind:
-    """Half are changed before they are packed, whose checksum is zlib's; what spaCy itself refuses is refused."""
+    """Half are changed before they are packed with zlib's checksum. What spaCy refuses counts as refused."""
 
     def __init__(self, seeds: Path) -> None:
         models.characters(seeds)
@@ -50,7 +50,7 @@ class Kind:
                 assert [token.text for token in doc] == [token.text for token in honest], "other words"
                 assert np.array_equal(doc._.elmo, honest._.elmo), "other vectors"
                 assert np.array_equal(doc._.elmo_layers, honest._.elmo_layers), "other layers"
-            again = self._nlp(doc)  # whatever was there
+            again = self._nlp(doc)  # whatever the Doc contained
             assert again._.elmo.shape == (len(doc), again._.elmo.shape[1])
             assert np.isfinite(again.vector).all(), "what lay there stayed"
         if errors:
@@ -59,7 +59,7 @@ class Kind:
     def _read_by_spacy(self, path: Path) -> list[Doc]:
         try:
             return list(DocBin().from_bytes(path.read_bytes()).get_docs(self._nlp.vocab))
-        except Exception as error:  # of spaCy, msgpack and zlib; nothing of ours runs here
+        except Exception as error:  # from spaCy, msgpack and zlib; none of our code runs here
             raise ElmoError(f"spaCy cannot read it ({type(error).__name__})") from None
 
     def _changed(self, rng: Random) -> bytes:
@@ -94,7 +94,7 @@ def _odd_words(rng: Random, honest: bytes) -> Any:
 
 
 def _odd_array(rng: Random, honest: Any) -> Any:
-    """Another array, or what is none."""
+    """Return another array, or something that is not an array."""
     changes: tuple[Callable[[], Any], ...] = (
         lambda: honest[..., :-1, :],
         lambda: np.concatenate([honest, honest], axis=rng.randrange(honest.ndim)),
@@ -120,7 +120,7 @@ def _odd_array(rng: Random, honest: Any) -> Any:
 
 
 def _with_odd_head(rng: Random, honest: Any) -> dict[bytes, Any]:
-    """As msgpack writes an array, but saying another form than its numbers have."""
+    """Return an array as msgpack writes it, but with a header that declares another shape or type."""
     return {
         b"nd": rng.choice((True, True, False, 1, "x")),
         b"type": rng.choice(("<f4", "<f8", "|O", "<f2", "<U3", "junk", 7, "<f4,<f4")),
@@ -131,7 +131,7 @@ def _with_odd_head(rng: Random, honest: Any) -> dict[bytes, Any]:
 
 
 def _writable(value: Any) -> Any:
-    """The value, where msgpack can write it: no lone surrogates, no numbers of more than 64 bits."""
+    """Return the value if msgpack can write it: no lone surrogates, no integers of more than 64 bits."""
     try:
         srsly.msgpack_dumps(value)
     except Exception:
@@ -146,7 +146,7 @@ def _similar_span(doc: Doc) -> None:
 def _hooked(doc: Doc) -> None:
     restore_hooks(doc)
     for item in (doc, doc[0:2], doc[-1]):
-        item.vector  # noqa: B018 (asked for to see what it raises)
+        item.vector  # noqa: B018 (it may raise)
         item.has_vector  # noqa: B018
         item.vector_norm  # noqa: B018
         item.similarity(doc[0])
@@ -156,7 +156,7 @@ def _merged(doc: Doc) -> None:
     copied = doc.copy()
     with copied.retokenize() as retokenizer:
         retokenizer.merge(copied[0:2])
-    with suppress(ElmoError):  # which it is, where the vectors were those of the words before
+    with suppress(ElmoError):  # raised if the vectors belonged to the words before the merge
         copied._.elmo  # noqa: B018
 
 

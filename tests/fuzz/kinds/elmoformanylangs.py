@@ -1,5 +1,7 @@
-"""Folders of ELMoForManyLangs: `config.json` and the network config, the dictionaries, the two pickles; and the form in
-which this package keeps such models, `lexicons.json`."""
+"""ELMoForManyLangs folders: `config.json`, the network config, the dictionaries and the two pickles.
+
+Also our own layout for such models, with `lexicons.json`.
+"""
 
 import json
 from pathlib import Path
@@ -17,7 +19,7 @@ _CONFIG = {"config_path": f"../configs/{_NETWORK}", "model": "x", "lr": 0.001}
 
 
 class Kind:
-    """Any of the files changed. The pickles are zip archives with checksums, or have none."""
+    """Changes any of the files. The pickles are zip archives with checksums, or have none."""
 
     def __init__(self, seeds: Path) -> None:
         bilm = models.manylangs_bilm()

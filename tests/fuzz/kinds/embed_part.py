@@ -1,4 +1,4 @@
-"""`OUT.part` of an interrupted `embed`, with which `--resume` goes on."""
+"""`OUT.part` of an interrupted `embed`, which `--resume` continues."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ _COUNTS = (0, 1, 2, 3, 7, -1, -(2**63), 2**31, 2**62, 2**63 - 1, 10**9)
 
 
 class Kind:
-    """Half are changed before the checksums of the lines are computed: what they vouch for then is another file."""
+    """Half are changed before the checksums of the lines are computed. The checksums then match another file."""
 
     def __init__(self, seeds: Path) -> None:
         self._model, self._text = seeds / "model", seeds / "text.txt"
@@ -65,7 +65,7 @@ class Kind:
             assert behind or np.array_equal(found[name], array), "other vectors"
 
     def _embed(self, out: Path, **settings: Any) -> Any:
-        with mock.patch.object(embed, "open_model", return_value=self._opened):  # else most of the time would go there
+        with mock.patch.object(embed, "open_model", return_value=self._opened):  # opening would take most of the time
             return embed.embed_file(self._text, out, model=str(self._model), device="cpu", batch_size=2, **settings)
 
     def _interrupted(self, out: Path) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ class Kind:
         raise AssertionError
 
     def _change_before(self, rng: Random, files: dict[str, bytes]) -> None:
-        """Other vectors, numbers of tokens, lines or settings, with the checksums that belong to them."""
+        """Change vectors, token counts, lines or settings, and update the checksums."""
         vectors, job, layout = files["vectors"], self._job, self._layout
         counts = [n_tokens for n_tokens, _ in _RECORD.iter_unpack(files["index"])]
         for _ in range(rng.choice((1, 1, 2, 3))):
@@ -122,7 +122,7 @@ class Kind:
 
 
 def _index(counts: list[int], vectors: bytes, job: dict[str, Any], layout: Layout) -> bytes:
-    """Records of lines of so many tokens; where an array is not there, its checksum is that of what is."""
+    """Return records of lines with these token counts. If part of an array is missing, its checksum covers the rest."""
     checksum = zlib.crc32(json.dumps([job, asdict(layout)], sort_keys=True).encode())
     records, at = [], 0
     for n_tokens in counts:

@@ -1,4 +1,4 @@
-"""`weights.hdf5`, in both forms that HDF5 has, plain, in chunks and packed."""
+"""`weights.hdf5`, in both versions of HDF5: plain, chunked and compressed."""
 
 from pathlib import Path
 from random import Random
@@ -8,7 +8,7 @@ from hdf5 import HDF5File
 
 
 class Kind:
-    """Weights changed, options as they were. Most weights have no checksum, so that other values may be read."""
+    """Changes weights, not options. Most weights have no checksum, so other values may be read."""
 
     def __init__(self, seeds: Path) -> None:
         self._models = [make(seeds / make.__name__) for make in (models.characters, models.words, models.manylangs)]

@@ -8,7 +8,7 @@ from changes import odd_json
 
 
 class Kind:
-    """Odd values, keys and bytes in the card of a model that is whole otherwise."""
+    """Puts odd values, keys and bytes into the card of an otherwise good model."""
 
     def __init__(self, seeds: Path) -> None:
         self._model = models.characters(seeds)

@@ -1,4 +1,4 @@
-"""`options.json`, of each family of models."""
+"""`options.json`, for each family of models."""
 
 from pathlib import Path
 from random import Random
@@ -8,7 +8,7 @@ from changes import odd_json
 
 
 class Kind:
-    """Odd values, keys and bytes in the options of a model that is whole otherwise."""
+    """Puts odd values, keys and bytes into the options of an otherwise good model."""
 
     def __init__(self, seeds: Path) -> None:
         makers = (models.characters, models.words, models.manylangs)

@@ -11,7 +11,7 @@ _SIZES = ("xs", "sm", "md", "original")
 
 
 class Kind:
-    """Odd values, keys, sections and bytes; read only, since a network of any size may be asked for."""
+    """Tries odd values, keys, sections and bytes. The config is only read, because its network may have any size."""
 
     def __init__(self, seeds: Path) -> None:
         self._texts = [Config.of_size(size).text() for size in _SIZES]

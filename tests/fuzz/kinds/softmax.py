@@ -8,7 +8,7 @@ from hdf5 import HDF5File
 
 
 class Kind:
-    """A softmax changed, beside a model that is whole otherwise."""
+    """Changes the softmax of an otherwise good model."""
 
     def __init__(self, seeds: Path) -> None:
         self._model = models.words(seeds)

@@ -22,7 +22,7 @@ _PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class Kind:
-    """Half are changed before the sums of their headers, and those of the compression, are computed."""
+    """Half are changed before the checksums of the headers and of the compression are computed."""
 
     def __init__(self, seeds: Path) -> None:
         self._model = models.words(seeds)

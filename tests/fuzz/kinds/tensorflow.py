@@ -1,4 +1,4 @@
-"""TensorFlow's bundles, checkpoints and hub modules: index, shards, and the graph where there are no options."""
+"""TensorFlow's bundles, checkpoints and hub modules: index, shards, and the graph if there are no options."""
 
 import lzma
 import tarfile
@@ -23,7 +23,7 @@ _FOOTER = 48
 
 
 class Kind:
-    """Half of the changed indices, shards and graphs are such that the checksums are right again."""
+    """Half of the changed indices, shards and graphs get correct checksums again."""
 
     def __init__(self, seeds: Path) -> None:
         self._models: list[tuple[models.Files, str | None]] = []
@@ -67,7 +67,7 @@ class Kind:
 
 
 def _with_blocks(rng: Random, index: bytes) -> bytes:
-    """One or some blocks changed in place, and their checksums made right."""
+    """Change one or more blocks in place, and correct their checksums."""
     changed = bytearray(index)
     blocks = list(_blocks(index))
     for start, end in rng.sample(blocks, rng.choice((1, 1, min(2, len(blocks))))):
@@ -78,7 +78,7 @@ def _with_blocks(rng: Random, index: bytes) -> bytes:
 
 
 def _blocks(index: bytes) -> Iterator[tuple[int, int]]:
-    """Where the blocks are: the metaindex and the index are named by the end of the file, the others by the index."""
+    """Find the blocks. The end of the file names the metaindex and the index; the index names the others."""
     at = len(index) - _FOOTER
     for number in range(2):
         start, at = _varint(index, at)
@@ -91,7 +91,7 @@ def _blocks(index: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _with_checksums_of_shards(files: models.Files, index: str) -> bytes:
-    """The index with the right checksum of each variable, where one is found behind the tag of its field."""
+    """Return the index with the correct checksum of each variable whose field tag is found."""
     content = files[index]
     changed = bytearray(content)
     reader = Reader(2**20)

@@ -1,4 +1,4 @@
-"""Ten random texts of any characters, through the component: in one batch, in another order, and each alone."""
+"""Ten random texts of any characters through the component: in one batch, in another order, and each alone."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from spacy_elmo.pipeline.shim import shim_of
 
 _TINY = Path(__file__).resolve().parents[2] / "data" / "tiny_2l_skip"
 _TEXTS = 10
-_MOST_TOKENS = 50  # of random text that has the same vectors whatever else is in the batch (docs/performance.md)
+_MOST_TOKENS = 50  # up to which random text has the same vectors in any batch (docs/performance.md)
 _TOLERANCE = 1e-5
 _WORDS = (
     *("the", "bank", "of", "a", "river", ",", "und", "groß", "Zoë", "l'œuvre", "東京", "กรุงเทพ", "संस्कृत", "עברית"),
-    *("العربية", "😀", "👩\u200d👩\u200d👧", "don't", "U.S.A.", "e.g.", "http://x.y/z?a=b", "1,000.5", "#x", "@y"),
+    *("العربية", "😀", "👩\u200d👩\u200d👧", "do not", "U.S.A.", "e.g.", "http://x.y/z?a=b", "1,000.5", "#x", "@y"),
 )
 _BLOCKS = (
     (0x20, 0x7F),
@@ -40,9 +40,9 @@ _BLOCKS = (
 
 
 class Kind:
-    """The tiny model, and the bundled one, of which a case takes longer, in every twentieth case. No text is refused.
+    """Uses the tiny model, and in every twentieth case the bundled one, which takes longer. No text is refused.
 
-    SPACY_ELMO_PRECISION chooses a precision; SPACY_ELMO_ISA, as always, the instructions.
+    SPACY_ELMO_PRECISION chooses a precision, and SPACY_ELMO_ISA, as always, the instructions.
     """
 
     def __init__(self, seeds: Path) -> None:
@@ -82,7 +82,7 @@ def _pipeline(weights: str) -> Any:
 
 
 def _checked(doc: Doc, width: int) -> Any:
-    """A copy of the vectors, one of each token, finite, and nothing where there is white space."""
+    """Return a copy of the vectors: one per token, finite, and zero for white space."""
     vectors = doc._.elmo
     assert vectors.shape == (len(doc), width), f"{vectors.shape} of {len(doc)} tokens"
     assert np.isfinite(vectors).all(), f"not finite: {doc.text!r}"

@@ -11,7 +11,7 @@ _LINE_ENDS = ("\n", "\r\n", "\r", "\n\n", "\0\n", "\x85", "\u2028", " \n", "")
 
 
 class Kind:
-    """Odd lines, bytes and bombs. Half of the packed ones are changed before they are packed."""
+    """Tries odd lines, bytes and bombs. Half of the compressed files are changed before they are compressed."""
 
     def __init__(self, seeds: Path) -> None:
         self._models = [make(seeds / make.__name__) for make in (models.characters, models.words)]

@@ -14,7 +14,7 @@ from spacy_elmo.formats import digest, load
 
 
 class Kind:
-    """Half are changed before their checksums are computed: members, names, and what the directory says."""
+    """Half are changed before their checksums are computed: members, names, and the directory."""
 
     def __init__(self, seeds: Path) -> None:
         self._model = models.characters(seeds)
@@ -74,7 +74,7 @@ def _odd_name(rng: Random, name: str) -> str:
 
 
 def _with_odd_entries(rng: Random, content: bytes) -> bytes:
-    """Fields of the directory, of the header before a member, and of the end, changed alike or apart."""
+    """Change fields of the directory, of the header before a member, and of the end, all alike or separately."""
     changed = bytearray(content)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         start, infos = archive.start_dir, archive.infolist()
@@ -115,7 +115,7 @@ def _with_odd_entries(rng: Random, content: bytes) -> bytes:
 
 
 def _bomb(rng: Random, files: models.Files) -> bytes:
-    """Much out of little: one member, many, an archive in an archive."""
+    """Make small files that unpack to much: one member, many, an archive in an archive."""
     size = rng.choice((2**20, 2**24, 2**25))
     kind = rng.choice(("one", "many", "names", "nested", "directory"))
     more = {

@@ -208,7 +208,7 @@ def test_what_a_cut_download_leaves_is_not_taken_for_options(server, cache, comi
     cut_download()
     assert names(coming) == ["options.json.part", "options.json.part.version"]
     (coming / "weights.hdf5").touch()
-    with pytest.raises(OptionsError, match=r"no options\.json beside it"):
+    with pytest.raises(OptionsError, match=r"no options\.json next to it"):
         open_model(coming).options  # noqa: B018
 
 
