@@ -43,7 +43,7 @@ def test_vocabulary_that_lacks_most_words_is_warned_about(prepare):
     warnings = [line for line in prepare("--held-out", "0", "--min-count", "4")[2].splitlines() if "⚠" in line]
     assert len(warnings) == 1
     assert "vocab.txt: 56% of the words of the corpus are not in the vocabulary" in warnings[0]
-    assert "min_count too high" in warnings[0]
+    assert "min_count is not too high" in warnings[0]
 
 
 def test_vocabulary_with_most_words_is_not_warned_about(prepare):

@@ -141,7 +141,7 @@ def test_vocabulary_that_fits_nothing_is_warned_about_once_and_seen_in_evaluate(
     warnings = [line for line in done.stderr.splitlines() if "⚠" in line]
     assert len(warnings) == 1
     assert "100% of the words of the corpus are not in the vocabulary and count as <UNK>" in warnings[0]
-    assert "other case" in warnings[0]
+    assert "the same case" in warnings[0]
     figures = json.loads(elmo("evaluate", tmp_path / "out", tmp_path / "text.txt", "--json", "--quiet").stdout)
     assert figures["unknown_share"] == 1.0
     table = elmo("evaluate", tmp_path / "out", tmp_path / "text.txt", "--quiet").stdout
