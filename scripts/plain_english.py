@@ -75,7 +75,12 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
     docstrings = set()
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             constant = body[0].value
             if isinstance(constant.value, str):
                 docstrings.add(constant)
