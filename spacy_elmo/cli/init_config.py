@@ -41,7 +41,7 @@ def init_config(
     Example: python -m spacy elmo init-config pretrain.cfg --pretrain --size sm
     """
     if pretrain and pipeline is not None:
-        raise typer.BadParameter("--pipeline and --pretrain write different configs: run the command once for each")
+        raise typer.BadParameter("--pipeline and --pretrain write two configs: run this once for each")
     if not pretrain and pipeline is None:
         raise typer.BadParameter("say what the config is for: --pipeline COMPONENTS or --pretrain")
     if config != "-" and not force and Path(config).is_file():

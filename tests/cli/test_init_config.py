@@ -53,7 +53,7 @@ def test_standard_output_has_the_config_and_nothing_else(init_config):
 def test_two_configs_at_once_are_wrong_usage(init_config):
     status, _, said = init_config("-", "--pipeline", "ner", "--pretrain")
     assert status == 2
-    assert "run the command once" in said
+    assert "run this once" in said
 
 
 @pytest.mark.parametrize("optimize", OPTIMIZE)

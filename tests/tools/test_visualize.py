@@ -180,7 +180,7 @@ def test_what_is_told_is_in_the_order_of_the_legend(draw, drawn):
 
 
 def test_characters_without_a_glyph_are_one_warning():
-    with pytest.warns(UserWarning, match="some characters are not in matplotlib's font") as warned:
+    with pytest.warns(UserWarning, match="matplotlib's font lacks some characters") as warned:
         picture(["河岸", "银行", "存款"]).png()
     assert len(warned) == 1
 
@@ -255,7 +255,7 @@ def test_text_that_cannot_be_drawn_is_an_error_and_leaves_nothing(draw, tmp_path
 
 def test_pictures_that_are_there_are_kept_unless_forced(draw, tmp_path):
     (tmp_path / "picture.html").write_text("mine")
-    with pytest.raises(ElmoError, match=r"picture\.html: is there already.*--force"):
+    with pytest.raises(ElmoError, match=r"picture\.html: already exists.*--force"):
         draw(SENTENCES)
     assert not (tmp_path / "picture.png").exists()
     draw(SENTENCES, force=True)

@@ -63,7 +63,7 @@ def test_sentences_are_refused_as_keys_where_hdf5_would_not_hold_them_all(tmp_pa
 
 
 def test_sentence_keys_are_for_formats_that_have_keys(text, model, tmp_path):
-    with pytest.raises(ElmoError, match="hold them anyway"):
+    with pytest.raises(ElmoError, match="has the sentences anyway"):
         embed_file(text, tmp_path / "out.spacy", model=model, use_sentence_keys=True)
 
 
