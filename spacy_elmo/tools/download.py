@@ -23,11 +23,11 @@ from spacy_elmo.formats.known import CACHE, KNOWN, KnownFile, KnownModel, cache_
 from spacy_elmo.support.files import link_or_copy, patiently, recover, replacing
 from spacy_elmo.support.progress import progress_bar
 
-_ROUNDS = 5  # of fetching files again because they changed on the server in between
-_FRUITLESS = 3  # give up after this many attempts in a row without new bytes
-_PAUSE = 1.0  # seconds after the first such attempt; then two and three times as many
-_TIMEOUT = 30.0  # seconds without an answer
-_CHUNK = 2**16  # bytes that a lost connection can cost
+_ROUNDS = 5  # Fetch files again this often, if they changed on the server in between.
+_FRUITLESS = 3  # Give up after this many attempts in a row without new bytes.
+_PAUSE = 1.0  # Seconds after the first such attempt, then two and three times as many.
+_TIMEOUT = 30.0  # Seconds without an answer.
+_CHUNK = 2**16  # Bytes that a lost connection can cost.
 
 
 def download(name: str, show_progress: bool = False) -> dict[str, Any]:

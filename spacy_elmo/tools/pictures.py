@@ -29,11 +29,11 @@ _STYLES = (
     ("#000000", "X", "x"),
 )
 _OTHER, _OTHER_STYLE = "other", ("#B0B0B0", ".", "circle-open")
-_MOST_WITH_CONTEXT = 40  # with more points, their labels would overlap
-_CONTEXT = 2  # words to show on each side
-_TITLE = 70  # characters in a line of the title
-_NAME = 30  # characters of a category shown in the legend
-_LINE = 40  # characters per line of the sentence shown on hover, so that it fits on a phone
+_MOST_WITH_CONTEXT = 40  # With more points, their labels would overlap.
+_CONTEXT = 2  # Words to show on each side.
+_TITLE = 70  # Characters in a line of the title.
+_NAME = 30  # Characters of a category in the legend.
+_LINE = 40  # Characters in a line of the sentence shown on hover, so that it fits on a phone.
 
 
 def check_packages(files: Iterable[Path], method: str) -> None:

@@ -142,9 +142,9 @@ def warning(report: PrepareReport, held_out: float) -> str | None:
     if not every or report.heldout.sentences:
         return None
     return (
-        f"nothing is held out: document {every // 2 + 1} of each file and every {every}th from there would be (or "
-        "paragraphs, if a file is one document), but no file has such a document with sentences to keep; use a larger "
-        f"share than {held_out}, or fewer and larger files"
+        f"nothing is held out: no file has a document {every // 2 + 1}, or every {every}th from there, with sentences "
+        f"to keep (paragraphs count, if a file is one document). Use a larger share than {held_out}, or fewer and "
+        "larger files"
     )
 
 

@@ -221,8 +221,10 @@ def directory_of(out: Path) -> Path:
 
 
 def _names(name: str) -> list[str]:
-    """Return the names of all files that a spool may have, also one of an earlier version, in the order to remove them:
-    the job comes last, so that it is there as long as any other file."""
+    """Return the names of all files that a spool may have, also one of an earlier version.
+
+    They are in the order to remove them. The job comes last, so that it is there as long as any other file.
+    """
     return [name, "lengths", _INDEX, _VECTORS, _NEW_JOB, _JOB]
 
 
