@@ -121,7 +121,7 @@ def test_ids_are_those_that_the_original_looked_up(shared, sentences):
 
 def test_the_encoder_lstm_is_one_clear_error(shared):
     path = shared / "references" / "elmoformanylangs" / "lstm_encoder"
-    refused(path, r'encoder: name is "lstm".*no biLM', OptionsError)
+    refused(path, r'encoder: name is "lstm".*not a biLM', OptionsError)
 
 
 # --- what is read ---

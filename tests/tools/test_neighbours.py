@@ -208,7 +208,7 @@ def odd_numbers(file):
         (replace("1", np.ones((0, 1, 8), np.float32)), "shape"),
         (replace("1", np.ones((1, 0), np.float32)), "shape"),
         (replace("sentence_to_index", ['{"a \\ud800": 1, "bank": 0}']), "sentence_to_index is not"),
-        (replace("1", None), "no vectors of line 1"),
+        (replace("1", None), "no vectors for line 1"),
         (replace("1", np.ones((1, 8), int)), "int64"),
         (replace("1", np.ones(8, np.float32)), "shape"),
         (replace("1", np.ones((1, 7), np.float32)), "unlike"),
@@ -222,8 +222,8 @@ def odd_numbers(file):
         (replace("sentence_to_index", [3]), "sentence_to_index is not"),
         (replace("sentence_to_index", ['{"a": Infinity}']), "sentence_to_index is not"),
         (replace("sentence_to_index", ["[" * 200_000]), "sentence_to_index is not"),
-        (sparse, "its values are not there"),
-        (replace("sentence_to_index", ["{}"]), "no sentence in it"),
+        (sparse, "declared but has no values"),
+        (replace("sentence_to_index", ["{}"]), "contains no sentence"),
     ],
 )
 def test_damaged_and_hostile_files_are_errors_that_name_them(tmp_path, change, message):

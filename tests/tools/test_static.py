@@ -157,9 +157,9 @@ def test_what_is_there_is_neither_replaced_nor_mixed(stopped, corpus, model):
     ("settings", "message"),
     [
         ({"min_count": 0}, "min_count is 0"),
-        ({"min_count": 9}, "no word is there 9 times or more"),
+        ({"min_count": 9}, "no word occurs 9 times or more"),
         ({"layers": "concat"}, "layers is 'concat'"),
-        ({"pipeline": "no_such"}, "no_such: neither"),
+        ({"pipeline": "no_such"}, "no_such: not an installed pipeline"),
         ({"lang": "zz"}, "lang: spaCy cannot make a tokenizer for 'zz'"),
     ],
 )

@@ -137,7 +137,7 @@ def test_a_pipeline_splits_and_tags_lines(draw, drawn, tmp_path):
     assert draw(["Money!  Lent, by a bank.", "", "A river."], "picture.html", **settings) == {"X": 7, "PUNCT": 4}
     assert list(drawn[0].words[0]) == ["Money", "!", "Lent", ",", "by", "a", "bank", "."]
     assert draw(["x\tMoney!", "y\tA bank.", "y\tRivers"], "b.html", color="label", pipeline="en") == {"y": 2, "x": 1}
-    with pytest.raises(ElmoError, match="line 1: the pipeline gives no parts of speech"):
+    with pytest.raises(ElmoError, match="line 1: the pipeline sets no parts of speech"):
         draw(["Money!"], "c.html", color="pos", pipeline="en")
 
 
@@ -244,7 +244,7 @@ def test_markup_and_mathematics_in_the_text_are_shown_as_they_are(draw, tmp_path
         ([""], {}, "points to draw: 0"),
         (["a bank"] * 3, {"words": ["bank"]}, "the same vector"),
         (["a b c"], {"layers": "9"}, "from 0 to 2"),
-        (["a b c"], {"pipeline": "no_such"}, "no_such: neither"),
+        (["a b c"], {"pipeline": "no_such"}, "no_such: not an installed pipeline"),
     ],
 )
 def test_text_that_cannot_be_drawn_is_an_error_and_leaves_nothing(draw, tmp_path, lines, settings, message):

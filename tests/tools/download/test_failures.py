@@ -17,7 +17,7 @@ from spacy_elmo.tools.download import download
 def test_a_wrong_checksum_is_an_error_that_names_both_and_the_file_is_removed(server, tiny, coming):
     tiny(sha256="0" * 64)
     found = sha256(server.files["weights.hdf5"])
-    with pytest.raises(ElmoError, match=rf"weights\.hdf5: not the file.*{'0' * 64}.*{found}"):
+    with pytest.raises(ElmoError, match=rf"weights\.hdf5: differs from the published file.*{'0' * 64}.*{found}"):
         download("tiny")
     assert names(coming) == ["options.json", "options.json.part.version"]
     assert server.ranges == [None]

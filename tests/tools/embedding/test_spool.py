@@ -45,7 +45,9 @@ def test_existing_file_is_kept_unless_forced(text, model, tmp_path):
     assert len(contents(out)) == len(LINES) + 1
 
 
-@pytest.mark.parametrize(("name", "words"), [("folder.h5", "directory"), ("no/out.h5", "make it"), ("o.txt", "suffix")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("folder.h5", "directory"), ("no/out.h5", "create it first"), ("o.txt", "unknown format")]
+)
 def test_output_that_cannot_be_is_an_error(text, model, tmp_path, name, words):
     (tmp_path / "folder.h5").mkdir()
     with pytest.raises(ElmoError, match=words):
@@ -258,7 +260,7 @@ def test_what_changes_while_the_file_is_written_is_an_error_and_no_file(text, mo
             finish(spool, write, wishes)
 
         patch.setattr(spools.Spool, "finish", damaged)
-        with pytest.raises(ElmoError, match=r"out\.h5\.part: line \d of it was changed.*--resume"):
+        with pytest.raises(ElmoError, match=r"out\.h5\.part: its line \d was changed.*--resume"):
             embed_file(text, out, **settings)
     assert not out.exists()
     embed_file(text, out, resume=True, **settings)
@@ -270,7 +272,7 @@ def test_spool_of_another_version_is_refused_in_one_line(text, model, tmp_path):
     out = tmp_path / "out.h5"
     job = interrupted(out, text, model=model) / "job.json"
     job.write_text(job.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(ElmoError, match=r"out\.h5\.part: of another version of spacy-elmo.*--force") as error:
+    with pytest.raises(ElmoError, match=r"out\.h5\.part: from another version of spacy-elmo.*--force") as error:
         embed_file(text, out, model=model, resume=True)
     assert "\n" not in str(error.value)
     embed_file(text, out, model=model, force=True)
