@@ -123,7 +123,7 @@ def test_a_word_that_is_not_there_or_there_twice_is_an_error(tmp_path, model, wo
 def test_a_word_that_the_corpus_lacks_is_an_error(tmp_path, model):
     with EmbeddedCorpus(written(tmp_path, model)) as corpus:
         query = query_in_sentence(corpus, "dog", "my dog", str(model))
-        with pytest.raises(ElmoError, match=r"all\.hdf5: no other use of 'dog'"):
+        with pytest.raises(ElmoError, match=r"all\.hdf5: has no other use of 'dog'"):
             neighbours(corpus, query)
         assert len(neighbours(corpus, query, any_word=True, top=3)) == 3
 
@@ -133,7 +133,7 @@ def test_a_corpus_of_another_model_is_an_error(tmp_path, data, model, bundled_wi
         assert formats.load(data / "tiny_2l_clip").options.width == corpus.width
         with pytest.raises(ElmoError, match="not from"):
             query_in_sentence(corpus, "dog", "my dog", str(data / "tiny_2l_clip"))
-        with pytest.raises(ElmoError, match=f"32 wide, those of en_elmo_sm {bundled_width}"):
+        with pytest.raises(ElmoError, match=f"32 wide, those of en_elmo_sm are {bundled_width}"):
             query_in_sentence(corpus, "dog", "my dog")
 
 
