@@ -54,7 +54,9 @@ def test_a_raw_line_may_be_longer_than_parsers_allow(tmp_path, model):
 
 def test_line_that_would_not_fit_into_the_memory_is_an_error_that_names_it(tmp_path, model):
     (tmp_path / "text.txt").write_text("fine\n" + "ab " * (MOST_TOKENS + 1))
-    with pytest.raises(CorpusError, match=r"text\.txt, line 2: 1,000,001 tokens, more than .*put one sentence per line"):
+    with pytest.raises(
+        CorpusError, match=r"text\.txt, line 2: 1,000,001 tokens, more than .*put one sentence per line"
+    ):
         embed_file(tmp_path / "text.txt", tmp_path / "out.h5", model=model)
 
 
