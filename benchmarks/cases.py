@@ -1,7 +1,7 @@
-"""Size of a model, case and engine in, what the engine is to encode out, and what that takes: operations, and bytes.
+"""What each engine encodes for a model and case, and how many operations and bytes that needs.
 
-Ours gets all of a text, the others a sample where they are slow; how large, stands in the tables here: so large that
-`make bench` takes less than 20 minutes a level on two processors.
+Our engine gets the whole text. Others get a sample if they are slow. The tables here have the size of the samples. With
+these, `make bench` takes less than 20 minutes per level on two processors.
 """
 
 import tempfile
@@ -21,12 +21,12 @@ SENTENCES = Path(__file__).with_name("sentences.txt")
 SIZES = ("original", "small", "bundled")
 OURS_ALONE = ("manylangs",)  # no peer loads it
 CASES = ("stream", "single", "long", "pieces")
-STREAM_SENTENCES = {"original": 640, "manylangs": 640}  # of ours; all at the other sizes
-STREAM_TOKENS = {"original": 800, "small": 2_400, "bundled": 4_800}  # of engines other than ours
-LONG_TOKENS = {"original": 250, "small": 2_000, "bundled": 4_000}  # likewise; of pieces, a tenth of it in each
+STREAM_SENTENCES = {"original": 640, "manylangs": 640}  # for our engine; all sentences at the other sizes
+STREAM_TOKENS = {"original": 800, "small": 2_400, "bundled": 4_800}  # for other engines
+LONG_TOKENS = {"original": 250, "small": 2_000, "bundled": 4_000}  # for other engines; a tenth of it in each piece
 SINGLE_SENTENCES = {"original": 8, "manylangs": 8, "small": 20, "bundled": 20}
 DOCUMENT_TOKENS, PIECE_TOKENS = 20_000, 1_000
-_FILES = tempfile.TemporaryDirectory()  # it goes when the process ends
+_FILES = tempfile.TemporaryDirectory()  # removed when the process ends
 FILTERS = ((1, 32), (2, 32), (3, 64), (4, 128), (5, 256), (6, 512), (7, 1024))
 MARKERS = ("<bos>", "<eos>", "<oov>", "<pad>", "<bow>", "<eow>")
 # 150,000 words and 15,000 characters.
@@ -39,7 +39,7 @@ def read_sentences(count: int) -> list[list[str]]:
 
 
 def load(size: str) -> BiLM:
-    """Return the model of this name; all but the bundled one have random weights."""
+    """Return the model of this name. All except the bundled one have random weights."""
     if size == "bundled":
         return formats.load(formats.BUNDLED)
     if size == "manylangs":
@@ -51,15 +51,15 @@ def load(size: str) -> BiLM:
 
 @cache
 def write_model(size: str) -> tuple[str, BiLMOptions]:
-    """Write a model to a directory for all engines to load; also give out its options."""
+    """Write a model to a directory for all engines to load. Return the directory and the options."""
     bilm, directory = load(size), f"{_FILES.name}/{size}"
     formats.write(bilm, directory)
     return directory, bilm.options
 
 
 def calls_of(size: str, case: str, is_ours: bool, sentences: Sentences) -> list[Sentences]:
-    """What an engine is given in each call: ours all sentences at once, the others an evenly spaced sample of batches,
-    or the beginning of a document or of its pieces."""
+    """Return the input of each call of an engine. Ours gets all sentences at once. The others get an evenly spaced
+    sample of batches, or the beginning of a document or of its pieces."""
     if case == "single":
         return [[sentence] for sentence in evenly_spaced(sentences, SINGLE_SENTENCES[size])]
     if case == "stream" and is_ours:
@@ -76,21 +76,21 @@ def calls_of(size: str, case: str, is_ours: bool, sentences: Sentences) -> list[
 
 
 def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
-    """Items from the middle of `count` equal parts; all where there are not more."""
+    """Return items from the middle of `count` equal parts; return all if there are not more."""
     count = min(count, len(items))
     return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
 
 
 def n_tokens(sentences: Sentences) -> int:
-    """Tokens of the text, without BOS and EOS."""
+    """Return the number of tokens of the text, without BOS and EOS."""
     return sum(map(len, sentences))
 
 
 def needed_operations(options: BiLMOptions, sentences: Sentences) -> int:
-    """Operations of matrix products (multiplications and additions) that a text needs; the rest is free.
+    """Return the operations of matrix products (multiplications and additions) that a text needs. The rest is free.
 
-    The character CNN counts once for each distinct word, BOS and EOS among them, and in its windows only the positions
-    that hold a character or a border of the word; the LSTMs count for every token, BOS and EOS included.
+    The character CNN counts once for each distinct word, including BOS and EOS. In its windows, only positions with a
+    character or a border of the word count. The LSTMs count for every token, including BOS and EOS.
     """
     cnn = char_cnn_of(options)
     words, full = {word for sentence in sentences for word in sentence}, cnn.max_characters_per_token
@@ -106,13 +106,15 @@ def needed_operations(options: BiLMOptions, sentences: Sentences) -> int:
 
 
 def needed_bytes(options: BiLMOptions, sentence: Sequence[str]) -> int:
-    """Bytes of weights that a sentence reads: what meets the state in every step, the rest once (not the filters)."""
+    """Return the bytes of weights that a sentence reads: the recurrent weights in every step, the rest once (without
+    the filters)."""
     of_words, of_inputs, of_states = n_weights(options)
     return 4 * (of_words + of_inputs + (len(sentence) + 2) * of_states)
 
 
 def n_weights(options: BiLMOptions) -> tuple[int, int, int]:
-    """Numbers in the matrices of highways and projection, and of all LSTMs in those that meet inputs and states."""
+    """Return the number of weights of the highways and the projection, of all input matrices of the LSTMs, and of all
+    their state matrices."""
     cnn, lstm = char_cnn_of(options), options.lstm
     n_features = cnn.n_filters + (options.token_embedder.word_dim if options.token_embedder else 0)
     projected = n_features * lstm.projection_dim if n_features != lstm.projection_dim else 0
@@ -122,7 +124,7 @@ def n_weights(options: BiLMOptions) -> tuple[int, int, int]:
 
 
 def char_cnn_of(options: BiLMOptions) -> CharCNNOptions:
-    """The character CNN, in both families of models."""
+    """Return the options of the character CNN, in both families of models."""
     cnn = options.token_embedder.char_cnn if options.token_embedder else options.char_cnn
     assert cnn is not None
     return cnn

@@ -1,8 +1,8 @@
-"""Name of a side in, the Python that runs it out: for a peer that of an environment, which is made where it is missing.
+"""Finds the Python that runs a side. A peer has its own environment, which is made if it is missing.
 
-peers/NAME.txt says what is in it: blocks of what `pip install` is given, set apart by blank lines. torch stands in the
-first one, alone: left to the resolver, it may be taken in a build of several gigabytes. Environments lie in .envs/
-beside this file; one whose requirements or Python have changed is made anew.
+peers/NAME.txt says what is in it: blocks of arguments for `pip install`, separated by blank lines. torch is alone in
+the first block, because the resolver may choose a build of several gigabytes. Environments are in .envs/ next to this
+file. If the requirements or Python have changed, the environment is made again.
 """
 
 import platform
@@ -18,21 +18,21 @@ PIP = ("-m", "pip", "--disable-pip-version-check", "install", "--no-compile")
 
 
 class SideError(RuntimeError):
-    """A side of a comparison cannot be had, or could not do what it was asked to do."""
+    """A side of a comparison is not available, or failed."""
 
 
 def note(text: str) -> None:
-    """Tell on the error stream what is going on."""
+    """Print progress on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def is_peer(name: str) -> bool:
-    """Whether a side has an environment of its own."""
+    """Whether a side has its own environment."""
     return (PEERS / f"{name}.txt").exists()
 
 
 def python_of(name: str) -> Path:
-    """The interpreter for a side.
+    """Return the interpreter of a side.
 
     Raises:
         SideError: the environment cannot be made.
@@ -57,6 +57,6 @@ def python_of(name: str) -> Path:
 
 
 def pip_arguments(name: str) -> list[list[str]]:
-    """What `pip install` is given for each block."""
+    """Return the arguments of `pip install` for each block."""
     blocks = (PEERS / f"{name}.txt").read_text(encoding="utf-8").split("\n\n")
     return [shlex.split(block, comments=True) for block in blocks]

@@ -1,7 +1,7 @@
-"""What all benchmarks share: levels of instruction sets, processes that answer, turns, one table and one report.
+"""What all benchmarks share: levels of instruction sets, worker processes, turns, tables and the report.
 
-Nothing is timed in this process. Each side of a comparison runs in one of its own (runner.py), whose environment says
-which instruction sets torch, oneDNN, MKL and spacy-elmo may use.
+Nothing is timed in this process. Each side of a comparison runs in its own process (runner.py). The environment of that
+process says which instruction sets torch, oneDNN, MKL and spacy-elmo may use.
 """
 
 import argparse
@@ -27,31 +27,31 @@ from spacy_elmo.bilm.kernels import instruction_sets
 
 RUNNER = Path(__file__).with_name("runner.py")
 PACKAGES = ("spacy-elmo", "torch", "spacy", "thinc")  # of this environment; those of peers are pinned
-LOG_LINES = 5  # of a process that has failed
+LOG_LINES = 5  # to show of a failed process
 PAUSE = 0.2  # seconds
-SETTLED = 0.05  # seconds, after which the threads of the side before no longer wait for work by spinning
+SETTLED = 0.05  # seconds, after which the threads of the previous side no longer spin
 
-Row = dict[str, Any]  # a line of a table by column; lists go to the report only
+Row = dict[str, Any]  # a line of a table by column; lists only go to the report
 
-# Instruction sets of all processes: what oneDNN and MKL call them. ATen and spacy-elmo call them as we do; FP16 is all
-# of AVX-512, but no AMX. At "native", each project takes what it finds.
+# Instruction sets of all processes, with their names in oneDNN and MKL. ATen and spacy-elmo use the keys of this table.
+# FP16 is all of AVX-512 without AMX. At "native", each project uses what it finds.
 LEVELS = {
     "avx512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
     "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
 }
-CHOOSING = ("SPACY_ELMO_ISA", "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OMP_", "GOMP_", "KMP_")  # variables, or their start
+CHOOSING = ("SPACY_ELMO_ISA", "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OMP_", "GOMP_", "KMP_")  # variables or prefixes
 
 
 def levels_here() -> list[str]:
-    """Levels that the processor and the compiled part have, the best first, and "native"."""
+    """Return the levels that the processor and the compiled part support, best first, and "native"."""
     return [*(level for level in instruction_sets() if level in LEVELS), "native"]
 
 
 def find_levels(name: str) -> list[str]:
-    """The levels that a name on the command line stands for; "all": all of this machine.
+    """Return the levels for a name on the command line; "all" is all levels of this machine.
 
     Raises:
-        ArgumentTypeError: it has no such level.
+        ArgumentTypeError: the machine has no such level.
     """
     here = levels_here()
     if name not in (*here, "all"):
@@ -60,15 +60,15 @@ def find_levels(name: str) -> list[str]:
 
 
 def variables_of(level: str) -> dict[str, str]:
-    """What chooses a level in each process."""
+    """Return the environment variables that choose a level."""
     return {"SPACY_ELMO_ISA": level, "ATEN_CPU_CAPABILITY": level, **LEVELS[level]} if level in LEVELS else {}
 
 
 class Worker:
-    """A process of runner.py that answers commands; a context in which it lives.
+    """A process of runner.py that answers commands. It is a context manager, and ends with the context.
 
-    python: its interpreter; arguments: of runner.py; environment: variables beside those of this process, of which it
-    inherits none that choose instruction sets or threads.
+    python: its interpreter; arguments: of runner.py; environment: variables in addition to those of this process. It
+    does not inherit variables that choose instruction sets or threads.
     """
 
     def __init__(self, python: Path, *arguments: str, environment: dict[str, str], script: Path = RUNNER) -> None:
@@ -80,10 +80,10 @@ class Worker:
         self.pid: int = self._process.pid
 
     def ask(self, command: str, meanwhile: Callable[[], object] | None = None, **arguments: Any) -> Any:
-        """Have a command carried out; return what it gives. meanwhile: called several times a second.
+        """Run a command in the process; return its result. meanwhile: called several times per second.
 
         Raises:
-            SideError: it failed, or the process has ended.
+            SideError: the command failed, or the process has ended.
         """
         try:
             pickle.dump((command, arguments), self._process.stdin)
@@ -111,7 +111,7 @@ class Worker:
 
 @contextmanager
 def busy_loops() -> Iterator[None]:
-    """Have every processor that this process may use kept busy by a process of its own."""
+    """Context in which every processor that this process may use is busy with another process."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
@@ -134,11 +134,12 @@ def take_turns(
     machine: Any = None,
     warm_up: bool = True,
 ) -> list[Row]:
-    """Run all sides once, then in turn, repetition by repetition; return a row for each.
+    """Run all sides once as a warm-up, then in turn, repetition by repetition. Return a row for each.
 
-    turns: do the work of a side and return the seconds; tokens: that it goes through, in so many calls.
-    machine: the process that measures the machine's large product at the beginning of each repetition, if any.
-    times, in the row: tokens a second of the first side over those of this one.
+    turns: functions that do the work of a side and return the seconds; tokens: number of tokens in this work, which is
+        `n_calls` calls.
+    machine: the process that measures the large product of the machine at the beginning of each repetition, if any.
+    times, in the row: tokens/s of the first side over those of this side.
     """
     for turn in turns.values() if warm_up else ():
         turn()
@@ -163,7 +164,7 @@ def take_turns(
 
 
 def ratio(numbers: Sequence[float], others: Sequence[float]) -> float:
-    """Median of the ratios, repetition by repetition."""
+    """Return the median of the ratios, repetition by repetition."""
     return float(statistics.median(a / b for a, b in zip(numbers, others, strict=True)))
 
 
@@ -171,9 +172,9 @@ def ratio(numbers: Sequence[float], others: Sequence[float]) -> float:
 
 
 class Report:
-    """What a run at one level has found so far.
+    """The results of a run at one level so far.
 
-    machine: the process that is asked for the speed of the machine itself (machine.py).
+    machine: the process that measures the speed of the machine itself (machine.py).
     """
 
     def __init__(self, level: str, threads: int, stack: ExitStack) -> None:
@@ -188,12 +189,13 @@ class Report:
         self.facts: Row = self.machine.ask("describe")
 
     def start(self, stack: ExitStack, *role: str, threads: int | None, **settings: Any) -> Any:
-        """Start a process that ends with the stack, and have it load what the settings say; return its Worker.
+        """Start a process that ends with the stack, let it load what the settings say, and return its Worker. If a peer
+        is not available, return None.
 
-        role: arguments of runner.py; threads: None: as many as it takes. Returns None where a peer cannot be had.
+        role: arguments of runner.py; threads: number of threads, or None for the default.
 
         Raises:
-            SideError: what is no peer cannot be had.
+            SideError: a side that is not a peer is not available.
         """
         name = role[-1]
         if name in self.left_out:
@@ -213,7 +215,7 @@ class Report:
         return worker
 
     def render(self) -> str:
-        """Lay it out as text."""
+        """Return the report as text."""
         names = ("facts", "versions", "left_out")
         lines = [f"== {self.about}", *(f"{name}: {json.dumps(vars(self)[name])}" for name in names)]
         for name, rows in self.tables.items():
@@ -222,7 +224,7 @@ class Report:
 
 
 def render_table(rows: Sequence[Row]) -> Iterator[str]:
-    """Lay rows out as lines, a column for each name that a row has; lists are left out."""
+    """Yield the rows as lines, with a column for each name that any row has. Lists are left out."""
     names = dict.fromkeys(name for row in rows for name, value in row.items() if not isinstance(value, list))
     lines = [list(names), *([shown(row.get(name)) for name in names] for row in rows)]
     is_text = [any(isinstance(row.get(name), str) for row in rows) for name in names]
@@ -233,14 +235,14 @@ def render_table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def shown(value: Any) -> str:
-    """A number to three digits, more where it is large; text as it is; a dash for None."""
+    """Return a number with three digits, or more if it is large; text as it is; a dash for None."""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def run_levels(measure: Callable[[Report, argparse.Namespace], object], args: argparse.Namespace) -> None:
-    """Measure level by level; print each as it is done, and write all so far to a file where one is asked for."""
+    """Measure level by level. Print each when it is done, and write all so far to a file if `json` names one."""
     done, arguments = [], {name: value for name, value in vars(args).items() if name != "json"}
     for level in args.level:
         start = time.monotonic()
@@ -259,7 +261,7 @@ def run_levels(measure: Callable[[Report, argparse.Namespace], object], args: ar
 
 
 def file_to_write(text: str) -> Path:
-    """Parse the name of a file in a directory that is there."""
+    """Parse the name of a file in an existing directory."""
     if not (file := Path(text)).parent.is_dir():
         raise argparse.ArgumentTypeError(f"no such directory: {file.parent}")
     return file
@@ -273,7 +275,7 @@ def positive(text: str) -> int:
 
 
 def names_of(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """Make a parser of comma-separated names out of these."""
+    """Return a parser of comma-separated names, which must be among `known`."""
 
     def parse(text: str) -> list[str]:
         if unknown := [name for name in text.split(",") if name not in known]:

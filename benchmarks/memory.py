@@ -1,4 +1,4 @@
-"""Number of a process in, its memory in MiB out, and that of the processes that it started; read where Linux tells."""
+"""Reads the memory of a process and its children in MiB, on Linux."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,15 +7,15 @@ IS_TOLD = Path("/proc/self/smaps_rollup").exists()
 
 
 def peak(pid: int, is_from_now: bool = False) -> float | None:
-    """Highest resident memory so far; None where nobody tells. is_from_now: forget what was; it is that now, then."""
+    """Return the highest resident memory so far; None if it is not known. is_from_now: start to measure now."""
     if IS_TOLD and is_from_now:
         Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
     return _fields(pid, "status")["VmHWM:"] if IS_TOLD else None
 
 
 def look(pid: int, looks: list[dict[int, tuple[float, float]]]) -> None:
-    """Add a look at a process and its children: the share of each in the memory, in which what several have in common
-    counts once, and what it has alone. One that has just ended is left out."""
+    """Measure a process and its children, and append the result to `looks`: for each, its share of the memory (shared
+    memory counts once in all), and its private memory. A process that has just ended is left out."""
     looks.append({})
     for one in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split())):
         with suppress(OSError, KeyError):

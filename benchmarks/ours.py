@@ -1,4 +1,4 @@
-"""Everything of spacy-elmo that is measured: adapters like those in peers/, the parts of a step, and pretraining."""
+"""The parts of spacy-elmo that are measured: adapters like those in peers/, the parts of a step, and pretraining."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,16 +30,16 @@ __all__ = ["Engine", "Float32Product", "Steps", "describe_machine", "keep_freed_
 
 Sentences = Sequence[Sequence[str]]
 SENTENCES = Path(__file__).with_name("sentences.txt")
-KEPT = 64  # sentences whose layers are kept until all are there, as `encode` does
+KEPT = 64  # up to this many sentences, use `encode`, which returns all layers at once
 BOS, EOS = characters.BOS, characters.EOS
 
 
 class Engine:
-    """See peers/__init__.py: `BiLM.encode`; of many sentences `BiLM.stream`, whose arrays are made as `encode`
-    makes them and dropped batch by batch, as those of the others are.
+    """See peers/__init__.py. It runs `BiLM.encode`, or `BiLM.stream` for many sentences. Then it makes the arrays that
+    `encode` would make, and drops them batch by batch, as with the other engines.
 
-    threads: of torch in this process; None leaves them alone. settings: batch_tokens, precision, and own_threads: the
-    setting `threads` of the model.
+    threads: of torch in this process; None does not change them. settings: batch_tokens, precision, and own_threads
+    (the setting `threads` of the model).
     """
 
     def __init__(self, directory: Path, threads: int | None, device: str = "cpu", **settings: Any) -> None:
@@ -60,41 +60,41 @@ class Engine:
         return None
 
     def encode(self, sentences: Sentences) -> list[npt.NDArray[np.float32]]:
-        """What `BiLM.encode` gives."""
+        """Return the result of `BiLM.encode`."""
         return self.bilm.encode(sentences)
 
     def remember(self, sentences: Sentences) -> None:
-        """Have the words and borders of these sentences in the word table, and no others."""
+        """Put the words and borders of these sentences into the word table, and no others."""
         self.bilm.clear_word_table()
         self.bilm.embed(sorted({word for sentence in sentences for word in (BOS, *sentence, EOS)}))
 
 
 def ner_config(batch_size: int) -> Any:
-    """The config of ELMo and NER: `spacy elmo init-config --pipeline ner`."""
+    """Return the config of ELMo and NER: `spacy elmo init-config --pipeline ner`."""
     from spacy_elmo.tools import init_config
 
     return init_config.build(["ner"])
 
 
 def forget_words(nlp: Any) -> None:
-    """Empty the word table of the component."""
+    """Clear the word table of the component."""
     nlp.get_pipe("elmo").model.shims[0].bilm.clear_word_table()
 
 
-# The ways to bring cells up to date in place, called with gates, inputs, cells and clip.
+# The ways to update cells in place, called with gates, inputs, cells and clip.
 GATE_UPDATES: dict[str, Any] = {} if kernels.is_missing() else {"compiled": kernels.update_gates}
 GATE_UPDATES["torch"] = gates.update_gates
 
 
 def character_ids(words: Sequence[str], width: int) -> Tensor:
-    """Ids `[len(words), width]` int64."""
+    """Return ids `[len(words), width]` int64."""
     padded = characters.pad([characters.token_ids(word, width) for word in words], width)
     return torch.from_numpy(padded.astype(np.int64))
 
 
 def make_steps(directory: Path, size: Any, words: int, rows: int, precision: Any, device: str) -> Steps:
-    """Steps of pretraining on sentences.txt over and over, in batches of so many rows, with so many words in the
-    vocabulary: those of the text and made-up rare ones. directory: for the encoded text."""
+    """Return pretraining steps that repeat sentences.txt, in batches of `rows`. The vocabulary has `words` words: those
+    of the text, and made-up rare ones. directory: for the encoded text."""
     config = Config.of_size(size)
     training = replace(config.training, batch_size=rows, precision=precision)
     config = replace(config, training=training)
@@ -111,5 +111,5 @@ def make_steps(directory: Path, size: Any, words: int, rows: int, precision: Any
 
 
 def with_model(steps: Steps, model: Any) -> Steps:
-    """The same steps by another implementation, called as `LanguageModel` is."""
+    """Return the same steps with another implementation of the model, called like `LanguageModel`."""
     return Steps(model, steps.batches, steps.config, steps.precision, steps.group)

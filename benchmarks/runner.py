@@ -1,10 +1,10 @@
-"""Commands in, answers out: the process in which one side of a comparison runs.
+"""The process in which one side of a comparison runs. It reads commands and writes answers.
 
     python runner.py encode ENGINE | pipeline NAME | train | machine
 
-It runs under the Python of the side's environment, so nothing but the standard library is imported before `load`, with
-which a side begins. A command is a pickled pair on standard input, the name of a method of the role below and its
-arguments; so is an answer: the result, and what went wrong. What is printed meanwhile goes to standard error.
+It runs with the Python of the side's environment. So it only imports the standard library before `load`, the first
+command. A command is a pickled pair on standard input: the name of a method of the role below, and its arguments. An
+answer is a pair, too: the result, and the error. Other output goes to standard error.
 """
 
 import multiprocessing
@@ -33,7 +33,7 @@ LABELS = ("PERSON", "ORG", "GPE", "DATE")
 
 
 def serve(side: object) -> None:
-    """Carry out commands from standard input until it ends."""
+    """Run commands from standard input until it ends."""
     commands, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while commands.peek():
@@ -41,7 +41,7 @@ def serve(side: object) -> None:
         answer: tuple[Any, str | None]
         try:
             answer = getattr(side, command)(**arguments), None
-        except (Exception, SystemExit) as error:  # some peers exit where others raise
+        except (Exception, SystemExit) as error:  # some peers exit instead of raising
             traceback.print_exc()
             answer = None, f"{type(error).__name__}: {error}"
         pickle.dump(answer, answers)
@@ -49,21 +49,21 @@ def serve(side: object) -> None:
 
 
 class Encode:
-    """Sentences in, layers and seconds out."""
+    """Encodes sentences, and times it."""
 
     def __init__(self, name: str) -> None:
         self.module = ENGINES[name]
 
     def load(self, directory: str, threads: int | None, **settings: Any) -> None:
-        """Load the model in a directory, as `spacy_elmo.formats.write` writes it."""
+        """Load the model in a directory that `spacy_elmo.formats.write` has written."""
         self.engine: Any = import_module(self.module).Engine(Path(directory), threads, **settings)
 
     def encode(self, sentences: Sentences) -> list[Any]:
-        """The layers of each sentence, `[layers, tokens, width]`."""
+        """Return the layers of each sentence, `[layers, tokens, width]`."""
         return list(self.engine.encode(sentences))
 
     def time(self, calls: Sequence[Sentences], is_cold: bool = True) -> float:
-        """Seconds of all calls. is_cold: with no word remembered in any of them; else with all."""
+        """Return the seconds of all calls. is_cold: no words are cached in any call; otherwise all are."""
         taken = 0.0
         for call in calls:
             if hasattr(self.engine, "remember"):
@@ -75,13 +75,13 @@ class Encode:
 
 
 class Pipeline:
-    """Texts in, seconds out. The NER has a few labels and is not trained: no matter for speed."""
+    """Times a pipeline on texts. The NER has a few labels and is not trained, which does not matter for speed."""
 
     def __init__(self, name: str) -> None:
         self.module = PIPELINES[name]
 
     def load(self, threads: int, weights: str | None = None, method: str | None = None) -> None:
-        """Make the pipeline. weights: of `elmo` alone, without NER; method: how processes are to start."""
+        """Make the pipeline. weights: for `elmo` alone, without NER; method: how to start processes."""
         import spacy
         import torch
         from spacy.training import Example
@@ -100,7 +100,8 @@ class Pipeline:
         self.forget_words = getattr(module, "forget_words", lambda nlp: None)
 
     def time(self, texts: Sequence[str], n_process: int = 1) -> tuple[int, float]:
-        """Run the pipeline, with no word remembered; return the words, and the seconds with starting the processes."""
+        """Run the pipeline without cached words. Return the number of words, and the seconds including the start of the
+        processes."""
         self.forget_words(self.nlp)
         start = time.perf_counter()
         words = sum(len(doc) for doc in self.nlp.pipe(texts, batch_size=BATCH_SIZE, n_process=n_process))
@@ -108,18 +109,18 @@ class Pipeline:
 
 
 class Train:
-    """Steps in, seconds out: pretraining by ours and by plain steps, in one process; both gain by memory that is kept
-    when freed, as in the command's."""
+    """Times our pretraining steps and plain steps, in one process. Freed memory is kept, as in the command, and both
+    gain from it."""
 
     def load(self, threads: int, directory: str, device: str, **settings: Any) -> None:
-        """Make both. See `ours.make_steps`."""
+        """Make both sides. See `ours.make_steps`."""
         import ours
         import torch
         from peers import plain
 
         ours.keep_freed_memory()
         torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False  # as in torch's products: float32 everywhere
+        torch.backends.cudnn.allow_tf32 = False  # float32 everywhere, as in torch's products
         steps = ours.make_steps(Path(directory), device=device, **settings)
         self.sides: dict[str, Any] = {"spacy-elmo": steps}
         if device == "cpu" or settings["size"] != "original":
@@ -127,11 +128,11 @@ class Train:
         self.wait: Any = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def about(self) -> tuple[list[str], int]:
-        """The sides there are, and the words of a step that one direction predicts."""
+        """Return the names of the sides, and the number of words per step that one direction predicts."""
         return list(self.sides), self.sides["spacy-elmo"].tokens_per_step
 
     def time(self, side: str, steps: int) -> float:
-        """Seconds of so many steps; gradients, which the next would drop, are not left to the other's memory."""
+        """Return the seconds of `steps` steps. Then drop the gradients, so that the other side has their memory."""
         one = self.sides[side]
         start = time.perf_counter()
         for _ in range(steps):

@@ -1,6 +1,6 @@
-"""Tables of a level in, what the project has set itself to reach there and what is reached out.
+"""Compares the tables of a level with the targets of the project.
 
-Peers are the other projects' engines, without the plain loop; the best peer is the one that is best in the row at hand.
+Peers are the engines of other projects, without the plain loop. The best peer is the one that is best in the same row.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,24 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from harness import Row
 
 OURS, PLAIN_LOOP = "spacy-elmo", "plain loop"
-MARGIN = 0.05  # within it a target is met
+MARGIN = 0.05  # a target is met within this margin
 LEVELS = ("avx2", "avx512")
 
-# For AVX2 and AVX-512, by size where they differ by size; above 1 lies what shall not be smaller, and SHARE.
-SINGLE = {"original": (0.6, 0.48), "small": (0.40, 0.45), "bundled": (0.40, 0.45)}  # time over the best peer's
-SHARE = {"original": (0.80, 0.84), "small": (0.62, 0.64), "bundled": (0.62, 0.64)}  # of the faster large product
-TIMES = {"original": (3.3, 3.5), "small": (9, 7), "bundled": (6, 5)}  # the speed of the best peer
-MEMORY = {"original": (0.95, 0.95), "small": (0.45, 0.45), "bundled": (0.55, 0.55)}  # peak over the best peer's
-MINILM = (3.5, 4.4)  # ELMo and NER over MiniLM and NER, words/s
-GATES = (0.6, 0.6)  # compiled over torch's operators
-THREADS = {("busy", "threads = 1"): (1.2, 1.2), ("idle", "threads = 2"): (1.05, 1.05)}  # default settings over these
+# Targets for AVX2 and AVX-512, by size if they differ. SHARE, TIMES and MINILM are minima. The others are maxima.
+SINGLE = {"original": (0.6, 0.48), "small": (0.40, 0.45), "bundled": (0.40, 0.45)}  # Time over the best peer's.
+SHARE = {"original": (0.80, 0.84), "small": (0.62, 0.64), "bundled": (0.62, 0.64)}  # Of the faster large product.
+TIMES = {"original": (3.3, 3.5), "small": (9, 7), "bundled": (6, 5)}  # The speed of the best peer.
+MEMORY = {"original": (0.95, 0.95), "small": (0.45, 0.45), "bundled": (0.55, 0.55)}  # Peak over the best peer's.
+MINILM = (3.5, 4.4)  # ELMo and NER over MiniLM and NER, words/s.
+GATES = (0.6, 0.6)  # Compiled over torch's operators.
+THREADS = {("busy", "threads = 1"): (1.2, 1.2), ("idle", "threads = 2"): (1.05, 1.05)}  # Default settings over these.
 
 Limits = Sequence[float]
 Found = tuple[str, str, Limits | None, float, tuple[str, str] | None]
 
 
 def targets(tables: Mapping[str, Sequence[Row]], level: str | None) -> list[tuple[Row, tuple[str, str] | None]]:
-    """The targets of a level that these tables can tell about, and with each the size and case that is behind it."""
+    """Return the targets of a level that these tables cover, each with the size and case that it belongs to."""
     if level not in LEVELS:
         return []
     column, rows = LEVELS.index(level), []
@@ -40,7 +40,7 @@ def targets(tables: Mapping[str, Sequence[Row]], level: str | None) -> list[tupl
 
 
 def find(tables: Mapping[str, Sequence[Row]]) -> Iterator[Found]:
-    """Yield what is wanted, at least or at most, which limits, what is reached, and the size and case behind it."""
+    """Yield the name of each target, "at least" or "at most", its limits, what is reached, and its size and case."""
     for row in tables.get("encode", ()):
         if row["side"] == OURS and row["size"] in SHARE:
             yield from find_encoding(row, tables["encode"])
@@ -60,10 +60,10 @@ def find(tables: Mapping[str, Sequence[Row]]) -> Iterator[Found]:
 
 
 def find_encoding(ours: Row, rows: Sequence[Row]) -> Iterator[Found]:
-    """Of single sentences and the stream, and its memory."""
+    """Yield the targets of single sentences, of the stream, and of its memory."""
     size, case = behind = ours["size"], ours["case"]
     peers = [row for row in rows if (row["size"], row["case"]) == behind and row["side"] != PLAIN_LOOP]
-    peers = [row for row in peers if not row["side"].startswith(OURS)]  # nor ours in another precision
+    peers = [row for row in peers if not row["side"].startswith(OURS)]  # not our engine in another precision
     best = min(peers, key=lambda row: row["times"], default=None)
     if best and case == "single":
         name = f"{size}, one sentence: time over the best peer's ({best['side']})"

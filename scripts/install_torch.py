@@ -1,9 +1,9 @@
-"""Install torch into the environment of the Python that runs this: from where, is what it decides.
+"""Install torch into the environment of the Python that runs this script, from an index that it chooses.
 
-An installed torch that spacy-elmo can use stays as it is, unless TORCH asks for another. TORCH is what pip is given (a
-requirement or a wheel file), TORCH_INDEX where pip looks for it (empty: pip's default). Without a TORCH_INDEX, Linux on
-x86-64 without an NVIDIA GPU gets the CPU build, since the default one brings gigabytes of CUDA. Where the index does
-not answer or has no such torch, pip's default is asked.
+If spacy-elmo can use the installed torch, it stays as it is, unless TORCH asks for another. TORCH is a requirement or a
+wheel file for pip. TORCH_INDEX is the index where pip looks for it (empty: pip's default). Without a TORCH_INDEX, Linux
+on x86-64 without an NVIDIA GPU gets the CPU build, because the default build has gigabytes of CUDA. If the index does
+not answer or has no such torch, pip's default index is used.
 """
 
 import http.client
@@ -20,23 +20,23 @@ from importlib import metadata
 DEFAULT = "torch==2.13.0"
 OLDEST = (2, 6)  # as in pyproject.toml
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-SECONDS = 10.0  # in which an index answers, or is not asked
+SECONDS = 10.0  # an index that does not answer within this time is not used
 
 
 def main() -> int:
-    """Install what the environment variables ask for; the exit status."""
+    """Install what the environment variables ask for. Return the exit status."""
     wanted, index = os.environ.get("TORCH"), os.environ.get("TORCH_INDEX")
     if not wanted and (version := installed()):
-        say(f"{version} is installed, and stays")
+        say(f"{version} is installed and stays")
         return 0
     wanted = wanted or DEFAULT
     if wanted.endswith(".whl"):
-        index = ""  # it is no matter which
+        index = ""  # a wheel file needs no index
     elif index is None and has_cuda_by_default() and not sees_gpu():
         index = CPU_INDEX
     if index:
         say(f"installing {wanted} from {index} (TORCH_INDEX names another index)")
-        # Alone: what it needs is not on every index, and comes with spacy-elmo.
+        # Without dependencies: not every index has them, and they come with spacy-elmo.
         if not answers(index):
             say(f"{index} does not answer within {SECONDS:g} seconds")
         elif pip("--no-deps", "--index-url", index, wanted) == 0:
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def installed() -> str | None:
-    """The version of a torch that is there already and that spacy-elmo can use."""
+    """Return the version of the installed torch, if spacy-elmo can use it."""
     with suppress(metadata.PackageNotFoundError):
         version = metadata.version("torch")
         if tuple(map(int, re.findall(r"\d+", version)[:2])) >= OLDEST:
@@ -70,7 +70,7 @@ def sees_gpu() -> bool:
 
 
 def answers(index: str, seconds: float | None = None) -> bool:
-    """Whether a package index lists torch within so many seconds, those of looking up its name included."""
+    """Whether a package index lists torch within `seconds`, including the time to resolve its name."""
     listed = threading.Event()
 
     def ask() -> None:
@@ -85,14 +85,14 @@ def answers(index: str, seconds: float | None = None) -> bool:
 
 
 def pip(*arguments: str) -> int:
-    """Run `pip install`, with its progress to be seen; the exit status."""
+    """Run `pip install` with visible progress. Return the exit status."""
     return subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *arguments]
     ).returncode
 
 
 def say(what: str) -> None:
-    """Print a line at once, before what pip prints."""
+    """Print a line at once, before the output of pip."""
     print(f"torch: {what}", flush=True)
 
 

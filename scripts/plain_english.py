@@ -1,8 +1,8 @@
-"""Text for people in, its sentences that are hard to read out: `python scripts/plain_english.py [FILE ...]`.
+"""Finds sentences that are hard to read: `python scripts/plain_english.py [FILE ...]`.
 
-Looks at the prose of Markdown files, and at docstrings, comments, messages and help texts of Python files; without
-arguments at all of those that git knows. A sentence is hard to read where it has more than 35 words, or a phrase of
-`PHRASES`. The exit status is 1 where there is one.
+It reads the prose of Markdown files, and the docstrings, comments, messages and help texts of Python files. Without
+arguments, it reads all such files that git knows. A sentence is hard to read if it has more than 35 words, or one of
+`PHRASES`. The exit status is 1 if there is such a sentence.
 """
 
 import ast
@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_WORDS = 35
-# Phrases that a native reader stumbles over, and what to write.
+# Phrases that readers stumble over, and what to write instead.
 PHRASES = {
     r"(is|are|was) gone on with|(goes|go|went) on where": "continues, resumes",
     r"that (is|are|has|have) none\b|which (is|are) none\b": "say what is missing",
@@ -29,8 +29,11 @@ PHRASES = {
     r"\bin which case\b|\bthe same holds\b": "two sentences",
     r"\b(utilize|leverage|facilitate|in order to|prior to|in terms of)\b": "use, help, to, before, in",
 }
-_SKIPPED = ("scripts/plain_english.py", "tests/data/", "spacy_elmo/models/", "experiments/data/", "training/en_elmo_sm/ATTRIBUTION")
-_FEWEST = 6  # words of a string that is read as a message
+_SKIPPED = (
+    *("scripts/plain_english.py", "tests/data/", "spacy_elmo/models/", "experiments/data/"),
+    "training/en_elmo_sm/ATTRIBUTION",
+)
+_FEWEST = 6  # words of a string that counts as a message
 
 
 def main() -> int:
@@ -48,7 +51,7 @@ def _known() -> Iterator[Path]:
 
 
 def passages(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and text of each paragraph that people read in a file."""
+    """Yield the line and text of each paragraph that people read in a file."""
     text = path.read_text(encoding="utf8")
     yield from _python(text) if path.suffix == ".py" else _markdown(text)
 
@@ -95,7 +98,7 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _docstring(text: str, first: int) -> Iterator[tuple[int, str]]:
-    # An entry such as "name: what it is" begins a paragraph, and so does "Raises:"; code is indented.
+    # An entry such as "name: what it is" begins a new paragraph. So does "Raises:", and what is indented as code.
     lines = [line if not re.match(r"\s*[\w, ]+:( |$)", line) else f"- {line.strip()}" for line in text.splitlines()]
     yield from _markdown("\n".join("" if line.startswith("        ") else line for line in lines), first)
 
@@ -123,7 +126,7 @@ def _comments(text: str) -> Iterator[tuple[int, str]]:
 
 
 def faults(text: str) -> Iterator[str]:
-    """What is hard to read in a paragraph."""
+    """Yield what is hard to read in a paragraph."""
     text = re.sub(r"`[^`]*`", "CODE", text)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     for sentence in re.split(r"(?<=[.!?])[\"')*]*\s+(?=[\"'(*A-Z0-9])", text):

@@ -293,7 +293,7 @@ def update_with(path, unpacked, then, pipeline="listeners", exclude=(), precisio
 
 def assert_says_what_to_do(error):
     assert "\n" not in str(error)
-    assert any(advice in str(error) for advice in ("delete", "name another", "--force", "begin anew"))
+    assert any(advice in str(error) for advice in ("delete", "name another", "--force", "start again"))
 
 
 @pytest.mark.parametrize(("name", "exclude", "precision"), [("rows", [], "float32"), ("mix", ["tagger"], "float16")])

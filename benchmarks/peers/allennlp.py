@@ -1,7 +1,7 @@
 """AllenNLP's own biLM.
 
-The packages `allennlp`, `.modules` and `.data` are entered without running their `__init__`: these import all of the
-library, and with it torchvision and fairscale, which ELMo has no use for. ELMo's own files run as they are.
+The packages `allennlp`, `.modules` and `.data` are imported without running their `__init__`. These would import the
+whole library, with torchvision and fairscale, which ELMo does not use. ELMo's own files run as they are.
 """
 
 import importlib.util

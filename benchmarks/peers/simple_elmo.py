@@ -1,4 +1,4 @@
-"""simple-elmo: bilm-tf's graph in TensorFlow 2, with a session that is kept."""
+"""simple-elmo: bilm-tf's graph in TensorFlow 2. One session is kept for all calls."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""simple-elmo-pytorch: a copy of AllenNLP's biLM, without the mix of layers that would be put on top of it."""
+"""simple-elmo-pytorch: a copy of AllenNLP's biLM, without the mix of layers on top of it."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def ner_config(batch_size: int) -> Any:
-    """The config of the pipeline."""
+    """Return the config of the pipeline."""
     from spacy.cli.init_config import init_config
 
     return init_config(lang="en", pipeline=["ner"], optimize="efficiency", gpu=False, silent=True)

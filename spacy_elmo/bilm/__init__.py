@@ -1,6 +1,6 @@
-"""The bidirectional language model: torch and numpy, no spaCy.
+"""The bidirectional language model, with torch and numpy but without spaCy.
 
-`Elmo` and `batch_to_ids`, whose home is `spacy_elmo.compat.allennlp`, are found here too, where they always were.
+`Elmo` and `batch_to_ids` are in `spacy_elmo.compat.allennlp`. You can still import them from here, their first place.
 """
 
 import importlib
@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # By name, since an import would make a circle: they are built upon the formats, and those upon this package.
+    # Import only when asked: `compat` imports the formats, and these import this package.
     if name in ("Elmo", "batch_to_ids"):
         return getattr(importlib.import_module("spacy_elmo.compat.allennlp"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

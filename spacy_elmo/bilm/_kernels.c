@@ -1,13 +1,13 @@
-/* The recurrence of an LSTM layer in float32, both directions, all time steps in one call (`run_layer`); what lies between
- * the products of a step (`update_gates`); and products of other layers (`multiply`).
+/* The recurrence of an LSTM layer in float32, both directions, all time steps in one call (`run_layer`). Also the work
+ * between the products of a step (`update_gates`), and products of other layers (`multiply`).
  *
- * Sequences are independent of each other, and so are the directions. So a thread takes some rows of one direction
- * through all of their steps, and waits for nobody. A step is one pass over the weights. Their columns lie in strips of
- * 16, each strip row after row, so that they are read from front to back. The four gates of 16 cells are four strips that
- * lie behind each other, a tile: its sums become cells while they are at hand.
+ * Sequences and directions are independent of each other. So a thread takes some rows of one direction through all of
+ * their steps, and does not wait for other threads. A step is one pass over the weights. Their columns are in strips of
+ * 16, and each strip is stored row by row, so that the weights are read from front to back. The four gates of 16 cells
+ * are a tile: four strips, one after the other. The cells are computed as soon as the sums of a tile are ready.
  *
- * There is a version for each instruction set (_kernels_level.h); `choose` takes one of those that the processor has.
- * Optional: without this file the same numbers come from torch's operators.
+ * There is a version for each instruction set (_kernels_level.h). `choose` selects one that the processor supports.
+ * This file is optional: without it, torch's operators compute the same numbers.
  */
 
 #if defined(__linux__)
@@ -23,7 +23,7 @@
 #include <sys/mman.h>
 #endif
 
-/* Ask for the versions of these that every glibc has: built with a new one (2.34), it would else ask for new ones. */
+/* Link to the versions of these that every glibc has. A build with a new glibc (2.34) would otherwise need the new ones. */
 #if defined(__GLIBC__) && defined(__x86_64__)
 __asm__(".symver dlsym,dlsym@GLIBC_2.2.5\n.symver dlopen,dlopen@GLIBC_2.2.5");
 #elif defined(__GLIBC__) && defined(__aarch64__)
@@ -44,27 +44,28 @@ __asm__(".symver dlsym,dlsym@GLIBC_2.17\n.symver dlopen,dlopen@GLIBC_2.17");
 #error "made for GCC and Clang"
 #endif
 
-#define STRIP 16          /* cells, or columns, that lie together */
+#define STRIP 16          /* cells, or columns, that are stored together */
 #define STRIPS_OF_TILE 4  /* one for each gate */
 #define TILE (STRIP * STRIPS_OF_TILE)
 #define MAX_ROWS 6        /* of a product: with more, the sums would not fit into registers */
-#define BLOCK 1024        /* rows of a projection that are read for all rows of a step in turn: what a cache holds */
-#define TALL 48           /* rows of a step from which on it reads its inputs itself; below, those of several steps are
-                           * read together, since reading the weights would take longer than the product */
-#define BLOCK_TOKENS 128  /* of such steps */
-#define SHARED 8192       /* cells that threads share: 20 microseconds' work for one, many times what calling them takes */
-#define SHARED_PRODUCT (1 << 20) /* multiplications that threads share: 10 to 20 microseconds' work for one */
-#define ROWS_OF_CHUNK 240 /* of a product that are multiplied by all of the matrix before the next ones */
-#define ROWS_OF_TASK 24   /* that a thread gets at least, where there are more threads than directions */
+#define BLOCK 1024        /* rows of a projection that fit into the cache and are used for all rows of a step in turn */
+#define TALL 48           /* With at least this many rows, a step projects its own inputs. With fewer, the inputs of several
+                           * steps are projected together: reading the weights would take longer than the product. */
+#define BLOCK_TOKENS 128  /* tokens of these steps */
+#define SHARED 8192       /* use threads from this many cells on: 20 microseconds for one thread, much more than a call */
+#define SHARED_PRODUCT (1 << 20) /* use threads from this many multiplications on: 10 to 20 microseconds for one thread */
+#define ROWS_OF_CHUNK 240 /* rows of a product that are multiplied by the whole matrix before the next rows */
+#define ROWS_OF_TASK 24   /* a thread gets at least this many rows, if there are more threads than directions */
 
-/* Of exp. Read when it runs: GCC makes one instruction of a comparison with a variable, and five of one with a constant. */
+/* Largest argument of exp. It is a variable: GCC compiles a comparison with a variable to one instruction, and a comparison
+ * with a constant to five. */
 static volatile const float largest_argument = 41.0f;
 
 typedef struct {
     Py_ssize_t n_in, width, dim;                            /* width: of the hidden state */
     Py_ssize_t n_tiles, n_strips;                           /* tiles: of gates; strips: of the projection */
-    Py_ssize_t padded_dim, padded_width; /* of rows of cells and of the width: an odd number of strips, since rows that lie
-                                          * a power of two apart would share a few places of the cache */
+    Py_ssize_t padded_dim, padded_width; /* of rows of cells and of the width: an odd number of strips, because rows at a
+                                          * distance of a power of two would share a few places of the cache */
     float cell_clip, proj_clip;
 } Layer;
 
@@ -72,20 +73,20 @@ typedef struct {
     const float *input_weight;  /* [n_tiles, 4, n_in, STRIP]: input, forget, output gate and candidate of 16 cells each */
     const float *hidden_weight; /* [n_tiles, 4, width, STRIP] */
     const float *bias;          /* [n_tiles, TILE] */
-    const float *projection;    /* [n_strips, dim, STRIP], or none, where width is dim */
+    const float *projection;    /* [n_strips, dim, STRIP], or NULL if width is dim */
     const float *x;             /* [n_tokens, n_in], time step by time step */
-    float *hidden;              /* [n_rows, width], brought up to date */
-    float *cell;                /* [n_rows, dim], brought up to date */
+    float *hidden;              /* [n_rows, width], updated */
+    float *cell;                /* [n_rows, dim], updated */
     float *outputs;             /* [n_tokens, width], filled in */
 } Direction;
 
-/* What a task works in. */
+/* The working memory of a task. */
 typedef struct {
     float *memory, *hidden_data, *squashed_data;
     float *cell;      /* [rows, padded_dim] */
     float *projected; /* [rows, padded_width] */
     float *sums;      /* [n_tiles, tokens of a block, TILE] */
-    const float **hidden, **x; /* where each row, and each token of a block, stands */
+    const float **hidden, **x; /* address of each row, and of each token of a block */
 } Work;
 
 static inline Py_ssize_t least(Py_ssize_t one, Py_ssize_t other) { return one < other ? one : other; }
@@ -102,15 +103,15 @@ typedef struct {
     float *out;          /* [n_rows, n_out] */
 } Product;
 
-/* Rows that are multiplied at once: as many in each product as can be, or one less. */
+/* Rows to multiply at once: the rows are split into as few products as possible, of equal size or one row less. */
 static inline Py_ssize_t rows_of_block(Py_ssize_t row, Py_ssize_t rows)
 {
     Py_ssize_t left = rows - row, blocks = (left + MAX_ROWS - 1) / MAX_ROWS;
     return (left + blocks - 1) / blocks;
 }
 
-/* The strip of the next tile that is fetched while some rows are multiplied by this one, so that it is in a cache when
- * its turn comes: the first rows fetch the first strip, the next ones the next. */
+/* The strip of the next tile to prefetch while some rows are multiplied by this tile, so that it is in the cache in time.
+ * The first rows fetch the first strip, the next rows the next strip. */
 static inline const float *strip_ahead(const float *matrix, Py_ssize_t apart, Py_ssize_t row, int has_next)
 {
     Py_ssize_t block = (row + MAX_ROWS - 1) / MAX_ROWS;
@@ -134,7 +135,7 @@ static inline const float *strip_ahead(const float *matrix, Py_ssize_t apart, Py
 #endif
 
 #if defined(__aarch64__)
-#define GENERIC "neon" /* which every such processor has */
+#define GENERIC "neon" /* every such processor has it */
 #define STRIPS(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
 #else
 #define GENERIC "generic"
@@ -158,7 +159,7 @@ typedef struct {
 #define VERSION(name, level)                                                                                           \
     {name, read_inputs_##level, update_cells_##level, project_##level, update_row_##level, multiply_columns_##level}
 
-static const Level levels[] = { /* the best first */
+static const Level levels[] = { /* best first */
 #if defined(__x86_64__)
     VERSION("avx512", avx512),
     VERSION("avx2", avx2),
@@ -179,10 +180,10 @@ static int is_there(int number)
 #endif
 }
 
-/* The threads in which torch computes: those of the OpenMP that it has loaded, where that has GNU's entry point. They
- * have just worked on the products before and are awake, so others would only stand in their way. All of them are
- * called, also where there is work for fewer: GNU's ends those that a smaller team leaves out, and makes new ones for the
- * next. */
+/* The threads in which torch computes: those of the OpenMP library that it has loaded, if that has GNU's entry point. They
+ * have just computed the previous products and are still spinning, so other threads would compete with them. All of them
+ * are called, even if there is work for fewer: GNU's OpenMP ends the threads that a smaller team leaves out, and starts new
+ * ones for the next. */
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
 typedef int (*ThreadNumber)(void);
 static Parallel parallel;
@@ -191,7 +192,7 @@ static ThreadNumber thread_number;
 static void find_threads(void)
 {
     void *library = RTLD_DEFAULT;
-    if (dlsym(library, "GOMP_parallel") == NULL) { /* torch for ARM has it loaded where others do not see it */
+    if (dlsym(library, "GOMP_parallel") == NULL) { /* torch for ARM loads it so that other libraries do not see it */
         void *loaded = dlopen("libgomp.so.1", RTLD_LAZY | RTLD_NOLOAD);
         library = loaded != NULL ? loaded : RTLD_DEFAULT;
     }
@@ -201,7 +202,7 @@ static void find_threads(void)
 
 static int has_threads(void) { return parallel && thread_number; }
 
-/* Tasks that threads take one after the other. */
+/* Tasks that threads take one by one. */
 typedef struct {
     void (*carry_out)(void *, Py_ssize_t);
     void *data;
@@ -236,7 +237,7 @@ typedef struct {
     float cell_clip;
     const float *gates;  /* [n_rows, 4 * dim] */
     const float *inputs; /* [n_rows, 4 * dim], with the biases */
-    float *cell;         /* [n_rows, dim], brought up to date */
+    float *cell;         /* [n_rows, dim], updated */
     float *outputs;      /* [n_rows, dim], filled in */
 } Rows;
 
@@ -310,8 +311,8 @@ typedef struct {
     Layer layer;
     Direction directions[2];
     Py_ssize_t n_steps, n_rows, n_parts; /* parts: of the rows, for each direction */
-    const int64_t *batch_sizes;          /* rows of each step, falling */
-    const uint8_t *starts;               /* for each token whether its row forgets its state before it; or none */
+    const int64_t *batch_sizes;          /* rows of each step, in descending order */
+    const uint8_t *starts;               /* for each token, whether its row resets its state before it; or NULL */
     int is_out_of_memory;
 } Run;
 
@@ -344,7 +345,7 @@ static inline float clip(float x, float limit)
     return x < -limit ? -limit : x;
 }
 
-/* The rows that start afresh at a step forget their states. */
+/* Reset the states of the rows that start again at a step. */
 static void forget(const Run *run, Work *work, Py_ssize_t token, Py_ssize_t rows)
 {
     const Layer *layer = &run->layer;
@@ -355,7 +356,7 @@ static void forget(const Run *run, Work *work, Py_ssize_t token, Py_ssize_t rows
         }
 }
 
-/* The hidden states of a step, from what its cells let out, into the outputs of its tokens. */
+/* Compute the hidden states of a step from the outputs of its cells, and store them as the outputs of its tokens. */
 static void finish_step(const Layer *layer, const Direction *one, Work *work, Py_ssize_t rows, float *outputs)
 {
     const float *found = work->squashed_data;
@@ -376,7 +377,7 @@ static void finish_step(const Layer *layer, const Direction *one, Work *work, Py
     }
 }
 
-/* Some rows of a direction, from `first` up to `end`, through all of their time steps. */
+/* Run rows `first` to `end` (exclusive) of a direction through all of their time steps. */
 static void run_rows(const Run *run, const Direction *one, Work *work, Py_ssize_t first, Py_ssize_t end)
 {
     const Layer *layer = &run->layer;
@@ -436,7 +437,7 @@ static void run_task(void *given, Py_ssize_t task)
     free(work.memory);
 }
 
-/* In how many parts rows are cut: as many as occupy all threads, if there are rows enough. */
+/* Number of parts to cut the rows into: enough to occupy all threads, if there are enough rows. */
 static Py_ssize_t parts_of(Py_ssize_t rows, int n_threads)
 {
     Py_ssize_t parts = n_threads % 2 == 0 ? n_threads / 2 : n_threads;
@@ -494,7 +495,7 @@ static PyObject *run_layer(PyObject *self, PyObject *arguments)
 
 /* The other functions of the module. */
 
-/* Names of the versions that this processor can run, the best first. */
+/* Names of the versions that this processor can run, best first. */
 static PyObject *names_of_levels(PyObject *self, PyObject *nothing)
 {
     PyObject *names = PyList_New(0);
@@ -522,7 +523,7 @@ static PyObject *choose(PyObject *self, PyObject *arguments)
     return PyErr_Format(PyExc_ValueError, "no such version here: %s", name);
 }
 
-/* Ask for large pages for an array that is not filled yet: weights that no cache holds are read faster from them. */
+/* Ask for large pages for an array that is not filled yet. Weights that do not fit into a cache are read faster from them. */
 static PyObject *use_large_pages(PyObject *self, PyObject *arguments)
 {
     Py_ssize_t address, size;
@@ -532,7 +533,7 @@ static PyObject *use_large_pages(PyObject *self, PyObject *arguments)
     uintptr_t page = 2 * 1024 * 1024, start = ((uintptr_t)address + page - 1) / page * page;
     uintptr_t end = ((uintptr_t)address + (uintptr_t)size) / page * page;
     if (start < end)
-        madvise((void *)start, end - start, MADV_HUGEPAGE); /* a wish: what comes of it changes no number */
+        madvise((void *)start, end - start, MADV_HUGEPAGE); /* only a hint: it does not change results */
 #endif
     Py_RETURN_NONE;
 }

@@ -1,21 +1,22 @@
-/* The recurrence of an LSTM layer in float32, for one instruction set. `_kernels.c` includes this file once for each and
- * defines for it:
+/* The recurrence of an LSTM layer in float32, for one instruction set. `_kernels.c` includes this file once for each, and
+ * defines before it:
  *
  * LEVEL(name)   the name of a function at this level
  * TARGET        the attribute that lets a function use the instruction set
  * LANES         numbers in a vector
- * STRIPS(rows)  how many strips of 16 columns a product of so many rows makes at once: as many sums as registers hold
+ * STRIPS(rows)  how many strips of 16 columns a product of this many rows computes at once: as many sums as fit into
+ *               registers
  *
- * Every sum is made in one order, whatever the number of rows: start value, then row after row of the matrix. So a
- * sequence comes to the same bits alone and beside others.
+ * Every sum has the same order, whatever the number of rows: the start value, then row after row of the matrix. So the bits
+ * of a sequence do not depend on the other sequences.
  */
 
 #define VECTORS (STRIP / LANES) /* in a strip */
 
 typedef float LEVEL(vector) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* sums [rows, width] += x [rows, n] times a matrix of `n_strips` strips: rows and strips are constants where it is called,
- * so that the compiler keeps the sums in registers. */
+/* sums [rows, width] += x [rows, n] times a matrix of `n_strips` strips. Callers pass constants for rows and strips, so
+ * that the compiler keeps the sums in registers. */
 TARGET static inline __attribute__((always_inline)) void LEVEL(multiply_few)(
     const int rows, const int n_strips, Py_ssize_t n, const float *const *x, const float *matrix, Py_ssize_t apart,
     const float *ahead, float *sums, Py_ssize_t width)
@@ -55,8 +56,8 @@ UNROLL
                                 ahead + strip * n * STRIP / STRIPS_OF_TILE, sums + strip * STRIP, width);              \
         break;
 
-/* The same for up to MAX_ROWS rows and one tile of up to four strips, [n, STRIP] each, that lie `apart` numbers apart.
- * ahead: a strip of the next tile, fetched meanwhile. */
+/* The same for up to MAX_ROWS rows and one tile of up to four strips, [n, STRIP] each, at a distance of `apart` numbers.
+ * ahead: a strip of the next tile, which is prefetched. */
 TARGET static void LEVEL(multiply)(int rows, int n_strips, Py_ssize_t n, const float *const *x, const float *matrix,
                                    Py_ssize_t apart, const float *ahead, float *sums, Py_ssize_t width)
 {
@@ -72,18 +73,18 @@ TARGET static void LEVEL(multiply)(int rows, int n_strips, Py_ssize_t n, const f
 }
 #undef MULTIPLY
 
-/* exp(x) = power * (1 + rest), free of branches: power is 2^n for the nearest integer n, rest a polynomial on [-1/2, 1/2]
- * (minimax, 2e-9). The two are kept apart, so that what is added to exp(x) is rounded once: tanh stays exact near zero.
- * scale: log2(e) times the factor of x. Up to ±limit, where a sigmoid has reached 0 or 1 to 1e-18 and the product of two
- * results is still a float. NaN stays NaN. */
+/* exp(x) = power * (1 + rest), without branches. power is 2^n for the nearest integer n. rest is a polynomial on
+ * [-1/2, 1/2] (minimax, 2e-9). They are separate, so that an addition to exp(x) is rounded once: tanh stays exact near
+ * zero. scale: log2(e) times the factor of x. x is limited to ±limit, where a sigmoid is 0 or 1 to 1e-18, and the product
+ * of two results is still a float. NaN stays NaN. */
 TARGET static inline __attribute__((always_inline)) float LEVEL(exp_rest)(float x, float scale, float limit, float *power)
 {
-    /* Added and taken away, 1.5 * 2^23 rounds to an integer; with 127 more, its lowest bits are the exponent of 2^n. */
+    /* Adding and subtracting 1.5 * 2^23 rounds to an integer. With 127 more, the lowest bits are the exponent of 2^n. */
     const float shift = 12582912.0f + 127.0f;
     x = x < -limit ? -limit : x;
     x = x > limit ? limit : x;
     union { float value; uint32_t bits; } shifted = {x * scale + shift}, exponent;
-    /* the last term: what float32 leaves out of log2(e) */
+    /* The last term is the part of log2(e) that float32 lacks. */
     float part = (x * scale - (shifted.value - shift)) + x * (scale * 1.335e-8f), sum = 1.5345812e-4f;
     sum = sum * part + 1.3399931e-3f;
     sum = sum * part + 9.618489e-3f;
@@ -111,8 +112,8 @@ TARGET static inline __attribute__((always_inline)) float LEVEL(exp_minus_one)(f
     return rest * power + (power - 1.0f);
 }
 
-/* One cell from the sums of its gates. sigmoid(x) is 1 / (1 + exp(-x)), and with e = exp(-2x) - 1, tanh(x) is -e / (2 + e):
- * a product of the two needs one division. */
+/* Update one cell from the sums of its gates. sigmoid(x) is 1 / (1 + exp(-x)). With e = exp(-2x) - 1, tanh(x) is
+ * -e / (2 + e). So a product of the two needs one division. */
 #define UPDATE_CELL(input, forget, output, candidate, cell, hidden)                                                    \
     do {                                                                                                               \
         float e_candidate = LEVEL(exp_minus_one)(candidate, limit);                                                    \
@@ -125,8 +126,8 @@ TARGET static inline __attribute__((always_inline)) float LEVEL(exp_minus_one)(f
         (hidden) = -e_state / (LEVEL(one_plus_exp)(output, limit) * (2.0f + e_state));                                 \
     } while (0)
 
-/* gates: input, forget, output and candidate, [4, dim], before their nonlinearities: the part that comes from the hidden
- * state, and the rest. */
+/* gates, inputs: input, forget and output gate and candidate, [4, dim], before their nonlinearities: the part from the
+ * hidden state, and the rest. */
 TARGET static void LEVEL(update_row)(Py_ssize_t dim, const float *restrict gates, const float *restrict inputs,
                                      float cell_clip, float *restrict cell, float *restrict hidden)
 {
@@ -146,7 +147,7 @@ NO_ALIASES
         UPDATE_CELL(gates[i], gates[STRIP + i], gates[2 * STRIP + i], gates[3 * STRIP + i], cell[i], hidden[i]);
 }
 
-/* The gates that the inputs of a block of tokens give: sums [n_tiles, n_tokens, TILE]. */
+/* Compute the input part of the gates for a block of tokens: sums [n_tiles, n_tokens, TILE]. */
 TARGET static void LEVEL(read_inputs)(const Layer *layer, const Direction *one, Py_ssize_t n_tokens,
                                       const float *const *x, float *sums)
 {
@@ -162,8 +163,8 @@ TARGET static void LEVEL(read_inputs)(const Layer *layer, const Direction *one, 
     }
 }
 
-/* One time step of some rows: their cells brought up to date, and what these let out.
- * x: their inputs, or none, where sums [n_tiles, stride, TILE] holds what these give. */
+/* Run one time step of some rows: update their cells, and compute the outputs of these.
+ * x: their inputs, or NULL if sums [n_tiles, stride, TILE] has the input part of the gates. */
 TARGET static void LEVEL(update_cells)(const Layer *layer, const Direction *one, Work *work, Py_ssize_t rows,
                                        const float *const *x, const float *sums, Py_ssize_t stride)
 {
@@ -188,7 +189,7 @@ TARGET static void LEVEL(update_cells)(const Layer *layer, const Direction *one,
                             strip_ahead(hidden_weight, layer->width * STRIP, row, tile + 1 < layer->n_tiles), gates, TILE);
             for (Py_ssize_t i = 0; i < count; i++) {
                 Py_ssize_t place = (row + i) * layer->padded_dim + tile * STRIP;
-                __builtin_prefetch(work->cell + place + STRIP, 1); /* for the next tile, whose turn comes after all rows */
+                __builtin_prefetch(work->cell + place + STRIP, 1); /* for the next tile, which comes after all rows */
                 __builtin_prefetch(work->squashed_data + place + STRIP, 1);
                 LEVEL(update_strip)(gates + i * TILE, layer->cell_clip, work->cell + place, work->squashed_data + place);
             }
@@ -196,7 +197,7 @@ TARGET static void LEVEL(update_cells)(const Layer *layer, const Direction *one,
     }
 }
 
-/* The hidden states of some rows from what their cells let out: projected [rows, padded_width], before the clip. */
+/* Compute the hidden states of some rows from the outputs of their cells: projected [rows, padded_width], before the clip. */
 TARGET static void LEVEL(project)(const Layer *layer, const Direction *one, Work *work, Py_ssize_t rows)
 {
     memset(work->projected, 0, (size_t)(rows * layer->padded_width) * sizeof(float));
@@ -218,7 +219,7 @@ TARGET static void LEVEL(project)(const Layer *layer, const Direction *one, Work
     }
 }
 
-/* Columns of a product, those of some tiles: rows of x times the matrix, with the bias and the activation. */
+/* Compute the columns of some tiles of a product: rows of x times the matrix, with the bias and the activation. */
 TARGET static void LEVEL(multiply_columns)(const Product *all, Py_ssize_t row, Py_ssize_t end, Py_ssize_t first_tile,
                                            Py_ssize_t end_tile)
 {

@@ -1,4 +1,4 @@
-"""Sequence lengths in, batches and packed row orders out; and the table of words already embedded."""
+"""Plans batches, packs sequences without padding, and caches the vectors of words."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from torch import Tensor
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.bilm.transfer import to_device
 
-# With fewer rows than this, a time step waits for its weights.
+# With fewer rows than this, reading the weights limits the speed of a time step.
 _ROWS_TO_REACH = 16
 
-# A word in the table, without its vector: a string, a number, and their place in a dict that has some room to spare.
+# Size of a word in the table without its vector: a string, a number, and their entry in a dict with some spare room.
 _WORD_BYTES = 200
 
 
@@ -23,8 +23,9 @@ def plan_batches(
 ) -> Iterator[list[int]]:
     """Yield batches of sequence numbers, longest sequences first, each of at most `max_tokens` tokens.
 
-    Sorting makes every time step of a batch as tall as it can be. Of long sequences, the first 16 may take `stretch`
-    times as many tokens; one that is longer still is a batch of its own. Of short ones, a batch takes up to `max_rows`.
+    Sorting gives every time step of a batch as many rows as possible. The first 16 sequences of a batch may take
+    `stretch` times as many tokens, and a sequence that is even longer is its own batch. A batch has at most `max_rows`
+    sequences.
     """
     batch: list[int] = []
     n_tokens = 0
@@ -41,11 +42,11 @@ def plan_batches(
 
 @dataclass(frozen=True)
 class Packing:
-    """How sequences that lie one behind the other are laid out time step by time step, without padding.
+    """How to reorder concatenated sequences time step by time step, without padding.
 
     batch_sizes: rows of each time step.
-    order: `[2, n_tokens]` int64; `order[0]` takes tokens to forward order, `order[1]` to that of the
-        reversed sequences.
+    order: `[2, n_tokens]` int64; `order[0]` brings tokens to the order of the forward direction, `order[1]` to that of
+        the reversed sequences.
     rows: `[n_sequences]` int64; the sequence in each row, longest first.
     """
 
@@ -66,10 +67,10 @@ class Packing:
 
 
 class WordTable:
-    """Vectors of words already embedded, under a memory budget. Safe to call from several threads.
+    """A cache of word vectors with a memory budget. Several threads can use it.
 
-    When the budget is spent the table starts anew: frequent words are back at once. It empties itself when
-    the weights it was filled from change. Never pickled or copied with content.
+    When the budget is used up, the table is cleared: frequent words are back soon. It also clears itself when the
+    weights behind it change. Pickles and copies of it are empty.
 
     max_bytes: budget for the words and their vectors.
     """
@@ -80,16 +81,16 @@ class WordTable:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all words."""
+        """Remove all words."""
         with self._lock:
             self._rows: dict[str, int] = {}
             self._vectors = torch.empty(0, 0)
             self._version: Any = None
 
     def embed(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor], version: Any) -> Tensor:
-        """Return the vectors of `words`, `[len(words), width]`, each distinct one computed once.
+        """Return the vectors of `words`, `[len(words), width]`, and compute each distinct word once.
 
-        version: None where nothing may be remembered, which empties the table; else as of `lookup`, as is `embed`.
+        embed: see `lookup`; version: see `lookup`, or None if nothing may be cached, which clears the table.
         """
         rows: dict[str, int] = {}
         numbers = [rows.setdefault(word, len(rows)) for word in words]
@@ -104,7 +105,7 @@ class WordTable:
     def lookup(self, words: Sequence[str], embed: Callable[[Sequence[str]], Tensor], version: Any) -> Tensor:
         """Return the vectors of distinct `words` (at least one), `[len(words), width]`.
 
-        `embed` makes those of new words; `version` identifies the weights behind it.
+        embed: computes the vectors of new words; version: identifies the weights that it uses.
         """
         with self._lock:
             if version != self._version:
@@ -117,18 +118,18 @@ class WordTable:
             if new:
                 vectors = embed(new)
                 if len(new) > self._capacity(vectors):
-                    return vectors  # all of them: the table is empty
+                    return vectors  # of all words: the table was cleared
                 self._add(new, vectors)
             rows = torch.tensor([self._rows[word] for word in words], dtype=torch.long)
             return self._vectors[to_device(rows, self._vectors.device)]
 
     def _capacity(self, vectors: Tensor) -> int:
-        """How many such vectors the budget holds."""
+        """Return how many such vectors fit into the budget."""
         return self.max_bytes // (vectors.shape[1] * vectors.element_size() + _WORD_BYTES)
 
     def _add(self, words: Sequence[str], vectors: Tensor) -> None:
-        if not len(self._vectors):  # the budget at once: on a CPU, what is not written to takes no memory
-            with torch.inference_mode(False):  # a tensor that may be written to in any mode
+        if not len(self._vectors):  # allocate the whole budget: on a CPU, unwritten pages take no memory
+            with torch.inference_mode(False):  # so that it can be written to in any mode
                 shape = self._capacity(vectors), vectors.shape[1]
                 self._vectors = torch.empty(shape, dtype=vectors.dtype, device=vectors.device)
         used = len(self._rows)

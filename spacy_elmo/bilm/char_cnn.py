@@ -1,5 +1,5 @@
-"""Words in, context-insensitive vectors out: the character CNN with highways and projection, or, for a
-biLM that reads whole words, a table of word vectors."""
+"""Computes context-insensitive vectors of words: with a character CNN, highways and a projection, or from a table of
+word vectors if the biLM reads whole words."""
 
 from collections.abc import Container, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ from spacy_elmo.bilm.products import Product
 from spacy_elmo.bilm.transfer import to_device
 from spacy_elmo.errors import ElmoError
 
-# Words that share one convolution, counted in character positions: on a CPU few enough that a product stays in cache,
-# elsewhere as many as may be, since each chunk is a round of launches.
+# Character positions of the words that share one convolution. On a CPU a product should stay in cache. On a GPU the
+# number is large, because each chunk launches its kernels again.
 _CHUNK_POSITIONS = 2048
 _CHUNK_POSITIONS_GPU = 2**18
 
-# A product of fewer than four rows, which are the windows of a word of so few characters, may differ in the last bit.
+# Shorter words are padded: products of fewer than four rows (the windows of a word) may differ in the last bit.
 _SHORTEST = 3
 
 _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
@@ -32,14 +32,14 @@ _ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 class CharacterCNN(nn.Module):
     """Character CNN over words: convolutions, maximum over positions, highways, projection (Kim et al. 2016).
 
-    Matches bilm-tf's `_build_word_char_embeddings`. The projection is absent where the number of filters
-    equals the output width, as there.
+    It matches bilm-tf's `_build_word_char_embeddings`. As there, it has no projection if the number of filters equals
+    the output width.
 
-    alphabet: what it reads of a token; bytes if not said.
+    alphabet: what it reads of a token; bytes by default.
     """
 
     borders = (characters.BOS, characters.EOS)
-    alphabet: Alphabet = characters.Bytes()  # of modules that an earlier version pickled
+    alphabet: Alphabet = characters.Bytes()  # for modules that an earlier version pickled
 
     def __init__(self, options: CharCNNOptions, width: int, alphabet: Alphabet | None = None) -> None:
         super().__init__()
@@ -54,15 +54,15 @@ class CharacterCNN(nn.Module):
         self.projection = Projection(options.n_filters, width) if options.n_filters != width else None
 
     def forward(self, words: Sequence[str]) -> Tensor:
-        """Return the vectors of `words` as `[len(words), width]`; each is the same in any company."""
+        """Return the vectors of `words` as `[len(words), width]`. A vector does not depend on the other words."""
         full = self.options.max_characters_per_token
         ids = [self.alphabet.token_ids(word, full) for word in words]
         width = min(full, max([_SHORTEST, *map(len, ids)]) + self._widest)
         return self.embed_ids(characters.pad(ids, width, self.alphabet.padding))
 
     def embed_ids(self, ids: npt.NDArray[np.integer[Any]]) -> Tensor:
-        """Return vectors `[n_words, width]` of words given by their character ids, padded to `max_characters` or to
-        as many as the longest word and the widest filter together."""
+        """Return vectors `[n_words, width]` of words. ids: their character ids, padded to `max_characters`, or to the
+        sum of the longest word and the widest filter."""
         if not len(ids):
             return self.embedding.new_zeros(0, self.width)
         lengths = (ids != self.alphabet.padding).sum(axis=1)
@@ -91,8 +91,8 @@ class CharacterCNN(nn.Module):
     def _convolve(self, ids: npt.NDArray[np.int64], longest: int) -> Tensor:
         """Return `[len(ids), n_filters]` for padded character ids of words of at most `longest` characters.
 
-        Only windows that touch the longest word are computed, and one that is all padding, where the
-        full width has one: the others are equal to it, and the maximum is the same.
+        Only the windows that overlap the longest word are computed, and one window of padding only, if the full width
+        has one. The others equal that window, so the maximum is the same.
         """
         options, longest = self.options, max(longest, _SHORTEST)
         full = min(options.max_characters_per_token, ids.shape[1])
@@ -107,7 +107,7 @@ class CharacterCNN(nn.Module):
         return _ACTIVATIONS[options.activation](torch.cat(pooled, dim=1))
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw random weights as bilm-tf's training does."""
+        """Draw random weights as in bilm-tf's training."""
         options = self.options
         nn.init.uniform_(self.embedding, -1.0, 1.0, generator=generator)
         for weight, bias in zip(self.filters, self.biases, strict=True):
@@ -140,7 +140,7 @@ class Highway(PackedModule[tuple[Product, Product]]):
             return torch.lerp(x, packed_transform(x), packed_carry(x))
         carry = torch.sigmoid(_multiply(self.carry_weight, x, self.carry_bias))
         transform = torch.relu(_multiply(self.transform_weight, x, self.transform_bias))
-        return torch.lerp(x, transform.to(x), carry.to(x))  # under autocast the products have its type
+        return torch.lerp(x, transform.to(x), carry.to(x))  # under autocast the products have another dtype
 
     def pack(self, make: type[Product]) -> tuple[Product, Product]:
         """Return the products of the carry and of the transform."""
@@ -150,7 +150,7 @@ class Highway(PackedModule[tuple[Product, Product]]):
         )
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw random weights as bilm-tf's training does: at first the input is mostly kept."""
+        """Draw random weights as in bilm-tf's training: at first, most of the input is kept."""
         std = self.carry_bias.shape[0] ** -0.5
         nn.init.normal_(self.carry_weight, std=std, generator=generator)
         nn.init.normal_(self.transform_weight, std=std, generator=generator)
@@ -176,11 +176,11 @@ class Projection(PackedModule[Product]):
         return _multiply(self.weight, x, self.bias)
 
     def pack(self, make: type[Product]) -> Product:
-        """Return the one product."""
+        """Return the product."""
         return make(self.weight, self.bias)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw random weights as bilm-tf's training does."""
+        """Draw random weights as in bilm-tf's training."""
         nn.init.normal_(self.weight, std=self.weight.shape[0] ** -0.5, generator=generator)
         nn.init.zeros_(self.bias)
 
@@ -188,8 +188,8 @@ class Projection(PackedModule[Product]):
 class WordEmbedding(nn.Module):
     """A table of word vectors, for a biLM without character CNN (bilm-tf's token input).
 
-    Words outside the vocabulary get the vector of `<UNK>`. Row 0 of the table is zero and stands for "no
-    token", as in bilm-tf, so word `i` of the vocabulary has row `i + 1`.
+    Words outside the vocabulary get the vector of `<UNK>`. As in bilm-tf, row 0 is zero and means "no token", so word
+    `i` of the vocabulary has row `i + 1`.
     """
 
     borders = (characters.BOS, characters.EOS)
@@ -200,14 +200,12 @@ class WordEmbedding(nn.Module):
         self.vocabulary = list(vocabulary)
         self.rows = {word: row for row, word in enumerate(self.vocabulary, start=1)}
         if missing := self.find_missing(self.rows):
-            raise ElmoError(
-                f"vocabulary of a word-input biLM: {', '.join(missing)} missing; bilm-tf's vocab.txt has it"
-            )
+            raise ElmoError(f"vocabulary of a word-input biLM: {', '.join(missing)} missing; use bilm-tf's vocab.txt")
         self.weight = empty_parameter(len(self.vocabulary) + 1, width)
 
     @classmethod
     def find_missing(cls, vocabulary: Container[str]) -> list[str]:
-        """Return what every vocabulary needs and this one lacks: the borders, and `<UNK>`."""
+        """Return which needed words a vocabulary lacks: the borders and `<UNK>`."""
         return [word for word in (*cls.borders, cls.UNKNOWN) if word not in vocabulary]
 
     def forward(self, words: Sequence[str]) -> Tensor:
@@ -217,20 +215,20 @@ class WordEmbedding(nn.Module):
         return self.weight[to_device(rows, self.weight.device)]
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw random vectors, all but row 0."""
+        """Draw random vectors, except for row 0."""
         nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5, generator=generator)
         nn.init.zeros_(self.weight[0])
 
 
 def _multiply(weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    """`x @ weight + bias` in the type of `x`, whatever that of the weight."""
+    """Return `x @ weight + bias` in the dtype of `x`, whatever the dtype of the weight."""
     if weight.dtype != x.dtype:
         return (x.to(weight) @ weight).to(x) + bias
     return torch.addmm(bias, x, weight)
 
 
 def _chunks(lengths: npt.NDArray[np.integer[Any]], positions: int) -> list[slice]:
-    """Cut words of falling length into runs of about `positions` characters."""
+    """Cut words, longest first, into chunks of about `positions` characters."""
     chunks, start = [], 0
     while start < len(lengths):
         size = max(1, positions // int(lengths[start]))

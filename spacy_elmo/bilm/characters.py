@@ -1,5 +1,5 @@
-"""Tokens in, character ids out: UTF-8 bytes between markers, as bilm-tf (`data.py`) and AllenNLP
-(`elmo_indexer.py`) number them, shifted by one so that 0 can mean "no token"."""
+"""Turns tokens into character ids: UTF-8 bytes between markers, as in bilm-tf (`data.py`) and AllenNLP
+(`elmo_indexer.py`), shifted by one so that 0 can mean "no token"."""
 
 import reprlib
 from collections.abc import Iterable, Sequence
@@ -24,16 +24,16 @@ _SENTENCE_MARKERS = {BOS: BEGIN_SENTENCE, EOS: END_SENTENCE}
 
 
 class Alphabet(Protocol):
-    """How a character CNN numbers the characters of a token; `len` counts the numbers there are."""
+    """How a character CNN numbers the characters of a token. `len` is the number of ids."""
 
     @property
     def padding(self) -> int:
-        """What the ids of a short token are filled up with."""
+        """The id that pads short tokens."""
 
     def __len__(self) -> int: ...
 
     def token_ids(self, token: str, max_characters: int) -> list[int]:
-        """Ids of one token with its borders, without padding; at most `max_characters`."""
+        """Return the ids of one token with its borders, without padding; at most `max_characters`."""
 
 
 class Bytes:
@@ -53,10 +53,10 @@ Tokens = Iterable[Any]  # strings, or tokens of spaCy
 
 
 def sentences_of(sentences: Iterable[Tokens]) -> list[list[str]]:
-    """The tokens of sentences; see `tokens_of`.
+    """Return the tokens of sentences; see `tokens_of`.
 
     Raises:
-        ElmoError: they are one string, or cannot be iterated over; and as `tokens_of`.
+        ElmoError: the sentences are one string or no iterable, or `tokens_of` raises for one.
     """
     if isinstance(sentences, str) or not isinstance(sentences, Iterable):
         raise ElmoError(f"expected sentences, each a list of tokens, got {_shown(sentences)}")
@@ -64,10 +64,10 @@ def sentences_of(sentences: Iterable[Tokens]) -> list[list[str]]:
 
 
 def tokens_of(sentence: Tokens) -> list[str]:
-    """The tokens of a sentence: a list, an array, a column, a generator of strings, or a Doc or Span of spaCy.
+    """Return the tokens of a sentence: a list, an array, a column, a generator of strings, or a Doc or Span of spaCy.
 
     Raises:
-        ElmoError: it is a string, it cannot be iterated over, or something in it is neither a string nor has a `text`.
+        ElmoError: the sentence is a string or no iterable, or one of its items is neither a string nor has a `text`.
     """
     if isinstance(sentence, str):
         raise ElmoError(f"a sentence is a list of tokens, got {_shown(sentence)}; split it first")
@@ -77,7 +77,7 @@ def tokens_of(sentence: Tokens) -> list[str]:
 
 
 def _text_of(token: Any) -> str:
-    text = getattr(token, "text", None)  # as tokens of spaCy have it
+    text = getattr(token, "text", None)  # of a spaCy token
     if not isinstance(text, str):
         raise ElmoError(f"a token is a string, got {_shown(token)}")
     return text
@@ -88,10 +88,11 @@ def _shown(value: object) -> str:
 
 
 def token_ids(token: str, max_characters: int) -> list[int]:
-    """Character ids of one token, without padding: begin of word, at most `max_characters - 2` bytes, end of word.
+    """Return the character ids of one token, without padding: begin of word, at most `max_characters - 2` bytes, end
+    of word.
 
-    A token is cut at a byte, wherever in a code point that is; lone surrogates have no bytes. `<S>` and
-    `</S>` are the sentence borders, also when they stand in the text, as both references have it.
+    A long token is cut after a byte, even within a code point. Lone surrogates have no bytes. `<S>` and `</S>` are the
+    sentence borders, also if they occur in the text, as in bilm-tf and AllenNLP.
     """
     if token in _SENTENCE_MARKERS:
         return [BEGIN_WORD, _SENTENCE_MARKERS[token], END_WORD]
@@ -100,7 +101,7 @@ def token_ids(token: str, max_characters: int) -> list[int]:
 
 
 def pad(ids: Sequence[Sequence[int]], width: int, padding: int = PADDING) -> npt.NDArray[np.int64]:
-    """Character ids of several tokens as `[len(ids), width]` int64, filled up with `padding`."""
+    """Return the character ids of several tokens as `[len(ids), width]` int64, padded with `padding`."""
     padded = np.full((len(ids), width), padding, dtype=np.int64)
     for row, token in zip(padded, ids, strict=True):
         row[: len(token)] = token

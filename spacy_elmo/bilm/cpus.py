@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: those it may run on, and the CPU time that its container grants it."""
+"""How many CPUs this process may use, by its affinity and by the CPU quota of its container."""
 
 import functools
 import os
@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-_PERIOD = 100_000  # microseconds: the kernel's default, where cpu.max names none
+_PERIOD = 100_000  # microseconds: the kernel's default if cpu.max has none
 
 
 def usable_cpus() -> int:
-    """The number of CPUs this process may run on now, or fewer where a CPU quota grants less; at least 1.
+    """Return the number of CPUs that this process may run on now, or fewer if its CPU quota is smaller; at least 1.
 
-    The CPUs are asked for at each call, since they can change; the quota is read once in a process.
+    Each call asks for the CPUs, because they can change. The quota is read once per process.
     """
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    if hasattr(os, "process_cpu_count"):  # Python 3.13: it also heeds PYTHON_CPU_COUNT
+    if hasattr(os, "process_cpu_count"):  # Python 3.13: it also respects PYTHON_CPU_COUNT
         counts.append(os.process_cpu_count() or 1)
     quota = cpu_quota()
     if quota is not None:
@@ -26,12 +26,12 @@ def usable_cpus() -> int:
 
 @functools.cache
 def cpu_quota(root: str | Path = "/") -> float | None:
-    """CPUs' worth of time that the control groups (cgroups) of this process grant it; None where they set no limit.
+    """Return the CPU quota, in CPUs, of the control groups (cgroups) of this process; None if they set no limit.
 
-    A limit of a group holds for the groups within it, so the smallest of all counts. Files that are missing,
-    unreadable or odd set no limit.
+    The limit of a group also applies to the groups within it, so the smallest counts. Files that are missing,
+    unreadable or malformed set no limit.
 
-    root: of the file system in which `/proc` and `/sys` are looked for.
+    root: of the file system that has `/proc` and `/sys`.
     """
     root = Path(root)
     mounts = list(_read_mounts(root))
@@ -51,11 +51,11 @@ def cpu_quota(root: str | Path = "/") -> float | None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=cpu_quota.cache_clear)  # a forked process may be put into another group
+    os.register_at_fork(after_in_child=cpu_quota.cache_clear)  # a forked process may move to another group
 
 
 class _Mount(NamedTuple):
-    """A hierarchy of control groups in the file system; group: the one that is seen at `point`."""
+    """A hierarchy of control groups in the file system. group: the one that is mounted at `point`."""
 
     is_v2: bool
     group: PurePosixPath
@@ -63,7 +63,7 @@ class _Mount(NamedTuple):
 
 
 def _read_mounts(root: Path) -> Iterator[_Mount]:
-    """The hierarchies that limit CPU time; the format of the file is in proc(5)."""
+    """Yield the hierarchies that limit CPU time. proc(5) describes the format of the file."""
     for line in _read_lines(root / "proc/self/mountinfo"):
         mount, _, file_system = line.partition(" - ")
         fields, (kind, _, options) = mount.split(" "), (file_system.split(" ") + [""] * 3)[:3]
@@ -80,24 +80,24 @@ def _unescape(field: str) -> str:
 
 
 def _find_directories(mounts: Iterable[_Mount], group: PurePosixPath) -> Iterator[PurePosixPath]:
-    """The directories of a group and of all groups around it, as far as they are mounted here."""
+    """Yield the directories of a group and of all groups around it, as far as they are mounted here."""
     mounts = list(mounts)
     inside = [mount for mount in mounts if ".." not in group.parts and group.is_relative_to(mount.group)]
     for mount in inside:
         directory = mount.point / group.relative_to(mount.group)
         yield from (parent for parent in (directory, *directory.parents) if parent.is_relative_to(mount.point))
-    if not inside:  # in a container that sees its own group only, under a name from outside
+    if not inside:  # in a container that only sees its own group, but under the host's name
         yield from (mount.point for mount in mounts)
 
 
 def _read_quota_v2(directory: Path) -> float | None:
-    """Of a line `QUOTA PERIOD`, or `max PERIOD` for no limit."""
+    """Read the quota from a line `QUOTA PERIOD`, or `max PERIOD` for no limit."""
     quota, period = ([*" ".join(_read_lines(directory / "cpu.max")).split(), "", ""])[:2]
     return _divide(quota, period or str(_PERIOD))
 
 
 def _read_quota_v1(directory: Path) -> float | None:
-    """Of two files; -1 for no limit."""
+    """Read the quota from two files; -1 means no limit."""
     quota, period = (" ".join(_read_lines(directory / f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
     return _divide(quota, period or str(_PERIOD))
 
@@ -112,5 +112,5 @@ def _divide(quota: str, period: str) -> float | None:
 def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except (OSError, ValueError):  # no such file, or no name that a file can have
+    except (OSError, ValueError):  # no such file, or not a valid file name
         return []

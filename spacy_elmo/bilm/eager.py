@@ -1,5 +1,4 @@
-"""A function in, the same one out, at which torch.compile ends its graph: it runs as it is, and the next graph begins
-behind it."""
+"""Keeps functions out of torch.compile: it ends its graph before the call, and begins the next one after it."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +11,7 @@ T = TypeVar("T")
 
 
 def runs_eagerly(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate what works on strings, NumPy arrays and sizes that differ from batch to batch, and no graph can hold."""
+    """Decorate a function that a graph cannot contain: it uses strings, NumPy arrays, or sizes that vary by batch."""
     disabled: Callable[P, T] | None = None
 
     @functools.wraps(function)
@@ -20,7 +19,7 @@ def runs_eagerly(function: Callable[P, T]) -> Callable[P, T]:
         nonlocal disabled
         if not torch.compiler.is_dynamo_compiling():
             return function(*args, **kwargs)
-        if disabled is None:  # only now: it imports torch._dynamo, which takes a second and most callers never need
+        if disabled is None:  # only now: this imports torch._dynamo, which takes a second, and few callers need it
             disabled = torch.compiler.disable(function)
         return disabled(*args, **kwargs)
 

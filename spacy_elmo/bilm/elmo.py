@@ -1,4 +1,4 @@
-"""Where `Elmo` was: modules that were pickled whole name this place."""
+"""The former place of `Elmo`, for modules that were pickled whole by an earlier version."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What torch's operators do between the products of a time step: nonlinearities and clips, in place."""
+"""The nonlinearities and clips between the products of a time step, in place, with torch's operators."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def with_forget_bias(bias: Tensor, forget_bias: float) -> Tensor:
-    """`[2, 1, 4 * dim]` of `[2, 4 * dim]`, with what the cell adds to the forget gate."""
+    """Return the bias as `[2, 1, 4 * dim]`, with `forget_bias` added to the forget gate. bias: `[2, 4 * dim]`."""
     dim = bias.shape[1] // 4
     bias = bias.detach().clone()
     bias[:, dim : 2 * dim] += forget_bias
@@ -14,7 +14,7 @@ def with_forget_bias(bias: Tensor, forget_bias: float) -> Tensor:
 
 
 def activate_(gates: Tensor) -> Sequence[Tensor]:
-    """Apply the nonlinearities; return input, forget and output gate and the candidate."""
+    """Apply the nonlinearities; return the input, forget and output gate and the candidate."""
     input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=-1)
     gates[..., : 3 * candidate.shape[-1]].sigmoid_()
     tanh_(candidate)
@@ -22,14 +22,14 @@ def activate_(gates: Tensor) -> Sequence[Tensor]:
 
 
 def update_gates(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float | None) -> Tensor:
-    """As `kernels.update_gates`, by torch's operators; `gates` is overwritten."""
+    """Do what `kernels.update_gates` does, with torch's operators. `gates` is overwritten."""
     input_gate, forget_gate, output_gate, candidate = activate_(gates.add_(inputs))
     clip_(cell.mul_(forget_gate).addcmul_(input_gate, candidate), cell_clip)
     return tanh_(cell.clone()).mul_(output_gate)
 
 
 def tanh_(x: Tensor) -> Tensor:
-    """Hyperbolic tangent by way of torch's sigmoid, which is several times faster on a CPU."""
+    """Compute tanh from torch's sigmoid, which is several times faster on a CPU."""
     return x.mul_(2.0).sigmoid_().mul_(2.0).sub_(1.0)
 
 

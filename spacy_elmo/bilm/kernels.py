@@ -1,8 +1,8 @@
-"""Tensors in, calls of the compiled part out: the recurrence of a layer, the update of its gates, and products.
+"""Calls the compiled part with tensors: the recurrence of a layer, the update of its gates, and products.
 
 `_kernels.c` is compiled when the package is installed, with GCC or Clang on Linux and macOS. It has a version for each
-instruction set. The best one that the processor has is used, or the one that the environment variable SPACY_ELMO_ISA
-names (in any case of letters). Without the compiled part, torch's operators come to the same numbers.
+instruction set. The best version that the processor supports is used, or the one that the environment variable
+SPACY_ELMO_ISA names (upper or lower case). Without the compiled part, torch's operators compute the same numbers.
 """
 
 import functools
@@ -34,13 +34,13 @@ _ACTIVATIONS = ("none", "relu", "sigmoid")  # as _kernels.c numbers them
 
 
 def _load() -> tuple[Any, ImportError | None]:
-    """The compiled part, or why it is not used."""
+    """Return the compiled part, or the reason why it is not used."""
     try:
-        # Not by `from spacy_elmo.bilm import _kernels`, which blames a circular import where it was not built.
+        # Not `from spacy_elmo.bilm import _kernels`: if it was not built, that error blames a circular import.
         module = importlib.import_module("spacy_elmo.bilm._kernels")
     except ImportError as error:
         return None, error
-    # It is handed bare addresses: where the source lies beside it and has changed since, it may misread what is there.
+    # It receives plain addresses. If its source has changed since, it may misread what is there.
     sources = [Path(__file__).with_name(name) for name in _SOURCES]
     if all(source.is_file() for source in sources):
         checksum = zlib.crc32(b"".join(source.read_bytes() for source in sources))
@@ -54,13 +54,13 @@ _kernels, _failure = _load()
 
 
 def _find_hidden() -> Path | None:
-    """The installed package with a compiled part for this Python that the one here hides, since it stands before it on
-    the path: a clone does, in whose folder Python is started."""
+    """Return the installed package with a compiled part that this package hides, because this one comes first on the
+    path. This happens if you start Python in a clone."""
     here = Path(__file__).resolve().parent
     names = [f"_kernels{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     for entry in map(Path, sys.path):
         other = entry / here.parent.name / here.name
-        with suppress(OSError):  # a folder that may not be looked into
+        with suppress(OSError):  # a folder without permission
             if any((other / name).is_file() for name in names) and other.resolve() != here:
                 return other.resolve().parent
     return None
@@ -70,22 +70,22 @@ _hidden = None if _kernels is not None else _find_hidden()
 
 
 def instruction_sets() -> list[str]:
-    """Names of the versions that this processor can run, the best first; none where the compiled part is missing."""
+    """Return the names of the versions that this processor can run, best first; none without the compiled part."""
     return [] if _kernels is None else cast("list[str]", _kernels.levels())
 
 
 def instruction_set() -> str | None:
-    """Name of the version in use: "avx512", "avx2", "neon" or "generic"; None where the compiled part is missing."""
+    """Return the name of the version in use: "avx512", "avx2", "neon" or "generic"; None without the compiled part."""
     return _chosen
 
 
 def is_missing() -> bool:
-    """Whether there is no compiled part."""
+    """Whether the compiled part is missing."""
     return _kernels is None
 
 
 def why_missing() -> str | None:
-    """Why there is no compiled part; None where there is one."""
+    """Return why the compiled part is missing; None if it is there."""
     if _kernels is not None:
         return None
     if not is_for_this_platform():
@@ -96,22 +96,22 @@ def why_missing() -> str | None:
             remedy = f"run from another directory, or install the source (pip install --editable {package.parent})"
         else:
             remedy = "install spacy-elmo again in this environment"
-        return f"{package}, without a compiled part that fits it, hides {_hidden}, which has one: {remedy}"
-    if type(_failure) is ImportError:  # the file is there
+        return f"{package} has no usable compiled part, but hides {_hidden}, which has one: {remedy}"
+    if type(_failure) is ImportError:  # the file exists
         return f"the compiled part does not load ({_failure}): install spacy-elmo again on this machine"
     return (
-        "the compiled part was not built: install spacy-elmo again where GCC or Clang, and Python's headers, are found "
+        "the compiled part was not built: install GCC or Clang and Python's headers, then install spacy-elmo again "
         "(pip install -v shows what went wrong)"
     )
 
 
 def is_for_this_platform() -> bool:
-    """Whether `setup.py` builds the compiled part on this system and processor, given a compiler."""
+    """Whether `setup.py` can build the compiled part on this system and processor, if there is a compiler."""
     return sys.platform in ("linux", "darwin") and platform.machine() in ("x86_64", "aarch64", "arm64")
 
 
 def reasons_against_kernels(x: Tensor) -> list[str]:
-    """Why the compiled part is not used for `x`; empty where it is."""
+    """Return why the compiled part is not used for `x`; empty if it is."""
     reasons = reasons_against_prediction(x)
     if missing := why_missing():
         reasons.append(missing)
@@ -121,19 +121,19 @@ def reasons_against_kernels(x: Tensor) -> list[str]:
 
 
 def warn_if_missing() -> None:
-    """Warn, once in a process, where the compiled part could have been built and was not."""
+    """Warn, once per process, if the compiled part is missing but could have been built."""
     global _is_warned
     if _kernels is None and not _is_warned:
         _is_warned = True
         if is_for_this_platform():
-            warnings.warn(f"spacy-elmo runs more slowly than it could: {why_missing()}", stacklevel=2)
+            warnings.warn(f"spacy-elmo is slower than it could be: {why_missing()}", stacklevel=2)
 
 
 def update_gates(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float | None) -> Tensor:
-    """Bring cells up to date in place; return what they let out, `[rows, dim]`.
+    """Update the cells in place; return their outputs, `[rows, dim]`.
 
-    gates, inputs: `[rows, 4 * dim]`: input, forget, output, candidate, before their nonlinearities: the part that comes
-        from the hidden state, and the rest.
+    gates, inputs: `[rows, 4 * dim]`: input, forget and output gate and candidate, before their nonlinearities; the part
+        that comes from the hidden state, and the rest.
     cell: `[rows, dim]`.
     """
     (rows, dim), outputs = cell.shape, torch.empty_like(cell)
@@ -144,8 +144,8 @@ def update_gates(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float |
 
 
 class CompiledProduct(Product):
-    """Float32, columns in strips of 16 that are read from front to back: few rows read the matrix as fast as memory
-    gives it. A row has the same bits in any company."""
+    """A product in float32. Columns are in strips of 16 that are read from front to back, so that a product of few rows
+    reads the matrix at the speed of the memory. The bits of a row do not depend on the other rows."""
 
     def _pack(self, weight: Tensor) -> Tensor:
         self._n_out = len(weight)
@@ -159,7 +159,7 @@ class CompiledProduct(Product):
         return zeros
 
     def __call__(self, x: Tensor) -> Tensor:
-        """As `Product`."""
+        """See `Product`."""
         (rows, n_in), (n_out, strips) = x.shape, (self._n_out, self._weight)
         out = x.new_empty(rows, n_out)
         addresses = _addresses([x, strips, self._filled_bias, out], [(rows, n_in), *self._shapes(n_in), (rows, n_out)])
@@ -174,10 +174,10 @@ class CompiledProduct(Product):
 
 @dataclass(frozen=True)
 class DirectionWeights:
-    """Weights of one direction of a layer, laid out for `run_layer`, float32.
+    """Weights of one direction of a layer in the layout of `run_layer`, float32.
 
-    Columns lie in strips of 16, each from front to back; the strips of 16 cells' input, forget, output gates and
-    candidates lie behind each other. Numbers of cells and columns are filled up with zeros to whole strips.
+    Columns are in strips of 16, each stored from front to back. For each 16 cells, the strips of the input, forget and
+    output gates and of the candidates follow each other. Cells and columns are padded with zeros to whole strips.
 
     n_in, dim, width: of the inputs, the cells and the hidden state.
     """
@@ -192,7 +192,10 @@ class DirectionWeights:
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor, projection: Tensor | None) -> "DirectionWeights":
-        """weight: `[n_in + width, 4 * dim]`; bias: `[4 * dim]`, with the forget gate's; projection: `[dim, width]`."""
+        """Lay out the weights of a direction.
+
+        weight: `[n_in + width, 4 * dim]`; bias: `[4 * dim]`, with that of the forget gate; projection: `[dim, width]`.
+        """
         dim = len(bias) // 4
         width = dim if projection is None else projection.shape[1]
         n_in = len(weight) - width
@@ -215,18 +218,18 @@ def run_layer(
     state: tuple[Tensor, Tensor],
     starts: Tensor | None,
 ) -> Tensor:
-    """Run both directions over packed sequences, in as many threads as torch uses; bring the state up to date in place.
+    """Run both directions over packed sequences, in as many threads as torch uses. Update the state in place.
 
     clips: of the cells and of the projection.
-    x: `[2, n_tokens, n_in]`; batch_sizes: rows of each time step, falling.
+    x: `[2, n_tokens, n_in]`; batch_sizes: rows of each time step, in descending order.
     state: hidden `[2, rows, width]` and cell `[2, rows, dim]`.
-    starts: `[n_tokens]` bool, where a row forgets its state before it reads on.
+    starts: `[n_tokens]` bool: whether a row resets its state before this token.
 
-    Returns the outputs, `[2, n_tokens, width]`. A row's are the same bits in any company.
+    Returns the outputs, `[2, n_tokens, width]`. The bits of a row do not depend on the other rows.
     """
     n_tokens, one, falling = x.shape[1], weights[0], sorted(batch_sizes, reverse=True)
     if not falling or n_tokens != sum(falling) or list(batch_sizes) != falling or falling[-1] < 0:
-        raise ValueError(f"expected falling batch sizes of {n_tokens} tokens together, not {list(batch_sizes)}")
+        raise ValueError(f"expected descending batch sizes with a sum of {n_tokens}, not {list(batch_sizes)}")
     if starts is not None and (starts.shape != (n_tokens,) or starts.dtype != torch.bool):
         raise ValueError(f"expected starts of {n_tokens} tokens as bool, not {starts.dtype} of {tuple(starts.shape)}")
     outputs, sizes = x.new_empty(2, n_tokens, one.width), torch.tensor(batch_sizes, dtype=torch.int64, device="cpu")
@@ -246,7 +249,7 @@ def run_layer(
 
 
 def _addresses(arrays: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """Addresses of tensors, which must have these shapes: the compiled part reads and writes what is there."""
+    """Return the addresses of tensors. Check their shapes, because the compiled part reads and writes unchecked."""
     for array, shape in zip(arrays, shapes, strict=True):
         if array.shape != shape or array.dtype != torch.float32 or not array.is_contiguous():
             raise ValueError(f"expected contiguous float32 of shape {shape}, not {array.dtype} of {tuple(array.shape)}")
@@ -258,14 +261,14 @@ def _limit(clip: float | None) -> float:
 
 
 def _gate_strips(matrix: Tensor) -> Tensor:
-    """`[cells / 16, 4 gates, rows, 16]` of `[rows, 4 * dim]`."""
+    """Lay out `[rows, 4 * dim]` as `[cells / 16, 4 gates, rows, 16]`."""
     gates = matrix.view(len(matrix), 4, -1)
     filled = functional.pad(gates, (0, -gates.shape[2] % _kernels.STRIP))
     return _laid_out(filled.view(len(matrix), 4, -1, _kernels.STRIP).permute(2, 1, 0, 3))
 
 
 def _strips(matrix: Tensor) -> Tensor:
-    """`[columns / 16, rows, 16]` of `[rows, columns]`."""
+    """Lay out `[rows, columns]` as `[columns / 16, rows, 16]`."""
     filled = functional.pad(matrix, (0, -matrix.shape[1] % _kernels.STRIP))
     return _laid_out(filled.view(len(matrix), -1, _kernels.STRIP).transpose(0, 1))
 
@@ -277,14 +280,14 @@ def _laid_out(view: Tensor) -> Tensor:
 
 
 def _choose() -> str | None:
-    """The version to use: the one that the environment names, or the best."""
+    """Return the version to use: the one that the environment names, or the best."""
     given = os.environ.get(VARIABLE, "")
     if _kernels is None:
         return None
     known = _kernels.levels()
     chosen: str = given.strip().lower() or known[0]
     if chosen not in known:
-        raise ElmoError(f"{VARIABLE} is {given!r}, expected one of those that this processor has: {', '.join(known)}")
+        raise ElmoError(f"{VARIABLE} is {given!r}, expected one that this processor supports: {', '.join(known)}")
     _kernels.choose(chosen)
     return chosen
 
@@ -292,4 +295,4 @@ def _choose() -> str | None:
 _chosen = _choose()
 _is_warned = False
 if _hidden is not None and multiprocessing.parent_process() is None:  # workers need not repeat it
-    warn_if_missing()  # now: another version may run than the installed one, whatever it is asked for
+    warn_if_missing()  # now: the version that runs may differ from the installed one in any respect

@@ -1,4 +1,4 @@
-"""Tokens in, ids of words and characters out: what a model of ELMoForManyLangs has for bilm-tf's bytes."""
+"""Maps tokens to ids of words and characters, for models of ELMoForManyLangs (bilm-tf reads bytes instead)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ BOS, EOS = "<bos>", "<eos>"
 UNKNOWN, PADDING = "<oov>", "<pad>"
 BEGIN_WORD, END_WORD = "<bow>", "<eow>"
 
-_ALPHABET = 20  # letters, which is more than the markers have
+_ALPHABET = 20  # letters, more than the markers have
 
 
 @dataclass(frozen=True)
 class Lexicons:
-    """The words and characters that a model knows, in the order of their ids; None for what it does not read."""
+    """The words and characters that a model knows, in the order of their ids; None if it does not read them."""
 
     words: Sequence[str] | None
     characters: Sequence[str] | None
 
     def for_options(self, options: TokenEmbedderOptions) -> "Lexicons":
-        """What a model with these options reads of them.
+        """Return the lexicons that a model with these options reads.
 
         Raises:
-            ElmoError: it reads words or characters, and there is no lexicon of them.
+            ElmoError: the model reads words or characters, but their lexicon is missing.
         """
         reads_characters = options.char_cnn is not None
         for lexicon, is_read, what in (
@@ -32,27 +32,27 @@ class Lexicons:
             (self.characters, reads_characters, "characters"),
         ):
             if is_read and lexicon is None:
-                raise ElmoError(f"the options ask for a lexicon of {what}, and there is none")
+                raise ElmoError(f"the options need a lexicon of {what}, but it is missing")
         return Lexicons(self.words if options.word_dim else None, self.characters if reads_characters else None)
 
     def check(self) -> None:
-        """Raise an ElmoError where an entry that every model has is missing, or one is there twice."""
+        """Raise an ElmoError if an entry that every model needs is missing, or an entry is repeated."""
         if self.words is not None:
             WordLexicon(self.words)
         if self.characters is not None:
             CharacterLexicon(self.characters)
 
     def hints(self) -> list[str]:
-        """What text must not hold, or all of it is unknown: sentences for users."""
+        """Return sentences for users about text that the model does not know at all."""
         known = {character for entry in self.characters or self.words or () for character in entry}
         hints = []
         is_chinese = sum(map(_is_ideograph, known)) > len(known) / 2
         if is_chinese and not any("\uff00" <= character <= "\uffef" for character in known):
             hints.append(
-                "it knows no full-width forms (U+FF00 to U+FFEF); give it half-width letters, digits and marks"
+                "it does not know full-width forms (U+FF00 to U+FFEF); use half-width letters, digits and marks"
             )
         if sum(map(str.islower, known)) >= _ALPHABET and not any(map(str.isupper, known)):
-            hints.append("it knows no upper-case letters; give it text in lower case")
+            hints.append("it does not know upper-case letters; use text in lower case")
         return hints
 
 
@@ -64,7 +64,7 @@ class WordLexicon:
     """Ids of words, by their exact string.
 
     Raises:
-        ElmoError: an entry that every model has is missing, or one is there twice.
+        ElmoError: an entry that every model needs is missing, or an entry is repeated.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -75,26 +75,26 @@ class WordLexicon:
         return len(self._ids)
 
     def knows(self, word: str) -> bool:
-        """Whether it has a row of its own."""
+        """Whether the word has its own row."""
         return word in self._ids
 
     def id(self, word: str) -> int:
-        """The word's id, or that of `<oov>`."""
+        """Return the id of the word, or that of `<oov>`."""
         return self._ids.get(word, self.unknown)
 
 
 class CharacterLexicon:
-    """Ids of characters, which are Unicode code points: an `Alphabet`.
+    """An `Alphabet` of Unicode code points.
 
     Raises:
-        ElmoError: an entry that every model has is missing, or one is there twice.
+        ElmoError: an entry that every model needs is missing, or an entry is repeated.
     """
 
     def __init__(self, characters: Sequence[str]) -> None:
         markers = (BOS, EOS, UNKNOWN, PADDING, BEGIN_WORD, END_WORD)
         self._ids = _numbered(characters, markers, "characters")
         self.unknown, self.padding = self._ids[UNKNOWN], self._ids[PADDING]
-        # In training and inference alike, the original begins a token with the marker of its end.
+        # In training and inference, the original begins a token with the marker of its end.
         self._begin, self._end = self._ids[END_WORD], self._ids[BEGIN_WORD]
 
     def __len__(self) -> int:
@@ -104,9 +104,9 @@ class CharacterLexicon:
         return character in self._ids
 
     def token_ids(self, token: str, max_characters: int) -> list[int]:
-        """Ids of one token, without padding: a marker, at most `max_characters - 2` characters, a marker.
+        """Return the ids of one token, without padding: a marker, at most `max_characters - 2` characters, a marker.
 
-        `<bos>` and `<eos>` are the sentence borders, also where they stand in the text, as in the original.
+        `<bos>` and `<eos>` are the sentence borders, also if they occur in the text, as in the original.
         """
         token = token[: max_characters - 2]
         if token in (BOS, EOS):
@@ -118,7 +118,7 @@ def _numbered(entries: Sequence[str], needed: Sequence[str], what: str) -> dict[
     ids = {entry: number for number, entry in enumerate(entries)}
     if len(ids) < len(entries):
         twice = next(entry for number, entry in enumerate(entries) if ids[entry] != number)
-        raise ElmoError(f"lexicon of {what}: {twice!r} is there more than once")
+        raise ElmoError(f"lexicon of {what}: {twice!r} is repeated")
     if missing := [entry for entry in needed if entry not in ids]:
         raise ElmoError(f"lexicon of {what}: {', '.join(missing)} missing, which every model of ELMoForManyLangs has")
     return ids

@@ -1,4 +1,4 @@
-"""Packed inputs in, packed outputs and final state out: one layer of the biLM, both directions in one step."""
+"""One LSTM layer of the biLM: runs both directions over packed sequences."""
 
 from collections.abc import Sequence
 
@@ -20,18 +20,18 @@ _STEP_BYTES = 16 * 2**20  # of the gates of one direction in a time step on a CP
 class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
     """A forward and a backward LSTM with projection and clipping (TensorFlow's `LSTMCell`; Peters et al. 2018, 3.1).
 
-    The directions are rows 0 and 1 of every parameter; they share nothing but the time step. The columns of
-    a gate product are input, forget, output, candidate, so that one sigmoid serves the first three.
+    The directions are rows 0 and 1 of every parameter. They only share the time step. The columns of a gate product are
+    input, forget, output, candidate, so that one sigmoid covers the first three.
 
-    weight: `[2, n_in + projection_dim, 4 * dim]`; bias: `[2, 4 * dim]`;
-    projection: `[2, dim, projection_dim]`, or None where the cell's output is not projected.
+    weight: `[2, n_in + projection_dim, 4 * dim]`; bias: `[2, 4 * dim]`.
+    projection: `[2, dim, projection_dim]`, or None if the cell's output is not projected.
 
-    forget_bias: what the cell adds to the forget gate: 1 as TensorFlow's does, or 0 where the bias holds it.
-    always_projects: as of `LSTMOptions`.
+    forget_bias: added to the forget gate: 1 as in TensorFlow, or 0 if the bias includes it.
+    always_projects: see `LSTMOptions`.
     """
 
     matrices = ("weight", "projection")
-    forget_bias: float = 1.0  # of layers that an earlier version pickled
+    forget_bias: float = 1.0  # for layers that an earlier version pickled
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
         projects = always_projects or projection_dim != dim
         self.forget_bias = forget_bias
         self.cell_clip = cell_clip
-        self.proj_clip = proj_clip if projects else None  # as TensorFlow: it clips the projection
+        self.proj_clip = proj_clip if projects else None  # as in TensorFlow, it clips the projection
         self.weight = empty_parameter(2, n_in + projection_dim, 4 * dim)
         self.bias = empty_parameter(2, 4 * dim)
         self.projection = empty_parameter(2, dim, projection_dim) if projects else None
@@ -56,15 +56,15 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
     def forward(
         self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Run both directions over packed sequences, by the fastest engine that serves the case.
+        """Run both directions over packed sequences, with the fastest engine that can run the call.
 
-        x: `[2, n_tokens, n_in]`, time step by time step, the rows of a step sorted by falling sequence
-            length; `x[1]` holds the sequences reversed.
-        batch_sizes: rows of each time step, falling.
+        x: `[2, n_tokens, n_in]`, time step by time step; the rows of a step have the longest sequence first; `x[1]` has
+            the sequences reversed.
+        batch_sizes: rows of each time step, in descending order.
         state: initial state of the rows; None is zero.
-        starts: `[n_tokens]` bool on the CPU, packed as `x`: where a row forgets its state before it reads on.
+        starts: `[n_tokens]` bool on the CPU, packed as `x`: whether a row resets its state before this token.
 
-        Returns the outputs `[2, n_tokens, projection_dim]`, packed as `x`, and the state each row ended in.
+        Returns the outputs `[2, n_tokens, projection_dim]`, packed as `x`, and the final state of each row.
         """
         call = self.call(x, batch_sizes, state, starts)
         engine = engines.choose(self, call)
@@ -75,14 +75,14 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
     def call(
         self, x: Tensor, batch_sizes: Sequence[int], state: State | None = None, starts: Tensor | None = None
     ) -> Call:
-        """The arguments of `forward` as engines take them."""
+        """Return the arguments of `forward` in the form that engines take."""
         zeros = (x.new_zeros(2, batch_sizes[0], width) for width in (self.projection_dim, self.dim))
         hidden, cell = state or zeros
         return Call(x, batch_sizes, (hidden, cell), starts)
 
     @property
     def max_rows(self) -> int | None:
-        """How many sequences a batch should have at most on a CPU: more are no faster, and take memory."""
+        """Largest useful number of sequences in a batch on a CPU: more are not faster, but take memory."""
         if self.weight.device.type != "cpu":
             return None
         return max(1, _STEP_BYTES // (4 * self.dim * torch.float32.itemsize))
@@ -100,7 +100,7 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
         ]
 
     def prepare(self) -> None:
-        """Make now what the engine that will run predictions makes of the weights."""
+        """Prepare the weights now for the engine that will run predictions."""
         if self.weight.device.type != "cpu":
             return
         warn_if_missing()
@@ -110,13 +110,13 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
 
     @property
     def engine(self) -> Engine | None:
-        """What runs a sentence; None: the plain recurrence."""
+        """The engine that runs a sentence; None: the plain recurrence."""
         with torch.no_grad():
             empty = torch.empty(2, 1, self.n_in, dtype=torch.float32, device=self.weight.device)
             return engines.choose(self, self.call(empty, [1]))
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw random weights as TensorFlow's `LSTMCell` does: Glorot uniform, biases zero."""
+        """Draw random weights as in TensorFlow's `LSTMCell`: Glorot uniform, biases zero."""
         matrices = [self.weight] if self.projection is None else [self.weight, self.projection]
         for matrix in matrices:
             limit = (6.0 / (matrix.shape[1] + matrix.shape[2])) ** 0.5
@@ -125,13 +125,14 @@ class BidirectionalLSTMLayer(PackedModule[list[DirectionProducts]]):
 
 
 def plain_recurrence(layer: BidirectionalLSTMLayer, call: Call) -> tuple[Tensor, State]:
-    """The recurrence as the paper has it, in torch's plain operators: what every engine comes to, to 1e-5.
+    """Run the recurrence of the paper with torch's plain operators. Every engine gives the same result to 1e-5.
 
-    It serves every case, and its gradients are autograd's. Arguments and results as of `engines.Engine.run`.
+    It can run every call, and its gradients come from autograd. Arguments and results are those of
+    `engines.Engine.run`.
     """
     hidden, cell = call.state
     outputs = []
-    ended_hidden, ended_cell = [], []  # states of the rows whose sequence is over, shortest sequence first
+    ended_hidden, ended_cell = [], []  # final states of rows whose sequence has ended, shortest sequence first
     for step in call.steps():
         ended_hidden.append(hidden[:, step.rows :])
         ended_cell.append(cell[:, step.rows :])

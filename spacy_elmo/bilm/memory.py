@@ -1,23 +1,23 @@
-"""Freed arrays in, free memory for the system out."""
+"""Returns freed memory to the system."""
 
 import ctypes
 import sys
 
-_BYTES = 16 * 2**20  # of layers: to compute so many takes so long that tidying up behind them is no matter
+_BYTES = 16 * 2**20  # of layers: computing this many takes so long that trimming the memory costs little
 
 
 class FreedMemory:
-    """Gives back to the system what the C library keeps of freed arrays, where it can be asked to (glibc).
+    """Returns to the system what the C library keeps of freed arrays, if the library supports this (glibc).
 
-    It keeps them between what is still used, and holes of many sizes seldom fit the next array: with batches of tens of
-    megabytes, a fifth of a process came to lie idle in them.
+    The library keeps freed arrays between those still in use, and the next array seldom fits into such a hole. With
+    batches of tens of megabytes, a fifth of a process was unused memory.
     """
 
     def __init__(self) -> None:
-        self._freed = 0  # bytes since the last time; threads may lose some of each other's, which is no matter
+        self._freed = 0  # bytes since the last trim; a race between threads may lose some, which does not matter
 
     def add(self, n_bytes: int) -> None:
-        """Call after so many bytes of layers, and what it took to compute them, have been freed."""
+        """Call this after `n_bytes` of layers, and the memory it took to compute them, have been freed."""
         self._freed += n_bytes
         if self._freed >= _BYTES:
             self._freed = 0

@@ -1,4 +1,4 @@
-"""Sequences of tokens in, activations of every layer out: the biLM of Peters et al. 2018."""
+"""The biLM of Peters et al. 2018: computes all layers of sequences of tokens."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,30 +35,30 @@ from spacy_elmo.bilm.transfer import floats_on_cpu, to_device
 from spacy_elmo.errors import ElmoError
 
 MAX_BATCH_TOKENS = 4096
-_STRETCH = 4  # how many times that a batch of few long sequences may take where no gradients are kept
-_SHORT_TOKENS = 256  # of a call that takes some milliseconds
+_STRETCH = 4  # without gradients, a batch of few long sequences may have this many times as many tokens
+_SHORT_TOKENS = 256  # a call with at most this many takes some milliseconds
 
 
 @dataclass
 class CarriedState:
-    """LSTM state carried from batch to batch, as bilm-tf and AllenNLP do by default: row i of a batch goes
-    on where row i of an earlier batch ended.
+    """LSTM state carried from batch to batch, as bilm-tf and AllenNLP do by default: row i of a batch continues where
+    row i of an earlier batch ended.
 
-    layers: for each LSTM layer, hidden `[2, rows, projection_dim]` and cell `[2, rows, dim]`, forward and
-        backward; empty at first. Rows not seen yet are zero.
+    layers: for each LSTM layer, hidden `[2, rows, projection_dim]` and cell `[2, rows, dim]`, forward and backward;
+        empty at first. New rows are zero.
     """
 
     layers: list[State] = field(default_factory=list)
 
     def take(self, layer: int, rows: Tensor) -> State | None:
-        """State of these rows, in their order; None where nothing is carried yet."""
+        """Return the state of these rows, in their order; None if nothing is carried yet."""
         if layer >= len(self.layers):
             return None
         hidden, cell = (_with_rows(part, len(rows))[:, rows] for part in self.layers[layer])
         return hidden, cell
 
     def put(self, layer: int, rows: Tensor, state: State) -> None:
-        """Keep the state these rows ended in; other rows keep theirs."""
+        """Store the final state of these rows; other rows keep theirs."""
         if layer == len(self.layers):
             self.layers.append((state[0][:, :0], state[1][:, :0]))
         hidden, cell = (
@@ -75,11 +75,11 @@ def _with_rows(part: Tensor, n_rows: int) -> Tensor:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Layers of the sequences of one batch, BOS and EOS included.
+    """Layers of the sequences of one batch, including BOS and EOS.
 
-    numbers: which sequences, as numbered in the call.
+    numbers: of the sequences in the call.
     lengths: their lengths with BOS and EOS.
-    layers: `[n_layers + 1, sum(lengths), 2 * projection_dim]`, sequence behind sequence.
+    layers: `[n_layers + 1, sum(lengths), 2 * projection_dim]`, the sequences concatenated.
     """
 
     numbers: list[int]
@@ -88,23 +88,23 @@ class EncodedBatch:
 
 
 class BiLM(nn.Module):
-    """Bidirectional language model over characters or words, or both, without its softmax.
+    """Bidirectional language model over characters, words or both, without its softmax.
 
-    Matches the activations of bilm-tf's `BidirectionalLanguageModel`, AllenNLP's `_ElmoBiLm` and ELMoForManyLangs's
-    `Embedder` to 1e-5, but starts every sequence from zero state unless a `CarriedState` is passed.
+    It matches the activations of bilm-tf's `BidirectionalLanguageModel`, AllenNLP's `_ElmoBiLm` and ELMoForManyLangs's
+    `Embedder` to 1e-5, but starts every sequence from zero state unless you pass a `CarriedState`.
 
     options: the architecture.
-    vocabulary: the words of a word-input biLM in the order of its vectors, `<S>`, `</S>` and `<UNK>` among them.
+    vocabulary: the words of a word-input biLM in the order of its vectors, including `<S>`, `</S>` and `<UNK>`.
     card: facts about the model (name, licence, ...), kept with it.
-    lexicons: what a model of ELMoForManyLangs knows.
+    lexicons: the words and characters of a model of ELMoForManyLangs.
 
-    A new BiLM has random weights, drawn from `seed`, and is ready to be trained; `spacy_elmo.formats.load` reads
-    trained ones and freezes them (`bilm.requires_grad_()` undoes that).
+    A new BiLM has random weights, drawn from `seed`, and is ready for training. `spacy_elmo.formats.load` reads
+    trained weights and freezes them (`bilm.requires_grad_()` undoes that).
     """
 
     _threads: Threads = "auto"
-    _short_calls = ShortCalls()  # of all biLMs: the machine is one
-    _freed = FreedMemory()  # likewise: the process is one
+    _short_calls = ShortCalls()  # shared by all biLMs, because they share the machine
+    _freed = FreedMemory()  # shared, because they share the process
 
     def __init__(
         self,
@@ -138,12 +138,12 @@ class BiLM(nn.Module):
 
     @runs_eagerly
     def forward(self, embeddings: Tensor, packing: Packing, state: CarriedState | None = None) -> Tensor:
-        """Compute all layers of sequences that lie one behind the other.
+        """Compute all layers of concatenated sequences.
 
-        embeddings: `[n_tokens, projection_dim]`, BOS and EOS included; packing: of the sequences' lengths.
-        state: carried state, read and brought up to date; None starts from zero.
+        embeddings: `[n_tokens, projection_dim]`, including BOS and EOS; packing: of the sequences' lengths.
+        state: carried state, which is read and updated; None starts from zero.
 
-        Returns `[n_layers + 1, n_tokens, 2 * projection_dim]`; layer 0 is the embedding twice side by side.
+        Returns `[n_layers + 1, n_tokens, 2 * projection_dim]`. Layer 0 is the embedding twice, side by side.
         """
         order = to_device(packing.order, embeddings.device)
         rows = to_device(packing.rows, embeddings.device)
@@ -165,10 +165,10 @@ class BiLM(nn.Module):
         starts: Tensor | None = None,
         drop: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[Tensor, State]]:
-        """Yield each LSTM layer's outputs and last state, with the skip connections.
+        """Yield the outputs and final state of each LSTM layer, with the skip connections.
 
-        x: `[2, n_tokens, projection_dim]`, packed; arguments and results as of `BidirectionalLSTMLayer.forward`.
-        states: initial state for each layer; drop: dropout, on the input of each layer.
+        x: `[2, n_tokens, projection_dim]`, packed; see `BidirectionalLSTMLayer.forward` for arguments and results.
+        states: initial state of each layer; drop: dropout, applied to the input of each layer.
         """
         for number, (layer, state) in enumerate(zip(self.layers, states, strict=True)):
             x = drop(x) if drop else x
@@ -186,17 +186,17 @@ class BiLM(nn.Module):
     ) -> list[npt.NDArray[np.float32]]:
         """Return the layers of each sentence, `[n_layers + 1, n_tokens, 2 * projection_dim]` float32.
 
-        sentences: any iterable of sentences, each any iterable of strings, or of tokens of spaCy: lists, arrays, a
-            column of pandas, `doc.sents`.
-        keep_boundaries: also give out the positions of BOS and EOS (n_tokens + 2).
-        max_batch_tokens: how many tokens are worked on at once (of up to 16 long sentences four times as many);
-            bounds memory, changes no number.
-        state: carry LSTM state from call to call, sentence i going on from sentence i of earlier calls. For
-            parity with the originals, not for speed: it works in float64, since rounding grows along the way
+        sentences: any iterable of sentences; each is an iterable of strings or spaCy tokens: lists, arrays, a column of
+            pandas, `doc.sents`.
+        keep_boundaries: also return the positions of BOS and EOS (n_tokens + 2).
+        max_batch_tokens: number of tokens to process at once (four times as many with up to 16 long sentences). It
+            bounds memory and does not change the result.
+        state: carry LSTM state from call to call: sentence i continues from sentence i of earlier calls. This is for
+            parity with the originals, not for speed. It computes in float64, because rounding errors grow on the way
             (the originals' own carried states are up to 1.2e-5 apart in float32).
 
         Raises:
-            ElmoError: a sentence is a string instead of a list of tokens, or a token is no string.
+            ElmoError: a sentence is a string instead of a list of tokens, or a token is not a string.
         """
         inner = slice(None) if keep_boundaries else slice(1, -1)
         tokens = characters.sentences_of(sentences)
@@ -205,7 +205,7 @@ class BiLM(nn.Module):
             layers = floats_on_cpu(batch.layers)
             for number, part in zip(batch.numbers, layers.split(batch.lengths, dim=1), strict=True):
                 encoded[number] = part[:, inner].numpy().copy()
-            del batch, layers, part  # or they are still there beside the next ones
+            del batch, layers, part  # free them before the next batch is computed
         return encoded
 
     def stream(
@@ -214,9 +214,9 @@ class BiLM(nn.Module):
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         state: CarriedState | None = None,
     ) -> Iterator[EncodedBatch]:
-        """Encode sentences batch by batch, longest first, without gradients; arguments as in `encode`.
+        """Encode sentences batch by batch, longest first, without gradients. The arguments are those of `encode`.
 
-        With a carried state all sentences are one batch, since its rows are theirs.
+        With a carried state, all sentences are one batch, because each has a row of the state.
         """
         tokens = characters.sentences_of(sentences)
         yield from self._stream(tokens, max_batch_tokens, state, torch.inference_mode, _STRETCH)
@@ -224,7 +224,7 @@ class BiLM(nn.Module):
     def stream_with_gradients(
         self, sentences: Iterable[characters.Tokens], max_batch_tokens: int = MAX_BATCH_TOKENS
     ) -> Iterator[EncodedBatch]:
-        """As `stream`, with layers through which `backward` reaches the parameters that require gradients."""
+        """Encode sentences like `stream`, but so that `backward` reaches the parameters that require gradients."""
         yield from self._stream(characters.sentences_of(sentences), max_batch_tokens, None, _gradient_mode, 1)
 
     def _stream(
@@ -235,8 +235,8 @@ class BiLM(nn.Module):
         mode: Callable[[], AbstractContextManager[None]],
         stretch: int,
     ) -> Iterator[EncodedBatch]:
-        """mode: in which a batch is computed. No decorator of this function's, which would hold each batch until there
-        is the next."""
+        """Encode batch by batch. mode: context in which to compute a batch. It does not decorate this function, because
+        a decorator would hold each batch until the next one is there."""
         keep_to_one_thread_after_fork()
         if not sentences:
             return
@@ -245,40 +245,40 @@ class BiLM(nn.Module):
             bilm, batches = self, plan_batches(lengths, max_batch_tokens, stretch, self._first_layer.max_rows)
         else:
             if self.device.type == "mps":
-                raise ElmoError('a carried state is computed in float64, which device "mps" has not; use "cpu" for it')
+                raise ElmoError('a carried state needs float64, which device "mps" does not support; use "cpu" for it')
             bilm, batches = copy.deepcopy(self).double(), iter([list(range(len(sentences)))])
         for numbers in batches:
             batch_lengths = [lengths[number] for number in numbers]
             begin, end = bilm.embedder.borders
             words = [word for number in numbers for word in (begin, *sentences[number], end)]
-            # The caller's autocast would round or fail.
+            # With autocast from the caller, this would round or fail.
             with mode(), torch.autocast(bilm.device.type, enabled=False), self._with_threads(len(words)):
                 layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
             yield EncodedBatch(numbers, batch_lengths, layers)
             n_bytes = layers.nbytes if layers.is_cpu else 0
-            del layers  # or they are still there beside the next ones
+            del layers  # free them before the next batch is computed
             self._freed.add(n_bytes)
 
     @runs_eagerly
     def embed(self, words: characters.Tokens) -> Tensor:
         """Return the context-insensitive vectors of words, `[len(words), projection_dim]`.
 
-        Each distinct word is computed once. Where the parameters are frozen (`requires_grad` False, as `load`
-        leaves them), its vector is remembered in a bounded table; who changes frozen parameters behind torch's
-        back (`parameter.data`) calls `forget`.
+        Each distinct word is computed once. If the parameters are frozen (`requires_grad` is False, as after `load`),
+        its vector is cached in a table of limited size. Call `forget` if you change frozen parameters in a way that
+        torch does not notice (`parameter.data`).
 
         Raises:
-            ElmoError: it is one string, or a token is no string.
+            ElmoError: `words` is one string, or a token is not a string.
         """
         keep_to_one_thread_after_fork()
         return self._table.embed(characters.tokens_of(words), self.embedder, self.embedder_version)
 
     def set_precision(self, precision: Precision) -> None:
-        """Compute with weights in "float32", "float16" or "int8". The reduced ones are for prediction, and round the
-        matrices to float16 for good.
+        """Compute with weights in "float32", "float16" or "int8". The reduced precisions are for prediction. They round
+        the matrices to float16, and this cannot be undone.
 
         Raises:
-            ElmoError: the precision is unknown, there are no means for it here, or the weights are being trained.
+            ElmoError: the precision is unknown or not supported here, or the weights are being trained.
         """
         keep_to_one_thread_after_fork()
         check_precision(precision, self.device)
@@ -290,23 +290,22 @@ class BiLM(nn.Module):
 
     @property
     def threads(self) -> Threads:
-        """How many threads it may use on a CPU, as `set_threads` was told."""
+        """The setting of `set_threads`."""
         return self._threads
 
     def set_threads(self, threads: Threads) -> None:
-        """Use at most this many threads on a CPU; "auto": as many as torch does. Never more are used than there are
-        CPUs that the process may run on, or than its container's quota of CPU time pays for. Changes no weight, and is
-        not saved with them.
+        """Use at most this many threads on a CPU; "auto": as many as torch. The biLM never uses more threads than the
+        process has CPUs, or than the CPU quota of its container allows. The setting is not saved with the weights.
 
         Raises:
-            ElmoError: it is neither "auto" nor a whole number of at least 1.
+            ElmoError: `threads` is neither "auto" nor a whole number of at least 1.
         """
         check_threads(threads)
         self._threads = threads
 
     @contextmanager
     def _with_threads(self, n_tokens: int) -> Iterator[None]:
-        """Compute a batch of so many tokens with the threads that are to be used; torch's own number comes back."""
+        """Context with the right number of threads for a batch of `n_tokens`. Afterwards torch's own number is back."""
         n = count_threads(self._threads)
         if n_tokens > _SHORT_TOKENS or self._threads != "auto":
             with torch_threads(n):
@@ -317,7 +316,7 @@ class BiLM(nn.Module):
                 yield
 
     def prepare(self) -> None:
-        """Make now what speed needs on a CPU, which is otherwise made when needed; processes forked later share it."""
+        """Pack the weights for a CPU now instead of when first needed. Processes that are forked later share them."""
         keep_to_one_thread_after_fork()
         for module in self._packed_modules():
             module.prepare()
@@ -327,7 +326,7 @@ class BiLM(nn.Module):
 
     @property
     def embedder_version(self) -> object:
-        """What tells one state of the embedder from another; None where nothing would tell, or nothing is gained."""
+        """A version that changes with the embedder; None if changes cannot be detected, or a cache gains nothing."""
         version = None if isinstance(self.embedder, WordEmbedding) else version_of(self.embedder.parameters())
         return version and (self._first_layer.precision, version)
 
@@ -337,37 +336,37 @@ class BiLM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
     def engine(self) -> str:
-        """Name of what runs its LSTM layers in prediction (`spacy_elmo.bilm.engines`)."""
+        """Name of the engine that runs the LSTM layers in prediction (`spacy_elmo.bilm.engines`)."""
         engine = self._first_layer.engine
         return engine.name if engine else "plain_recurrence"
 
     @property
     def vocabulary(self) -> list[str] | None:
-        """Words of a word-input biLM; None where it reads characters."""
+        """Words of a word-input biLM; None if it reads characters."""
         return self.embedder.vocabulary if isinstance(self.embedder, WordEmbedding) else None
 
     @property
     def lexicons(self) -> Lexicons | None:
-        """What a model of ELMoForManyLangs knows; None for others."""
+        """The lexicons of a model of ELMoForManyLangs; None for others."""
         return self.embedder.lexicons if isinstance(self.embedder, TokenEmbedder) else None
 
     def clear_word_table(self) -> None:
-        """Forget the words embedded so far (for benchmarks: what follows starts cold)."""
+        """Clear the cache of words, for example to start a benchmark cold."""
         self._table.clear()
 
     def forget(self) -> None:
-        """Forget all that was made from the weights, for who changes frozen ones behind torch's back."""
+        """Drop all that was made from the weights. Call this if you change frozen weights without torch noticing."""
         self.clear_word_table()
         for module in self._packed_modules():
             module.forget()
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw random weights as bilm-tf's training does."""
+        """Draw random weights as in bilm-tf's training."""
         with torch.no_grad():
             for module in (self.embedder, *self.layers):
                 module.initialize(generator)
@@ -385,7 +384,7 @@ def _make_embedder(
     width = options.lstm.projection_dim
     if options.token_embedder is not None:
         if lexicons is None:
-            raise ElmoError("the options are those of a model of ELMoForManyLangs, which needs its lexicons")
+            raise ElmoError("the options are of a model of ELMoForManyLangs, which needs its lexicons")
         return TokenEmbedder(options.token_embedder, lexicons, width)
     if options.char_cnn is not None:
         return CharacterCNN(options.char_cnn, width)

@@ -1,7 +1,7 @@
-"""`options.json` in, validated `BiLMOptions` out: the architecture of a biLM.
+"""The architecture of a biLM: reads and validates `options.json`.
 
 The keys are those of bilm-tf (`bilm/model.py`, `bilm/training.py`) and AllenNLP (`modules/elmo.py`), or those of the
-network configs of ELMoForManyLangs (`elmoformanylangs/configs/`), which has `encoder` for `lstm`.
+network configs of ELMoForManyLangs (`elmoformanylangs/configs/`), which have `encoder` instead of `lstm`.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from spacy_elmo.support.messages import listed, quoted, reason
 
 Activation = Literal["relu", "tanh"]
 
-# What bilm-tf's training keeps beside the architecture; other trainers add keys of their own at this level.
+# What bilm-tf's training stores in addition to the architecture. Other trainers add their own keys at this level.
 TRAINING_NUMBERS = (
     "all_clip_norm_val",
     "batch_size",
@@ -35,8 +35,8 @@ _MOST_BYTES = 2**22  # of the file
 _MOST_KEYS = 1000
 _MOST_SIZE = 2**24  # of a vector
 _MOST_LAYERS = _MOST_FILTERS = 1000
-_MOST_CHARACTERS = 2**40  # of a token: that takes no memory
-_LEAST_CHARACTERS = 7  # of a token in ELMoForManyLangs, which counts `<bos>` and its two borders so
+_MOST_CHARACTERS = 2**40  # of a token; a large number takes no memory
+_LEAST_CHARACTERS = 7  # of a token in ELMoForManyLangs: `<bos>` with its two borders
 
 
 @dataclass(frozen=True)
@@ -51,18 +51,18 @@ class CharCNNOptions:
 
     @property
     def n_filters(self) -> int:
-        """Width of the vector behind the convolutions."""
+        """Width of the vector after the convolutions."""
         return sum(number for _, number in self.filters)
 
 
 @dataclass(frozen=True)
 class TokenEmbedderOptions:
-    """Token embedder of ELMoForManyLangs: word vectors and a character CNN side by side, one of them at least.
+    """Token embedder of ELMoForManyLangs: word vectors and a character CNN side by side, or only one of the two.
 
     word_dim: width of a word vector; 0 for none.
-    char_cnn: None where no characters are read; it counts code points.
-    max_characters: a longer token is cut so that it fits with its two borders, before its word is looked up, too; None
-        where none is cut.
+    char_cnn: over code points; None if no characters are read.
+    max_characters: a longer token is cut so that it fits with its two borders, also before its word is looked up; None
+        for no limit.
     """
 
     word_dim: int
@@ -71,16 +71,16 @@ class TokenEmbedderOptions:
 
     @property
     def n_features(self) -> int:
-        """Width of what is projected."""
+        """Width of the input of the projection."""
         return self.word_dim + (self.char_cnn.n_filters if self.char_cnn else 0)
 
 
 @dataclass(frozen=True)
 class LSTMOptions:
-    """Stacked LSTM of one direction; both directions have the same. A clip of None is no clip.
+    """Stacked LSTM of one direction. Both directions have the same options. A clip of None means no clip.
 
-    forget_bias: what the cell adds to the bias of the forget gate: 1 in bilm-tf; 0 where the bias in the file holds it.
-    always_projects: whether outputs are projected also where dim equals projection_dim.
+    forget_bias: added to the bias of the forget gate: 1 in bilm-tf; 0 if the bias in the file includes it.
+    always_projects: whether outputs are projected even if dim equals projection_dim.
     """
 
     dim: int
@@ -95,11 +95,11 @@ class LSTMOptions:
 
 @dataclass(frozen=True)
 class BiLMOptions:
-    """Architecture of a biLM. `token_embedder` is set for a model of ELMoForManyLangs, `char_cnn` for every other one
-    that reads characters; without both, the biLM reads whole words.
+    """Architecture of a biLM. A model of ELMoForManyLangs has `token_embedder`. Other models that read characters have
+    `char_cnn`. Without both, the biLM reads whole words.
 
-    `training` holds all else that the file has at its top level (batch size, dropout, ...): it changes no
-    activation and is kept as it is.
+    `training` has everything else at the top level of the file (batch size, dropout, ...). It does not change
+    activations, and is kept as it is.
     """
 
     lstm: LSTMOptions
@@ -114,7 +114,7 @@ class BiLMOptions:
 
     @property
     def n_outputs(self) -> int:
-        """Layers given out: the token embedding and every LSTM layer."""
+        """Number of layers to return: the token embedding and every LSTM layer."""
         return self.lstm.n_layers + 1
 
     @classmethod
@@ -122,7 +122,7 @@ class BiLMOptions:
         """Read an options.json.
 
         Raises:
-            OptionsError: the file is missing, is not JSON, lacks a key or holds a wrong value.
+            OptionsError: the file is missing, is not JSON, lacks a key or has a wrong value.
         """
         path = Path(path)
         try:
@@ -136,10 +136,10 @@ class BiLMOptions:
 
     @classmethod
     def from_json(cls, content: bytes, source: str) -> "BiLMOptions":
-        """Read the content of an options.json; `source` names it in errors.
+        """Read the content of an options.json. `source` names it in errors.
 
         Raises:
-            OptionsError: it is not JSON, lacks a key or holds a wrong value.
+            OptionsError: it is not JSON, lacks a key or has a wrong value.
         """
         if len(content) > _MOST_BYTES:
             raise OptionsError(f"{source}: more than {_MOST_BYTES:,} bytes, too long for options")
@@ -151,12 +151,12 @@ class BiLMOptions:
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "options") -> "BiLMOptions":
-        """Validate the content of an options.json, or of a network config of ELMoForManyLangs; `source` names it in
+        """Validate the content of an options.json, or of a network config of ELMoForManyLangs. `source` names it in
         errors.
 
         Raises:
-            OptionsError: a key is missing or unknown, or a value is wrong or could not be saved again, or the network
-                is no biLM.
+            OptionsError: a key is missing or unknown, a value is wrong or could not be saved again, or the network is
+                not a biLM.
         """
         top = _Section(data, source)
         if top.has("encoder") and not top.has("lstm"):
@@ -168,8 +168,8 @@ class BiLMOptions:
         return cls(lstm=lstm, char_cnn=char_cnn, training=_parse_training(top))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of an options.json that bilm-tf and AllenNLP read for inference, or, of a model of
-        ELMoForManyLangs, of its network config."""
+        """Return the content of an options.json that bilm-tf and AllenNLP read for inference. For a model of
+        ELMoForManyLangs, return the content of its network config."""
         if self.token_embedder is not None:
             return {**_network_config(self.lstm, self.token_embedder), **self.training}
         lstm = self.lstm
@@ -210,7 +210,7 @@ def _parse_lstm(section: "_Section") -> LSTMOptions:
     if options.projection_dim > options.dim:
         raise OptionsError(
             f"{section.source}: projection_dim {options.projection_dim} is larger than dim {options.dim}; "
-            "an LSTM projects down, or not at all (both equal)"
+            "expected a smaller one, or the same for no projection"
         )
     return options
 
@@ -220,7 +220,7 @@ def _parse_char_cnn(section: "_Section") -> CharCNNOptions:
     embedding_dim = embedding.integer("dim")
     embedding.finish()
     n_characters = section.integer("n_characters", N_CHARACTERS)
-    if n_characters not in (N_CHARACTERS - 1, N_CHARACTERS):  # 261 as training writes it, 262 for inference
+    if n_characters not in (N_CHARACTERS - 1, N_CHARACTERS):  # training writes 261, inference needs 262
         raise OptionsError(f"{section.source}: n_characters is {n_characters}, expected 262 (or 261 from training)")
     options = _char_cnn(section, embedding_dim, section.max_characters(50, least=3))
     section.finish()
@@ -228,7 +228,7 @@ def _parse_char_cnn(section: "_Section") -> CharCNNOptions:
 
 
 def _char_cnn(section: "_Section", embedding_dim: int, max_characters: int) -> CharCNNOptions:
-    """The keys that both families of options have."""
+    """Read the keys that both families of options have."""
     options = CharCNNOptions(
         filters=section.filters("filters"),
         embedding_dim=embedding_dim,
@@ -245,7 +245,7 @@ def _char_cnn(section: "_Section", embedding_dim: int, max_characters: int) -> C
 
 
 def _parse_network(top: "_Section") -> BiLMOptions:
-    """A network config of ELMoForManyLangs."""
+    """Read a network config of ELMoForManyLangs."""
     encoder, embedder = top.section("encoder"), top.section("token_embedder")
     _check_rest(top)
     return BiLMOptions(_parse_encoder(encoder), None, top.data, _parse_token_embedder(embedder))
@@ -254,8 +254,8 @@ def _parse_network(top: "_Section") -> BiLMOptions:
 def _parse_encoder(section: "_Section") -> LSTMOptions:
     if section.name("name", ("elmo", "lstm")) == "lstm":
         raise OptionsError(
-            f'{section.source}: name is "lstm", a network whose second layer reads both directions: it is no biLM and '
-            'has no layers to mix; only models with the encoder "elmo" are read'
+            f'{section.source}: name is "lstm", a network whose second layer reads both directions: it is not a biLM, '
+            'and has no layers to mix; expected the encoder "elmo"'
         )
     options = LSTMOptions(
         dim=section.integer("dim"),
@@ -275,7 +275,7 @@ def _parse_token_embedder(section: "_Section") -> TokenEmbedderOptions:
     kind = section.name("name", ("cnn", "lstm"))
     word_dim, char_dim = section.integer("word_dim", least=0), section.integer("char_dim", least=0)
     if not word_dim and not char_dim:
-        raise OptionsError(f"{section.source}: word_dim and char_dim are both 0, so it would read nothing of a token")
+        raise OptionsError(f"{section.source}: word_dim and char_dim are both 0, so the model would read nothing")
     if kind == "lstm" and char_dim:
         raise OptionsError(
             f'{section.source}: name is "lstm" with char_dim {char_dim}, which ELMoForManyLangs itself cannot run; '
@@ -290,7 +290,7 @@ def _parse_token_embedder(section: "_Section") -> TokenEmbedderOptions:
 
 
 def _network_config(lstm: LSTMOptions, embedder: TokenEmbedderOptions) -> dict[str, Any]:
-    """The sections of a network config of ELMoForManyLangs; what the network makes no use of is left out."""
+    """Return the sections of a network config of ELMoForManyLangs, without what the network does not use."""
     encoder = {
         "cell_clip": lstm.cell_clip or 0,
         "dim": lstm.dim,
@@ -314,7 +314,7 @@ def _network_config(lstm: LSTMOptions, embedder: TokenEmbedderOptions) -> dict[s
 
 
 def _check_rest(top: "_Section") -> None:
-    """What is kept as it is must be such as can be saved again."""
+    """Check that what is kept as it is can be saved again."""
     for key, value in top.data.items():
         try:
             strict_json.check({key: value})
@@ -338,7 +338,7 @@ _MISSING = object()
 
 
 class _Section:
-    """One JSON object, taken apart key by key so that what is left over is unknown; null is as good as absent."""
+    """One JSON object. Each key that is read is removed, so that the rest is unknown. null means absent."""
 
     def __init__(self, data: Any, source: str) -> None:
         if not isinstance(data, dict):
@@ -392,7 +392,7 @@ class _Section:
         return value
 
     def name(self, key: str, choices: tuple[str, ...]) -> str:
-        """One of the choices, in upper or lower case."""
+        """Return one of the choices, in upper or lower case."""
         value = self.take(key)
         self.data[key] = value.lower() if isinstance(value, str) else value
         return str(self.choice(key, choices))

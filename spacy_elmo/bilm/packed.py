@@ -1,4 +1,4 @@
-"""Frozen weights in, what is made of them once for speed out: kept for as long as the weights stay as they are."""
+"""Keeps what is packed from frozen weights for speed, as long as the weights do not change."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from spacy_elmo.bilm.kernels import CompiledProduct, reasons_against_kernels
 from spacy_elmo.bilm.products import PRODUCTS, Precision, Product, reasons_against_packing
 from spacy_elmo.bilm.threads import ForkSafeLock
 
-# Bytes of a module's weights. The highways of the published 2,048 filters have more, the LSTMs of small less.
+# Bytes of a module's weights. Highways of the published 2,048 filters have more, LSTMs of the size small have less.
 _MAX_SHARED = 2**25
 
 T = TypeVar("T")
@@ -19,9 +19,9 @@ V = TypeVar("V")
 
 
 class Packed:
-    """What is packed from parameters, by names, kept for as long as these stay as they are.
+    """What is packed from parameters, by name, kept as long as the parameters do not change.
 
-    Never copied or pickled with its content, and no part of a state_dict.
+    Copies and pickles of it are empty, and it is not part of a state_dict.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class Packed:
         self._lock = ForkSafeLock()
 
     def get(self, parameters: Iterable[Tensor], pack: Callable[[], T], is_wanted: bool, name: str = "") -> T | None:
-        """Return what `pack` makes of the parameters; None where it is not wanted, or the parameters may change,
-        which forgets all contents."""
+        """Return the result of `pack`, packed once. Return None if it is not wanted, or if the parameters may change,
+        which also drops all contents."""
         with self._lock:
             if not self.follow(parameters) or not is_wanted:
                 return None
@@ -41,8 +41,8 @@ class Packed:
             return content
 
     def follow(self, parameters: Iterable[Tensor]) -> bool:
-        """Forget all contents where the parameters are others than they were; return whether a change of theirs would
-        be seen, so that something may be kept."""
+        """Drop all contents if the parameters have changed. Return whether future changes can be detected, so that
+        contents may be kept."""
         version = version_of(parameters)
         with self._lock:
             if version != self._version:
@@ -55,14 +55,13 @@ class Packed:
 
 
 class PackedModule(nn.Module, Generic[T]):
-    """A module that runs frozen weights through packed products on a CPU, and plain ones everywhere else.
+    """A module that uses packed products for frozen weights on a CPU, and plain products everywhere else.
 
-    matrices: names of the parameters, or lists of them, that reduced precision is about.
+    matrices: names of the parameters, or lists of parameters, that reduced precision affects.
+    compiles: whether the compiled part, if it is used, makes the products in float32.
 
-    A packed weight cannot be shared with another process. So where weights came to this process as shared memory (it
-    was spawned), are large and in float32 (`is_lean`), plain products run, and there is no copy for each process.
-
-    compiles: whether the compiled part makes the products in float32, where it is used.
+    Processes cannot share packed weights. In a spawned process, weights come as shared memory. If these are large and
+    in float32 (`is_lean`), plain products run, so that not every process has a copy.
     """
 
     matrices: ClassVar[tuple[str, ...]]
@@ -79,7 +78,7 @@ class PackedModule(nn.Module, Generic[T]):
         """Return the products of the weights as they are now."""
 
     def packed(self, x: Tensor) -> T | None:
-        """Return the products for `x` (`[..., rows, n_in]`), or None where plain ones are to be used."""
+        """Return the packed products for `x` (`[..., rows, n_in]`), or None if plain products should run."""
         make, reasons = PRODUCTS[self.precision], reasons_against_packing(x, self.precision)
         if self.compiles and self.precision == "float32" and not reasons_against_kernels(x):
             make, reasons = CompiledProduct, []
@@ -87,28 +86,31 @@ class PackedModule(nn.Module, Generic[T]):
         return self._packed.get(self.parameters(), lambda: self.pack(make), is_wanted, make.__name__)
 
     def keep(self, name: str, make: Callable[[], V]) -> V | None:
-        """Return what `make` made of the weights as they are now; None where they may change."""
+        """Return the result of `make` for the current weights, made once; None if the weights may change."""
         return self._packed.get(self.parameters(), make, True, name)
 
     @property
     def is_frozen(self) -> bool:
-        """Whether a change of the weights would be seen, so that something may be made of them and kept. Weights that
-        are trained meanwhile are noticed here, also where an optimizer leaves no trace: what was kept is forgotten."""
+        """Whether a change of the weights can be detected, so that something may be made of them and kept.
+
+        This also notices weights that are trained in the meantime, even if an optimizer leaves no trace, and drops what
+        was kept.
+        """
         return self._packed.follow(self.parameters())
 
     @property
     def is_lean(self) -> bool:
-        """Whether the weights are shared with the process that started this one, and too large to be here twice."""
+        """Whether the weights are shared with the parent process, and too large for a second copy."""
         return self._shares_large_weights and self.precision == "float32"
 
     def prepare(self) -> None:
-        """Pack now what would be packed when first needed."""
+        """Pack now instead of when first needed."""
         device = next(self.parameters()).device
         with torch.no_grad():
             self.packed(torch.empty(0, dtype=torch.float32, device=device))
 
     def forget(self) -> None:
-        """Forget what is packed."""
+        """Drop what is packed."""
         self._packed = Packed()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -117,7 +119,7 @@ class PackedModule(nn.Module, Generic[T]):
         self._shares_large_weights = shared > _MAX_SHARED
 
     def set_precision(self, precision: Precision) -> None:
-        """Use this precision; a reduced one rounds the matrices to float16 for good."""
+        """Use this precision. A reduced precision rounds the matrices to float16, and this cannot be undone."""
         self.precision = precision
         self.forget()
         if precision == "float32":
@@ -128,9 +130,9 @@ class PackedModule(nn.Module, Generic[T]):
 
 
 def version_of(parameters: Iterable[Tensor]) -> tuple[tuple[int, int], ...] | None:
-    """What tells one state of frozen parameters from another; None where nothing would tell.
+    """Return a version that changes with frozen parameters; None if changes cannot be detected.
 
-    Fused optimizers change parameters without a trace, so those that require gradients have no version.
+    Fused optimizers change parameters without a trace, so parameters that require gradients have no version.
     """
     parameters = list(parameters)
     if any(parameter.requires_grad or parameter.is_inference() for parameter in parameters):

@@ -1,9 +1,9 @@
-"""Parameters as all modules here make them."""
+"""How all modules here create parameters."""
 
 import torch
 from torch import nn
 
 
 def empty_parameter(*shape: int) -> nn.Parameter:
-    """Float32 on the CPU, whatever defaults the process has set for torch; its values are not set."""
+    """Return an uninitialized float32 parameter on the CPU, whatever torch defaults the process has set."""
     return nn.Parameter(torch.empty(*shape, dtype=torch.float32, device="cpu"))

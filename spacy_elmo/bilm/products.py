@@ -1,8 +1,8 @@
-"""Frozen weights in, matrix products that run near the speed of the processor out: weights laid out once as oneDNN
-and FBGEMM read them best, in full or reduced precision.
+"""Fast matrix products with frozen weights. The weights are packed once for oneDNN or FBGEMM, in full or reduced
+precision.
 
-A general product of a few dozen rows spends its time reading the matrix in the wrong order (35 to 65% of the speed of a
-large product at 32 rows, a packed one 75 to 120%).
+A general product of a few dozen rows spends its time reading the matrix in the wrong order. At 32 rows it reaches 35 to
+65% of the speed of a large product, and a packed one reaches 75 to 120%.
 """
 
 import os
@@ -20,13 +20,13 @@ from spacy_elmo.errors import ElmoError
 Precision = Literal["float32", "float16", "int8"]
 Activation = Literal["none", "relu", "sigmoid"]
 
-# oneDNN makes and keeps a kernel for each number of rows it meets, which takes longer than most products: so it meets
-# few, at most sixteen between a number and twice that. From two rows on, a row has the same bits whatever their number.
+# oneDNN makes and keeps a kernel for each number of rows, which takes longer than most products. So we pad rows, and
+# use at most sixteen numbers between n and 2 n. From two rows on, the bits of a row do not depend on their number.
 _ROW_UNIT, _MIN_ROWS = 8, 2
 
 
 class Product(ABC):
-    """`x @ weight + bias`, then the activation or the clip to ±`limit`.
+    """Computes `x @ weight + bias`, then the activation or the clip to ±`limit`.
 
     weight: `[n_in, n_out]`; bias: `[n_out]`. Both are copied.
     """
@@ -40,32 +40,32 @@ class Product(ABC):
 
     @abstractmethod
     def _pack(self, weight: Tensor) -> Any:
-        """weight: `[n_out, n_in]` float32, not contiguous."""
+        """Pack the weight: `[n_out, n_in]` float32, not contiguous."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """x: `[rows, n_in]` float32, contiguous. Returns a new `[rows, n_out]`; a row is the same in any company."""
+        """x: `[rows, n_in]` float32, contiguous. Returns a new `[rows, n_out]`; no row depends on the other rows."""
 
     def _activate(self, product: Tensor) -> Tensor:
-        """In place, where the product itself does not do it."""
+        """Apply the activation or clip in place, if the product itself does not do it."""
         if self._limit is not None:
             return product.clamp_(-self._limit, self._limit)
         return product if self._activation == "none" else _IN_PLACE[self._activation](product)
 
 
 class Float32Product(Product):
-    """All of it in one pass over the result (oneDNN)."""
+    """A product with bias and activation in one pass over the result (oneDNN)."""
 
     def _pack(self, weight: Tensor) -> Tensor:
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
         return packed
 
     def __call__(self, x: Tensor) -> Tensor:
-        """As `Product`."""
+        """See `Product`."""
         rows, x = len(x), _fill_up(x)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._activation, [], "")
         product = product[:rows]
-        return product if self._limit is None else self._activate(product)  # oneDNN's own clip makes numbers of NaN
+        return product if self._limit is None else self._activate(product)  # oneDNN's own clip turns NaN into numbers
 
 
 class Float16Product(Product):
@@ -75,26 +75,26 @@ class Float16Product(Product):
         return torch.ops.quantized.linear_prepack_fp16(weight.contiguous(), None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """As `Product`."""
+        """See `Product`."""
         product: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._weight)
         return self._activate(product if self._bias is None else product.add_(self._bias))
 
 
 def _has_vnni() -> bool:
-    """Whether oneDNN adds products of 8 bits in 32 bits. Its own variable can keep it from what the processor has."""
+    """Whether oneDNN adds products of 8 bits in 32 bits. Its environment variable can turn this off."""
     is_limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE")
     return not is_limited and bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
 
 
 class Int8Product(Product):
-    """Weights in 8 bits with a scale for each column, inputs with a scale for each row, sums in 32 bits (oneDNN).
+    """Weights in 8 bits with a scale per column, inputs with a scale per row, sums in 32 bits (oneDNN).
 
-    A scale for all rows, as torch's dynamic quantization has it, would make a row depend on its company.
+    With one scale for all rows, as in torch's dynamic quantization, a row would depend on the other rows.
     """
 
-    # The largest weight in integers. Processors without VNNI add products of 8 bits in pairs, in 16 bits, and cut off.
+    # The largest weight as an integer. Processors without VNNI add pairs of 8-bit products in 16 bits, which saturate.
     _LARGEST = 127 if _has_vnni() else 63
-    # To unsigned integers, for which alone oneDNN is fast, and rounded.
+    # Shifts to unsigned integers and rounds: oneDNN is only fast with unsigned inputs.
     _HALF_UP = torch.tensor(128.5, dtype=torch.float32, device="cpu")
 
     def _pack(self, weight: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class Int8Product(Product):
         return packed
 
     def __call__(self, x: Tensor) -> Tensor:
-        """As `Product`."""
+        """See `Product`."""
         rows, x = len(x), _fill_up(x)
         largest = _largest(x)
         quantized = torch.addcmul(self._HALF_UP, x, 127 / largest).to(torch.uint8)
@@ -116,11 +116,11 @@ class Int8Product(Product):
         return self._activate(product if self._bias is None else product.add_(self._bias))
 
 
-_TO_FLOAT32: Any = (1.0, 0, torch.float32, "none", [], "")  # what oneDNN is to make of the sums
+_TO_FLOAT32: Any = (1.0, 0, torch.float32, "none", [], "")  # oneDNN's output settings
 
 
 def _fill_up(x: Tensor) -> Tensor:
-    """`x` with rows of zeros below it, where oneDNN is to meet no such number of rows."""
+    """Pad `x` with rows of zeros to a number of rows that oneDNN may see."""
     rows = len(x)
     unit = max(_ROW_UNIT, 2 ** (rows.bit_length() - 5))
     missing = -rows % unit if rows > unit else max(0, _MIN_ROWS - rows)
@@ -128,7 +128,7 @@ def _fill_up(x: Tensor) -> Tensor:
 
 
 def _largest(x: Tensor) -> Tensor:
-    """The largest size in each row, `[rows, 1]`, never zero."""
+    """Return the largest absolute value in each row, `[rows, 1]`, never zero."""
     largest: Tensor = torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True)
     return largest.clamp_min_(torch.finfo(torch.float32).tiny)
 
@@ -145,8 +145,8 @@ PRODUCTS: dict[Precision, type[Product]] = {
 class DirectionProducts:
     """The products of one direction of an LSTM layer.
 
-    inputs, hidden: of the inputs, with the biases, and of the hidden state: what the gates are the sum of.
-    projection: with the clip; None where there is none.
+    inputs, hidden: products of the inputs, with the biases, and of the hidden state. Their sum gives the gates.
+    projection: with the clip; None if the layer has no projection.
     """
 
     inputs: Product
@@ -155,7 +155,7 @@ class DirectionProducts:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise an ElmoError where this precision is unknown or there are no means for it."""
+    """Raise an ElmoError if this precision is unknown or not supported here."""
     if precision not in get_args(Precision):
         known = ", ".join(map(repr, get_args(Precision)))
         raise ElmoError(f"precision is {precision!r}, expected one of {known}")
@@ -164,7 +164,7 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def reasons_against_packing(x: Tensor, precision: Precision) -> list[str]:
-    """Why packed products cannot multiply `x`; empty where they can."""
+    """Return why packed products cannot multiply `x`; empty if they can."""
     reasons = reasons_against_prediction(x)
     if not _HAS[precision]:
         reasons.append(f"torch has no packed products in {precision} on this processor")
@@ -172,14 +172,14 @@ def reasons_against_packing(x: Tensor, precision: Precision) -> list[str]:
 
 
 def reasons_against_prediction(x: Tensor) -> list[str]:
-    """Why `x` is not what laid out weights are for: float32 on a CPU, without gradients; empty where it is."""
+    """Return why packed weights cannot be used for `x`: they need float32 on a CPU, without gradients."""
     reasons = []
     if x.device.type != "cpu":
-        reasons.append(f"it is for a CPU, and the weights are on {x.device}")
+        reasons.append(f"it is for a CPU, but the weights are on {x.device}")
     if x.dtype != torch.float32:
-        reasons.append(f"it is for inputs in float32, and these are in {str(x.dtype).removeprefix('torch.')}")
+        reasons.append(f"it is for inputs in float32, but these are in {str(x.dtype).removeprefix('torch.')}")
     if torch.is_grad_enabled():
-        reasons.append("it makes no gradients, and these are on (torch.inference_mode() turns them off)")
+        reasons.append("it computes no gradients, but gradients are on (torch.inference_mode() turns them off)")
     return reasons
 
 

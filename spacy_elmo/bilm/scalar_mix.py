@@ -1,4 +1,4 @@
-"""All layers in, one vector a token out: the mix that a task learns (Peters et al. 2018, eq. 1)."""
+"""The learned mix of all layers into one vector per token (Peters et al. 2018, eq. 1)."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,10 @@ def scalar_mix(
     """Compute `gamma * sum_j softmax(s)_j h_j`, as bilm-tf's `weight_layers` and AllenNLP's `ScalarMix` do.
 
     layers: `[n_layers + 1, ..., width]`; weights: `[n_layers + 1]`, before the softmax (s_j); gamma: scale.
-    mask: `[...]` bool, which positions are tokens; None: all. Only layer normalization asks.
-    do_layer_norm: normalize each layer by its mean and variance over all tokens and dimensions there are: the same
-        sentence comes out otherwise in another batch. AllenNLP counts the positions of BOS and EOS in, bilm-tf not.
+    mask: `[...]` bool, which positions are tokens; None: all. Only layer normalization uses it.
+    do_layer_norm: normalize each layer by its mean and variance over all tokens and dimensions. The result for a
+        sentence then depends on the rest of the batch. AllenNLP includes the positions of BOS and EOS, but bilm-tf does
+        not.
 
     Returns `[..., width]`.
     """
@@ -33,8 +34,8 @@ def scalar_mix(
 
 
 def normalize_layer(layer: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Bring a layer `[..., width]` to mean 0 and variance 1 over its tokens, `mask` `[...]`; what is masked is
-    shifted and scaled with the others."""
+    """Normalize a layer `[..., width]` to mean 0 and variance 1 over its tokens. mask: `[...]` bool, which positions
+    are tokens. The other positions are shifted and scaled in the same way."""
     tokens = layer if mask is None else layer[mask]
     if not tokens.numel():
         return layer
@@ -45,12 +46,12 @@ def normalize_layer(layer: Tensor, mask: Tensor | None = None) -> Tensor:
 class ScalarMix(nn.Module):
     """Learned mix of layers.
 
-    n_outputs: layers to mix, the token embedding counted.
-    initial_weights: s_j at the start; None is zeros, which is the mean of the layers.
+    n_outputs: number of layers to mix, including the token embedding.
+    initial_weights: initial s_j; None is zeros, which gives the mean of the layers.
     trainable: whether s_j and gamma are learned.
 
     Raises:
-        ElmoError: there are more or fewer initial weights than layers.
+        ElmoError: the number of initial weights differs from the number of layers.
     """
 
     def __init__(
@@ -65,17 +66,17 @@ class ScalarMix(nn.Module):
         weights = [0.0] * n_outputs if initial_weights is None else list(initial_weights)
         if len(weights) != n_outputs:
             raise ElmoError(
-                f"scalar mix: {len(weights)} initial weights, expected one for each of the {n_outputs} layers, "
-                "the token embedding counted"
+                f"scalar mix: {len(weights)} initial weights, expected one for each of the {n_outputs} layers "
+                "(including the token embedding)"
             )
         self.do_layer_norm = do_layer_norm
         self.weights = nn.Parameter(torch.tensor(weights, dtype=torch.float32), requires_grad=trainable)
         self.gamma = nn.Parameter(torch.tensor(float(initial_gamma)), requires_grad=trainable)
 
     def forward(self, layers: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix; see `scalar_mix`."""
+        """Mix the layers; see `scalar_mix`."""
         return scalar_mix(layers, self.weights, self.gamma, mask, self.do_layer_norm)
 
     def regularization(self, l2_coef: float) -> Tensor:
-        """What bilm-tf adds to the task's loss: `l2_coef` times the sum of the squares of s_j."""
+        """Return what bilm-tf adds to the loss of a task: `l2_coef` times the sum of the squares of s_j."""
         return l2_coef * self.weights.square().sum()

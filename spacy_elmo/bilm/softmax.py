@@ -1,4 +1,4 @@
-"""Hidden states and target words in, losses out: the softmax over the vocabulary that both directions share."""
+"""The softmax over the vocabulary, which both directions share: computes losses of target words."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +12,14 @@ from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.products import Product
 from spacy_elmo.bilm.transfer import to_device
 
-# Logits at once: in cache on a CPU, since all of a batch would fill gigabytes; but so many targets at least, or each
-# few of them would read the rows of a large vocabulary from memory again.
+# Size of a chunk of logits: it should fit into a CPU's cache, and all logits of a batch would take gigabytes. But a
+# chunk has at least this many targets: each chunk reads the rows of a large vocabulary from memory again.
 _CHUNK_BYTES, _CHUNK_TARGETS, _PACKED_TARGETS = 8 * 2**20, 32, 64
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Words drawn for a sampled softmax, without repetition, and how many draws that took.
+    """Words drawn for a sampled softmax, without repetition, and the number of draws that it took.
 
     words: `[n_samples]` int64.
     """
@@ -30,8 +30,8 @@ class Candidates:
 
     @classmethod
     def draw(cls, n_samples: int, n_words: int, rng: np.random.Generator) -> "Candidates":
-        """Draw `n_samples` distinct words of a vocabulary in order of falling count, log-uniformly, as
-        TensorFlow's `log_uniform_candidate_sampler` does; fewer than `n_words` of them."""
+        """Draw `n_samples` distinct words, fewer than `n_words`, log-uniformly from a vocabulary in descending order of
+        frequency, like TensorFlow's `log_uniform_candidate_sampler`."""
         drawn = np.empty(0, dtype=np.int64)
         while True:
             more = np.exp(rng.random(2 * n_samples) * np.log(n_words + 1)).astype(np.int64) - 1
@@ -42,16 +42,16 @@ class Candidates:
                 return cls(torch.from_numpy(words[order]), int(first[order[-1]]) + 1, n_words)
 
     def log_expected(self, words: Tensor) -> Tensor:
-        """Logarithm of how often each of `words` is expected among the candidates, float32 of the same shape; on the
-        CPU where `words` are on a Mac's GPU."""
-        words = words.cpu() if words.device.type == "mps" else words  # it has no float64
+        """Return the logarithm of the expected count of each of `words` among the candidates, float32 of the same
+        shape. If `words` are on a Mac's GPU, the result is on the CPU."""
+        words = words.cpu() if words.device.type == "mps" else words  # mps has no float64
         rank = words.double() + 1.0
         probability = torch.log1p(1.0 / rank) / np.log(self.n_words + 1)
         return torch.log(-torch.expm1(self.n_draws * torch.log1p(-probability))).float()
 
 
 class Softmax(PackedModule[Product]):
-    """The language model's output layer: a row of `weight` and a bias for each word of the vocabulary.
+    """The output layer of the language model: a row of `weight` and a bias for each word of the vocabulary.
 
     weight: `[n_words, projection_dim]`; bias: `[n_words]`.
     """
@@ -69,8 +69,8 @@ class Softmax(PackedModule[Product]):
         """Return the mean cross-entropy in nats, a scalar.
 
         hidden: `[n, projection_dim]`; targets: `[n]` int64.
-        candidates: score against these only, each logit less the logarithm of the expected count, candidates
-            that are the target itself left out (TensorFlow's `sampled_softmax_loss`); None is the full softmax.
+        candidates: only score against these. The logarithm of the expected count is subtracted from each logit, and a
+            candidate that equals the target is left out (TensorFlow's `sampled_softmax_loss`). None: the full softmax.
         """
         return _MeanCrossEntropy.apply(hidden, self.weight, self.bias, targets, candidates)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -83,29 +83,29 @@ class Softmax(PackedModule[Product]):
         return _cross_entropy(hidden, self.weight, self.bias, targets, None, with_gradients=False)[0]
 
     def pack(self, make: type[Product]) -> Product:
-        """Return the product that gives the logits."""
+        """Return the product that computes the logits."""
         return make(self.weight.t(), self.bias)
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw random weights as bilm-tf's training does."""
+        """Draw random weights as in bilm-tf's training."""
         with torch.no_grad():
             nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5, generator=generator)
             nn.init.zeros_(self.bias)
 
 
 def _losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy `[n]` of targets `[n]` by logits `[n, n_words]`."""
+    """Return the cross-entropy `[n]` of targets `[n]` with logits `[n, n_words]`."""
     return _log_total(logits, torch.softmax(logits, dim=1)) - logits.gather(1, targets[:, None]).squeeze(1)
 
 
 def _log_total(logits: Tensor, probability: Tensor) -> Tensor:
-    """Logarithm of the sum of `exp(logits)` of each row: from the softmax that was made of them, which goes over them
-    once, and their largest value."""
+    """Return the logarithm of the sum of `exp(logits)` of each row. It follows from their softmax and largest value,
+    without another pass over the logits."""
     return logits.amax(1) - probability.amax(1).log()
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
-    """The gradients are made along with the losses, chunk by chunk: so no logits are kept, and none computed twice."""
+    """Computes the gradients together with the losses, chunk by chunk. So no logits are kept or computed twice."""
 
     @staticmethod
     def forward(
@@ -122,7 +122,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Put the gradients of the rows that were scored where they belong in the vocabulary."""
+        """Put the gradients of the scored rows into their places in the vocabulary."""
         hidden, weight, targets, d_hidden, d_rows, d_biases, d_truth = ctx.saved_tensors
         scale = grads[0] / len(targets)
         if ctx.words is None:
@@ -140,9 +140,9 @@ class _Scored:
     """The words that targets are scored against.
 
     rows, biases: of these words, `[n_words, projection_dim]` and `[n_words]`.
-    truth: each target's own logit, `[n]`.
-    hits: for a target scored apart from these words, where it is among them all the same (and left out there), or
-        -1, `[n]`; None where all words are scored, the target among them.
+    truth: the logit of each target, `[n]`.
+    hits: for targets that are scored separately: the place of the target among these words, where it is left out, or
+        -1, `[n]`. None if all words are scored, including the target.
     """
 
     rows: Tensor
@@ -167,8 +167,8 @@ class _Scored:
 def _cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, candidates: Candidates | None, with_gradients: bool
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor] | None]:
-    """Return losses `[n]`, and the gradients of their sum: of `hidden`, of the scored rows of `weight` and of
-    `bias`, and of each target's own logit (not counted in the rows)."""
+    """Return losses `[n]`, and the gradients of their sum: for `hidden`, for the scored rows of `weight` and `bias`,
+    and for the logit of each target (which the rows do not include)."""
     scored = _Scored.of(hidden, weight, bias, targets, candidates)
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -179,12 +179,12 @@ def _cross_entropy(
     for start in range(0, len(hidden), size):
         part = slice(start, start + size)
         chunk, truth = hidden[part].to(dtype), scored.truth[part]
-        logits = torch.mm(chunk, rows.T).to(truth).add_(scored.biases)  # only the products are in autocast's type
+        logits = torch.mm(chunk, rows.T).to(truth).add_(scored.biases)  # only the products have autocast's dtype
         if scored.hits is not None:
             _leave_out(logits, scored.hits[part])
         probability = torch.softmax(logits, dim=1)
         total = _log_total(logits, probability)
-        among_all = torch.ones_like(total)  # share of these words, where the target is scored apart
+        among_all = torch.ones_like(total)  # share of these words, if the target is scored separately
         if scored.hits is not None:
             among_words, total = total, torch.logaddexp(total, truth)
             among_all = (among_words - total).exp()
@@ -203,9 +203,9 @@ def _cross_entropy(
 
 
 def _leave_out(logits: Tensor, hits: Tensor) -> None:
-    """Give one logit of each row, where there is one, the least value; nothing waits for a GPU to count them.
+    """Set one logit of each row, if there is one, to the smallest value. This does not wait for a GPU to count them.
 
-    logits: `[n, n_words]`; hits: `[n]`, its column, or -1.
+    logits: `[n, n_words]`; hits: `[n]`, the column of the logit, or -1.
     """
     columns = hits.clamp(min=0)[:, None]
     least = torch.full_like(columns, torch.finfo(logits.dtype).min, dtype=logits.dtype)

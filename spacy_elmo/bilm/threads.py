@@ -1,7 +1,7 @@
-"""How many threads a computation uses: a setting in, torch's number of threads changed for one call and put back.
+"""How many threads a computation uses. torch's number of threads is changed for one call and then restored.
 
-A forked process stays at one thread: the threads of torch's pool do not survive a fork, and waiting for them would
-last for ever.
+A forked process always uses one thread: the threads of torch's pool do not survive a fork, and waiting for them would
+never end.
 """
 
 import ctypes
@@ -22,31 +22,31 @@ from spacy_elmo.errors import ElmoError
 
 Threads = int | Literal["auto"]
 
-_LEAST_SHARE = 0.85  # of its time that a thread has a CPU where it need not wait for one
+_LEAST_SHARE = 0.85  # a thread that has a CPU for less of its time had to wait for one
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds for which short calls use one thread after a wait
 
 
 def check_threads(threads: object) -> None:
-    """Raise an ElmoError where this is no number of threads."""
+    """Raise an ElmoError if this is not a valid number of threads."""
     is_number = isinstance(threads, int) and not isinstance(threads, bool) and threads >= 1
     if not (is_number or (isinstance(threads, str) and threads == "auto")):
         raise ElmoError(f'threads is {threads!r}, expected "auto" or a whole number of at least 1')
 
 
 def count_threads(threads: Threads) -> int:
-    """How many threads a computation may use now: the number asked for, or torch's own for "auto"; never more than
-    `usable_cpus`, and 1 in a forked process."""
+    """Return how many threads a computation may use now: the given number, or torch's own for "auto". It is never more
+    than `usable_cpus`, and 1 in a forked process."""
     if _is_forked:
         return 1
     return min(torch.get_num_threads() if threads == "auto" else threads, usable_cpus())
 
 
 class ShortCalls:
-    """How many threads a call uses that takes some milliseconds, as that of a single sentence does.
+    """Chooses the number of threads of short calls, which take some milliseconds, as for a single sentence.
 
-    Its steps are so short that on a busy machine most of the time would go by in waiting for the other threads, which
-    wait for a CPU themselves. So a call measures how much of its time this thread had a CPU. After one that had to
-    wait, calls use one thread for a moment; then the next one tries again. Each try that fails doubles the moment.
+    The steps of such a call are very short. On a busy machine, it would mostly wait for its other threads, which wait
+    for a CPU. So a call measures how much of its time this thread had a CPU. If it had to wait, calls use one thread
+    for a moment, and then the next one tries again. Each try that fails doubles the moment.
     """
 
     def __init__(self) -> None:
@@ -54,13 +54,13 @@ class ShortCalls:
         self._pause = _FIRST_PAUSE
 
     def count(self, n: int) -> int:
-        """How many threads the next call uses, where a long one would use `n`."""
+        """Return how many threads the next call uses, if a long call would use `n`."""
         return 1 if time.monotonic() < self._alone_until else n
 
     @contextmanager
     def measured(self, n: int) -> Iterator[None]:
         """Measure a call that uses `n` threads."""
-        if sys.platform == "win32":  # whose clock of a thread's time goes on by 16 ms at once
+        if sys.platform == "win32":  # its clock of thread time has steps of 16 ms
             yield
             return
         wall, cpu = time.perf_counter(), time.thread_time()
@@ -77,13 +77,13 @@ class ShortCalls:
 
 @contextmanager
 def torch_threads(n: int) -> Iterator[None]:
-    """Let torch use `n` threads for what this Python thread computes inside, and as many as before afterwards.
+    """Context in which torch uses `n` threads for this Python thread. Afterwards it uses as many as before.
 
-    Only the calling thread is affected: each of several that are inside at once has the number that it asked for. Of
-    several calls of one thread, the innermost counts. Once the last of them is over, the thread has the number that
-    the first one found, in whatever order they end. In a forked process the number is always 1.
+    Only the calling thread is affected, so several threads can have different numbers at once. With nested contexts in
+    one thread, the innermost counts. After the last of them has ended, in whatever order, the thread has the number
+    from before the first one. In a forked process the number is always 1.
 
-    Do not keep it open across a `yield`: between two steps of a generator the number is the caller's.
+    Do not keep it open across a `yield`: between two steps of a generator, the number is the caller's.
     """
     keep_to_one_thread_after_fork()
     if not _open.numbers:
@@ -100,13 +100,13 @@ def torch_threads(n: int) -> Iterator[None]:
 
 
 def keep_to_one_thread_after_fork() -> None:
-    """Call before any work with torch; does nothing in a process that was not forked."""
+    """Call this before any work with torch. It does nothing in a process that was not forked."""
     if _is_forked and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
 
 class ForkSafeLock:
-    """A lock, reentrant, that is open in a process newly forked, whoever held it in the parent at that moment."""
+    """A reentrant lock that is open in a newly forked process, even if a thread of the parent held it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -120,8 +120,8 @@ class ForkSafeLock:
 
 
 class _OpenCalls(threading.local):
-    """The numbers that the calls of `torch_threads` in this thread asked for, the latest last; found: the number before
-    them all."""
+    """The numbers of the open `torch_threads` contexts in this thread, the latest last. found: the number before the
+    first."""
 
     def __init__(self) -> None:
         self.numbers: dict[object, int] = {}
@@ -129,26 +129,26 @@ class _OpenCalls(threading.local):
 
 
 class _Scope(Protocol):
-    """How torch's number of threads is changed at the beginning of a call and at its end."""
+    """How to change torch's number of threads at the beginning of a call and at its end."""
 
     def begin(self, n: int) -> None:
-        """Change it to what the call asked for."""
+        """Change it to the number of the call."""
 
     def end(self, n: int) -> None:
         """Change it back."""
 
 
 class _OneThread:
-    """Changes the number of the calling thread, and nothing else.
+    """Changes the number of the calling thread only.
 
-    `torch.set_num_threads` does more (aten/src/ATen/ParallelOpenMP.cpp). It changes OpenMP's number and MKL's, which
-    each thread has for itself; but it also writes down the number for all threads that have not used torch yet, and
-    each of these takes it for good when it first does. So a thread that begins its work while another is inside a call
-    would be left with that call's number. Here OpenMP and MKL are told directly.
+    `torch.set_num_threads` does more (aten/src/ATen/ParallelOpenMP.cpp). It changes the numbers of OpenMP and MKL,
+    which each thread has for itself. But it also stores the number for all threads that have not used torch yet, and
+    each of these adopts it for good at its first use. So a thread that starts during a call in another thread would
+    keep the number of that call. Here, OpenMP and MKL are called directly.
     """
 
     def __init__(self) -> None:
-        library = ctypes.PyDLL(torch._C.__file__)  # finds what torch itself is linked to
+        library = ctypes.PyDLL(torch._C.__file__)  # finds the libraries that torch itself is linked to
         self._set_openmp: Any = library.omp_set_num_threads
         self._set_openmp.restype = None
         self._set_mkl: Any = library.MKL_Set_Num_Threads_Local if torch.backends.mkl.is_available() else None
@@ -157,23 +157,23 @@ class _OneThread:
         works = torch.get_num_threads() == probe
         self.end(found)
         if not works:
-            raise OSError("another OpenMP than torch's own")
+            raise OSError("this OpenMP is not torch's own")
 
     def begin(self, n: int) -> None:
         if torch.get_num_threads() == n:
             return
         self._set_openmp(n)
         if self._set_mkl is not None and self._set_mkl(n) == 0:
-            self._set_mkl(0)  # it had no number of its own, and follows OpenMP's
+            self._set_mkl(0)  # it had no own number, and follows OpenMP's
 
     end = begin
 
 
 class _WholeProcess:
-    """Changes the number by `torch.set_num_threads`, where there is no other way (Windows).
+    """Changes the number with `torch.set_num_threads`, if there is no other way (Windows).
 
-    Threads that have used torch keep their own numbers. The one for all others is found by the first call in, and put
-    back by the last one out. A thread that first uses torch in between keeps the number that it meets.
+    Threads that have used torch keep their own numbers. The first call saves the number for all other threads, and the
+    last one restores it. A thread that first uses torch in between keeps the number that it finds.
     """
 
     def __init__(self) -> None:
@@ -193,7 +193,7 @@ class _WholeProcess:
             self._set(n)
             self._n_calls -= 1
             if self._n_calls == 0 and n != self._found and not _is_forked:
-                # This thread's own number is another: a thread that ends at once writes down the one for the others.
+                # This thread has its own number. So a short-lived thread stores the number for the others.
                 thread = threading.Thread(target=torch.set_num_threads, args=[self._found])
                 thread.start()
                 thread.join()
@@ -207,7 +207,7 @@ class _WholeProcess:
 def _scope() -> _Scope:
     try:
         return _OneThread()
-    except (OSError, AttributeError):  # no such function there
+    except (OSError, AttributeError):  # the library lacks the function
         return _whole_process
 
 

@@ -1,4 +1,4 @@
-"""Rows of each time step in, the time steps of packed sequences out, alone and in blocks."""
+"""The time steps of packed sequences, alone and in blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ State = tuple[Tensor, Tensor]  # hidden [2, rows, projection_dim], cell [2, rows
 
 @dataclass(frozen=True)
 class TimeStep:
-    """One time step of packed sequences: its first token, its rows, and where rows start afresh there.
+    """One time step of packed sequences: its first token, its rows, and which rows reset their state.
 
-    kept: `[rows, 1]`, 0 for a row that forgets its state before the step; None where all keep it.
+    kept: `[rows, 1]`, 0 for a row that resets its state before the step; None if no row does.
     """
 
     start: int
@@ -21,16 +21,17 @@ class TimeStep:
 
     @property
     def tokens(self) -> slice:
-        """Where its tokens stand."""
+        """Positions of its tokens."""
         return slice(self.start, self.start + self.rows)
 
     def keep(self, state: Tensor) -> Tensor:
-        """State `[2, rows, width]` (or its gradient) as the step finds it."""
+        """Reset the rows of a state `[2, rows, width]` (or of its gradient) that do not keep it."""
         return state if self.kept is None else state * self.kept.to(state)
 
 
 def time_steps(batch_sizes: Sequence[int], starts: Tensor | None) -> list[TimeStep]:
-    """The time steps of rows of these numbers; starts: `[n_tokens]` bool on the CPU, where a row starts afresh."""
+    """Return the time steps with these numbers of rows. starts: `[n_tokens]` bool on the CPU: whether a row resets its
+    state before this token."""
     steps, start = [], 0
     for rows in batch_sizes:
         fresh = None if starts is None else starts[start : start + rows]
@@ -40,7 +41,7 @@ def time_steps(batch_sizes: Sequence[int], starts: Tensor | None) -> list[TimeSt
 
 
 def time_blocks(steps: list[TimeStep], max_rows: int) -> list[list[TimeStep]]:
-    """Group time steps into blocks of at most `max_rows` rows, one step at least."""
+    """Group time steps into blocks of at most `max_rows` rows and at least one step."""
     blocks: list[list[TimeStep]] = []
     for step in steps:
         if blocks and step.tokens.stop - blocks[-1][0].start <= max_rows:
@@ -51,5 +52,5 @@ def time_blocks(steps: list[TimeStep], max_rows: int) -> list[list[TimeStep]]:
 
 
 def tokens_of(steps: list[TimeStep]) -> slice:
-    """The tokens of time steps that follow each other."""
+    """Return the positions of the tokens of consecutive time steps."""
     return slice(steps[0].start, steps[-1].tokens.stop)

@@ -1,5 +1,5 @@
-"""Words in, context-insensitive vectors out, for models of ELMoForManyLangs: word vectors and a character CNN over code
-points side by side, and a projection."""
+"""Computes context-insensitive vectors of words for models of ELMoForManyLangs: word vectors and a character CNN over
+code points side by side, then a projection."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from spacy_elmo.bilm.options import TokenEmbedderOptions
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.transfer import to_device
 
-# So many unknown ones, which are so large a share of those read, are worth a warning.
+# Warn if at least this many are unknown, and this share of all that were read.
 _MANY_UNKNOWN, _LARGE_SHARE = 20, {"characters": 0.2, "words": 0.5}
 
 
 class TokenEmbedder(nn.Module):
     """Matches ELMoForManyLangs' `ConvTokenEmbedder`, and its `LstmTokenEmbedder` without characters.
 
-    The projection is there also where widths are equal, and the rows of `<pad>` are as they are in the file.
+    It always has a projection, even if widths are equal. The rows of `<pad>` are as in the file.
 
     Raises:
-        ElmoError: a lexicon that the options ask for is missing or lacks an entry that every model has.
+        ElmoError: a lexicon that the options need is missing, or lacks an entry that every model needs.
     """
 
     borders = (lexicons.BOS, lexicons.EOS)
@@ -43,7 +43,7 @@ class TokenEmbedder(nn.Module):
         self._unknown = UnknownShare()
 
     def forward(self, words: Sequence[str]) -> Tensor:
-        """Return the vectors of `words` as `[len(words), width]`; each is the same in any company."""
+        """Return the vectors of `words` as `[len(words), width]`. A vector does not depend on the other words."""
         words = [self._cut(word) for word in words]
         self._notice_unknown(words)
         parts = [part(words) for part in (self.words, self.char_cnn) if part is not None]
@@ -74,7 +74,7 @@ class TokenEmbedder(nn.Module):
 
 
 class WordVectors(nn.Module):
-    """A table of word vectors, one a row, that of `<oov>` for words outside the lexicon."""
+    """A table of word vectors, one per row. Words outside the lexicon have the row of `<oov>`."""
 
     def __init__(self, words: Sequence[str], dim: int) -> None:
         super().__init__()
@@ -92,9 +92,9 @@ class WordVectors(nn.Module):
 
 
 class UnknownShare:
-    """How much of what was read is unknown; it warns once, when that is much.
+    """Counts how much of what was read is unknown, and warns once if that is a lot.
 
-    Words that are remembered are not read again, so that each counts about once.
+    Cached words are not read again, so each word counts about once.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class UnknownShare:
         self._n_unknown += len(read) - sum(read)
         if self._n_unknown >= _MANY_UNKNOWN and self._n_unknown > _LARGE_SHARE[what] * self._n_read:
             self.has_warned = True
-            advice = "; ".join(lexicons.hints()) or "is it the model of this language, and the text as it wants it?"
+            advice = "; ".join(lexicons.hints()) or "does the model fit the language and the form of the text?"
             warnings.warn(
                 f"{self._n_unknown / self._n_read:.0%} of the {what} read so far are unknown to the model: {advice}",
                 stacklevel=2,

@@ -1,4 +1,4 @@
-"""`python -m spacy elmo COMMAND`: one module a command, which parses arguments and prints; the work is elsewhere."""
+"""The commands `python -m spacy elmo COMMAND`. Each module parses arguments and prints; `tools/` does the work."""
 
 import inspect
 from collections.abc import Callable
@@ -36,7 +36,7 @@ elmo_cli = Typer(
 
 
 def _add(name: str, command: Callable[..., None], **context_settings: Any) -> None:
-    """Add a command. Typer cuts the summary in the list of commands, but not one that it is given."""
+    """Add a command with its own summary: typer shortens the summaries that it makes itself."""
     summary = " ".join((inspect.getdoc(command) or "").partition("\n\n")[0].split()).partition(". ")[0]
     elmo_cli.command(name, short_help=f"{summary.rstrip('.')}.", context_settings=context_settings)(command)
 

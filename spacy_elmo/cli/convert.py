@@ -1,4 +1,4 @@
-"""`python -m spacy elmo convert`: any model that is read to one directory layout."""
+"""`python -m spacy elmo convert`: write any model in our directory layout."""
 
 import json
 from typing import Literal
@@ -15,13 +15,13 @@ def convert(
     src: str = Argument(help="Name, directory, archive, .hdf5 file or checkpoint of a model"),
     dst: str = Argument(help="Directory to write"),
     dtype: Literal["float32", "float16", "lossless"] = Option(
-        "float32", help="How weights are stored; lossless: in float16 where that keeps every value"
+        "float32", help="How to store weights; lossless: in float16 if that keeps every value"
     ),
     force: bool = Force,
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Write a model as options.json and weights.hdf5, with vocabulary, model card and softmax where it has them.
+    """Write a model as options.json and weights.hdf5, with its vocabulary, model card and softmax if it has them.
 
     Example: python -m spacy elmo convert 218.zip norwegian/
     """
@@ -35,4 +35,4 @@ def convert(
             print(f"{name:<16}{size:>14,} bytes")
         print(f"✔ {dst}: digest {report['digest']}")
         if "lexicons.json" in report["files"]:
-            print("ℹ bilm-tf's layout has no place for a model of ELMoForManyLangs: only spacy-elmo reads this form")
+            print("ℹ only spacy-elmo reads this form: bilm-tf's layout cannot hold a model of ELMoForManyLangs")

@@ -1,4 +1,4 @@
-"""`python -m spacy elmo download`: public models by name."""
+"""`python -m spacy elmo download`: download public models by name."""
 
 import json
 
@@ -11,17 +11,17 @@ from spacy_elmo.cli.output import Quiet, failing_clearly
 def download(
     name: str | None = Argument(
         None,
-        help="Name of a model, as --list shows them; a name of Flair's; a number of NLPL's; hf:owner/name[@revision]",
+        help="Name of a model: from --list, from Flair, a number from NLPL, or hf:owner/name[@revision]",
     ),
     list_known: bool = Option(False, "--list", help="Show the known models"),
-    language: str | None = Option(None, "--lang", help="With --list: only those for this language, such as fi"),
+    language: str | None = Option(None, "--lang", help="With --list: only show models for this language, such as fi"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Download a public model, after which its name is enough: `weights = "allennlp-small"`.
+    """Download a public model, so that you can use it by name: `weights = "allennlp-small"`.
 
-    It goes to the user's cache directory, or to where SPACY_ELMO_CACHE says. A download that was cut is gone on with.
-    A repository of the Hugging Face hub, hf:owner/name, goes to the hub's own cache.
+    The model goes to your cache directory, or to the one that SPACY_ELMO_CACHE names. An interrupted download
+    continues where it stopped. A repository of the Hugging Face hub, hf:owner/name, goes to the hub's own cache.
 
     Example: python -m spacy elmo download allennlp-small
 
@@ -30,9 +30,9 @@ def download(
     Example: python -m spacy elmo download hf:lysandre/elmo
     """
     if list_known == (name is not None):
-        raise BadParameter("give the NAME of a model, or --list")
+        raise BadParameter("give either the NAME of a model or --list")
     if language is not None and not list_known:
-        raise BadParameter("--lang goes with --list")
+        raise BadParameter("--lang only works with --list")
     from spacy_elmo.tools import download as tool
 
     if name is None:

@@ -1,4 +1,4 @@
-"""`python -m spacy elmo embed`: the vectors of a text file."""
+"""`python -m spacy elmo embed`: write the vectors of a text file."""
 
 import json
 from dataclasses import asdict
@@ -14,12 +14,12 @@ from spacy_elmo.tools.embedding.settings import EmbedSettings
 @with_options
 def embed(
     settings: EmbedSettings,
-    text: str = Argument(help="One tokenized sentence a line, plain or .gz, .bz2, .xz, .zst; - for standard input"),
+    text: str = Argument(help="One tokenized sentence per line, plain or .gz, .bz2, .xz, .zst; - for standard input"),
     out: str = Argument(help="File to write: .hdf5 or .h5 (as `allennlp elmo`), .npz, .parquet, .arrow or .spacy"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Write the vectors of each token of a text, a dataset a line.
+    """Write the vectors of each token of a text, one dataset per line.
 
     Example: python -m spacy elmo embed sentences.txt vectors.hdf5 --model en_elmo_sm --layers all
     """

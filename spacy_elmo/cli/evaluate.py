@@ -1,4 +1,4 @@
-"""`python -m spacy elmo evaluate`: how well a biLM predicts text."""
+"""`python -m spacy elmo evaluate`: show how well a biLM predicts text."""
 
 import json
 from dataclasses import asdict
@@ -13,28 +13,28 @@ from spacy_elmo.cli.output import Device, Quiet, Softmax, failing_clearly, print
 def evaluate(
     model: str = Argument(help="Directory of a model with its vocab.txt and softmax.hdf5"),
     text: str | None = Argument(
-        None, help="Pre-tokenized text, one sentence a line: file, directory, glob pattern, or - for standard input"
+        None, help="Tokenized text, one sentence per line: file, directory, glob pattern, or - for standard input"
     ),
     softmax: str | None = Softmax,
     per_sentence: bool = Option(
-        False, "--per-sentence", help="Show perplexity and log-probability of each sentence instead, from zero state"
+        False, "--per-sentence", help="Show perplexity and log-probability per sentence instead, from zero state"
     ),
     blimp: str | None = Option(None, metavar="DIR", help="Also score BLiMP's minimal pairs, from its .jsonl files"),
-    lang: str = Option("en", help="Language whose tokenizer splits the sentences of the minimal pairs"),
+    lang: str = Option("en", help="Language of the tokenizer for the minimal pairs"),
     device: str = Device,
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Show the perplexity of a text, forward, backward and mean, with carried state and from zero state.
+    """Show the perplexity of a text: forward, backward and mean, with carried state and from zero state.
 
     Example: python -m spacy elmo evaluate my_elmo/ corpus/heldout
 
     Example: python -m spacy elmo evaluate en_elmo_sm sentences.txt --softmax training/en_elmo_sm/state --per-sentence
     """
     if text is None and blimp is None:
-        raise typer.BadParameter("give a TEXT, or --blimp DIR, or both")
+        raise typer.BadParameter("give a TEXT, --blimp DIR, or both")
     if per_sentence and (text is None or blimp is not None):
-        raise typer.BadParameter("--per-sentence is for a TEXT alone")
+        raise typer.BadParameter("--per-sentence needs a TEXT and no --blimp")
     if per_sentence and text is not None:
         _show_sentences(model, text, softmax, device, as_json)
         return

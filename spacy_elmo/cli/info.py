@@ -1,4 +1,4 @@
-"""`python -m spacy elmo info`: what a model or a pipeline is, and what runs it here."""
+"""`python -m spacy elmo info`: describe a model or a pipeline, and what runs it on this machine."""
 
 import json
 
@@ -12,16 +12,15 @@ def info(
     model: str = Argument(
         "en_elmo_sm",
         metavar="MODEL|PIPELINE",
-        help="Name, directory, archive, .hdf5 file or checkpoint; or a saved pipeline: its directory, or its package",
+        help="Name, directory, archive, .hdf5 file or checkpoint of a model; or directory or package of a pipeline",
     ),
     machine: bool = Option(False, "--machine", help="Show what runs the model on this machine, and why"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Show architecture, sizes, digest and licence of a model. Of a pipeline, show its elmo, the model in it, and how
-    each component mixes the layers: the weights that it has learned, the token embedding first, and gamma. With
-    --machine, show processor, compiled part, torch and threads instead, and which engine runs the model in which
-    precision.
+    """Show architecture, sizes, digest and licence of a model. For a pipeline, show its elmo, the model in it, and how
+    each component mixes the layers: its learned weights (token embedding first) and gamma. With --machine, show the
+    processor, compiled part, torch and threads instead, and which engine runs the model in each precision.
 
     Example: python -m spacy elmo info en_elmo_sm
     """

@@ -1,4 +1,4 @@
-"""`python -m spacy elmo init-config`: a config to start from."""
+"""`python -m spacy elmo init-config`: write a config to start from."""
 
 import sys
 from pathlib import Path
@@ -22,30 +22,30 @@ def init_config(
     config: str = Argument(help="File to write, - for standard output"),
     pipeline: str | None = Option(
         None,
-        help="A config for `spacy train` with these components, separated by commas: senter, tagger, morphologizer, "
-        "trainable_lemmatizer, parser, ner, entity_linker, span_finder, spancat, spancat_singlelabel, textcat or "
-        "textcat_multilabel",
+        help="Write a config for `spacy train` with these components, separated by commas: senter, tagger, "
+        "morphologizer, trainable_lemmatizer, parser, ner, entity_linker, span_finder, spancat, spancat_singlelabel, "
+        "textcat or textcat_multilabel",
     ),
     lang: str = Option("en", help="Language of the pipeline"),
     weights: str = Option("en_elmo_sm", metavar="MODEL", help="Bundled or downloaded name, directory, zip or .hdf5"),
-    optimize: Literal["speed", "accuracy"] = Option("speed", help="What the networks over ELMo are made for"),
-    pretrain: bool = Option(False, "--pretrain", help="A config for `pretrain`"),
+    optimize: Literal["speed", "accuracy"] = Option("speed", help="Goal of the networks on top of ELMo"),
+    pretrain: bool = Option(False, "--pretrain", help="Write a config for `pretrain`"),
     size: Literal["xs", "sm", "md", "original"] = Option("sm", help="Size of the biLM to pretrain"),
     force: bool = Force,
     quiet: bool = Quiet,
 ) -> None:
-    """Write a filled config, for `spacy train` or for `pretrain`.
+    """Write a complete config for `spacy train` or `pretrain`.
 
     Example: python -m spacy elmo init-config ner.cfg --pipeline ner --lang en
 
     Example: python -m spacy elmo init-config pretrain.cfg --pretrain --size sm
     """
     if pretrain and pipeline is not None:
-        raise typer.BadParameter("--pipeline and --pretrain are two configs: call this once for each")
+        raise typer.BadParameter("--pipeline and --pretrain write two configs: run this once for each")
     if not pretrain and pipeline is None:
-        raise typer.BadParameter("say what the config is for: --pipeline COMPONENTS, or --pretrain")
+        raise typer.BadParameter("say what the config is for: --pipeline COMPONENTS or --pretrain")
     if config != "-" and not force and Path(config).is_file():
-        raise ElmoError(f"{config}: is there already; to write over it, add --force")
+        raise ElmoError(f"{config}: already exists; add --force to overwrite it")
     if pipeline is None:
         _write(config, _for_pretraining(size))
         follow = f"python -m spacy elmo pretrain CORPUS OUT --config {config}"

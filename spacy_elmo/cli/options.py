@@ -1,6 +1,6 @@
-"""A command as we write it in, one that typer understands out: choices for a Literal, options for a class of settings.
+"""Translates our commands for typer: a Literal becomes a list of choices, a class of settings becomes options.
 
-All versions of typer that spaCy works with know enumerations; only the newest know Literals.
+All versions of typer that spaCy supports know enumerations. Only the newest know Literals.
 """
 
 import functools
@@ -15,10 +15,10 @@ from typer import Option
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give each parameter that is a Literal its choices, and one that is a dataclass an option for each field.
+    """Give a Literal parameter its choices, and a dataclass parameter one option per field.
 
-    A field's metadata hold what its option shows: `help`, `min`, `metavar`, `short`. The command is called with a word
-    of the Literal, and with an instance of the dataclass.
+    The metadata of a field say what its option shows: `help`, `min`, `metavar`, `short`. The command receives a
+    value of the Literal, and an instance of the dataclass.
     """
     hints = get_type_hints(command)
     parameters: list[Parameter] = []
@@ -37,7 +37,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             given[name] = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
         command(**given)
 
-    # What comes before an argument without default may have one: typer gives all of them by name.
+    # Keyword-only, because a parameter with a default may precede one without. Typer passes all by name.
     parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -49,7 +49,7 @@ def _options_of(settings: type) -> Iterator[Parameter]:
     for one in fields(settings):
         shown = dict(one.metadata)
         names = [shown.pop("short")] if "short" in shown else []
-        if names or hints[one.name] is bool:  # or typer would add `--no-...`
+        if names or hints[one.name] is bool:  # otherwise typer adds `--no-...`
             names.insert(0, f"--{one.name.replace('_', '-')}")
         option = Option(one.default, *names, **shown)
         yield Parameter(
@@ -58,7 +58,7 @@ def _options_of(settings: type) -> Iterator[Parameter]:
 
 
 def _for_typer(name: str, hint: Any) -> Any:
-    """An enumeration for a Literal, text for text or a number."""
+    """Return an enumeration for a Literal, and `str` for text or a number."""
     if get_origin(hint) is Literal:
         return Enum(name, {choice: choice for choice in get_args(hint)}, type=str)
     return str if hint == str | int else hint

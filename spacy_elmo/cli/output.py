@@ -1,4 +1,4 @@
-"""What commands share: how they fail, and their common options."""
+"""What commands share: error handling and common options."""
 
 import errno
 import functools
@@ -21,17 +21,17 @@ P = ParamSpec("P")
 
 INTERRUPTED = 128 + signal.SIGINT  # exit status
 
-Device = Option("auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 or mps")
-Force = Option(False, "--force", "-f", help="Write over what is there")
-Softmax = Option(
-    None, metavar="DIR", help="Folder with vocab.txt and softmax.hdf5, where they do not lie beside the weights"
-)
-Quiet = Option(False, "--quiet", "-q", help="Print nothing but the result")
+Device = Option("auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps")
+Force = Option(False, "--force", "-f", help="Overwrite existing files")
+Softmax = Option(None, metavar="DIR", help="Folder with vocab.txt and softmax.hdf5, if not next to the weights")
+Quiet = Option(False, "--quiet", "-q", help="Only print the result")
 
 
 def failing_clearly(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn an ElmoError, and an OSError that nobody has explained, into one line on stderr and an exit status, and
-    Ctrl-C into one line and the status that shells give it."""
+    """Turn errors of a command into one line on stderr and an exit status.
+
+    This covers ElmoError, any remaining OSError, and Ctrl-C, which gets the exit status that shells use.
+    """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -39,7 +39,7 @@ def failing_clearly(command: Callable[P, None]) -> Callable[P, None]:
         try:
             with _warnings_as_lines(bool(kwargs.get("quiet"))):
                 command(*args, **kwargs)
-            if sys.stdout is not None:  # closed by who started this
+            if sys.stdout is not None:  # None if the parent process closed it
                 sys.stdout.flush()
         except ElmoError as error:
             print(f"✘ {error}", file=sys.stderr)
@@ -48,7 +48,7 @@ def failing_clearly(command: Callable[P, None]) -> Callable[P, None]:
             print("✘ stopped", file=sys.stderr)
             raise Exit(INTERRUPTED) from None
         except OSError as error:
-            if error.errno == errno.EPIPE:  # of `| head`, say: typer ends quietly
+            if error.errno == errno.EPIPE:  # such as `| head`: typer exits quietly
                 raise
             _drop_output()
             print(f"✘ {error}", file=sys.stderr)
@@ -59,7 +59,7 @@ def failing_clearly(command: Callable[P, None]) -> Callable[P, None]:
 
 @contextmanager
 def telling_how_to_go_on(message: Callable[[], str]) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM end the command with a line on stderr and the exit status that shells give them."""
+    """Context in which Ctrl-C and SIGTERM print a message on stderr and exit with the status that shells use."""
     status = INTERRUPTED
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -78,7 +78,7 @@ def telling_how_to_go_on(message: Callable[[], str]) -> Iterator[None]:
 
 
 def print_list(name: str, items: Iterable[object]) -> None:
-    """Print a JSON object with one list, which is not empty, piece by piece: the whole would fill the memory."""
+    """Print a JSON object with one non-empty list, item by item, so that the list need not fit into memory."""
     for number, item in enumerate(items):
         print(", " if number else f'{{"{name}": [', json.dumps(item), sep="", end="")
     print("]}")
@@ -86,7 +86,7 @@ def print_list(name: str, items: Iterable[object]) -> None:
 
 @contextmanager
 def _warnings_as_lines(quiet: bool) -> Iterator[None]:
-    """Our own warnings, and others that are for the user, are a line each on stderr; none where it is to be quiet."""
+    """Print each UserWarning, ours or not, as one line on stderr; print none if `quiet`."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -101,13 +101,15 @@ def _warnings_as_lines(quiet: bool) -> Iterator[None]:
 
 
 def _accept_any_text() -> None:
-    """Have standard output write an escape, as stderr does, where its encoding lacks a character, rather than fail: on
-    Windows, that of a file or a pipe lacks our signs, and most languages."""
+    """Let standard output escape characters that its encoding lacks, as stderr does, instead of failing.
+
+    On Windows, the encoding of a file or a pipe lacks our symbols and the letters of most languages.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:
-    """Standard output may be what failed: what is left of it must not fail again when the interpreter ends."""
-    with suppress(OSError, ValueError, AttributeError):  # it is no real file, or none at all
+    """Drop buffered output: if standard output failed, it must not fail again when the interpreter exits."""
+    with suppress(OSError, ValueError, AttributeError):  # stdout is no real file, or is None
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`python -m spacy elmo prepare`: raw text to a corpus for pretraining."""
+"""`python -m spacy elmo prepare`: turn raw text into a corpus for pretraining."""
 
 import json
 import sys
@@ -12,34 +12,34 @@ from spacy_elmo.cli.output import Quiet, failing_clearly
 @failing_clearly
 def prepare(
     raw: str = Argument(
-        help="File, directory or glob pattern of UTF-8 text, plain or .gz, .bz2, .xz, .zst: one paragraph a line, "
-        "a blank line between documents; without one, a file is one document"
+        help="File, directory or glob pattern of UTF-8 text, plain or .gz, .bz2, .xz, .zst: one paragraph per line, "
+        "a blank line between documents; a file without blank lines is one document"
     ),
-    out: str = Argument(help="Directory for train/, heldout/ and vocab.txt, none of which may be there yet"),
-    lang: str = Option("en", help="Language whose spaCy tokenizer to use"),
+    out: str = Argument(help="Directory for train/, heldout/ and vocab.txt, none of which may exist yet"),
+    lang: str = Option("en", help="Language of the spaCy tokenizer"),
     held_out: float = Option(
         0.01,
         min=0,
         max=0.5,
-        help="Share of the documents of each file to hold out (0: none): with 0.01, number 50 of each hundred; "
-        "of a file that is one document, paragraphs",
+        help="Share of the documents of each file to hold out (0: none). With 0.01, this is number 50 of each hundred. "
+        "If a file is one document, paragraphs are held out",
     ),
     min_tokens: int = Option(1, min=1, help="Drop shorter sentences"),
     min_count: int = Option(3, min=1, help="Leave rarer words out of the vocabulary"),
-    max_size: int | None = Option(None, min=4, help="Most entries of the vocabulary, <S> </S> <UNK> included"),
-    dedupe: bool = Option(False, "--dedupe", help="Drop paragraphs that were there before, in any file"),
+    max_size: int | None = Option(None, min=4, help="Maximum size of the vocabulary, including <S> </S> <UNK>"),
+    dedupe: bool = Option(False, "--dedupe", help="Drop repeated paragraphs, across all files"),
     shuffle: bool = Option(
         False,
         "--shuffle",
-        help="Put the training sentences of each file in random order, which drops the borders of documents "
-        "(takes 8 bytes of memory for each sentence of a file)",
+        help="Put the training sentences of each file in random order, without borders between documents "
+        "(takes 8 bytes of memory per sentence of a file)",
     ),
     seed: int = Option(0, help="Seed of --shuffle"),
-    n_process: int = Option(1, min=1, help="Processes that tokenize; the result is the same for any number"),
+    n_process: int = Option(1, min=1, help="Number of processes that tokenize; it does not change the result"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Tokenize raw text for pretraining: one sentence a line, with a held-out part and a vocabulary.
+    """Tokenize raw text for pretraining: one sentence per line, with a held-out part and a vocabulary.
 
     Example: python -m spacy elmo prepare "wiki/*.xz" corpus --lang en --min-tokens 4 --n-process 4
     """

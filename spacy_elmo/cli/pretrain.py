@@ -1,4 +1,4 @@
-"""`python -m spacy elmo pretrain`: train a biLM on one's own text."""
+"""`python -m spacy elmo pretrain`: train a biLM on your own text."""
 
 from typer import Argument, BadParameter, Context, Option
 
@@ -8,14 +8,14 @@ from spacy_elmo.cli.output import Quiet, failing_clearly
 @failing_clearly
 def pretrain(
     ctx: Context,
-    corpus: str = Argument(help="What `prepare` wrote, or a file, directory or glob pattern of pre-tokenized text"),
+    corpus: str = Argument(help="Directory from `prepare`, or a file, directory or glob pattern of tokenized text"),
     out: str = Argument(help="Directory for the model, its log and checkpoints"),
-    config: str = Option(help="Settings, as `init-config --pretrain` writes them"),
-    resume: bool = Option(False, "--resume", help="Go on from the checkpoint in OUT"),
-    init_from: str | None = Option(None, metavar="MODEL", help="Go on from this model, on new text"),
+    config: str = Option(help="Config file with the settings, from `init-config --pretrain`"),
+    resume: bool = Option(False, "--resume", help="Resume from the checkpoint in OUT"),
+    init_from: str | None = Option(None, metavar="MODEL", help="Start from the weights of this model, on new text"),
     quiet: bool = Quiet,
 ) -> None:
-    """Train a biLM on pre-tokenized text, one sentence a line. Any setting can be given as --section.key value.
+    """Train a biLM on tokenized text, one sentence per line. You can override any setting with --section.key value.
 
     Example: python -m spacy elmo pretrain corpus/ my_elmo/ --config pretrain.cfg --training.batch_size 64
     """

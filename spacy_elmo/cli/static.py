@@ -1,4 +1,4 @@
-"""`python -m spacy elmo static`: one vector a word, averaged over a corpus."""
+"""`python -m spacy elmo static`: write one vector per word, averaged over a corpus."""
 
 import json
 from dataclasses import asdict
@@ -11,26 +11,26 @@ from spacy_elmo.cli.output import Device, Force, Quiet, failing_clearly, telling
 @failing_clearly
 def static(
     corpus: str = Argument(
-        help="Tokenized text, one sentence a line: file, directory (also what `prepare` wrote), glob pattern, or - for "
+        help="Tokenized text, one sentence per line: file, directory (also from `prepare`), glob pattern, or - for "
         "standard input"
     ),
-    out: str = Argument(help="Folder to write: a spaCy pipeline with the vectors, and vectors.txt, as of word2vec"),
+    out: str = Argument(help="Folder to write: a spaCy pipeline with the vectors, and vectors.txt (word2vec's format)"),
     model: str = Option("en_elmo_sm", help="Bundled or downloaded name, directory, zip or .hdf5"),
     layers: str = Option("mean", help="mean (or average), top, or the number of a layer (0 is the token embedding)"),
     pipeline: str | None = Option(
-        None, metavar="NAME_OR_LANG", help="Read raw text, and split it by the tokenizer of this pipeline or language"
+        None, metavar="NAME_OR_LANG", help="Read raw text, and split it with the tokenizer of this pipeline or language"
     ),
     lang: str | None = Option(
-        None, help="Language of the pipelines to use the vectors in (default: that of --pipeline, else of the model)"
+        None, help="Language of pipelines that will use the vectors (default: that of --pipeline, else of the model)"
     ),
     min_count: int = Option(5, min=1, help="Leave rarer words out"),
     device: str = Device,
     force: bool = Force,
-    resume: bool = Option(False, "--resume", help="Go on with what an interrupted run left in OUT.part"),
+    resume: bool = Option(False, "--resume", help="Resume an interrupted run from OUT.part"),
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Average the vectors of each word over a corpus. The result serves where static vectors do.
+    """Average the vectors of each word over a corpus. You can use the result like any static vectors.
 
     Example: python -m spacy elmo static corpus/ static_vectors --min-count 10
 

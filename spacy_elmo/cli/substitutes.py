@@ -1,4 +1,4 @@
-"""`python -m spacy elmo substitutes`: the words a biLM itself would put in place of each word."""
+"""`python -m spacy elmo substitutes`: show the words that a biLM expects in place of each word."""
 
 from dataclasses import asdict
 
@@ -9,7 +9,7 @@ from spacy_elmo.cli.output import Device, Quiet, Softmax, failing_clearly, print
 
 @failing_clearly
 def substitutes(
-    text: str = Argument(help="Pre-tokenized text, one sentence a line: file, directory, glob pattern, or - for stdin"),
+    text: str = Argument(help="Tokenized text, one sentence per line: file, directory, glob pattern, or - for stdin"),
     model: str = Option(help="Directory of a model with its vocab.txt and softmax.hdf5"),
     softmax: str | None = Softmax,
     top: int = Option(10, min=1, help="Words to show for each token"),
@@ -17,7 +17,7 @@ def substitutes(
     as_json: bool = Option(False, "--json", help="Print one JSON object"),
     quiet: bool = Quiet,
 ) -> None:
-    """Show for each token the words that the forward LM, the backward LM and both together expect in its place.
+    """Show the words that the forward LM, the backward LM and both together expect in place of each token.
 
     Example: python -m spacy elmo substitutes sentences.txt --model my_elmo/ --top 5
 

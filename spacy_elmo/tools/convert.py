@@ -1,4 +1,4 @@
-"""Any model that is read in, a directory in our layout out (behind `python -m spacy elmo convert`)."""
+"""Writes any model in our directory layout (behind `python -m spacy elmo convert`)."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ from spacy_elmo.support.files import recover, replacing
 
 
 def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", force: bool = False) -> dict[str, Any]:
-    """Write a model as options.json and weights.hdf5, with its vocab.txt, model_card.json, softmax.hdf5 and
-    lexicons.json where it has them; return `source, target, dtype, digest, files` (their sizes in bytes).
+    """Write a model as options.json and weights.hdf5, with vocab.txt, model_card.json, softmax.hdf5 and lexicons.json
+    if it has them. Return `source, target, dtype, digest, files` (files: their sizes in bytes).
 
-    A model with a lexicons.json is one of ELMoForManyLangs, in a form of our own that bilm-tf and AllenNLP do not read.
+    A model with a lexicons.json is one of ELMoForManyLangs, in our own form. bilm-tf and AllenNLP do not read it.
 
     source: see `formats.load`; dtype: see `formats.write`.
-    force: write into a directory that is not empty, over a model there; its other files stay.
+    force: write into a directory that is not empty, and overwrite a model there; its other files stay.
 
-    What was written is read again and compared before it appears under its name.
+    The written model is read again and compared before it appears under its name.
 
     Raises:
         ElmoError: the model cannot be read or written, or the target is not empty.
@@ -45,14 +45,14 @@ def _refuse_taken(target: Path, force: bool) -> None:
         if target.exists() and not target.is_dir():
             raise ElmoError(f"{target}: is a file; name a directory")
         if target.is_dir() and any(target.iterdir()) and not force:
-            raise ElmoError(f"{target}: is not empty; name another directory, or say --force to write into it")
+            raise ElmoError(f"{target}: is not empty; name another directory, or add --force to write into it")
     except OSError as error:
-        raise ElmoError(f"{target}: cannot be looked into ({error})") from None
+        raise ElmoError(f"{target}: cannot be read ({error})") from None
 
 
 def _compare(bilm: BiLM, written: Path, rounded: bool) -> str:
-    """Read what was written; its digest."""
+    """Read the written model, compare it with the original, and return its digest."""
     copy = formats.load(written)
     if formats.digest(copy, rounded) != formats.digest(bilm, rounded):
-        raise WeightsError(f"{written}: what was written is not what was read; is the disk sound?")
+        raise WeightsError(f"{written}: the written model differs from the original; check the disk")
     return formats.digest(copy)

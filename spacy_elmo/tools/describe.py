@@ -1,4 +1,4 @@
-"""A model in, facts about it out (behind `python -m spacy elmo info`)."""
+"""Describes a model (behind `python -m spacy elmo info`)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +38,7 @@ def describe(model: str) -> dict[str, Any]:
 
 
 def _describe_embedder(bilm: BiLM) -> dict[str, Any]:
-    """What is read of a token, for a model of ELMoForManyLangs from its lexicons."""
+    """Describe what the model reads of a token; for a model of ELMoForManyLangs, its lexicons tell."""
     embedder, lexicons = bilm.options.token_embedder, bilm.lexicons
     cnn = embedder.char_cnn if embedder else bilm.options.char_cnn
     characters, words = (lexicons.characters, lexicons.words) if lexicons else (None, bilm.vocabulary)
@@ -55,11 +55,11 @@ def _describe_embedder(bilm: BiLM) -> dict[str, Any]:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The facts as lines to read, those that a model has none of left out."""
+    """Return the facts as readable lines, without those that the model lacks."""
     shown = {
         "name": facts["name"],
         "description": facts["description"],
-        "license": facts["license"] or "not stated in a model_card.json beside the weights",
+        "license": facts["license"] or "not stated in a model_card.json next to the weights",
         "format": facts["format"],
         "layers": f"{facts['layers']} LSTM layers, {facts['layers'] + 1} with the token embedding",
         "vectors": f"{facts['width']} wide (2 x {facts['projection_dim']}), LSTM cells {facts['dim']}",
@@ -76,7 +76,7 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def aligned(shown: Mapping[str, str | None]) -> str:
-    """Names and values, a line each, the values below each other; names without a value are left out."""
+    """Return one line per name and value, with the values aligned; leave out names without a value."""
     width = max(map(len, shown))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items() if value is not None)
 
@@ -96,5 +96,5 @@ def _input(facts: dict[str, Any]) -> str:
 
 
 def human_size(n_bytes: int) -> str:
-    """A size in MB, a small one in kB."""
+    """Return a size in MB, or in kB if it is small."""
     return f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 1e5 else f"{n_bytes / 1e3:.1f} kB"

@@ -1,5 +1,7 @@
-"""A saved pipeline in, facts about the ELMo in it out (behind `python -m spacy elmo info`): its biLM, and what each
-task has learned of the layers."""
+"""Describes the ELMo in a saved pipeline (behind `python -m spacy elmo info`).
+
+This is its biLM, and the mix of the layers that each task has learned.
+"""
 
 import importlib.util
 import json
@@ -19,29 +21,31 @@ from spacy_elmo.pipeline.task_weights import task_weights
 from spacy_elmo.tools.describe import aligned, describe
 from spacy_elmo.tools.describe import table as describe_table
 
-# What is shown of the config, where it has it: earlier versions had fewer settings.
+# Settings of the config to show if they exist: earlier versions had fewer.
 _SETTINGS = ("frozen", "lr_scale", "layers", "keep_layers", "vectors")
 _MODEL_SETTINGS = ("attr", "precision", "device")
 
 
 def find_pipeline(name: str) -> Path | None:
-    """The directory of a pipeline that is saved there, or installed as a package of this name; else None."""
+    """Return the directory of a saved pipeline, or of an installed package of this name; None if there is none."""
     path = Path(name)
     try:
         if path.exists():
             return path if (path / "config.cfg").is_file() else None
         spec = None if known.find(name) or not name.isidentifier() else importlib.util.find_spec(name)
-    except (OSError, ValueError):  # too long for a path; no name of a module
+    except (OSError, ValueError):  # too long for a path, or not a module name
         return None
     packages = map(Path, (spec and spec.submodule_search_locations) or ())
     return next((file.parent for package in packages for file in package.glob(f"{name}-*/config.cfg")), None)
 
 
 def find_bilm(pipeline: str, directory: Path) -> Path:
-    """Where a pipeline has the biLM of its `elmo`; directory: where it is itself.
+    """Return the directory of the biLM of a pipeline's `elmo`.
+
+    directory: of the pipeline.
 
     Raises:
-        ElmoError: it has no `elmo`, or cannot be read.
+        ElmoError: the pipeline has no `elmo`, or cannot be read.
     """
     try:
         components = spacy.util.load_config(directory / "config.cfg")["components"]
@@ -55,11 +59,11 @@ def find_bilm(pipeline: str, directory: Path) -> Path:
 
 
 def describe_pipeline(pipeline: str) -> dict[str, Any]:
-    """Load a pipeline and return its name and components; of `elmo`, its settings and what `describe` says of its biLM;
-    and `task_weights`, by component.
+    """Load a pipeline and return its name, its components, the settings of its `elmo`, `describe` of the biLM, and
+    `task_weights` by component.
 
     Raises:
-        ElmoError: it cannot be loaded, or nothing in it reads a biLM.
+        ElmoError: the pipeline cannot be loaded, or nothing in it reads a biLM.
     """
     nlp = _load(pipeline)
     weights = task_weights(nlp)
@@ -80,7 +84,7 @@ def _load(pipeline: str) -> Language:
         return spacy.load(pipeline)
     except ElmoError:
         raise
-    except Exception as error:  # spaCy and thinc raise many kinds, where a pipeline is damaged or wants other packages
+    except Exception as error:  # spaCy and thinc raise many kinds if a pipeline is damaged or needs other packages
         raise _unreadable(pipeline, error) from None
 
 
@@ -90,7 +94,7 @@ def _unreadable(pipeline: str, error: Exception) -> ElmoError:
 
 
 def _without_elmo(pipeline: str, components: Iterable[str]) -> ElmoError:
-    return ElmoError(f"{pipeline}: a pipeline without elmo; its components are {', '.join(components) or 'none'}")
+    return ElmoError(f"{pipeline}: this pipeline has no elmo; its components are {', '.join(components) or 'none'}")
 
 
 def _describe_elmo(nlp: Language, name: str) -> dict[str, Any]:
@@ -104,7 +108,7 @@ def _describe_elmo(nlp: Language, name: str) -> dict[str, Any]:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The facts as lines to read."""
+    """Return the facts as readable lines."""
     elmo, weights = facts["elmo"], facts["task_weights"]
     shown = {"pipeline": f"{facts['name']} {facts['version']}", "components": ", ".join(facts["components"])}
     if elmo is not None:
@@ -127,9 +131,9 @@ def _settings(elmo: dict[str, Any]) -> Iterator[str]:
 
 
 def _mix(mix: dict[str, Any]) -> str:
-    source = "" if mix["upstream"] else " (of a biLM of its own)"
+    source = "" if mix["upstream"] else " (of its own biLM)"
     if mix["mix"] != LEARNED:
         return f"fixed, {json.dumps(mix['mix'])}{source}"
     if mix["weights"] is None:
-        return f"to be learned{source}"
+        return f"not learned yet{source}"
     return f"{' '.join(f'{weight:.3f}' for weight in mix['weights'])}, gamma {mix['gamma']:.3f}{source}"

@@ -1,4 +1,4 @@
-"""A text file in, a file of ELMo vectors out (behind `python -m spacy elmo embed`)."""
+"""Writes ELMo vectors of a text file (behind `python -m spacy elmo embed`)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,14 +24,14 @@ from spacy_elmo.tools.embedding.text import Survey, Text, Window, windows
 from spacy_elmo.tools.untokenized import warn_of
 
 Encode = Callable[[Iterable[Window]], Iterator[list[Array]]]
-_BATCHES_A_WINDOW = 8  # of max_batch_tokens: enough that sorting by length pays, and that words repeat
+_BATCHES_A_WINDOW = 8  # of max_batch_tokens: enough for sorting by length to pay off, and for words to repeat
 
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What `embed_file` wrote: lines and their tokens, and the form of a line's array.
+    """What `embed_file` wrote: the number of lines and tokens, and the form of a line's array.
 
-    layers: as asked for; width: of a vector; dtype: float32 or float16; bytes: size of the file.
+    layers: the setting; width: of a vector; dtype: float32 or float16; bytes: size of the file.
     """
 
     lines: int
@@ -50,23 +50,23 @@ def embed_file(
     progress: bool = False,
     **changes: Any,
 ) -> EmbedReport:
-    """Write the vectors of every line of a text, `[n_layers + 1, n_tokens, width]` for all layers, else
-    `[n_tokens, width]`; the file appears when it is whole.
+    """Write the vectors of every line of a text: `[n_layers + 1, n_tokens, width]` for all layers, otherwise
+    `[n_tokens, width]`. The file appears once it is complete.
 
-    text: one tokenized sentence a line, plain or `.gz`, `.bz2`, `.xz`, `.zst`; with `pipeline`, raw text; `-` or a
-        pipe: what comes from there is copied to a temporary file, as it is read several times.
-    out: its suffix says the format: `.hdf5` or `.h5` (the layout of `allennlp elmo` 0.9 and bilm-tf's
+    text: one tokenized sentence per line, plain or `.gz`, `.bz2`, `.xz`, `.zst`; with `pipeline`, raw text; `-` or a
+        pipe is copied to a temporary file, because the text is read several times.
+    out: its suffix chooses the format: `.hdf5` or `.h5` (the layout of `allennlp elmo` 0.9 and bilm-tf's
         `dump_bilm_embeddings`), `.npz`, `.parquet`, `.arrow`, `.spacy`.
     changes: settings by their names, as in `embed_file("text.txt", "out.h5", layers="top", float16=True)`.
-    progress: show bars on stderr.
+    progress: show progress bars on stderr.
 
-    Vectors wait in a directory `OUT.part`, which takes as much room as OUT will, until all are there. Memory is that of
-    8 * max_batch_tokens tokens, whatever the length of the text; what the formats themselves need beside is said in
-    docs/embedding.md.
+    Until all vectors are there, they are in a directory `OUT.part`, which takes as much room as OUT will. The memory is
+    that of 8 * max_batch_tokens tokens, whatever the length of the text. docs/embedding.md says what the formats need
+    in addition.
 
     Raises:
-        ElmoError: a setting is wrong, the text has blank lines, lines that cannot be keys or cannot be read, `out`
-            exists or cannot be written, the run to be resumed had other settings, or Ray fails.
+        ElmoError: a setting is wrong; the text has blank lines, or lines that cannot be keys or cannot be read; `out`
+            exists or cannot be written; the interrupted run had other settings; or Ray fails.
     """
     settings = replace(settings, **changes)
     with rereadable(text) as source:
@@ -85,8 +85,8 @@ def _embed(text: Path, out: Path, settings: EmbedSettings, progress: bool) -> Em
     if source.nlp is None:
         warn_of(
             [source.path],
-            "put the text alone into a file, one sentence a line, and let --pipeline (in Python: pipeline=...) split "
-            "it: a language such as en, or a pipeline of spaCy",
+            "put only the text into a file, one sentence per line, and let --pipeline (in Python: pipeline=...) split "
+            "it: a language such as en, or a spaCy pipeline",
         )
     _check_lines(source, survey, settings, out)
     encoder = Encoder(opened.bilm(), layers, settings)
@@ -109,7 +109,7 @@ def _embed(text: Path, out: Path, settings: EmbedSettings, progress: bool) -> Em
 
 
 def summary(out: PathLike, report: EmbedReport) -> str:
-    """The report as a line for people."""
+    """Return the report as a readable line."""
     average = "the average of the layers"
     what = {"all": "all layers", "top": "the top layer", "average": average, "mean": average}
     layers = what.get(report.layers, f"layer {report.layers}")
@@ -120,14 +120,16 @@ def summary(out: PathLike, report: EmbedReport) -> str:
 
 
 def interrupted(out: PathLike) -> str:
-    """What to tell a person who stopped a run, as a line."""
+    """Return the line to show when somebody stops a run."""
     part = directory_of(Path(out))
-    go_on = f"; what is done is kept in {part}: run the same command with --resume to go on" if part.is_dir() else ""
+    go_on = (
+        f"; finished vectors are kept in {part}: add --resume to the same command to continue" if part.is_dir() else ""
+    )
     return f"{out}: stopped{go_on}"
 
 
 def _check_machine(settings: EmbedSettings) -> None:
-    """Raise an ElmoError now, rather than when the text is read, where Ray or the device is missing."""
+    """Raise an ElmoError if Ray or the device is missing, before the text is read."""
     if settings.engine == "ray":
         import_ray()
     else:
@@ -135,19 +137,19 @@ def _check_machine(settings: EmbedSettings) -> None:
 
 
 def _check_lines(text: Text, survey: Survey, settings: EmbedSettings, out: Path) -> None:
-    """Raise an ElmoError where lines are blank and may not be, or cannot name arrays and shall."""
+    """Raise an ElmoError if lines are blank but must not be, or should name arrays but cannot."""
     if survey.n_blank:
         found = f"{text.path}: {survey.n_blank:,} blank line{'s' * (survey.n_blank > 1)} ({text.where_blank()})"
         if settings.use_sentence_keys:
-            raise ElmoError(f"{found}, and sentences are keys: nothing cannot be one; remove them")
+            raise ElmoError(f"{found}, which cannot be keys (--use-sentence-keys); remove them")
         if not settings.allow_blank:
-            raise ElmoError(f"{found}; remove them, or give each an array of no tokens with --allow-blank")
+            raise ElmoError(f"{found}; remove them, or add --allow-blank to give each an array without tokens")
     if settings.use_sentence_keys:
         check_keys(text, out.suffix)
 
 
 def _job(settings: EmbedSettings, survey: Survey, model: str, layers: Choice) -> dict[str, Any]:
-    """What must be the same to go on with an interrupted run. model: its digest."""
+    """Return what must be the same to resume an interrupted run. model: its digest."""
     return {
         "text": survey.digest,
         "model": model,
@@ -165,7 +167,7 @@ def _windows(text: Text, settings: EmbedSettings) -> Iterator[Window]:
 
 @contextmanager
 def _engine(encoder: Encoder, settings: EmbedSettings) -> Iterator[Encode]:
-    """Give what encodes windows, in order, in this process or on Ray."""
+    """Provide the function that encodes windows in order, in this process or on Ray."""
     if settings.engine == "ray":
         with connected(settings.ray_address) as ray:
             yield lambda some: encode_on_ray(ray, encoder, some, settings.workers, settings.gpus_per_worker)
@@ -182,7 +184,7 @@ def _fill(
     carry_state: bool,
     progress: bool,
 ) -> None:
-    """Encode what is not in the spool yet, in the windows of an uninterrupted run, so that rounding is the same too."""
+    """Encode what is not in the spool yet, in the windows of an uninterrupted run, so that rounding is the same."""
 
     def left() -> Iterator[Window]:
         for window in all_windows:
@@ -200,7 +202,7 @@ def _fill(
             bar.update(len(arrays))
     if spool.n_lines != survey.n_lines:
         raise ElmoError(
-            f"the text had {survey.n_lines:,} lines at first, and {spool.n_lines:,} later; leave it unchanged"
+            f"the text had {survey.n_lines:,} lines at first and {spool.n_lines:,} later; do not change it during a run"
         )
 
 
@@ -208,8 +210,8 @@ def _rows(text: Text, spool: Spool, advance: Callable[[int], object]) -> Iterato
     for number, ((line, tokens), vectors) in enumerate(zip(text.sentences(), spool.read(), strict=True)):
         if vectors.shape[-2] != len(tokens):
             raise ElmoError(
-                f"{text.path}, line {number + 1}: {len(tokens)} tokens, {vectors.shape[-2]} in the interrupted run; "
-                "was the pipeline changed? Begin anew with --force and without --resume"
+                f"{text.path}, line {number + 1}: {len(tokens)} tokens, but {vectors.shape[-2]} in the interrupted "
+                "run; did the pipeline change? Start again with --force and without --resume"
             )
         yield Row(number, line, tokens, vectors)
         advance(1)
@@ -217,13 +219,11 @@ def _rows(text: Text, spool: Spool, advance: Callable[[int], object]) -> Iterato
 
 @contextmanager
 def _keeping_what_is_done(out: Path) -> Iterator[None]:
-    """Name the file when it cannot be written, and say how to go on."""
+    """Name the file if it cannot be written, and say how to continue."""
     try:
         yield
     except MemoryError as error:
-        raise ElmoError(
-            f"{out}: the memory is full ({error}); take a smaller --max-batch-tokens or shorter lines"
-        ) from error
+        raise ElmoError(f"{out}: out of memory ({error}); use a smaller --max-batch-tokens or shorter lines") from error
     except OSError as error:
-        kept = f"; what is done is kept in {directory_of(out).name}: make room, then go on with --resume"
+        kept = f"; finished vectors are kept in {directory_of(out).name}: free some space, then continue with --resume"
         raise ElmoError(f"{out}: cannot be written ({error}){kept if directory_of(out).is_dir() else ''}") from error

@@ -1,4 +1,4 @@
-"""An HDF5 file of vectors in, sentences and their vectors out: the layout of `allennlp elmo` and of `embed`."""
+"""Reads sentences and their vectors from an HDF5 file in the layout of `allennlp elmo` and `embed`."""
 
 import json
 from collections.abc import Iterator
@@ -16,23 +16,25 @@ from spacy_elmo.tools.embedding.files import INDEX
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, pick
 
-_LARGEST = 1e15  # whose square float32 can still hold, a million times
+_LARGEST = 1e15  # float32 can hold the sum of a million squares of it
 _FLOATS = (np.float16, np.float32, np.float64)
 # What h5py and numpy raise on damaged files.
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 
 
 class EmbeddedCorpus:
-    """Dataset "i" holds the vectors of line i, counted from 0: `[n_tokens, width]`, or of all layers,
-    `[n_layers + 1, n_tokens, width]`. `sentence_to_index` is one string of JSON, from sentence to number; of a repeated
-    sentence it knows the last line only. Iterating gives lines and their words, in order.
+    """An open file of vectors. Iterating gives lines and their words, in order.
 
-    text: the text that was embedded, for files without `sentence_to_index`; read as a stream.
+    Dataset "i" holds the vectors of line i, counted from 0: `[n_tokens, width]`, or `[n_layers + 1, n_tokens, width]`
+    for all layers. `sentence_to_index` is one JSON string, from sentence to number. If a sentence is repeated, it only
+    has the last line.
+
+    text: the text that was embedded, for files without `sentence_to_index`; it is read as a stream.
     pipeline: what split the lines of that text into words (see `Text.of`); None: white space.
-    layers: which to use of a file that holds all: "mean" (the default), "top" or a number.
+    layers: which to use if the file has all: "mean" (the default), "top" or a number.
 
     Raises:
-        ElmoError: the file is missing, of another layout, damaged, or reads from elsewhere; sentences are not known.
+        ElmoError: the file is missing, damaged, has another layout or refers to other files, or has no sentences.
     """
 
     def __init__(
@@ -44,22 +46,20 @@ class EmbeddedCorpus:
     ) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise ElmoError(f"{path}: no such file; expected a corpus as `python -m spacy elmo embed` writes it (HDF5)")
+            raise ElmoError(f"{path}: no such file; expected a corpus from `python -m spacy elmo embed` (HDF5)")
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
-            raise ElmoError(
-                f"{path}: cannot be read as HDF5; expected what `embed` writes to a .hdf5 ({error})"
-            ) from None
+            raise ElmoError(f"{path}: cannot be read as HDF5; expected a .hdf5 file from `embed` ({error})") from None
         self._text = None if text is None else Text.of(text, pipeline)
         self._sentences = {} if self._text else self._read_index()
         line, _ = next(iter(self), (None, []))
         if line is None:
-            raise ElmoError(f"{text or path}: there is no sentence in it")
+            raise ElmoError(f"{text or path}: contains no sentence")
         shape = self._dataset(line).shape
         self.has_layers, self.width = len(shape) == 3, int(shape[-1])
         if layers is not None and not self.has_layers:
-            raise ElmoError(f"{path}: it holds one vector a token, so there are no layers to choose from ({layers!r})")
+            raise ElmoError(f"{path}: has one vector per token, so there are no layers to choose from ({layers!r})")
         self.layers = layers or "mean"
 
     def __enter__(self) -> "EmbeddedCorpus":
@@ -76,24 +76,24 @@ class EmbeddedCorpus:
             yield from ((line, words) for line, (_, words) in enumerate(self._text.sentences()) if words)
 
     def words(self, line: int) -> list[str]:
-        """The words of a line.
+        """Return the words of a line.
 
         Raises:
-            ElmoError: there is none.
+            ElmoError: there is no such line.
         """
         for number, words in self:
             if number == line:
                 return words
         raise ElmoError(
-            f"{self.path}: line {line} has no sentence (lines count from 0; one that comes again later is known by its "
-            "last line only, unless the text is given with --text)"
+            f"{self.path}: line {line} has no sentence (lines count from 0; a repeated sentence only has its last "
+            "line, unless you add the text with --text)"
         )
 
     def vectors(self, line: int, n_tokens: int) -> Array:
-        """Vectors of the tokens of a line, `[n_tokens, width]` float32.
+        """Return the vectors of the tokens of a line, `[n_tokens, width]` float32.
 
         Raises:
-            ElmoError: there are none, of another number or shape, or they are no numbers.
+            ElmoError: the vectors are missing, have another number or shape, or are not numbers.
         """
         dataset = self._dataset(line)
         shape = dataset.shape
@@ -101,35 +101,35 @@ class EmbeddedCorpus:
             raise ElmoError(f"{self.path}: line {line} has the shape {list(shape)}, unlike the lines before it")
         if shape[-2] != n_tokens:
             raise ElmoError(
-                f"{self.path}: line {line} has vectors for {shape[-2]} tokens, its sentence has {n_tokens}; "
-                "does this text belong to this file? Of one made with --pipeline, give --text and --pipeline"
+                f"{self.path}: line {line} has vectors for {shape[-2]} tokens, but its sentence has {n_tokens}; "
+                "does this text belong to this file? If it was made with --pipeline, add --text and --pipeline"
             )
         with self._reading(f"line {line}"):
             array: Array = dataset[()].astype(np.float32)
         if not (np.abs(array) < _LARGEST).all():
-            raise ElmoError(f"{self.path}: line {line} holds NaN, infinite or absurdly large values")
+            raise ElmoError(f"{self.path}: line {line} has NaN, infinite or absurdly large values")
         return pick(array, self.layers) if self.has_layers else array
 
     def _dataset(self, line: int) -> Any:
         dataset = self._own(str(line))
         if dataset is None:
             raise ElmoError(
-                f"{self.path}: no vectors of line {line}; was embedding it cut off, or is it of another text?"
+                f"{self.path}: no vectors for line {line}; was `embed` interrupted, or is the file of another text?"
             )
         with self._reading(f"line {line}"):
             dtype, shape = dataset.dtype, list(dataset.shape or ())
             is_there = has_values(dataset)
         if dtype not in _FLOATS or len(shape) not in (2, 3) or not shape[-1] or (len(shape) == 3 and not shape[0]):
             raise ElmoError(
-                f"{self.path}: line {line} holds {dtype} of shape {shape}, expected floating point numbers "
+                f"{self.path}: line {line} has {dtype} of shape {shape}, expected floating point numbers "
                 "[n_tokens, width] or [n_layers + 1, n_tokens, width]"
             )
         if not is_there:
-            raise ElmoError(f"{self.path}: line {line} is declared but its values are not there; the file is damaged")
+            raise ElmoError(f"{self.path}: line {line} is declared but has no values; the file is damaged")
         return dataset
 
     def _own(self, name: str) -> Any:
-        """A dataset that lies in this file itself, so that it cannot make us read another; None where there is none."""
+        """Return a dataset that is in this file itself, so that it cannot make us read another; None if missing."""
         with self._reading(repr(name)):
             link = self._file.get(name, getlink=True)
             if link is None:
@@ -137,29 +137,29 @@ class EmbeddedCorpus:
             node = self._file[name] if isinstance(link, h5py.HardLink) else None
             is_own = isinstance(node, h5py.Dataset) and not node.is_virtual and not node.external
         if not is_own:
-            raise ElmoError(f"{self.path}: {name!r} is no dataset that lies in this file itself; it is not read")
+            raise ElmoError(f"{self.path}: {name!r} is not a dataset in this file itself; it is not read")
         return node
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Within, what h5py and numpy raise on damaged files is an ElmoError."""
+        """Context that turns what h5py and numpy raise on damaged files into an ElmoError."""
         try:
             yield
         except _DAMAGE as error:
             raise ElmoError(f"{self.path}: {what} cannot be read; the file is damaged ({error})") from None
 
     def _read_index(self) -> dict[int, str]:
-        """Line and sentence, in order of lines."""
+        """Return line number and sentence, in order of lines."""
         dataset = self._own(INDEX)
         if dataset is None:
             raise ElmoError(
-                f"{self.path}: it does not know its sentences (no {INDEX}: made with --forget-sentences or "
-                "--use-sentence-keys); give the text it was made from with --text"
+                f"{self.path}: has no sentences (no {INDEX}: made with --forget-sentences or --use-sentence-keys); "
+                "add the text it was made from with --text"
             )
         try:
             text = read_first_string(dataset, self.path)
             index = {int(number): sentence for sentence, number in json.loads(text).items()}
-            "".join(index.values()).encode()  # lone surrogates, which JSON can hold, are no text
+            "".join(index.values()).encode()  # raises on lone surrogates, which JSON can contain
         except _DAMAGE as error:
             raise ElmoError(
                 f"{self.path}: {INDEX} is not a JSON object of sentences and line numbers ({error})"

@@ -1,4 +1,4 @@
-"""A model and a text in, perplexities and minimal-pair accuracies out (behind `python -m spacy elmo evaluate`)."""
+"""Measures perplexity and minimal-pair accuracy of a model (behind `python -m spacy elmo evaluate`)."""
 
 import sys
 from typing import Any
@@ -20,8 +20,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Return what `evaluate --json` prints.
 
-    text: pre-tokenized, see `find_files`; pairs: directory of BLiMP's files, whose sentences spaCy's tokenizer for
-    `lang` splits; device: see `choose_device`; softmax: see `Evaluator.load`.
+    text: tokenized, see `find_files`; pairs: directory of BLiMP's files, which spaCy's tokenizer for `lang` splits.
+    device: see `choose_device`; softmax: see `Evaluator.load`.
 
     Raises:
         ElmoError: the model lacks a part, a text cannot be read, or there is no such device or language.
@@ -44,7 +44,7 @@ def evaluate_model(
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures as lines to read."""
+    """Return the figures as readable lines."""
     lines = []
     if "perplexity" in figures:
         names = ("forward_perplexity", "backward_perplexity", "perplexity")

@@ -1,8 +1,8 @@
-"""Names of components in, a complete config for `spacy train` out (behind `init-config --pipeline`).
+"""Builds a complete config for `spacy train` from names of components (behind `init-config --pipeline`).
 
-    sentencizer -> elmo (frozen) -> the components asked for, each with an ElmoListener of its own
+    sentencizer -> elmo (frozen) -> the chosen components, each with its own ElmoListener
 
-The files in `spacy_elmo/configs/` are what this gives for English and the bundled model.
+The files in `spacy_elmo/configs/` are the result for English and the bundled model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,16 +32,15 @@ _ORDER = (("senter", "parser"), ("ner", "entity_linker"), *(("span_finder", name
 def build(
     pipeline: Sequence[str], lang: str = "en", weights: str = formats.BUNDLED, optimize: Optimize = "speed"
 ) -> Config:
-    """A config in which nothing is left to fill in but the paths of the corpora, and of an entity linker's knowledge
-    base.
+    """Return a config that only lacks the paths of the corpora, and of an entity linker's knowledge base.
 
-    pipeline: the components to train, of those in `COMPONENTS`, in their order.
-    lang: code of the language, as spaCy has it.
+    pipeline: the components to train, in order; each is one of `COMPONENTS`.
+    lang: spaCy's code of the language.
     weights: as `model.weights` of `elmo`; the listeners get their width from its options.
-    optimize: "speed": light networks over ELMo; "accuracy": features of spaCy's beside ELMo, larger networks.
+    optimize: "speed": light networks on top of ELMo; "accuracy": larger networks, and spaCy's features next to ELMo.
 
     Raises:
-        ElmoError: there is no such component or language, or two of the components do not go together.
+        ElmoError: there is no such component or language, or two of the components do not work together.
         WeightsError, OptionsError: the weights are missing, or their options cannot be read.
     """
     _check(pipeline)
@@ -50,7 +49,7 @@ def build(
     components: Block = {"sentencizer": {"factory": "sentencizer"}, "elmo": _elmo(weights)}
     components.update((name, COMPONENTS[name](width, optimize)) for name in pipeline)
     if "span_finder" in pipeline:
-        for name in components.keys() & set(_SPANCATS):  # they sort what it finds
+        for name in components.keys() & set(_SPANCATS):  # they classify the spans that it finds
             components[name]["suggester"] = {"@misc": "spacy.preset_spans_suggester.v1", "spans_key": _SPANS_KEY}
     config: Block = {
         "nlp": {"lang": lang, "pipeline": list(components)},
@@ -59,9 +58,9 @@ def build(
     }
     try:
         filled = util.load_model_from_config(Config(config), auto_fill=True).config
-    except ImportError as error:  # a tokenizer that needs a package of its own
+    except ImportError as error:  # the tokenizer needs another package
         raise ElmoError(f"language {lang!r}: {' '.join(str(error).split())}") from None
-    if "entity_linker" in pipeline:  # only now: spaCy fills no config in which this path is missing
+    if "entity_linker" in pipeline:  # only now: spaCy cannot fill a config without this path
         filled["paths"]["kb"] = None
         loader = {"@misc": "spacy.KBFromFile.v1", "kb_path": "${paths.kb}"}
         filled["initialize"]["components"]["entity_linker"] = {"kb_loader": loader}
@@ -69,7 +68,7 @@ def build(
 
 
 def text(config: Config) -> str:
-    """The config as a file has it: in spaCy's order, and what belongs together side by side."""
+    """Return the text of the config file: sections in spaCy's order, each followed by its subsections."""
     blocks = ("\n" + config.to_str(interpolate=False).strip()).split("\n[")[1:]
     by_section = {block.partition("]")[0]: f"[{block.rstrip()}\n" for block in blocks}
     first = [name for name in util.CONFIG_SECTION_ORDER if name in config]
@@ -78,7 +77,7 @@ def text(config: Config) -> str:
 
 
 def _sections(config: Block, path: str = "") -> Iterator[str]:
-    """Names of the sections, each followed by those within it."""
+    """Yield the names of the sections, each followed by its subsections."""
     for name, value in config.items():
         if isinstance(value, dict):
             yield path + name
@@ -86,7 +85,7 @@ def _sections(config: Block, path: str = "") -> Iterator[str]:
 
 
 def bundled() -> Iterator[tuple[str, Config]]:
-    """Names of the files in `spacy_elmo/configs/`, and what is to be in them."""
+    """Yield the names of the files in `spacy_elmo/configs/`, and their configs."""
     for names in _BUNDLED:
         for optimize in OPTIMIZE:
             stem = names.replace(",", "_") + ("_accuracy" if optimize == "accuracy" else "")
@@ -94,25 +93,25 @@ def bundled() -> Iterator[tuple[str, Config]]:
 
 
 def write_bundled(directory: Path = CONFIGS) -> None:
-    """Write the bundled configs anew, as they have to be when the bundled model has changed."""
+    """Write the bundled configs again; do this when the bundled model has changed."""
     for name, config in bundled():
         (directory / name).write_text(text(config), encoding="utf8")
 
 
 def warning(lang: str, weights: str) -> str | None:
-    """What speaks against these weights for this language, if anything does."""
+    """Warn if these weights are wrong for this language; None if they are not known to be."""
     if weights == formats.BUNDLED and _language(lang) != "en":
-        return f"{weights} has read English only; for {lang!r} name --weights of a model of that language"
+        return f"{weights} is for English only; for {lang!r}, set --weights to a model of that language"
     return None
 
 
 def _check(pipeline: Sequence[str]) -> None:
     known = ", ".join(COMPONENTS)
     if not pipeline:
-        raise ElmoError(f"the pipeline is empty; expected components to train, of {known}")
+        raise ElmoError(f"the pipeline is empty; expected one or more components of {known}")
     for name in pipeline:
         if name not in COMPONENTS:
-            raise ElmoError(f"{name!r} is no component of such a config; expected one or more of {known}")
+            raise ElmoError(f"{name!r} is not a component that you can train here; expected one or more of {known}")
         if pipeline.count(name) > 1:
             raise ElmoError(f"{name!r} is in the pipeline twice")
     for one, other, where in _EXCLUSIVE:
@@ -124,14 +123,16 @@ def _check(pipeline: Sequence[str]) -> None:
 
 
 def _language(lang: str) -> str:
-    """The code that spaCy has for a language (`en` for `eng`)."""
+    """Return spaCy's code of a language (`en` for `eng`)."""
     try:
         return str(util.get_lang_class(lang).lang)
     except ImportError:
-        raise ElmoError(f"{lang!r} is no language of spaCy's; expected a code such as en or de, xx for any") from None
+        raise ElmoError(
+            f"{lang!r} is not a language of spaCy; expected a code such as en or de, or xx for any"
+        ) from None
 
 
-# Components. What is not said here is filled in with spaCy's defaults.
+# Components. spaCy's defaults fill in everything else.
 
 
 def _elmo(weights: str) -> Block:
@@ -177,7 +178,7 @@ def _span_finder(width: int, optimize: Optimize) -> Block:
     return {
         "factory": "span_finder",
         "spans_key": _SPANS_KEY,
-        "max_length": 25,  # as in spaCy's template: an untrained one pairs any two tokens
+        "max_length": 25,  # as in spaCy's template, because an untrained span finder pairs any two tokens
         "model": {
             "@architectures": "spacy.SpanFinder.v1",
             "scorer": {"@layers": "spacy.LinearLogistic.v1", "nO": 2, "nI": None},
@@ -192,8 +193,11 @@ def _entity_linker(width: int, optimize: Optimize) -> Block:
 
 
 def _of_texts(factory: str, exclusive: bool, width: int, optimize: Optimize) -> Block:
-    """ELMo's vectors under attention, for accuracy with hashed features, and a bag of words beside: on little data that
-    learns sooner than attention or a mean alone, and a Doc without tokens is no stumbling block, as for a maximum."""
+    """Return a text classifier: attention over ELMo's vectors (for accuracy, with hashed features) and a bag of words.
+
+    On little data this learns sooner than attention or a mean alone. It also accepts Docs without tokens, unlike a
+    maximum.
+    """
     bag_of_words = {
         "@architectures": "spacy.TextCatBOW.v3",
         "exclusive_classes": exclusive,
@@ -212,7 +216,7 @@ def _of_texts(factory: str, exclusive: bool, width: int, optimize: Optimize) -> 
 _SMOOTHED: Block = {"label_smoothing": 0.05}
 
 COMPONENTS: dict[str, Callable[[int, Optimize], Block]] = {
-    "senter": partial(_of_tokens, "senter", {"overwrite": True}),  # what the sentencizer has set
+    "senter": partial(_of_tokens, "senter", {"overwrite": True}),  # overwrite what the sentencizer has set
     "tagger": partial(_of_tokens, "tagger", _SMOOTHED),
     "morphologizer": partial(_of_tokens, "morphologizer", _SMOOTHED),
     "trainable_lemmatizer": partial(_of_tokens, "trainable_lemmatizer", {}),
@@ -231,7 +235,7 @@ COMPONENTS: dict[str, Callable[[int, Optimize], Block]] = {
 
 
 def _tok2vec(width: int, optimize: Optimize) -> Block:
-    """ELMo's vectors, brought to a width that an encoder likes, and the encoder; width: of ELMo's."""
+    """Return a projection of ELMo's vectors to the width of an encoder, and the encoder. width: of ELMo's vectors."""
     if optimize == "speed":
         return _concat(width, 96, encode=_encoder(96, depth=2))
     return _concat(width, 128, embed=_hash_features(128), encode=_encoder(128, depth=4))
@@ -275,11 +279,12 @@ def _encoder(width: int, depth: int) -> Block:
 
 
 def _training(pipeline: Sequence[str]) -> Block:
-    # The biLM reads sentences, and Docs come into training without any: the sentencizer sets them there too, as it
-    # will when the pipeline is used. spaCy's parser and ner take boundaries that are set as given: a parser after a
-    # sentencizer finds no others (its trees stay within them), and no entity reaches across one. Training them with
-    # the sentencizer's makes training and use agree. So does a senter that sets its own, for those behind it.
-    # Without one nobody learns sentences here; with one they count beside a parser too, which says that they do not.
+    # The biLM reads sentences, but the Docs of a training have none. So the sentencizer sets them in training, as in
+    # prediction. spaCy's parser and ner keep existing boundaries: a parser after a sentencizer finds no others (its
+    # trees stay within them), and no entity crosses one. Training with the sentencizer's boundaries makes training and
+    # prediction agree. A senter, which sets its own, does the same for the components behind it.
+    # Without a senter, nothing here learns sentences, so they do not count for the score. With a senter they do, also
+    # next to a parser, whose defaults exclude them.
     of_sentences = {"sents_f": 1.0} if "senter" in pipeline else dict.fromkeys(["sents_f", "sents_p", "sents_r"])
     return {
         "annotating_components": ["sentencizer", *(name for name in pipeline if name in ("senter", "span_finder"))],
@@ -302,7 +307,7 @@ def _training(pipeline: Sequence[str]) -> Block:
                 "initial_rate": 0.001,
             },
         },
-        # To the next row of the table: patience ends nearly all trainings long before max_steps, so that a bar to those
-        # would promise hours. On a terminal only, and on stderr.
+        # The bar runs to the next row of the table. Patience ends nearly all trainings long before max_steps, so a bar
+        # to those would announce hours. spaCy shows it only on a terminal, on stderr.
         "logger": {"@loggers": "spacy.ConsoleLogger.v3", "progress_bar": "eval"},
     }

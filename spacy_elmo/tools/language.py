@@ -1,4 +1,4 @@
-"""The code of a language in, its blank spaCy pipeline out; and the language of a model."""
+"""Blank spaCy pipelines by language code, and the language of a model."""
 
 import spacy
 from spacy.language import Language
@@ -8,7 +8,7 @@ from spacy_elmo.errors import CorpusError
 
 
 def blank(lang: str) -> Language:
-    """`spacy.blank`.
+    """Return `spacy.blank(lang)`.
 
     Raises:
         CorpusError: spaCy has no such language, or its tokenizer needs a package that is not installed.
@@ -21,8 +21,8 @@ def blank(lang: str) -> Language:
 
 
 def of_model(opened: formats.OpenedModel, nlp: Language | None = None) -> str:
-    """The language of the pipeline that reads text for a model, else of the model; "xx" where it is not known, or is
-    none of spaCy's."""
+    """Return the language of the pipeline that reads text for a model, otherwise of the model; "xx" if it is unknown,
+    or not a language of spaCy."""
     lang = nlp.lang if nlp is not None else opened.card.get("language")
     try:
         return str(spacy.util.get_lang_class(str(lang)).lang)

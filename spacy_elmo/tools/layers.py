@@ -1,4 +1,4 @@
-"""All layers of a token in, the one vector that a tool shows out."""
+"""Reduces all layers of a token to one vector."""
 
 from typing import Any
 
@@ -11,14 +11,15 @@ Array = npt.NDArray[Any]
 
 
 def parse_one(how: Choice, n_outputs: int) -> Choice:
-    """Return "mean", "top" or the number of a layer, of so many; arguments and errors as of `parse_layers`."""
+    """Return "mean", "top" or the number of one of `n_outputs` layers. Arguments and errors are those of
+    `parse_layers`."""
     return parse_layers(how, ("mean", "top"), n_outputs)
 
 
 def pick(layers: Array, how: Choice) -> Array:
-    """Return `[n_tokens, width]` of `[n_layers + 1, n_tokens, width]`.
+    """Reduce `[n_layers + 1, n_tokens, width]` to `[n_tokens, width]`.
 
-    how: "mean" of all layers, "top", or the number of one (0 is the token embedding).
+    how: "mean" of all layers, "top", or the number of a layer (0 is the token embedding).
 
     Raises:
         ElmoError: there is no such layer.

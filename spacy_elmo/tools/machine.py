@@ -1,4 +1,4 @@
-"""A machine and a biLM in, what is fast there and which engine runs out (`python -m spacy elmo info --machine`)."""
+"""Describes what runs a biLM on this machine, and why (behind `python -m spacy elmo info --machine`)."""
 
 import itertools
 import os
@@ -38,7 +38,7 @@ VARIABLES = (
 
 
 class Case(NamedTuple):
-    """How a biLM is used; rows: of a time step, which are sentences."""
+    """A way to use a biLM. rows: of a time step; each is a sentence."""
 
     name: str
     rows: int
@@ -49,28 +49,28 @@ CASES = (Case("one sentence", 1), Case("stream", 128), Case("training", 128, is_
 
 
 def describe_all(model: str) -> dict[str, Any]:
-    """What `describe_machine` says, and what `describe_engines` says of this model on each device, in each precision.
+    """Return `describe_machine`, and `describe_engines` of this model on each device and in each precision.
 
     Raises:
         ElmoError: the model cannot be read; see `formats.load`.
     """
     found = []
     for device in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
-        opened = formats.open_model(model)  # anew: a precision, once set, is not taken back
+        opened = formats.open_model(model)  # again for each device: a precision cannot be undone
         bilm = opened.bilm().to(device)
         for precision in get_args(Precision):
-            with suppress(ElmoError):  # there are no means for this precision here
+            with suppress(ElmoError):  # this precision is not supported here
                 bilm.set_precision(precision)
                 found += [
                     facts
                     for facts in describe_engines(bilm)
-                    if precision == "float32" or facts["case"] != "training"  # others are for frozen weights
+                    if precision == "float32" or facts["case"] != "training"  # other precisions need frozen weights
                 ]
     return {**describe_machine(), "model": opened.card.get("name", opened.name), "engines": found}
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the speed of a biLM depends on here: processor, compiled part, torch, environment, threads, GPUs."""
+    """Return what the speed of a biLM depends on: processor, compiled part, torch, environment, threads, GPUs."""
     return {
         "processor": processor_name(),
         "machine": platform.machine(),
@@ -100,9 +100,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_engines(bilm: BiLM) -> list[dict[str, Any]]:
-    """Which engine runs the LSTM layers of a biLM in each of `CASES`, and the reasons against each faster one.
+    """Return which engine runs the LSTM layers of a biLM in each of `CASES`, and the reasons against faster engines.
 
-    A case comes once for each run of layers of which the same is true: they differ where only some are trained.
+    Consecutive layers with the same facts share one entry. They differ if only some layers are trained.
     """
     found: list[dict[str, Any]] = []
     for case in CASES:
@@ -131,7 +131,7 @@ def _describe_layer(layer: BidirectionalLSTMLayer, case: Case) -> dict[str, Any]
 
 
 def _mode(case: Case, device: str) -> AbstractContextManager[Any]:
-    """As `BiLM.stream` and `BiLM.stream_with_gradients` compute a batch."""
+    """Set the modes in which `BiLM.stream` and `BiLM.stream_with_gradients` compute a batch."""
     modes = ExitStack()
     modes.enter_context(torch.inference_mode(not case.is_training))
     modes.enter_context(torch.set_grad_enabled(case.is_training))
@@ -140,14 +140,14 @@ def _mode(case: Case, device: str) -> AbstractContextManager[Any]:
 
 
 def _call(layer: BidirectionalLSTMLayer, rows: int) -> Call:
-    """Of one time step. Vectors have the type of the biases: a reduced precision is about matrices only."""
+    """Return a call of one time step. Vectors have the dtype of the biases: reduced precision only affects matrices."""
     x = torch.empty(2, rows, layer.n_in, dtype=layer.bias.dtype, device=layer.weight.device)
     return layer.call(x, [rows])
 
 
 def _trained_like(layer: BidirectionalLSTMLayer) -> BidirectionalLSTMLayer:
-    """A layer of the same shape on the same device that is trained, and takes no memory. Training is in the type of the
-    biases, since a reduced precision is for frozen weights."""
+    """Return a trained layer of the same shape on the same device that takes no memory. It has the dtype of the biases,
+    because reduced precision needs frozen weights."""
     trained = BidirectionalLSTMLayer(1, 1, 1, layer.cell_clip, layer.proj_clip)
     trained.n_in, trained.dim, trained.projection_dim = layer.n_in, layer.dim, layer.projection_dim
     trained.proj_clip = layer.proj_clip
@@ -158,7 +158,7 @@ def _trained_like(layer: BidirectionalLSTMLayer) -> BidirectionalLSTMLayer:
 
 
 def processor_name() -> str:
-    """Name of the processor, as far as the system tells."""
+    """Return the name of the processor, as far as the system knows it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
@@ -171,11 +171,11 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-# For people
+# Readable output
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The facts of `describe_all` as lines to read."""
+    """Return the facts of `describe_all` as readable lines."""
     return "\n".join([aligned(dict(_machine_lines(facts))), "", *_engine_lines(facts)])
 
 
@@ -199,7 +199,7 @@ def _machine_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _engine_lines(facts: dict[str, Any]) -> Iterator[str]:
-    """Cases of which the same is true share their lines."""
+    """Yield the lines about engines. Cases with the same facts share their lines."""
     yield f"What runs the LSTM layers of {facts['model']}, and why nothing faster does:"
     width = max(len(engine.name) for engine in engines.ENGINES)
     shared = ("device", "setting", "engine", "precision", "reasons_against")

@@ -1,4 +1,4 @@
-"""A word in a sentence in, its nearest uses in an embedded corpus out (behind `python -m spacy elmo neighbours`)."""
+"""Finds the nearest uses of a word in an embedded corpus (behind `python -m spacy elmo neighbours`)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools.embedded import EmbeddedCorpus
 from spacy_elmo.tools.layers import Array, pick
 
-_CHUNK_BYTES = 32 * 2**20  # of vectors compared at once
-# Cosine between a corpus' vectors and the same sentence's by the model that made them: 1 but for rounding and, in files
-# of `allennlp elmo`, carried state. Another model's are all but orthogonal.
+_CHUNK_BYTES = 32 * 2**20  # of vectors to compare at once
+# Smallest cosine between vectors of a corpus and new vectors of the same sentence. With the same model it is 1, apart
+# from rounding and, in files of `allennlp elmo`, carried state. Vectors of another model are almost orthogonal.
 _SAME_MODEL = 0.9
 
 
@@ -32,7 +32,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Use:
-    """A word of the corpus in its sentence; line and position count from 0, as the corpus' datasets do."""
+    """A word of the corpus in its sentence. Line and position count from 0, like the datasets of the corpus."""
 
     similarity: float
     line: int
@@ -42,12 +42,12 @@ class Use:
 
 
 def find_position(words: Sequence[str], word: str, position: int | None = None) -> int:
-    """Where in a sentence a word stands.
+    """Return the position of a word in a sentence.
 
-    position: where it is said to; needed where it is there several times.
+    position: the expected one; needed if the sentence repeats the word.
 
     Raises:
-        ElmoError: it is not there, or there several times.
+        ElmoError: the word is not there, or is there several times.
     """
     places = [i for i, other in enumerate(words) if other == word]
     if position is None and len(places) == 1:
@@ -56,13 +56,13 @@ def find_position(words: Sequence[str], word: str, position: int | None = None) 
         return position
     sentence = " ".join(words)
     if not places:
-        raise ElmoError(f"{word!r} is not a word of {sentence!r}; give the sentence tokenized, split at blanks")
+        raise ElmoError(f"{word!r} is not a word of {sentence!r}; separate the tokens of the sentence by spaces")
     here = ", ".join(map(str, places))
-    raise ElmoError(f"{word!r} is in {sentence!r} at {here}, counted from 0; say with --position which is meant")
+    raise ElmoError(f"{word!r} is in {sentence!r} at {here}, counted from 0; choose one with --position")
 
 
 def query_in_corpus(corpus: EmbeddedCorpus, word: str, line: int, position: int | None = None) -> Query:
-    """One of the corpus' own uses.
+    """Return a use in the corpus.
 
     Raises:
         ElmoError: there is no such line, or the word is not in it.
@@ -80,8 +80,10 @@ def query_in_sentence(
     position: int | None = None,
     device: str = "auto",
 ) -> Query:
-    """A use in a new sentence, embedded as the corpus is: of a file with one vector a token, the layers it is made of
-    (mean, top or one) are those under which the model gives the vectors of its first sentence.
+    """Return a use in a new sentence, embedded as the corpus is.
+
+    A file with one vector per token does not say from which layers it was made. So the model embeds the first sentence
+    of the corpus, and the layers (mean, top or one) that match its vectors are used.
 
     device: see `choose_device`.
 
@@ -94,8 +96,8 @@ def query_in_sentence(
     opened = formats.open_model(model)
     if opened.options.width != corpus.width:
         raise ElmoError(
-            f"{corpus.path}: its vectors are {corpus.width} wide, those of {model} {opened.options.width}; "
-            "name the model it was embedded with (--model)"
+            f"{corpus.path}: its vectors are {corpus.width} wide, those of {model} are {opened.options.width} wide; "
+            "name the model that embedded it (--model)"
         )
     line, first = next(iter(corpus))
     there = corpus.vectors(line, len(first))
@@ -105,8 +107,8 @@ def query_in_sentence(
     best = int(np.argmax(cosines))
     if cosines[best] < _SAME_MODEL:
         raise ElmoError(
-            f"{corpus.path}: its vectors are not those that {model} gives (cosine {cosines[best]:.2f} on line {line}); "
-            "name the model it was embedded with (--model)"
+            f"{corpus.path}: its vectors are not from {model} (cosine {cosines[best]:.2f} on line {line}); "
+            "name the model that embedded it (--model)"
         )
     return Query(words, position, pick(new, choices[best])[position])
 
@@ -114,14 +116,14 @@ def query_in_sentence(
 def neighbours(
     corpus: EmbeddedCorpus, query: Query, any_word: bool = False, top: int = 10, show_progress: bool = False
 ) -> list[Use]:
-    """Return the uses whose vectors have the highest cosine with the query's, nearest first.
+    """Return the uses whose vectors have the highest cosine with the query's vector, nearest first.
 
-    The query itself, and the same place in the same sentence again, are left out. The corpus is read as a stream.
+    The query itself is left out, and so are repetitions of its sentence. The corpus is read as a stream.
 
     any_word: compare with every token, not only with uses of the same word.
 
     Raises:
-        ElmoError: `top` is below 1, the corpus has no other use of the word, or is damaged.
+        ElmoError: `top` is below 1, or the corpus has no other use of the word or is damaged.
     """
     if top < 1:
         raise ElmoError(f"top is {top}, expected at least 1 use to find")
@@ -139,16 +141,14 @@ def neighbours(
         ranked = sorted({**found, **best}.items(), key=lambda item: (-item[1].similarity, item[1].line))
         best = dict(ranked[:top])
     if not best:
-        raise ElmoError(
-            f"{corpus.path}: no other use of {word!r} in it; --any-word compares with the uses of every word"
-        )
+        raise ElmoError(f"{corpus.path}: has no other use of {word!r}; add --any-word to compare with all words")
     return list(best.values())
 
 
 def _chunks(
     corpus: EmbeddedCorpus, query: Query, word: str | None, show_progress: bool
 ) -> Iterator[tuple[Array, list[tuple[int, int, list[str]]]]]:
-    """Vectors `[n, width]` and their line, position and sentence: uses of one word or, with None, of all."""
+    """Yield vectors `[n, width]` and their line, position and sentence, for one word or, with None, for all."""
     size = max(1, _CHUNK_BYTES // (4 * corpus.width))
     rows: list[Array] = []
     places: list[tuple[int, int, list[str]]] = []
@@ -169,14 +169,14 @@ def _chunks(
 
 
 def _cosine(vector: Array, vectors: Array) -> Array:
-    """vector: `[width]`; vectors: `[n, width]`. 0 where one is zero."""
+    """Return the cosine of each vector; 0 if one of the two is zero. vector: `[width]`; vectors: `[n, width]`."""
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
     cosines: Array = vectors @ vector / np.where(norms > 0, norms, 1.0)
     return cosines
 
 
 def table(query: Query, uses: Sequence[Use]) -> str:
-    """The uses as lines to read, the word in brackets."""
+    """Return the uses as readable lines, with the word in brackets."""
     lines = [f"{'cosine':<8}{'line':>6}  {_marked(query.words, query.position)}"]
     lines += [f"{use.similarity:<8.3f}{use.line:>6}  {_marked(use.sentence.split(), use.position)}" for use in uses]
     return "\n".join(lines)

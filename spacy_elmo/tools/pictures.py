@@ -1,4 +1,4 @@
-"""Places with categories in, a picture out: as PNG, or as an interactive page that needs no other file."""
+"""Draws points with categories, as a PNG or as an interactive page that needs no other file."""
 
 import html
 import importlib.util
@@ -17,8 +17,8 @@ import numpy as np
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.tools.layers import Array
 
-# Okabe and Ito's colours, which the colour-blind tell apart, without the yellow, which is pale on white; and shapes
-# besides, as matplotlib and plotly call them.
+# Okabe and Ito's colours, which colour-blind people can tell apart, without the yellow, which is pale on white. Each
+# has its own shape, with its names in matplotlib and plotly.
 _STYLES = (
     ("#0072B2", "o", "circle"),
     ("#D55E00", "s", "square"),
@@ -29,18 +29,18 @@ _STYLES = (
     ("#000000", "X", "x"),
 )
 _OTHER, _OTHER_STYLE = "other", ("#B0B0B0", ".", "circle-open")
-_MOST_WITH_CONTEXT = 40  # with more points, words beside them would hide each other
-_CONTEXT = 2  # words shown to either side
-_TITLE = 70  # characters in a line of the title
-_NAME = 30  # characters of a category shown in the legend
-_LINE = 40  # characters after which the sentence shown on hover is broken: it fits on a telephone
+_MOST_WITH_CONTEXT = 40  # With more points, their labels would overlap.
+_CONTEXT = 2  # Words to show on each side.
+_TITLE = 70  # Characters in a line of the title.
+_NAME = 30  # Characters of a category in the legend.
+_LINE = 40  # Characters in a line of the sentence shown on hover, so that it fits on a phone.
 
 
 def check_packages(files: Iterable[Path], method: str) -> None:
-    """See that what makes these files is installed.
+    """Check that the packages for these files are installed.
 
     Raises:
-        ElmoError: it is not.
+        ElmoError: one is missing.
     """
     packages = {"matplotlib" if file.suffix == ".png" else "plotly" for file in files} | {"sklearn"}
     if missing := sorted(package for package in packages if importlib.util.find_spec(package) is None):
@@ -50,17 +50,17 @@ def check_packages(files: Iterable[Path], method: str) -> None:
 
 
 def by_frequency(categories: Iterable[str]) -> list[tuple[str, int]]:
-    """Categories and how often they come, the most frequent first."""
+    """Return categories and how often they occur, the most frequent first."""
     return sorted(Counter(categories).items(), key=lambda item: (-item[1], item[0]))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn.
+    """A picture.
 
-    axes: names of x and y; places: `[n, 2]`; and of each point its category, the words of its sentence, and its
-    position there (None: the point is the sentence).
-    legend: what the categories are.
+    axes: names of x and y; places: `[n, 2]`. categories, words, positions: for each point its category, the words of
+        its sentence, and its position there (None: the point is the sentence).
+    legend: title of the legend.
     """
 
     title: str
@@ -72,7 +72,7 @@ class Picture:
     legend: str
 
     def _groups(self) -> Iterator[tuple[str, list[int], tuple[str, str, str]]]:
-        """Name, points and style of each category, most frequent first; those beyond the styles folded into one."""
+        """Yield name, points and style of each category, most frequent first; those without a style form one group."""
         named = [name for name, _ in by_frequency(self.categories)[: len(_STYLES)]]
         rest = [i for i, category in enumerate(self.categories) if category not in named]
         for name, style in zip(named, _STYLES, strict=False):
@@ -83,7 +83,7 @@ class Picture:
             yield f"{_OTHER} ({len(rest)})", rest, _OTHER_STYLE
 
     def png(self) -> bytes:
-        """The picture as PNG, 1170 pixels wide."""
+        """Return the picture as PNG, 1170 pixels wide."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -110,7 +110,7 @@ class Picture:
         return buffer.getvalue()
 
     def _write_contexts(self, axes: Any) -> None:
-        """A few words beside each point, at the first place where they hide nothing; none where all are taken."""
+        """Write a few words next to each point, at the first free place; write none if there is no free place."""
         from matplotlib.offsetbox import AnnotationBbox
 
         renderer = axes.figure.canvas.get_renderer()
@@ -136,8 +136,8 @@ class Picture:
                 text.remove()
 
     def _context(self, i: int) -> tuple[str, str, str]:
-        """What stands before the word, the word, and what stands behind it; the word empty where the point is the
-        sentence."""
+        """Return the text before the word, the word, and the text after it. If the point is the sentence, the word is
+        empty."""
         words, position = self.words[i], self.positions[i]
         if position is None:
             return "", "", " ".join(words[: 2 * _CONTEXT + 1])
@@ -145,7 +145,8 @@ class Picture:
         return " ".join(before), words[position], " ".join(behind)
 
     def html(self) -> bytes:
-        """The picture as a page that shows a point's sentence where the mouse is; plotly's script is inside it."""
+        """Return the picture as a page that shows the sentence of the point under the mouse. It contains plotly's
+        script."""
         from plotly import graph_objects
 
         figure = graph_objects.Figure()
@@ -175,7 +176,7 @@ class Picture:
         return _PAGE.format(title=html.escape(self.title), plot=plot).encode()
 
     def _hover(self, i: int) -> str:
-        """The category, and the sentence in lines, the word in bold."""
+        """Return the category, and the sentence in lines with the word in bold."""
         lines, length = [[]], 0  # type: ignore[var-annotated]
         for position, word in enumerate(self.words[i]):
             if length and length + len(word) > _LINE:
@@ -187,8 +188,8 @@ class Picture:
         return f"<i>{html.escape(self.categories[i])}</i><br>" + "<br>".join(" ".join(line) for line in lines)
 
 
-_CONFIG = {"responsive": True, "displayModeBar": False}  # its buttons would lie over the legend
-# The title is no part of the plot, which would cut it where the window is narrow; the plot takes what it leaves.
+_CONFIG = {"responsive": True, "displayModeBar": False}  # the buttons would cover the legend
+# The title is outside the plot, which would cut it in a narrow window. The plot fills the rest of the page.
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -209,7 +210,8 @@ body > div {{ flex: 1; min-height: 0; }}
 </html>
 """
 
-# Of a text beside a point: offset in points, and which part of it, from 0 (left, lower end) to 1, lies there.
+# Places for a text next to a point: the offset in points, and the part of the text, from 0 (left or lower end) to 1,
+# that is there.
 _BESIDE = tuple(
     (x, y, across, up)
     for y, up in ((0, 0.5), (6, 0.0), (-6, 1.0))
@@ -219,7 +221,7 @@ _BESIDE = tuple(
 
 
 def _line_of_text(parts: tuple[str, str, str]) -> Any:
-    """Parts of a line beside each other, the second in bold."""
+    """Put the parts of a line next to each other, the second in bold."""
     from matplotlib.offsetbox import HPacker, TextArea
 
     weights = ("normal", "bold", "normal")
@@ -233,19 +235,19 @@ def _line_of_text(parts: tuple[str, str, str]) -> Any:
 
 @contextmanager
 def _one_warning_of_glyphs() -> Iterator[None]:
-    """Matplotlib warns of every character that its font lacks, and every time it draws it."""
+    """Replace matplotlib's warnings about missing characters, one each time it draws one, by a single warning."""
     with warnings.catch_warnings(record=True) as caught:
         yield
     of_glyphs = [warning for warning in caught if str(warning.message).startswith("Glyph ")]
     if of_glyphs:
-        warnings.warn("some characters are not in matplotlib's font; they are boxes, except in .html", stacklevel=3)
+        warnings.warn("matplotlib's font lacks some characters; they appear as boxes, except in .html", stacklevel=3)
     for warning in caught:
         if warning not in of_glyphs:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _around(place: Any) -> Any:
-    """The box that a point's mark fills, in pixels."""
+    """Return the box of a point's mark, in pixels."""
     from matplotlib.transforms import Bbox
 
     x, y = np.asarray(place)
@@ -253,6 +255,6 @@ def _around(place: Any) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Without what matplotlib reads into a text: mathematics from a dollar sign on, no place in the legend for a name
-    that begins with an underscore."""
+    """Protect a text from matplotlib, which reads a dollar sign as mathematics, and leaves a name that begins with an
+    underscore out of the legend."""
     return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")

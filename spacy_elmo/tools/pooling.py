@@ -1,6 +1,6 @@
-"""A Doc or Span with ELMo vectors in, one vector out: mean, maximum or weighted mean over its tokens.
+"""Reduces the ELMo vectors of a Doc or Span to one: mean, maximum or weighted mean over its tokens.
 
-Tokens without a vector (whitespace) do not count; where no token has one, the result is zero. `doc.vector` and
+Tokens without a vector (white space) do not count. If no token has a vector, the result is zero. `doc.vector` and
 `span.vector` are the mean.
 """
 
@@ -16,7 +16,7 @@ Weigh = Callable[[Token], float]
 
 
 def mean_vector(item: Doc | Span) -> Vector:
-    """The mean, `[width]` float32.
+    """Return the mean, `[width]` float32.
 
     Raises:
         ElmoError: `item` has no ELMo vectors.
@@ -25,7 +25,7 @@ def mean_vector(item: Doc | Span) -> Vector:
 
 
 def max_vector(item: Doc | Span) -> Vector:
-    """The largest value of each dimension, `[width]` float32.
+    """Return the largest value of each dimension, `[width]` float32.
 
     Raises:
         ElmoError: `item` has no ELMo vectors.
@@ -38,13 +38,13 @@ def max_vector(item: Doc | Span) -> Vector:
 
 
 def weighted_vector(item: Doc | Span, weigh: Weigh) -> Vector:
-    """The mean with a weight for each token, `[width]` float32; zero where all weights are 0.
+    """Return the mean with a weight per token, `[width]` float32; zero if all weights are 0.
 
-    weigh: the weight of a token, at least 0: `smooth_inverse_frequency(counts)`, or any function such as
+    weigh: returns the weight of a token, at least 0: `smooth_inverse_frequency(counts)`, or any function such as
         `lambda token: token.pos_ == "NOUN"`.
 
     Raises:
-        ElmoError: `item` has no ELMo vectors, or a weight is negative or no number.
+        ElmoError: `item` has no ELMo vectors, or a weight is negative or not a number.
     """
     if not (mean := mean_vector(item)).any():
         return mean
@@ -58,15 +58,15 @@ def weighted_vector(item: Doc | Span, weigh: Weigh) -> Vector:
 
 
 def smooth_inverse_frequency(counts: Mapping[str, int], a: float = 1e-3) -> Weigh:
-    """Weights a / (a + p(word)), with which frequent words count less (Arora et al. 2017, without their removal of the
+    """Return weights a / (a + p(word)), so that frequent words count less (Arora et al. 2017, but without removing the
     first principal component).
 
-    counts: how often each word occurs, as in `collections.Counter(words)`; a word that is not there has weight 1.
+    counts: how often each word occurs, as in `collections.Counter(words)`; a missing word has weight 1.
 
     Raises:
         ElmoError: there are no counts, or `a` is not above 0.
     """
     total = sum(counts.values())
     if not (total > 0 and a > 0):
-        raise ElmoError(f"weights by frequency need counts and an a above 0, got {total} words and a = {a}")
+        raise ElmoError(f"weights by frequency need counts and a > 0, got {total} words and a = {a}")
     return lambda token: a / (a + counts.get(token.text, 0) / total)

@@ -1,4 +1,4 @@
-"""Raw text in, corpus out: tokenized sentences for a biLM to learn from, some held out to test it, a vocabulary."""
+"""Turns raw text into a corpus for pretraining: tokenized sentences, a held-out part, and a vocabulary."""
 
 import hashlib
 import random
@@ -27,13 +27,13 @@ from spacy_elmo.tools import language
 
 _SUFFIXES = re.compile(r"(\.txt)?(\.(gz|bz2|xz|zst))?$")
 _COMPRESSED = re.compile(r"\.(gz|bz2|xz|zst)$")
-_BATCH = 400_000  # characters handed to the tokenizer at a time
-_REMEMBERED = 10_000_000  # characters whose words the tokenizer remembers to the end; later ones it soon forgets
+_BATCH = 400_000  # characters per call of the tokenizer
+_REMEMBERED = 10_000_000  # characters whose words the tokenizer caches to the end; it drops later ones soon
 
 
 @dataclass
 class Part:
-    """How much text the training or the held-out part holds."""
+    """How much text the training part or the held-out part has."""
 
     documents: int = 0
     sentences: int = 0
@@ -44,8 +44,8 @@ class Part:
 class PrepareReport:
     """What `prepare` wrote.
 
-    duplicates: paragraphs dropped because they were seen before; vocabulary: its entries, the special ones included;
-    coverage: the share of the training tokens that it holds.
+    duplicates: number of paragraphs dropped because they were repeated; vocabulary: number of entries, with the special
+        ones; coverage: share of the training tokens that are in the vocabulary.
     """
 
     train: Part = field(default_factory=Part)
@@ -70,32 +70,32 @@ def prepare(
     n_process: int = 1,
     progress: bool = False,
 ) -> PrepareReport:
-    """Tokenize raw text and write `out/train/*.txt`, `out/heldout/*.txt` and `out/vocab.txt`; all of it or nothing.
+    """Tokenize raw text and write `out/train/*.txt`, `out/heldout/*.txt` and `out/vocab.txt`, all of it or nothing.
 
-    raw: a file, directory or glob pattern; UTF-8, one paragraph a line, a blank line between documents. A file without
-        a blank line between two others is one document.
-    lang: whose tokenizer spaCy takes.
+    raw: a file, directory or glob pattern; UTF-8, one paragraph per line, a blank line between documents. A file
+        without blank lines between its paragraphs is one document.
+    lang: language of the spaCy tokenizer.
     held_out: the share of the documents to hold out: one in k = round(1 / held_out) of each file, those with number
-        n % k == k // 2. Of a file that is one document, paragraphs in place of documents.
+        n % k == k // 2. If a file is one document, its paragraphs count instead.
     min_tokens: shorter sentences are dropped.
-    min_count, max_size: bounds of the vocabulary, which counts the training part.
-    dedupe: drop each paragraph that was there before, in any file; documents keep their numbers.
-    shuffle, seed: put the training sentences of each file in random order; there are then no documents any more.
-    n_process: processes that tokenize; the result is the same for any number.
-    progress: show a bar on stderr.
+    min_count, max_size: bounds of the vocabulary, which is counted on the training part.
+    dedupe: drop repeated paragraphs, across all files; documents keep their numbers.
+    shuffle, seed: put the training sentences of each file in random order, without documents.
+    n_process: number of processes that tokenize; it does not change the result.
+    progress: show a progress bar on stderr.
 
-    Memory does not grow with the text, but for each distinct word, each paragraph if `dedupe` (about 100 bytes), and
-    each sentence of one file if `shuffle` (8 bytes).
+    Memory does not grow with the length of the text. It grows with each distinct word, with each paragraph if `dedupe`
+    (about 100 bytes), and with each sentence of the largest file if `shuffle` (8 bytes).
 
     Raises:
-        CorpusError: there is no such text or it cannot be read, two files would have the same name in `out`, a setting
-            is wrong, spaCy has no such language, results are in `out` already or cannot be written, or no sentence is
-            left to train on.
+        CorpusError: the text is missing or cannot be read, two files would have the same name in `out`, a setting is
+            wrong, spaCy has no such language, `out` already has results or cannot be written, or no sentence is left
+            to train on.
     """
     out = Path(out)
     every = _one_in(held_out)
     if max_size is not None and max_size <= len(SPECIAL):
-        raise CorpusError(f"max_size: {max_size} leaves no room for words beside {' '.join(SPECIAL)}")
+        raise CorpusError(f"max_size: {max_size} leaves no room for words in addition to {' '.join(SPECIAL)}")
     report = PrepareReport()
     try:
         recover(out, PREPARED)
@@ -125,7 +125,7 @@ def prepare(
 
 
 def summary(report: PrepareReport) -> str:
-    """The report as lines for people."""
+    """Return the report as readable lines."""
     lines = [
         f"{name:<12}{part.documents:,} documents, {part.sentences:,} sentences, {part.tokens:,} tokens"
         for name, part in (("train", report.train), ("held out", report.heldout))
@@ -137,31 +137,31 @@ def summary(report: PrepareReport) -> str:
 
 
 def warning(report: PrepareReport, held_out: float) -> str | None:
-    """What is to be said of a text too short for the share that was to be held out, if it is."""
+    """Warn if the text is too short for the share to hold out; return None otherwise."""
     every = _one_in(held_out)
     if not every or report.heldout.sentences:
         return None
     return (
-        f"nothing is held out: it would have been document {every // 2 + 1} of each file and every {every}th from "
-        "there (or paragraph, where a file is one document), but there is none of which anything is kept; give a "
-        f"larger share than {held_out}, or fewer and larger files"
+        f"nothing is held out: no file has a document {every // 2 + 1}, or every {every}th from there, with sentences "
+        f"to keep (paragraphs count, if a file is one document). Use a larger share than {held_out}, or fewer and "
+        "larger files"
     )
 
 
 def vocabulary_warning(report: PrepareReport) -> str | None:
-    """What is to be said of a vocabulary that lacks many of the words, if it does."""
+    """Warn if the vocabulary lacks many of the words; return None otherwise."""
     return misfit(1 - report.coverage, "vocab.txt")
 
 
 def _one_in(held_out: float) -> int:
-    """How many documents one is held out of; 0 if none is."""
+    """Return k, where one in k documents is held out; 0 if none is."""
     if not 0 <= held_out <= 0.5:
-        raise CorpusError(f"held_out: {held_out} is no share to hold out; expected 0 (nothing) to 0.5")
+        raise CorpusError(f"held_out: is {held_out}, expected a share from 0 (nothing) to 0.5")
     return round(1 / held_out) if held_out else 0
 
 
 def _by_stem(files: list[Path]) -> dict[str, Path]:
-    """The files under the names that they shall have in the corpus."""
+    """Return the files by their names in the corpus."""
     named: dict[str, Path] = {}
     kept: dict[str, Path] = {}
     for path in files:
@@ -175,11 +175,11 @@ def _by_stem(files: list[Path]) -> dict[str, Path]:
 def _refuse_results(out: Path) -> None:
     for name in PREPARED:
         if (out / name).exists():
-            raise CorpusError(f"{out / name}: is there already; delete it or choose another place for the corpus")
+            raise CorpusError(f"{out / name}: already exists; delete it, or choose another place for the corpus")
 
 
 def _size(files: dict[str, Path]) -> int | None:
-    """Bytes of text; None where they are not known without unpacking."""
+    """Return the number of bytes of text; None if it is not known without unpacking."""
     if any(_COMPRESSED.search(path.name) for path in files.values()):
         return None
     return sum(path.stat().st_size for path in files.values())
@@ -193,7 +193,7 @@ class _Paragraph(NamedTuple):
 
 
 def _read(files: dict[str, Path], every: int, advance: Callable[[int], object]) -> Iterator[_Paragraph]:
-    """Yield the paragraphs of all files; `advance` is told of every byte of text."""
+    """Yield the paragraphs of all files. `advance` is called with every number of bytes read."""
     for stem, path in files.items():
         by_paragraph = _is_one_document(path)
         document = number = -1
@@ -210,7 +210,7 @@ def _read(files: dict[str, Path], every: int, advance: Callable[[int], object]) 
 
 
 def _is_one_document(path: Path) -> bool:
-    """Whether no blank line stands between two others."""
+    """Whether no blank line is between two filled lines."""
     runs = (filled for filled, _ in groupby(read_lines(path), key=lambda line: bool(line.strip())) if filled)
     return len(list(islice(runs, 2))) < 2
 
@@ -227,7 +227,7 @@ def _without_duplicates(paragraphs: Iterable[_Paragraph], report: PrepareReport)
 
 
 class _Splitter:
-    """Texts in; for each the sentences of at least `min_tokens` words out, as words joined by spaces.
+    """Splits each text into sentences of at least `min_tokens` words, joined by spaces.
 
     Raises:
         CorpusError: spaCy has no such language.
@@ -240,11 +240,11 @@ class _Splitter:
         self._nlp = language.blank(lang)
         self._sentencizer = self._nlp.add_pipe("sentencizer")
         self._tokenizer = cast("Any", self._nlp.tokenizer)
-        self._tokenizer.max_cache_size = _REMEMBERED  # more than there will be; spaCy's 10,000 are soon met
+        self._tokenizer.max_cache_size = _REMEMBERED  # effectively no limit; spaCy's limit of 10,000 is soon reached
 
     def __call__(self, texts: list[str]) -> list[list[str]]:
-        # Most time goes to words that the tokenizer does not remember, and in a memory zone, which frees all that a
-        # batch brought, it remembers nothing new: open one only when the frequent words have been met.
+        # Words that are not in the tokenizer's cache take most of the time. In a memory zone, which frees what a batch
+        # has added, the cache learns nothing new. So open zones only after the frequent words have been cached.
         remembers = self._read < _REMEMBERED
         with nullcontext() if remembers else self._nlp.memory_zone():
             self._read += sum(map(len, texts))
@@ -252,8 +252,8 @@ class _Splitter:
 
     def _sentences(self, text: str) -> list[str]:
         doc = self._sentencizer(self._tokenizer(text))
-        # What is read back is line.split(): split in the same way here, and words, counts and lengths are those that
-        # the training will see. This drops white space tokens, and takes one apart that has white space inside.
+        # Training reads line.split(). Splitting in the same way here gives the words, counts and lengths that training
+        # sees. It drops white space tokens, and splits tokens that contain white space.
         sentences = (" ".join([token.text for token in sentence]).split() for sentence in doc.sents)
         return [" ".join(words) for words in sentences if len(words) >= self._min_tokens]
 
@@ -272,14 +272,14 @@ def _split(
         try:
             for batch in batches:
                 waiting.append((batch, pool.submit(_split_in_worker, _texts(batch))))
-                if len(waiting) > 2 * n_process:  # no more than keeps all busy: memory stays flat
+                if len(waiting) > 2 * n_process:  # just enough to keep all busy, so that memory stays flat
                     yield from _done(*waiting.popleft())
             while waiting:
                 yield from _done(*waiting.popleft())
         except BrokenProcessPool:
             raise CorpusError(
-                "n_process: a process that tokenizes was killed (out of memory?); use fewer, and call prepare below "
-                '`if __name__ == "__main__":` in a script'
+                "n_process: a process that tokenizes was killed (out of memory?); use fewer processes, and in a script "
+                'call prepare below `if __name__ == "__main__":`'
             ) from None
 
 
@@ -309,7 +309,7 @@ _splitter: _Splitter  # of a worker process
 def _start_worker(lang: str, min_tokens: int) -> None:
     global _splitter
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _splitter = _Splitter(lang, min_tokens)
 
 
@@ -318,7 +318,7 @@ def _split_in_worker(texts: list[str]) -> list[list[str]]:
 
 
 def _write(split: Iterable[tuple[_Paragraph, list[str]]], directory: Path, report: PrepareReport) -> Counter[str]:
-    """Write and count both parts; return how often each word occurs in the training part."""
+    """Write and count both parts. Return how often each word occurs in the training part."""
     counts: Counter[str] = Counter()
     with _Writer(directory / "train", report.train) as train, _Writer(directory / "heldout", report.heldout) as heldout:
         for paragraph, sentences in split:
@@ -329,7 +329,7 @@ def _write(split: Iterable[tuple[_Paragraph, list[str]]], directory: Path, repor
 
 
 class _Writer(ExitStack):
-    """Writes a part of the corpus: a file for each raw file, a sentence a line, a blank line between documents."""
+    """Writes a part of the corpus: one file per raw file, one sentence per line, a blank line between documents."""
 
     def __init__(self, directory: Path, part: Part) -> None:
         super().__init__()
@@ -340,7 +340,7 @@ class _Writer(ExitStack):
         self._document = -1
 
     def write(self, paragraph: _Paragraph, sentences: list[str]) -> None:
-        """Write the sentences that `paragraph` was split into; one without any leaves no trace."""
+        """Write the sentences of `paragraph`. A paragraph without sentences adds nothing."""
         if not sentences:
             return
         if paragraph.stem != self._stem:
@@ -362,7 +362,7 @@ class _Writer(ExitStack):
 
 
 def _shuffle(path: Path, seed: int) -> None:
-    """Put the lines of a file in random order, without the blank ones; memory is taken for their places only."""
+    """Put the lines of a file in random order, without blank lines. Only their positions are kept in memory."""
     shuffled = path.with_suffix(".part")
     places = array("Q")
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as text, shuffled.open("wb") as target:

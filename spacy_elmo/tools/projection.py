@@ -1,4 +1,4 @@
-"""Vectors in, places in the plane out: PCA, t-SNE or UMAP."""
+"""Projects vectors to two dimensions: PCA, t-SNE or UMAP."""
 
 from typing import Any, Literal
 
@@ -7,23 +7,23 @@ from spacy_elmo.tools.layers import Array
 
 Method = Literal["pca", "tsne", "umap"]
 
-_NEIGHBOURS = 30  # t-SNE's perplexity, if there are three times as many points
-_BEFORE_TSNE = 50  # components to which PCA brings vectors first, as van der Maaten & Hinton (2008) do
+_NEIGHBOURS = 30  # t-SNE's perplexity, if there are at least three times as many points
+_BEFORE_TSNE = 50  # components to which PCA reduces vectors first, as in van der Maaten & Hinton (2008)
 
 
 def project(vectors: Array, method: Method = "pca", seed: int = 0) -> tuple[Array, tuple[str, str]]:
-    """Return places `[n, 2]` and the names of the two axes. The same for the same seed.
+    """Return places `[n, 2]` and the names of the two axes. The same seed gives the same result.
 
     vectors: `[n, width]`, at least 3.
 
-    Needs scikit-learn, UMAP also umap-learn.
+    This needs scikit-learn, and umap-learn for UMAP.
 
     Raises:
         ElmoError: all vectors are the same.
     """
     if not vectors.std(axis=0).any():
         raise ElmoError(
-            "all points have the same vector, so there is nothing to see; give words in different sentences"
+            "all points have the same vector, so there is nothing to draw; use words in different sentences"
         )
     from sklearn.decomposition import PCA
 

@@ -1,4 +1,4 @@
-"""Sentences in, their perplexities and log-probabilities out: `spacy_elmo.score`, and `evaluate --per-sentence`."""
+"""Perplexity and log-probability of sentences: `spacy_elmo.score`, and `evaluate --per-sentence`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from spacy_elmo.tools.tokenized import of_each
 
 @dataclass(frozen=True)
 class Score:
-    """How likely a biLM finds a sentence that it reads from zero state.
+    """How likely a sentence is for a biLM that reads it from zero state.
 
-    Forward, each word and the sentence's end are predicted from what comes before; backward, each word and the
-    sentence's beginning from what comes behind.
+    The forward LM predicts each word and the end of the sentence from what comes before. The backward LM predicts each
+    word and the beginning of the sentence from what comes after.
 
     words: of the sentence; unknown: how many of them are not in the vocabulary and count as `<UNK>`.
     forward_log_probability, backward_log_probability: natural logarithms; log_probability: the mean of the two.
-    forward_perplexity, backward_perplexity, perplexity: exp of minus these, each divided by the number of predictions,
-        which is `len(words) + 1`.
+    forward_perplexity, backward_perplexity, perplexity: `exp(-log_probability / n)` of each, where n is the number of
+        predictions, `len(words) + 1`.
     """
 
     words: list[str]
@@ -42,10 +42,10 @@ def score(
     lang: str = "en",
     device: str = "auto",
 ) -> list[Score]:
-    """Score sentences, which are texts or lists of words; Docs and Spans of spaCy are such lists.
+    """Score sentences. Each is a text or a list of words; spaCy's Docs and Spans are such lists, too.
 
-    model: one with its softmax and vocabulary; or softmax: a folder with `softmax.hdf5` and `vocab.txt` for it.
-    lang: language whose tokenizer of spaCy splits texts into words.
+    model: a model with its softmax and vocabulary; or softmax: a folder with `softmax.hdf5` and `vocab.txt` for it.
+    lang: language of the spaCy tokenizer that splits texts into words.
     device: see `choose_device`.
 
     Raises:
@@ -53,7 +53,7 @@ def score(
             such device or language.
     """
     if isinstance(texts, str):
-        raise ElmoError("texts is one text, expected a list of them: score([text], model)")
+        raise ElmoError("texts is one text, expected a list of texts: score([text], model)")
     tokenizer = language.blank(lang).tokenizer
     split = [
         [token.text for token in tokenizer(text) if not token.is_space] if isinstance(text, str) else _words(text, n)
@@ -63,17 +63,17 @@ def score(
 
 
 def of_text(model: str, text: str, device: str = "auto", softmax: str | None = None) -> Iterator[Score]:
-    """Yield the score of each sentence of a pre-tokenized text, one a line, read as a stream.
+    """Yield the score of each sentence of a tokenized text, one per line, read as a stream.
 
     Raises:
-        ElmoError: the model lacks a part, there is no such device, or the text cannot be read or holds no sentence.
+        ElmoError: the model lacks a part, there is no such device, or the text cannot be read or has no sentence.
     """
     evaluator = Evaluator.load(model, device, softmax)
     yield from of_each(text, lambda sentences: _scores(evaluator, sentences))
 
 
 def row(one: Score) -> str:
-    """A score as a line to read, below `HEADING`."""
+    """Return a score as a readable line, to print below `HEADING`."""
     return f"{one.perplexity:>10.2f}{one.log_probability:>10.2f}{one.unknown:>9}  {' '.join(one.words)}"
 
 

@@ -1,4 +1,4 @@
-"""A corpus in, one vector a word out, the mean over its uses (behind `python -m spacy elmo static`)."""
+"""Averages the vectors of each word over a corpus (behind `python -m spacy elmo static`)."""
 
 import hashlib
 import json
@@ -31,14 +31,15 @@ from spacy_elmo.tools.layers import parse_one
 from spacy_elmo.tools.untokenized import warn_of
 
 VECTORS = "vectors.txt"
-_LAYOUT = (VECTORS, "config.cfg", "meta.json", "tokenizer", "vocab")  # the pipeline's, and ours
-_WINDOW = 2048, 32_768  # most sentences and tokens that are read together
+_LAYOUT = (VECTORS, "config.cfg", "meta.json", "tokenizer", "vocab")  # our file, and those of the pipeline
+_WINDOW = 2048, 32_768  # most sentences and tokens to read together
 _SAVE_EVERY = 60.0  # seconds
 
 
 @dataclass(frozen=True)
 class StaticReport:
-    """What `average_words` wrote. words: with a vector; rarer: without; tokens: uses of both; width: of a vector."""
+    """What `average_words` wrote. words: number with a vector; rarer: number without one; tokens: uses of both; width:
+    of a vector."""
 
     words: int
     rarer: int
@@ -61,24 +62,24 @@ def average_words(
     show_progress: bool = False,
 ) -> StaticReport:
     """Average the vectors of each word over a corpus, and write them to a folder: a blank spaCy pipeline with the table
-    of vectors, and `vectors.txt` in the form of word2vec. Words are in order of falling frequency.
+    of vectors, and `vectors.txt` in word2vec's format. The most frequent words come first.
 
-    corpus: tokenized text, one sentence a line: a file, a directory of files (of one that `prepare` wrote, `train/`), a
+    corpus: tokenized text, one sentence per line: a file, a directory of files (if `prepare` wrote it, its `train/`), a
         glob pattern, `-` or a pipe. With `pipeline`, raw lines.
-    layers: "mean" of all, "top", or the number of one ("0" is the token embedding).
+    layers: "mean" of all, "top", or the number of a layer ("0" is the token embedding).
     pipeline: a spaCy pipeline or a language, whose tokenizer splits the lines.
-    lang: language of the pipeline that is written, which has to be that of the pipelines to use the vectors in; None:
-        that of `pipeline`, else of the model, else "xx".
+    lang: language of the written pipeline, which must be that of the pipelines that will use the vectors. None: that of
+        `pipeline`, otherwise that of the model, otherwise "xx".
     min_count: rarer words have no vector.
     device: see `choose_device`.
-    force: replace what is in `out`, and drop what an interrupted run left. resume: go on with that.
+    force: replace what is in `out`, and drop what an interrupted run left. resume: continue an interrupted run.
 
-    A run that is stopped leaves its sums in `OUT.part`, at most a minute old, where it ran that long. Memory is that of
-    the distinct words, and of two vectors for each that is not rare.
+    A run that was stopped after more than a minute leaves its sums in `OUT.part`, at most a minute old. The memory is
+    that of the distinct words, and of two vectors for each word that is not rare.
 
     Raises:
-        ElmoError: the corpus or the model cannot be read, `out` is there already or cannot be written, a setting is
-            wrong, or what is to be resumed is of another corpus, model or setting.
+        ElmoError: the corpus or the model cannot be read, `out` already exists or cannot be written, a setting is
+            wrong, or the interrupted run had another corpus, model or setting.
     """
     out, chosen = Path(out), choose_device(device)
     if min_count < 1:
@@ -95,7 +96,7 @@ def average_words(
         words = sorted((word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word))
         if not words:
             raise CorpusError(
-                f"{corpus}: no word is there {min_count} times or more; a smaller --min-count, or a larger corpus?"
+                f"{corpus}: no word occurs {min_count} times or more; use a smaller --min-count or a larger corpus"
             )
         job = {"corpus": digest, "model": opened.digest, "layers": str(choice), "min_count": min_count}
         sums = _Sums(words, opened.options.width, job, sums_file)
@@ -112,17 +113,17 @@ def average_words(
 
 
 def summary(out: PathLike, report: StaticReport) -> str:
-    """The report as a line for people."""
+    """Return the report as a readable line."""
     return (
         f"✔ {out}: vectors of {report.words:,} words, {report.width} wide, from {report.tokens:,} tokens "
-        f"({report.rarer:,} rarer words left out); {Path(out) / VECTORS} is the same as text"
+        f"({report.rarer:,} rarer words left out); {Path(out) / VECTORS} has the same vectors as text"
     )
 
 
 def interrupted(out: PathLike) -> str:
-    """What to tell a person who stopped a run, as a line."""
+    """Return the line to show when somebody stops a run."""
     part = _part(Path(out))
-    return f"{out}: stopped" + (f"; {part} has what is done: --resume goes on with it" if part.is_file() else "")
+    return f"{out}: stopped" + (f"; finished work is kept in {part}: continue with --resume" if part.is_file() else "")
 
 
 def _part(out: Path) -> Path:
@@ -131,17 +132,17 @@ def _part(out: Path) -> Path:
 
 def _check_free(out: Path, part: Path, force: bool, resume: bool) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not force):
-        raise ElmoError(f"{out}: is there already; name another folder, or replace it with --force")
+        raise ElmoError(f"{out}: already exists; name another folder, or add --force to replace it")
     if part.exists() and not force and not resume:
-        raise ElmoError(f"{part}: there from a run that was interrupted; --resume goes on, --force begins anew")
+        raise ElmoError(f"{part}: left by an interrupted run; add --resume to continue, or --force to start again")
 
 
 def _texts(corpus: PathLike, pipeline: str | None) -> list[Text]:
-    """The files of a corpus; they are split in the same way."""
-    train = Path(corpus) / "train"  # of what `prepare` wrote
+    """Return the files of a corpus, all with the same tokenizer."""
+    train = Path(corpus) / "train"  # if `prepare` wrote it
     files = find_files(train if train.is_dir() else corpus)
     if pipeline is None:
-        warn_of(files, "let --pipeline (in Python: pipeline=...) split it: a language such as en, or spaCy's pipeline")
+        warn_of(files, "let --pipeline (in Python: pipeline=...) split it: a language such as en, or a spaCy pipeline")
     first = Text.of(files[0], pipeline)
     return [Text(file, first.nlp) for file in files]
 
@@ -154,7 +155,7 @@ def _sentences(texts: Sequence[Text]) -> Iterator[list[str]]:
 
 
 def _count(texts: Sequence[Text], show_progress: bool) -> tuple[Counter[str], str]:
-    """How often each word occurs, and a digest of the corpus."""
+    """Return how often each word occurs, and a digest of the corpus."""
     counts, digest = Counter[str](), hashlib.sha256()
     with progress_bar(show_progress, "counting", unit=" words") as bar:
         for tokens in _sentences(texts):
@@ -165,9 +166,9 @@ def _count(texts: Sequence[Text], show_progress: bool) -> tuple[Counter[str], st
 
 
 class _Sums:
-    """The sum of each word's vectors, how many they are, and how many windows of the corpus are in them.
+    """The sum and number of each word's vectors, and how many windows of the corpus they include.
 
-    job: what must be the same to go on with the file.
+    job: what must be the same to resume from the file.
     """
 
     def __init__(self, words: Sequence[str], width: int, job: dict[str, Any], file: Path) -> None:
@@ -178,26 +179,26 @@ class _Sums:
         self._job, self._file = json.dumps(job), file
 
     def load(self) -> None:
-        """Take back what was saved.
+        """Load what was saved.
 
         Raises:
-            ElmoError: it is damaged, or of another job.
+            ElmoError: the file is damaged, or belongs to another job.
         """
         try:
             with np.load(self._file, allow_pickle=False) as saved:
                 job, self._n_windows = str(saved["job"]), int(saved["n_windows"])
                 sums, uses = torch.from_numpy(saved["sums"]), torch.from_numpy(saved["uses"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ElmoError(f"{self._file}: damaged ({error}); begin anew with --force, without --resume") from None
+            raise ElmoError(f"{self._file}: damaged ({error}); start again with --force, without --resume") from None
         if job != self._job or sums.shape != self._sums.shape:
             raise ElmoError(
-                f"{self._file}: the interrupted run had another corpus, model, --layers or --min-count; give the same "
-                "again, or begin anew with --force, without --resume"
+                f"{self._file}: the interrupted run had another corpus, model, --layers or --min-count; use the same, "
+                "or start again with --force, without --resume"
             )
         self._sums, self._uses = sums, uses
 
     def add(self, texts: Sequence[Text], bilm: BiLM, layers: Choice, n_tokens: int, show_progress: bool) -> None:
-        """Add the windows that are not in yet, and save from time to time."""
+        """Add the windows that are not included yet, and save from time to time."""
         saved = time.monotonic()
         with progress_bar(show_progress, "averaging", n_tokens, unit=" words") as bar:
             for number, sentences in enumerate(_windows(texts)):
@@ -210,7 +211,7 @@ class _Sums:
                 bar.update(sum(map(len, sentences)))
 
     def means(self) -> Tensor:
-        """`[n_words, width]` float32."""
+        """Return the mean of each word, `[n_words, width]` float32."""
         return (self._sums / self._uses[:, None]).float()
 
     def _add_window(self, sentences: Sequence[Sequence[str]], bilm: BiLM, layers: Choice) -> None:
@@ -234,13 +235,13 @@ def _windows(texts: Sequence[Text]) -> Iterator[list[list[str]]]:
 
 
 def _pick(layers: Tensor, how: Choice) -> Tensor:
-    """`[n_tokens, width]` of `[n_layers + 1, n_tokens, width]`."""
+    """Reduce `[n_layers + 1, n_tokens, width]` to `[n_tokens, width]`."""
     return layers.mean(dim=0) if how == "mean" else layers[-1 if how == "top" else int(how)]
 
 
 def _write(folder: Path, words: Sequence[str], means: Tensor, lang: str) -> None:
     nlp, table = spacy.blank(lang), means.numpy()
-    nlp.vocab.reset_vectors(shape=table.shape)  # type: ignore[arg-type] # its stub says int; it takes a shape
+    nlp.vocab.reset_vectors(shape=table.shape)  # type: ignore[arg-type] # the stub says int, but it takes a shape
     nlp.vocab.vectors.name = "elmo_static"
     for word, vector in zip(words, table, strict=True):
         nlp.vocab.vectors.add(nlp.vocab.strings.add(word), vector=vector)

@@ -1,6 +1,6 @@
-"""Sentences in, the words the biLM itself would put at each place out (behind `python -m spacy elmo substitutes`).
+"""Lists the words that a biLM expects in place of each word (behind `python -m spacy elmo substitutes`).
 
-Also the pipeline component `elmo_substitutes`, which puts them on `token._.elmo_substitutes`.
+It also has the pipeline component `elmo_substitutes`, which puts them on `token._.elmo_substitutes`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,17 +19,17 @@ from spacy_elmo.pretraining.evaluation import Evaluator, Predictions, blocks
 from spacy_elmo.pretraining.vocabulary import SPECIAL
 from spacy_elmo.tools.tokenized import of_each
 
-_CHUNK_BYTES = 16 * 2**20  # of log-probabilities at once: those of a whole text would fill gigabytes
-_MAX_LENGTH = 1000  # longer sentences are cut, as the component `elmo` does
-_KEY: Any = ("._.", "elmo_substitutes", None, None)  # of doc.user_data, as spaCy lays out extension attributes
+_CHUNK_BYTES = 16 * 2**20  # of log-probabilities at once: those of a whole text would take gigabytes
+_MAX_LENGTH = 1000  # longer sentences are cut, as in the component `elmo`
+_KEY: Any = ("._.", "elmo_substitutes", None, None)  # in doc.user_data, with spaCy's key of an extension attribute
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """What one model expects at one place.
+    """What one LM expects at one position.
 
-    probability: of the word that stands there, or of `<UNK>` where the vocabulary lacks it.
-    words: the likeliest words with their probabilities, likeliest first.
+    probability: of the word in the text, or of `<UNK>` if the vocabulary lacks it.
+    words: the most likely words with their probabilities, most likely first.
     """
 
     probability: float
@@ -38,10 +38,10 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Substitutes:
-    """What the biLM would put in place of a word, whether its vocabulary knows that word or not.
+    """What the biLM expects in place of a word, whether its vocabulary has that word or not.
 
-    forward: by the LM that has read what comes before; backward: by the one that has read what comes behind;
-    combined: the product of both probabilities, brought to sum 1 over the vocabulary again.
+    forward: from the LM that reads what comes before; backward: from the LM that reads what comes after; combined: the
+        product of both probabilities, normalized over the vocabulary.
     """
 
     word: str
@@ -52,12 +52,12 @@ class Substitutes:
 
 
 def substitutes(evaluator: Evaluator, sentences: Iterable[Sequence[str]], top: int = 10) -> Iterator[list[Substitutes]]:
-    """Yield the substitutes for each word of each sentence, read as a stream; every sentence from zero state.
+    """Yield the substitutes for each word of each sentence, read as a stream. Every sentence starts from zero state.
 
-    Probabilities are over the whole vocabulary; its entries `<S>`, `</S>` and `<UNK>`, which are no words, are not
-    listed. They are the ones whose logarithms `Evaluator.zero_state_losses` adds up.
+    Probabilities are over the whole vocabulary, but its entries `<S>`, `</S>` and `<UNK>` are not listed: they are not
+    words. `Evaluator.zero_state_losses` adds up the logarithms of the same probabilities.
 
-    top: words to list.
+    top: number of words to list.
 
     Raises:
         ElmoError: `top` is below 1.
@@ -75,19 +75,19 @@ def substitutes(evaluator: Evaluator, sentences: Iterable[Sequence[str]], top: i
 def of_text(
     model: str, text: str, top: int, device: str = "auto", softmax: str | None = None
 ) -> Iterator[list[Substitutes]]:
-    """Yield what `substitutes` does of pre-tokenized text, one sentence a line; blank lines are passed over.
+    """Yield the results of `substitutes` for tokenized text, one sentence per line; skip blank lines.
 
     device: see `choose_device`; softmax: see `Evaluator.load`.
 
     Raises:
-        ElmoError: the model lacks a part, there is no such device, or the text cannot be read or holds no sentence.
+        ElmoError: the model lacks a part, there is no such device, or the text cannot be read or has no sentence.
     """
     evaluator = Evaluator.load(model, device, softmax)
     yield from of_each(text, lambda sentences: substitutes(evaluator, sentences, top))
 
 
 def table(words: Sequence[Substitutes]) -> str:
-    """The substitutes for the words of one sentence as lines to read."""
+    """Return the substitutes for the words of one sentence as readable lines."""
     lines = [" ".join(one.word for one in words)]
     for one in words:
         lines.append(f"  {one.word}" + ("" if one.known else "  (not in the vocabulary)"))
@@ -102,12 +102,12 @@ def table(words: Sequence[Substitutes]) -> str:
 def _of_batch(
     evaluator: Evaluator, batch: Predictions, sentences: Sequence[Sequence[str]], top: int
 ) -> Iterator[tuple[int, Substitutes]]:
-    """Number of the sentence and substitutes of each word, in order, worked on in chunks."""
+    """Yield the sentence number and substitutes of each word, in order. The work is done in chunks."""
     vocabulary = evaluator.vocabulary
     special = torch.tensor([vocabulary.ids[word] for word in SPECIAL])
     top = min(top, len(vocabulary) - len(SPECIAL))
     seen = [0] * len(sentences)
-    # A word is what forward predicts at one row and backward at the next, of the same sentence.
+    # Forward predicts a word at one row, and backward predicts it at the next row of the same sentence.
     rows = (batch.sentences[1:] == batch.sentences[:-1]).nonzero().squeeze(1)
     for part in rows.split(max(1, _CHUNK_BYTES // (4 * 3 * len(vocabulary)))):
         forward = _log_probabilities(evaluator, batch.hidden[0, part])
@@ -122,14 +122,14 @@ def _of_batch(
 
 
 def _log_probabilities(evaluator: Evaluator, hidden: Tensor) -> Tensor:
-    """Over the vocabulary, `[n, n_words]`; hidden: `[n, projection_dim]`."""
+    """Return log-probabilities over the vocabulary, `[n, n_words]`. hidden: `[n, projection_dim]`."""
     softmax = evaluator.softmax
     return torch.log_softmax(torch.addmm(softmax.bias, hidden, softmax.weight.T), dim=1)
 
 
 def _rank(log_probabilities: Tensor, targets: Tensor, special: Tensor, words: Sequence[str], top: int) -> list[Ranking]:
-    """log_probabilities: `[n, n_words]`, overwritten; targets: `[n]` ids of the words that stand there; special: ids
-    not to list."""
+    """Return the ranking at each position. log_probabilities: `[n, n_words]`, overwritten; targets: `[n]` ids of the
+    words in the text; special: ids not to list."""
     own = log_probabilities.gather(1, targets[:, None]).squeeze(1).exp().tolist()
     log_probabilities[:, special] = -torch.inf
     values, ids = log_probabilities.topk(top, dim=1)
@@ -141,10 +141,10 @@ def _rank(log_probabilities: Tensor, targets: Tensor, special: Tensor, words: Se
 
 class SubstitutesComponent:
     """Puts substitutes on `token._.elmo_substitutes`, as the mapping that `substitutes --json` prints; None for
-    whitespace."""
+    white space."""
 
     def __init__(self, model: str, top: int, device: str = "auto", softmax: str | None = None) -> None:
-        """Arguments as for the factory, `make_substitutes`."""
+        """The arguments are those of the factory, `make_substitutes`."""
         self.model, self.top, self.device, self.softmax = model, top, device, softmax
         self._evaluator: Evaluator | None = None
 
@@ -170,13 +170,13 @@ class SubstitutesComponent:
 def make_substitutes(
     nlp: Language, name: str, model: str, top: int, device: str, softmax: str | None
 ) -> SubstitutesComponent:
-    """Make a component `elmo_substitutes`; the biLM reads the sentences, where they are set, else the whole Doc.
+    """Make a component `elmo_substitutes`. The biLM reads the sentences if they are set, otherwise the whole Doc.
 
     model: a model with its `vocab.txt` and `softmax.hdf5`, read when first needed. A saved pipeline keeps this path,
         not the model.
-    top: words to list for each token.
-    device: "auto" (a GPU where torch sees one), "cpu", "cuda" or "cuda:1".
-    softmax: the folder with `vocab.txt` and `softmax.hdf5`, where they do not lie beside the weights.
+    top: number of words to list for each token.
+    device: "auto" (a GPU if torch sees one), "cpu", "cuda" or "cuda:1".
+    softmax: the folder with `vocab.txt` and `softmax.hdf5`, if they are not next to the weights.
     """
     if top < 1:
         raise ElmoError(f"{name}: top is {top}, expected at least 1 word to list")
@@ -189,8 +189,8 @@ def _get(token: Token) -> dict[str, Any] | None:
         return None
     if len(found) != len(token.doc):
         raise ElmoError(
-            f"there are substitutes for {len(found)} tokens, the Doc now has {len(token.doc)}: it was retokenized "
-            "behind elmo_substitutes. Put the retokenizing component before it"
+            f"there are substitutes for {len(found)} tokens, but the Doc now has {len(token.doc)}: it was retokenized "
+            "after elmo_substitutes; put the component that retokenizes before it"
         )
     return found[token.i]  # type: ignore[no-any-return]
 

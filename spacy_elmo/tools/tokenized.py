@@ -1,4 +1,4 @@
-"""A tokenized text in, its sentences out, and what is made of each; a warning where it does not look like one."""
+"""Reads the sentences of a tokenized text. Warns if the text does not look tokenized."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @contextmanager
 def sentences_in(text: str) -> Iterator[Iterator[list[str]]]:
-    """Give the words of each sentence, read as a stream. text: see `find_files`; or `-`, or a pipe.
+    """Context with the words of each sentence, read as a stream. text: see `find_files`; or `-`, or a pipe.
 
     Raises:
         CorpusError: the text cannot be read.
@@ -26,15 +26,15 @@ def sentences_in(text: str) -> Iterator[Iterator[list[str]]]:
 
 
 def of_each(text: str, make: Callable[[Iterable[list[str]]], Iterator[T]]) -> Iterator[T]:
-    """Yield what `make` makes of the sentences of a text.
+    """Yield the results of `make`, called with the sentences of a text.
 
     Raises:
-        CorpusError: the text cannot be read, or holds no sentence.
+        CorpusError: the text cannot be read, or has no sentence.
     """
     with sentences_in(text) as sentences:
         made = make(sentences)
         first = next(made, None)
         if first is None:
-            raise CorpusError(f"{text}: there is no sentence in it; expected one a line")
+            raise CorpusError(f"{text}: contains no sentence; expected one per line")
         yield first
         yield from made

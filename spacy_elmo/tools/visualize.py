@@ -1,4 +1,4 @@
-"""A text in, a picture of its words' contextual vectors out (behind `python -m spacy elmo visualize`)."""
+"""Draws the contextual vectors of words in a text (behind `python -m spacy elmo visualize`)."""
 
 import random
 from collections.abc import Collection, Iterator, Sequence
@@ -29,7 +29,7 @@ Color = Literal["word", "pos", "label"]
 
 @dataclass(frozen=True)
 class Sentence:
-    """The words of a line, and what is known of them: a tag for each, a label for all."""
+    """The words of a line, with a tag for each word and a label for the line, if known."""
 
     words: list[str]
     tags: list[str] | None = None
@@ -38,7 +38,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Point:
-    """What is drawn: a word in its sentence, or, without a position, the whole sentence."""
+    """A point to draw: a word in its sentence or, without a position, the whole sentence."""
 
     words: tuple[str, ...]
     position: int | None
@@ -62,26 +62,26 @@ def visualize(
     show_progress: bool = False,
     all_words: bool = False,
 ) -> dict[str, int]:
-    """Draw contextual vectors in two dimensions; the same picture each time.
+    """Draw contextual vectors in two dimensions. The result is the same each time.
 
-    text: one tokenized sentence a line, or raw lines for the `pipeline`; with color "label", `label<TAB>sentence`; with
-        color "pos" and no pipeline, one `word<TAB>tag` a line, a blank line between sentences.
+    text: one tokenized sentence per line, or raw lines for the `pipeline`. With color "label": `label<TAB>sentence`.
+        With color "pos" and no pipeline: one `word<TAB>tag` per line, with a blank line between sentences.
     out: a .png, a .html that is interactive and needs no other file, or a name without suffix for both.
-    words: which to draw, as they are written; None: with color "word" all that are neither punctuation nor function
-        words, with "pos" all, with "label" a point for each sentence (the mean of its words).
-    all_words: with color "word", draw punctuation and function words, too. Function words are spaCy's stop words of the
-        language of the pipeline, else of the model.
-    color: what the colour of a point says.
-    layers: "mean" of all, "top", or the number of one ("0" is the token embedding).
-    pipeline: a spaCy pipeline that splits each line and tags its words, or a language, whose tokenizer splits it. A
+    words: the words to draw, spelled as in the text. None: with color "word" all except punctuation and function words,
+        with "pos" all, with "label" one point per sentence (the mean of its words).
+    all_words: with color "word", also draw punctuation and function words. Function words are spaCy's stop words of the
+        language of the pipeline, otherwise of the model.
+    color: what the colour of a point shows.
+    layers: "mean" of all, "top", or the number of a layer ("0" is the token embedding).
+    pipeline: a spaCy pipeline that splits each line and tags its words, or a language, whose tokenizer splits it. Each
         line is read as one sentence.
     device: see `choose_device`.
-    max_points: if there are more, so many of them are drawn, chosen at random.
+    max_points: if there are more points, this many are drawn, chosen at random.
 
-    Returns how many points each category has, as the legend orders them.
+    Returns how many points each category has, in the order of the legend.
 
     Raises:
-        ElmoError: a file cannot be read or is there already, a word does not occur, there are fewer than three points,
+        ElmoError: a file cannot be read or already exists, a word does not occur, there are fewer than three points,
             or a package or the device is missing.
     """
     files, chosen = files_of(out), choose_device(device)
@@ -91,13 +91,13 @@ def visualize(
     with rereadable(text) as path:
         source = Text.of(path, pipeline)
         if source.nlp is None and color == "word":
-            warn_of([source.path], "let --pipeline split it: a language such as en, or a pipeline of spaCy")
+            warn_of([source.path], "let --pipeline split it: a language such as en, or a spaCy pipeline")
         wanted = _Wanted.of(words, color, None if all_words else language.of_model(opened, source.nlp))
         points = _sample(_read(source, color), wanted, max_points, seed)
     if len(points) < 3:
-        raise CorpusError(f"{text}: points to draw: {len(points)}; a picture needs at least 3")
+        raise CorpusError(f"{text}: has {len(points)} points to draw; a picture needs at least 3")
     bilm = opened.bilm().to(chosen)
-    chosen_layers = parse_one(layers, bilm.options.n_outputs)  # fails now rather than after the first sentence
+    chosen_layers = parse_one(layers, bilm.options.n_outputs)  # fails now instead of after the first sentence
     name = opened.card.get("name", opened.name)
     place, axes = project(_embed(bilm, points, chosen_layers, show_progress), method, seed)
     picture = pictures.Picture(
@@ -119,25 +119,25 @@ def visualize(
 
 
 def files_of(out: str) -> list[Path]:
-    """The pictures that a name stands for.
+    """Return the files that a name stands for.
 
     Raises:
-        ElmoError: it is a directory, or its suffix is none of ours.
+        ElmoError: the name is a directory, or has another suffix.
     """
     path = Path(out)
     if path.is_dir():
         raise ElmoError(f"{out}: is a directory; name a file")
     if path.suffix not in ("", ".png", ".html"):
-        raise ElmoError(f"{out}: pictures are .png or .html, or both of a name without suffix; not {path.suffix}")
+        raise ElmoError(f"{out}: expected .png, .html, or a name without suffix for both; not {path.suffix}")
     return [path] if path.suffix else [path.with_suffix(".png"), path.with_suffix(".html")]
 
 
 def _check_free(files: Sequence[Path], force: bool) -> None:
     for file in files:
         if not file.parent.is_dir():
-            raise ElmoError(f"{file.parent}: no such directory")
+            raise ElmoError(f"{file.parent}: no such directory; create it first")
         if file.exists() and not force:
-            raise ElmoError(f"{file}: is there already; choose another name, or overwrite it with --force")
+            raise ElmoError(f"{file}: already exists; choose another name, or add --force to overwrite it")
 
 
 def _title(words: Collection[str] | None, color: Color, model: str, layers: Choice) -> str:
@@ -167,7 +167,7 @@ def _read(source: Text, color: Color) -> Iterator[Sentence]:
         tags = [token.pos_ or token.tag_ for token in tokens]
         if color == "pos" and not all(tags):
             raise ElmoError(
-                f"{source.path}, line {number}: the pipeline gives no parts of speech; name one with a tagger"
+                f"{source.path}, line {number}: the pipeline sets no parts of speech; use one with a tagger"
             )
         yield Sentence([token.text for token in tokens], tags, label)
 
@@ -180,7 +180,7 @@ def _read_tagged(source: Text) -> Iterator[Sentence]:
             word, tab, tag = line.partition("\t")
             if not tab or "\t" in tag:
                 raise CorpusError(
-                    f"{source.path}, line {number}: expected word<TAB>tag, got {line[:60]!r}; of plain text, name a "
+                    f"{source.path}, line {number}: expected word<TAB>tag, got {line[:60]!r}; for plain text, add a "
                     "--pipeline that tags it"
                 )
             words.append(word.strip())
@@ -197,8 +197,10 @@ def _read_tagged(source: Text) -> Iterator[Sentence]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What to draw of a sentence: of these `words`, each; of None, each that is neither punctuation nor one of the
-    `function_words`, or, where these are None, all; or the sentence itself.
+    """What to draw of a sentence.
+
+    words: draw these. None: draw all except punctuation and `function_words`, or all if `function_words` is None. With
+        color "label", None draws the sentence itself.
     """
 
     words: Collection[str] | None
@@ -207,13 +209,16 @@ class _Wanted:
 
     @classmethod
     def of(cls, words: Collection[str] | None, color: Color, lang: str | None) -> "_Wanted":
-        """lang: whose function words are left out, where the colours say words and none are named; None: of none."""
+        """Choose the function words to leave out, if the colours show words and no words are named.
+
+        lang: language of the function words; None: leave out none.
+        """
         if words is not None or color != "word" or lang is None:
             return cls(words, color)
         return cls(words, color, spacy.util.get_lang_class(lang).Defaults.stop_words)
 
     def points(self, sentence: Sentence) -> Iterator[Point]:
-        """Yield them in order."""
+        """Yield the points in order."""
         content = tuple(sentence.words)
         if self.color == "label" and self.words is None:
             yield Point(content, None, sentence.label)
@@ -232,7 +237,7 @@ class _Wanted:
 
 
 def _sample(sentences: Iterator[Sentence], wanted: _Wanted, max_points: int, seed: int) -> list[Point]:
-    """At most `max_points`, each with the same chance, in the order of the text (reservoir sampling)."""
+    """Return at most `max_points`, each with the same chance, in the order of the text (reservoir sampling)."""
     pick_number, seen = random.Random(seed), 0
     kept: dict[int, tuple[int, Point]] = {}
     missing = set(wanted.words or ())
@@ -244,12 +249,12 @@ def _sample(sentences: Iterator[Sentence], wanted: _Wanted, max_points: int, see
                 kept[slot] = (seen, point)
             seen += 1
     if missing:
-        raise CorpusError(f"not in the text: {', '.join(sorted(missing))}; words are looked for as they are written")
+        raise CorpusError(f"not in the text: {', '.join(sorted(missing))}; upper and lower case must match")
     return [point for _, point in sorted(kept.values(), key=lambda item: item[0])]
 
 
 def _embed(bilm: BiLM, points: Sequence[Point], layers: Choice, show_progress: bool) -> Array:
-    """`[len(points), width]`; each sentence is read once."""
+    """Return vectors `[len(points), width]`. Each sentence is read once."""
     by_sentence: dict[tuple[str, ...], list[int]] = {}
     for number, point in enumerate(points):
         by_sentence.setdefault(point.words, []).append(number)

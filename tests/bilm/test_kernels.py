@@ -379,7 +379,7 @@ def test_a_version_that_the_processor_has_not_is_one_clear_error():
     found = import_with("avx1024")
     assert found.returncode == 1
     known = ", ".join(kernels.instruction_sets())
-    message = f"SPACY_ELMO_ISA is 'avx1024', expected one of those that this processor has: {known}"
+    message = f"SPACY_ELMO_ISA is 'avx1024', expected one that this processor supports: {known}"
     assert found.stderr.splitlines()[-1] == f"spacy_elmo.errors.ElmoError: {message}"
 
 

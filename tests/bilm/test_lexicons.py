@@ -51,7 +51,7 @@ def test_a_lexicon_without_a_marker_is_refused(missing):
 
 
 def test_an_entry_that_is_there_twice_is_refused():
-    with pytest.raises(ElmoError, match="lexicon of words: 'x' is there more than once"):
+    with pytest.raises(ElmoError, match="lexicon of words: 'x' is repeated"):
         Lexicons(["<oov>", "<pad>", "x", "x"], None).check()
 
 
@@ -61,7 +61,7 @@ def test_only_what_the_options_ask_for_is_kept():
     assert both.for_options(TokenEmbedderOptions(4, None, None)) == Lexicons(both.words, None)
     assert both.for_options(TokenEmbedderOptions(0, cnn, 50)) == Lexicons(None, both.characters)
     for options, missing in ((TokenEmbedderOptions(4, cnn, 50), Lexicons(None, CHARACTERS)),):
-        with pytest.raises(ElmoError, match="lexicon of words, and there is none"):
+        with pytest.raises(ElmoError, match="lexicon of words, but it is missing"):
             missing.for_options(options)
 
 

@@ -356,7 +356,7 @@ def test_the_options_of_bilm_tf_may_have_a_key_encoder_of_their_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (network(encoder={"name": "lstm"}), r'encoder: name is "lstm".*no biLM'),
+        (network(encoder={"name": "lstm"}), r'encoder: name is "lstm".*not a biLM'),
         (network(encoder={"name": "gru"}), "name is 'gru', expected one of elmo, lstm"),
         (network(encoder={"name": 3}), "name is 3, expected one of elmo, lstm"),
         (network(encoder={"dim": 0}), "dim is 0"),

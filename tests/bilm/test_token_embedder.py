@@ -123,7 +123,7 @@ def test_sentences_begin_and_end_with_the_borders_of_its_own():
 def test_a_bilm_without_its_lexicons_is_an_error():
     with pytest.raises(ElmoError, match="needs its lexicons"):
         BiLM(make_options())
-    with pytest.raises(ElmoError, match="lexicon of characters, and there is none"):
+    with pytest.raises(ElmoError, match="lexicon of characters, but it is missing"):
         BiLM(make_options(), lexicons=Lexicons(WORDS, None))
 
 

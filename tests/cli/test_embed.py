@@ -100,8 +100,8 @@ def test_run_that_is_stopped_says_how_to_go_on(embed, ctrl_c, monkeypatch, numbe
         status, printed, said = embed("--quiet", "--batch-size", "1")
     assert (status, printed) == (128 + number, "")
     assert len(said.splitlines()) == 1
-    assert "out.hdf5: stopped; what is done is kept in" in said
-    assert "run the same command with --resume" in said
+    assert "out.hdf5: stopped; finished vectors are kept in" in said
+    assert "add --resume to the same command" in said
     assert embed("--quiet", "--batch-size", "1", "--resume") == (0, "", "")
 
 

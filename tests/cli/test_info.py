@@ -113,7 +113,7 @@ def test_info_of_a_pipeline_without_elmo_is_one_line_and_status_1(elmo, tmp_path
     spacy.blank("en").to_disk(tmp_path)
     done = elmo("info", tmp_path, *option)
     assert done.status == 1
-    assert re.fullmatch(rf"✘ {tmp_path}: a pipeline without elmo.*none\n", done.stderr)
+    assert re.fullmatch(rf"✘ {tmp_path}: this pipeline has no elmo.*none\n", done.stderr)
 
 
 @pytest.mark.parametrize("option", [[], ["--machine"]])

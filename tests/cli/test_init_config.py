@@ -53,7 +53,7 @@ def test_standard_output_has_the_config_and_nothing_else(init_config):
 def test_two_configs_at_once_are_wrong_usage(init_config):
     status, _, said = init_config("-", "--pipeline", "ner", "--pretrain")
     assert status == 2
-    assert "call this once" in said
+    assert "run this once" in said
 
 
 @pytest.mark.parametrize("optimize", OPTIMIZE)
@@ -206,7 +206,7 @@ def test_a_file_that_is_there_is_written_over_when_told_to(init_config, tmp_path
     path.write_text("edited by hand")
     status, _, said = init_config(path, "--pipeline", "ner")
     assert status == 1
-    assert said == f"✘ {path}: is there already; to write over it, add --force\n"
+    assert said == f"✘ {path}: already exists; add --force to overwrite it\n"
     assert path.read_text() == "edited by hand"
     assert init_config(path, "--pipeline", "ner", "--force")[0] == 0
     assert load_config(path) == load_config(CONFIGS / "ner.cfg"), REGENERATE

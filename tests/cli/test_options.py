@@ -53,4 +53,4 @@ def test_embed_works_on_as_many_tokens_at_once_as_the_bilm():
 def test_settings_that_exclude_each_other_are_one_line(elmo, tmp_path):
     status, _, said = elmo("embed", "text.txt", tmp_path / "out.h5", "--carry-state", "--engine", "ray")
     assert (status, len(said.splitlines())) == (1, 1)
-    assert "carry_state goes line by line" in said
+    assert "carry_state needs the text in order" in said

@@ -55,7 +55,7 @@ def test_second_run_is_one_line_and_status_1(prepare):
     status, printed, said = prepare()
     assert (status, printed) == (1, "")
     assert len(said.splitlines()) == 1
-    assert "is there already" in said
+    assert "already exists" in said
 
 
 def test_no_text_is_one_line_and_status_1(prepare):

@@ -183,8 +183,8 @@ class Embed(Subject):
         try:
             self._embed(folder, "out", layers, force=self.is_over_another, resume=True)
         except ElmoError as error:
-            if not self.is_over_another and "exists already" in str(error):
-                return  # killed when only the empty directory was left, so it is done
+            if not self.is_over_another and "already exists" in str(error):
+                return  # killed when only the empty directory was left: it is done
             if not self.changes or "the interrupted run differs in --layers" not in str(error):
                 raise
             self._embed(folder, "out", layers, force=True)
@@ -194,7 +194,7 @@ class Embed(Subject):
         try:
             self.write(folder)
         except ElmoError as error:
-            if not (_in_use(error) or "exists already" in str(error)):  # finished between the check and the call
+            if not (_in_use(error) or "already exists" in str(error)):  # done between the look and the call
                 raise
 
     def between(self, folder: Path) -> None:

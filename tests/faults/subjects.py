@@ -89,7 +89,7 @@ class Prepare(Subject):
         try:
             prepare(folder / "raw", folder / "out", held_out=0.1, shuffle=True, n_process=self.n_process)
         except CorpusError as error:
-            if "is there already" not in str(error):
+            if "already exists" not in str(error):
                 raise
 
     def state(self, folder: Path) -> str:

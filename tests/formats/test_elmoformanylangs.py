@@ -121,7 +121,7 @@ def test_ids_are_those_that_the_original_looked_up(shared, sentences):
 
 def test_the_encoder_lstm_is_one_clear_error(shared):
     path = shared / "references" / "elmoformanylangs" / "lstm_encoder"
-    refused(path, r'encoder: name is "lstm".*no biLM', OptionsError)
+    refused(path, r'encoder: name is "lstm".*not a biLM', OptionsError)
 
 
 # --- what is read ---
@@ -511,9 +511,9 @@ def test_our_own_form_without_its_lexicons_is_refused(model, tmp_path):
         ("[]", "expected an object"),
         ("{", "not valid JSON"),
         (json.dumps({"words": [1], "characters": []}), "expected an object"),
-        (json.dumps({**lexicons, "words": None}), "lexicon of words, and there is none"),
+        (json.dumps({**lexicons, "words": None}), "lexicon of words, but it is missing"),
         (json.dumps({**lexicons, "words": lexicons["words"][:-1]}), r"word_embed has shape \[83, 10\].*\[82, 10\]"),
-        (json.dumps({**lexicons, "characters": [*lexicons["characters"], "<"]}), "'<' is there more than once"),
+        (json.dumps({**lexicons, "characters": [*lexicons["characters"], "<"]}), "'<' is repeated"),
     ):
         if content is None:
             (own / "lexicons.json").unlink()

@@ -61,7 +61,7 @@ def test_a_replaced_listener_is_said_to_have_a_model_of_its_own(saved, tmp_path)
     nlp.to_disk(tmp_path)
     facts = describe_pipeline(str(tmp_path))
     assert facts["elmo"] is None
-    assert "mix of tagger  0.333 0.333 0.333, gamma 1.000 (of a biLM of its own)" in table(facts)
+    assert "mix of tagger  0.333 0.333 0.333, gamma 1.000 (of its own biLM)" in table(facts)
 
 
 def test_the_biLM_of_a_pipeline_is_found(saved):  # noqa: N802
@@ -90,7 +90,9 @@ def test_a_pipeline_without_elmo_is_an_error_that_names_its_components(tmp_path)
     nlp.add_pipe("sentencizer")
     nlp.to_disk(tmp_path)
     for call in (describe_pipeline, lambda name: find_bilm(name, tmp_path)):
-        with pytest.raises(ElmoError, match=rf"^{tmp_path}: a pipeline without elmo; its components are sentencizer$"):
+        with pytest.raises(
+            ElmoError, match=rf"^{tmp_path}: this pipeline has no elmo; its components are sentencizer$"
+        ):
             call(str(tmp_path))
 
 

@@ -59,7 +59,7 @@ def test_info_hints_at_text_that_would_be_unknown(model, tmp_path):
     (tmp_path / "own" / "lexicons.json").write_text(json.dumps(lexicons))
     with h5py.File(tmp_path / "own" / "weights.hdf5", "a") as file:
         del file.attrs[TIED_TO]  # else it is refused beside other lexicons
-    assert "hint              it knows no full-width forms" in run("info", tmp_path / "own").stdout
+    assert "hint              it does not know full-width forms" in run("info", tmp_path / "own").stdout
     (hint,) = json.loads(run("info", tmp_path / "own", "--json").stdout)["hints"]
     assert "half-width letters" in hint
 

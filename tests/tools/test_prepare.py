@@ -298,7 +298,7 @@ def test_earlier_results_are_neither_overwritten_nor_mixed(raw, out, there):
     (raw / "a.txt").write_text("Some text.\n")
     out.mkdir()
     (out / there).write_text("earlier")
-    with pytest.raises(CorpusError, match="is there already"):
+    with pytest.raises(CorpusError, match="already exists"):
         prepare(raw, out)
     assert contents(out) == {there: "earlier"}
 
@@ -314,7 +314,7 @@ def test_what_a_killed_run_had_finished_but_for_the_last_moves_is_there(raw, out
         (out / ".incoming" / name).write_text(text)
     (out / "vocab.txt").write_text("v")
     (raw / "a.txt").write_text("Some text.\n")
-    with pytest.raises(CorpusError, match="is there already"):
+    with pytest.raises(CorpusError, match="already exists"):
         prepare(raw, out)
     expected = {"vocab.txt": "v", "train/a.txt": "t", "heldout/a.txt": "h", **({"notes": "mine"} if others else {})}
     assert contents(out) == expected

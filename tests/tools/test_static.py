@@ -122,7 +122,7 @@ def stopped(corpus, model, tmp_path, monkeypatch):
 
 
 def test_a_stopped_run_goes_on_where_it_was(stopped, corpus, model, tmp_path, monkeypatch):
-    assert "--resume goes on" in module.interrupted(stopped)
+    assert "continue with --resume" in module.interrupted(stopped)
     seen = []
     add = module._Sums._add_window
     monkeypatch.setattr(module._Sums, "_add_window", lambda self, *rest: (seen.append(rest[0]), add(self, *rest)))
@@ -136,7 +136,7 @@ def test_a_stopped_run_goes_on_where_it_was(stopped, corpus, model, tmp_path, mo
 
 
 def test_what_is_there_is_neither_replaced_nor_mixed(stopped, corpus, model):
-    with pytest.raises(ElmoError, match=r"out\.part: there from a run that was interrupted"):
+    with pytest.raises(ElmoError, match=r"out\.part: left by an interrupted run"):
         average_words(corpus, stopped, model, min_count=1)
     with pytest.raises(ElmoError, match=r"had another corpus, model, --layers or --min-count"):
         average_words(corpus, stopped, model, min_count=1, layers="top", resume=True)
@@ -145,7 +145,7 @@ def test_what_is_there_is_neither_replaced_nor_mixed(stopped, corpus, model):
     with pytest.raises(ElmoError, match=r"out\.part: damaged"):
         average_words(corpus, stopped, model, min_count=1, resume=True)
     average_words(corpus, stopped, model, min_count=1, force=True)
-    with pytest.raises(ElmoError, match=r"out: is there already.*--force"):
+    with pytest.raises(ElmoError, match=r"out: already exists.*--force"):
         average_words(corpus, stopped, model, min_count=1)
     (stopped / "mine.txt").touch()
     average_words(corpus, stopped, model, min_count=2, force=True)
@@ -157,9 +157,9 @@ def test_what_is_there_is_neither_replaced_nor_mixed(stopped, corpus, model):
     ("settings", "message"),
     [
         ({"min_count": 0}, "min_count is 0"),
-        ({"min_count": 9}, "no word is there 9 times or more"),
+        ({"min_count": 9}, "no word occurs 9 times or more"),
         ({"layers": "concat"}, "layers is 'concat'"),
-        ({"pipeline": "no_such"}, "no_such: neither"),
+        ({"pipeline": "no_such"}, "no_such: not an installed pipeline"),
         ({"lang": "zz"}, "lang: spaCy cannot make a tokenizer for 'zz'"),
     ],
 )

@@ -116,7 +116,7 @@ def test_fewer_than_one_word_to_list_is_an_error(evaluator):
 
 def test_text_without_a_sentence_is_an_error_naming_it(model, tmp_path):
     (tmp_path / "blank.txt").write_text("\n\n")
-    with pytest.raises(ElmoError, match=r"blank\.txt: there is no sentence"):
+    with pytest.raises(ElmoError, match=r"blank\.txt: contains no sentence"):
         list(of_text(str(model), str(tmp_path / "blank.txt"), 5))
 
 
@@ -165,7 +165,7 @@ def test_tokens_without_the_component_have_none_and_retokenized_ones_an_error(mo
     doc = nlp("a b c")
     with doc.retokenize() as retokenizer:
         retokenizer.merge(doc[:2])
-    with pytest.raises(ElmoError, match="3 tokens, the Doc now has 2"):
+    with pytest.raises(ElmoError, match="3 tokens, but the Doc now has 2"):
         doc[0]._.elmo_substitutes  # noqa: B018
 
 

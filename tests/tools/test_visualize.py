@@ -137,7 +137,7 @@ def test_a_pipeline_splits_and_tags_lines(draw, drawn, tmp_path):
     assert draw(["Money!  Lent, by a bank.", "", "A river."], "picture.html", **settings) == {"X": 7, "PUNCT": 4}
     assert list(drawn[0].words[0]) == ["Money", "!", "Lent", ",", "by", "a", "bank", "."]
     assert draw(["x\tMoney!", "y\tA bank.", "y\tRivers"], "b.html", color="label", pipeline="en") == {"y": 2, "x": 1}
-    with pytest.raises(ElmoError, match="line 1: the pipeline gives no parts of speech"):
+    with pytest.raises(ElmoError, match="line 1: the pipeline sets no parts of speech"):
         draw(["Money!"], "c.html", color="pos", pipeline="en")
 
 
@@ -180,7 +180,7 @@ def test_what_is_told_is_in_the_order_of_the_legend(draw, drawn):
 
 
 def test_characters_without_a_glyph_are_one_warning():
-    with pytest.warns(UserWarning, match="some characters are not in matplotlib's font") as warned:
+    with pytest.warns(UserWarning, match="matplotlib's font lacks some characters") as warned:
         picture(["河岸", "银行", "存款"]).png()
     assert len(warned) == 1
 
@@ -240,11 +240,11 @@ def test_markup_and_mathematics_in_the_text_are_shown_as_they_are(draw, tmp_path
         (["a\tb\tc"], {"color": "pos"}, "line 1: expected word<TAB>tag"),
         (["the bank"], {"color": "pos"}, "--pipeline"),
         (["a bank", "a bank"], {"words": ["bank", "shore"]}, "not in the text: shore"),
-        (["a bank", "a bank"], {"words": ["bank"]}, "points to draw: 2"),
-        ([""], {}, "points to draw: 0"),
+        (["a bank", "a bank"], {"words": ["bank"]}, "has 2 points to draw"),
+        ([""], {}, "has 0 points to draw"),
         (["a bank"] * 3, {"words": ["bank"]}, "the same vector"),
         (["a b c"], {"layers": "9"}, "from 0 to 2"),
-        (["a b c"], {"pipeline": "no_such"}, "no_such: neither"),
+        (["a b c"], {"pipeline": "no_such"}, "no_such: not an installed pipeline"),
     ],
 )
 def test_text_that_cannot_be_drawn_is_an_error_and_leaves_nothing(draw, tmp_path, lines, settings, message):
@@ -255,7 +255,7 @@ def test_text_that_cannot_be_drawn_is_an_error_and_leaves_nothing(draw, tmp_path
 
 def test_pictures_that_are_there_are_kept_unless_forced(draw, tmp_path):
     (tmp_path / "picture.html").write_text("mine")
-    with pytest.raises(ElmoError, match=r"picture\.html: is there already.*--force"):
+    with pytest.raises(ElmoError, match=r"picture\.html: already exists.*--force"):
         draw(SENTENCES)
     assert not (tmp_path / "picture.png").exists()
     draw(SENTENCES, force=True)

@@ -1,14 +1,14 @@
-"""A layer and a call of it in, the fastest engine that can run the call out.
+"""Chooses the fastest engine that can run a call of a layer.
 
-Each file here runs the recurrence that `bilm/lstm.py` defines in a way that is faster for some cases. All have one call
-(engine.py). `ENGINES` lists them, the fastest first; the first that has no reason against a case runs it. Where all
-have one, the plain recurrence of `bilm/lstm.py` does.
+Each file here runs the recurrence of `bilm/lstm.py` in a way that is faster for some cases. All engines have the same
+interface (engine.py). `ENGINES` lists them, fastest first. The first engine that has no reason against a call runs it.
+If all have one, the plain recurrence of `bilm/lstm.py` runs it.
 
 | file | runs |
 |---|---|
 | cuda_graphs.py | frozen weights on a GPU: single sentences and streams |
 | compiled.py | frozen weights on a CPU in float32: single sentences and streams |
-| packed_products.py | frozen weights on a CPU in float16 and int8, and in float32 where there is no compiler |
+| packed_products.py | frozen weights on a CPU in float16 and int8, and in float32 without the compiled part |
 | cudnn.py | training on a GPU without clips, rows of one length |
 | gradients_by_hand.py | all other training, on CPU and GPU |
 | in_place.py | everything else without gradients |
@@ -26,7 +26,7 @@ ENGINES: tuple[Engine, ...] = (CudaGraphs(), Compiled(), PackedProducts(), CuDNN
 
 
 def choose(layer: Layer, call: Call) -> Engine | None:
-    """The first engine that has no reason against this call; None where all have one."""
+    """Return the first engine that has no reason against this call; None if all have one."""
     return next((engine for engine in ENGINES if not engine.reasons_against(layer, call)), None)
 
 

@@ -1,4 +1,4 @@
-"""All time steps of a layer in one call of compiled code, for single sentences and streams alike: frozen weights in
+"""Runs all time steps of a layer in one call of compiled code, for single sentences and streams: frozen weights in
 float32 on a CPU."""
 
 import torch
@@ -11,20 +11,20 @@ from spacy_elmo.bilm.time_steps import State
 
 
 class Compiled(Engine):
-    """Rows are independent of each other, and so are the directions: each thread takes some rows of one direction
-    through all of their steps, and waits for no other thread."""
+    """Rows and directions are independent of each other. So each thread takes some rows of one direction through all of
+    their steps, and does not wait for other threads."""
 
     name = "compiled"
 
     def reasons_against(self, layer: Layer, call: Call) -> list[str]:
-        """As `Engine`."""
+        """See `Engine`."""
         reasons = reasons_against_kernels(call.x) + reasons_against_a_copy(layer)
         if layer.precision != "float32":
-            reasons.append(f"it computes in float32, and the precision is {layer.precision}")
+            reasons.append(f"it computes in float32, but the precision is {layer.precision}")
         return reasons
 
     def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
-        """As `Engine`."""
+        """See `Engine`."""
         hidden, cell = (part.to(call.x, copy=True).contiguous() for part in call.state)
         clips = layer.cell_clip, layer.proj_clip
         x = call.x.contiguous()
@@ -32,7 +32,7 @@ class Compiled(Engine):
         return outputs, (hidden, cell)
 
     def prepare(self, layer: Layer) -> None:
-        """Lay the weights out."""
+        """Lay out the weights."""
         self._weights(layer)
 
     def _weights(self, layer: Layer) -> list[DirectionWeights]:
@@ -44,5 +44,5 @@ class Compiled(Engine):
                 return [DirectionWeights.of(*direction) for direction in parts]
 
         weights = layer.keep(self.name, lay_out)
-        assert weights is not None  # or there was a reason against it
+        assert weights is not None  # otherwise there was a reason against this engine
         return weights

@@ -1,7 +1,7 @@
-"""Packed inputs in, packed outputs and final state out, on a GPU: the time steps of a layer, many in one launch.
+"""Runs many time steps of a layer in one launch on a GPU.
 
-A time step is a dozen kernels, each of which takes longer to be launched from Python than to run. So blocks of time
-steps are captured as CUDA graphs, one for each number of rows (rounded up), and launched as one.
+A time step is a dozen kernels, and launching one from Python takes longer than running it. So blocks of time steps are
+captured as CUDA graphs, one for each number of rows (rounded up), and each block is one launch.
 """
 
 import math
@@ -21,13 +21,13 @@ from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.bilm.time_steps import State, TimeStep
 from spacy_elmo.bilm.transfer import to_device
 
-# Of the gates in a time step, which above that keeps a GPU busy for longer than launching its kernels takes; of the
-# input half of those in a block.
+# Bytes of the gates in a time step: above this, its kernels run longer than their launch takes. Bytes of the input half
+# of the gates in a block.
 _STEP_BYTES, _BLOCK_BYTES = 8 * 2**20, 32 * 2**20
 _MAX_STEPS = 16
 
 
-_capturing = ForkSafeLock()  # a process can do one at a time
+_capturing = ForkSafeLock()  # a process can only capture one graph at a time
 
 
 class CudaGraphs(Engine):
@@ -36,24 +36,24 @@ class CudaGraphs(Engine):
     name = "cuda_graphs"
 
     def reasons_against(self, layer: Layer, call: Call) -> list[str]:
-        """As `Engine`."""
+        """See `Engine`."""
         if not call.x.is_cuda:
-            return [f"it is for a GPU, and the weights are on {call.x.device}"]
+            return [f"it is for a GPU, but the weights are on {call.x.device}"]
         reasons = [] if layer.is_frozen else reasons_against_a_copy(layer)
         if torch.is_grad_enabled():
-            reasons.append("it makes no gradients, and these are on (torch.inference_mode() turns them off)")
+            reasons.append("it computes no gradients, but gradients are on (torch.inference_mode() turns them off)")
         if call.starts is not None:
-            reasons.append("rows start afresh inside the sequences")
+            reasons.append("rows reset their state inside the sequences")
         if call.rows > (most := max_rows(layer.dim, layer.weight.dtype)):
-            reasons.append(f"with {call.rows} rows a time step, more than {most}, launching each kernel costs nothing")
+            reasons.append(f"graphs gain nothing with {call.rows} rows in a time step, which is more than {most}")
         if layer.weight.dtype == torch.float64:
-            reasons.append("float64 is for a call or two")
+            reasons.append("float64 is only used for a few calls")
         if torch.cuda.is_current_stream_capturing():
             reasons.append("another CUDA graph is being captured")
         return reasons
 
     def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
-        """As `Engine`."""
+        """See `Engine`."""
 
         def make() -> GraphedSteps:
             bias = with_forget_bias(layer.bias, layer.forget_bias).to(layer.weight.dtype)
@@ -61,15 +61,15 @@ class CudaGraphs(Engine):
             return GraphedSteps(layer.weight, bias, layer.projection, layer.n_in, *clips)
 
         graphed = layer.keep(self.name, make)
-        assert graphed is not None  # or there was a reason against it
+        assert graphed is not None  # otherwise there was a reason against this engine
         return graphed(call.x, call.state, call.steps())
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Time steps that are launched as one; the rows of each are filled up to the same number.
+    """Time steps that are launched together. The rows of each are padded to the same number.
 
-    places: `[n_steps * rows]`, where the token of each row stands, -1 where there is none.
+    places: `[n_steps * rows]`, position of the token of each row, or -1 for padding.
     """
 
     n_steps: int
@@ -78,7 +78,7 @@ class _Block:
 
     @classmethod
     def of(cls, steps: Sequence[TimeStep], n_steps: int, rows: int) -> "_Block":
-        """Lay out time steps, at most `n_steps`, of at most `rows` rows."""
+        """Lay out at most `n_steps` time steps of at most `rows` rows."""
         starts, sizes = np.zeros((2, n_steps, 1), dtype=np.int64)
         starts[: len(steps), 0] = [step.start for step in steps]
         sizes[: len(steps), 0] = [step.rows for step in steps]
@@ -87,7 +87,7 @@ class _Block:
 
 
 def max_rows(dim: int, dtype: torch.dtype) -> int:
-    """Up to how many rows of a time step graphs gain anything."""
+    """Return the largest number of rows in a time step with which graphs gain anything."""
     return max(1, _STEP_BYTES // _row_bytes(dim, dtype))
 
 
@@ -98,9 +98,9 @@ def _row_bytes(dim: int, dtype: torch.dtype) -> int:
 class GraphedSteps:
     """The recurrence of one layer, both directions in one step, for one state of its weights.
 
-    weight, projection: of `BidirectionalLSTMLayer`; bias: `[2, 1, 4 * dim]`, with the forget gate's.
-    Several threads and streams may call it; while it captures, nothing else in the process may wait for the whole
-    device. On a CPU the same blocks run without being captured, for tests.
+    weight, projection: of `BidirectionalLSTMLayer`; bias: `[2, 1, 4 * dim]`, with that of the forget gate.
+    Several threads and streams may call it. While it captures, nothing else in the process may wait for the whole
+    device. On a CPU, the same blocks run without capture, for tests.
     """
 
     def __init__(
@@ -121,17 +121,17 @@ class GraphedSteps:
         self._lock = ForkSafeLock()
         self._runs: dict[int, Callable[[], Tensor]] = {}
         if weight.is_cuda:
-            self._pool = torch.cuda.graph_pool_handle()  # the blocks work in the same memory
+            self._pool = torch.cuda.graph_pool_handle()  # the blocks share their memory
             self._stream, self._done = torch.cuda.Stream(weight.device), torch.cuda.Event()
-        with torch.inference_mode(False):  # what may be written to in any mode
+        with torch.inference_mode(False):  # so that these can be written to in any mode
             self._hidden = weight.new_zeros(2, self._max_rows, self._width)
             self._cell = weight.new_zeros(2, self._max_rows, self._dim)
             self._inputs = weight.new_zeros(2 * 4 * self._dim * self._block_rows)
             self._is_taken = weight.new_zeros(self._block_rows, dtype=torch.bool)
 
     def __call__(self, x: Tensor, state: State, steps: Sequence[TimeStep]) -> tuple[Tensor, State]:
-        """Arguments and results as of `Engine.run`; at most `max_rows` rows, none of which starts
-        afresh."""
+        """Run the recurrence; arguments and results are those of `Engine.run`. There are at most `max_rows` rows, and
+        none resets its state."""
         given, rows = x.dtype, steps[0].rows
         blocks = list(self._plan(steps))
         places = np.concatenate([block.places for block in blocks])
@@ -153,7 +153,7 @@ class GraphedSteps:
 
     @contextmanager
     def _in_turn(self, x: Tensor) -> Iterator[None]:
-        """Keep others from the arrays, in other threads and on other streams; in the types of the weights."""
+        """Lock the arrays against other threads and streams, and turn autocast off."""
         with self._lock, torch.cuda.device_of(x), torch.autocast(x.device.type, enabled=False):
             if x.is_cuda:
                 self._done.wait()
@@ -169,13 +169,13 @@ class GraphedSteps:
             start += n_steps
 
     def _shape(self, rows: int) -> tuple[int, int]:
-        """Time steps and rows of the block for so many rows: at most five kinds from a number to twice that."""
+        """Return time steps and rows of a block for this many rows. There are at most five sizes between n and 2 n."""
         unit = max(1, 2 ** (rows.bit_length() - 3))
         rows = min(rows + -rows % unit, self._max_rows)
         return min(_MAX_STEPS, self._block_rows // rows), rows
 
     def _run(self, block: _Block, x: Tensor, is_taken: Tensor) -> Tensor:
-        """Bring the state up to date; return the outputs, `[2, n_steps * rows, width]`, valid until the next call."""
+        """Update the state; return the outputs, `[2, n_steps * rows, width]`, which are valid until the next call."""
         shape = block.n_steps, block.rows
         inputs = self._inputs[: 2 * 4 * self._dim * len(is_taken)].view(2, len(is_taken), 4 * self._dim)
         torch.baddbmm(self._bias, x, self._input_weight, out=inputs)
@@ -186,7 +186,7 @@ class GraphedSteps:
         return self._runs[block.rows]()
 
     def _run_steps(self, inputs: Tensor, is_taken: Tensor) -> Tensor:
-        """inputs: of the gates, `[2, n_steps, rows, 4 * dim]`; is_taken: `[n_steps, rows, 1]`."""
+        """Run the time steps. inputs: of the gates, `[2, n_steps, rows, 4 * dim]`; is_taken: `[n_steps, rows, 1]`."""
         rows, (cell_limit, limit) = inputs.shape[2], self._limits
         hidden, cell = self._hidden[:, :rows], self._cell[:, :rows]
         outputs = []
@@ -204,16 +204,16 @@ class GraphedSteps:
         return torch.stack(outputs, dim=1).flatten(1, 2)
 
     def _captured(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """What replays it, on the same arrays."""
+        """Capture a run as a graph; return a function that replays it on the same arrays."""
         graph = torch.cuda.CUDAGraph()
         with _capturing:
             kept = self._hidden.clone(), self._cell.clone()
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
-                run()  # what is loaded or set up at the first call cannot be captured
+                run()  # warm-up: loading and setup in the first call cannot be captured
             torch.cuda.current_stream().wait_stream(self._stream)
             self._hidden.copy_(kept[0]), self._cell.copy_(kept[1])
-            # The stream is named, or torch takes one of the device that captured first.
+            # Without a named stream, torch uses a stream of the device that captured first.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 outputs = run()
 

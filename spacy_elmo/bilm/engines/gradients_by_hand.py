@@ -1,4 +1,4 @@
-"""Gradients written out by hand: training, on CPU and GPU, in float32 and under autocast."""
+"""Training with gradients written by hand, on CPU and GPU, in float32 and under autocast."""
 
 import itertools
 from typing import Any
@@ -12,16 +12,16 @@ from spacy_elmo.bilm.time_steps import State, TimeStep
 
 
 class GradientsByHand(Engine):
-    """Under autocast, products and gates have its type, while cells and results keep that of `x`."""
+    """Under autocast, products and gates have its dtype, while cells and results keep the dtype of `x`."""
 
     name = "gradients_by_hand"
 
     def reasons_against(self, layer: Layer, call: Call) -> list[str]:
-        """As `Engine`."""
-        return [] if torch.is_grad_enabled() else ["it keeps what gradients need, and these are off"]
+        """See `Engine`."""
+        return [] if torch.is_grad_enabled() else ["it keeps what gradients need, but gradients are off"]
 
     def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
-        """As `Engine`."""
+        """See `Engine`."""
         x, (hidden, cell), dtype = call.x, call.state, _dtype(call)
         parts = (x, hidden, layer.weight, layer.bias, layer.projection)
         x_, hidden_, *parameters = (None if part is None else part.to(dtype) for part in parts)
@@ -31,7 +31,7 @@ class GradientsByHand(Engine):
         return y.to(x.dtype), (last_hidden.to(x.dtype), last_cell)
 
     def precision(self, layer: Layer, call: Call) -> str:
-        """As `Engine`."""
+        """See `Engine`."""
         return name_of(_dtype(call))
 
 
@@ -41,11 +41,11 @@ def _dtype(call: Call) -> torch.dtype:
 
 
 class _Recurrence(torch.autograd.Function):
-    """The same numbers with gradients, the backward pass written out by hand.
+    """The recurrence with a backward pass written by hand.
 
-    Left to itself, torch keeps and revisits some twenty tensors a time step and adds to the gradient of the
-    weights at each. Here each step's part of the gates' gradient goes into one array, and the gradients of the
-    weights and of `x` follow from it in a few large products.
+    Autograd would keep some twenty tensors per time step, and add to the gradient of the weights at each step. Here,
+    the gradients of the gates of all steps are in one array, and the gradients of the weights and of `x` follow from it
+    in a few large products.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class _Recurrence(torch.autograd.Function):
         clips: tuple[float | None, float | None],
         forget_bias: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute outputs and last states as the plain recurrence does; keep gates, cells and outputs of every step."""
+        """Compute outputs and final states like the plain recurrence. Keep gates, cells and outputs of every step."""
         (_, n_tokens, n_in), dim = x.shape, cell.shape[2]
         gates = x.new_empty(2, n_tokens, 4 * dim)
         cells, squashed = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
@@ -86,12 +86,12 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Walk the time steps backwards; a `d_` is the gradient of what it is named after."""
+        """Go through the time steps backwards. A name with `d_` is the gradient of what follows it."""
         x, weight, projection, gates, cells, squashed, outputs = ctx.saved_tensors
         (d_outputs, d_hidden, d_cell), n_in = (grad.clone() for grad in grads), x.shape[2]
         initial_hidden, initial_cell = ctx.initial
         d_gates = torch.empty_like(gates)
-        recurrent = weight[:, n_in:].transpose(1, 2).contiguous()  # or torch lays it out anew at each time step
+        recurrent = weight[:, n_in:].transpose(1, 2).contiguous()  # otherwise torch copies it at each time step
         for number in reversed(range(len(ctx.steps))):
             step = ctx.steps[number]
             now, rows = step.tokens, step.rows
@@ -126,9 +126,9 @@ def _step_back(
     clip: float | None,
     d_gates: Tensor,
 ) -> Tensor:
-    """Fill in `d_gates` of one time step, before the nonlinearities; return the gradient of the cell it found.
+    """Fill in `d_gates` of one time step, before the nonlinearities. Return the gradient of the cell before the step.
 
-    gates: activated; cell: after the clip, and squashed: its tanh; found: cell of the step before.
+    gates: activated; cell: after the clip; squashed: its tanh; found: cell of the previous step.
     """
     ops = torch.ops.aten
     input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=-1)
@@ -142,7 +142,7 @@ def _step_back(
 
 
 def _found_hidden(steps: list[TimeStep], initial: Tensor, outputs: Tensor) -> Tensor:
-    """The hidden state that each step found, `[2, n_tokens, projection_dim]`."""
+    """Return the hidden state before each step, `[2, n_tokens, projection_dim]`."""
     found = [steps[0].keep(initial)]
     for before, step in itertools.pairwise(steps):
         found.append(step.keep(outputs[:, before.tokens][:, : step.rows]))
@@ -150,7 +150,7 @@ def _found_hidden(steps: list[TimeStep], initial: Tensor, outputs: Tensor) -> Te
 
 
 def _through_clip(grad: Tensor, clipped: Tensor, limit: float | None) -> Tensor:
-    """Set the gradient to zero where the clip has cut, in place."""
+    """Set the gradient to zero where the clip was active, in place."""
     if limit is None:
         return grad
     return torch.ops.aten.hardtanh_backward.grad_input(grad, clipped, -limit, limit, grad_input=grad)  # type: ignore[no-any-return]

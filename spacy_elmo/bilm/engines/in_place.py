@@ -1,4 +1,4 @@
-"""Torch's operators in place, only the outputs kept: whatever needs no gradients, on any device and in any type."""
+"""Runs torch's operators in place and only keeps the outputs: without gradients, on any device, in any dtype."""
 
 import torch
 from torch import Tensor
@@ -9,24 +9,24 @@ from spacy_elmo.bilm.time_steps import State, time_blocks, tokens_of
 
 
 class InPlace(Engine):
-    """Both directions in one product a time step, all of it in the type of the weights."""
+    """Both directions in one product per time step, all in the dtype of the weights."""
 
     name = "in_place"
 
     def reasons_against(self, layer: Layer, call: Call) -> list[str]:
-        """As `Engine`."""
+        """See `Engine`."""
         if torch.is_grad_enabled():
-            return ["it makes no gradients, and these are on (torch.inference_mode() turns them off)"]
+            return ["it computes no gradients, but gradients are on (torch.inference_mode() turns them off)"]
         return []
 
     def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
-        """As `Engine`."""
+        """See `Engine`."""
         steps, dim, given = call.steps(), layer.dim, call.x.dtype
         input_weight, weight = layer.weight[:, : layer.n_in], layer.weight[:, layer.n_in :]
         x, hidden, cell = call.x.to(weight), call.state[0].to(weight), call.state[1].to(weight, copy=True)
         bias = with_forget_bias(layer.bias, layer.forget_bias).to(weight)
         outputs: list[Tensor] = []
-        ended: list[State] = []  # what the rows hold whose sequence is over, shortest sequence first
+        ended: list[State] = []  # final states of rows whose sequence has ended, shortest sequence first
         gates = x.new_empty(2, 0, 4 * dim)
         for some in time_blocks(steps, block_rows(dim, x.dtype)):
             block = torch.baddbmm(bias, x[:, tokens_of(some)], input_weight).split([step.rows for step in some], dim=1)
@@ -38,8 +38,7 @@ class InPlace(Engine):
                     input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=-1)
                     three, squashed = gates[..., : 3 * dim], torch.empty_like(cell)
                 hidden, cell = step.keep(hidden), step.keep(cell)
-                # Not `baddbmm_` on `inputs`: on a CPU, only a product that lies in one piece uses all threads for few
-                # rows.
+                # Not `baddbmm_` on `inputs`: on a CPU, only a contiguous product uses all threads for few rows.
                 torch.bmm(hidden, weight, out=gates).add_(inputs)
                 three.sigmoid_()
                 clip_(cell.mul_(forget_gate).addcmul_(input_gate, candidate.tanh_()), layer.cell_clip)

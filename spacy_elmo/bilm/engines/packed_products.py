@@ -1,4 +1,4 @@
-"""Packed products of torch's (oneDNN, FBGEMM), one direction after the other: frozen weights on an x86 CPU in any
+"""Runs torch's packed products (oneDNN, FBGEMM), one direction after the other: frozen weights on an x86 CPU in any
 precision."""
 
 import torch
@@ -11,17 +11,17 @@ from spacy_elmo.bilm.time_steps import State, TimeStep, time_blocks, tokens_of
 
 
 class PackedProducts(Engine):
-    """The input half of the gates for several time steps at once, then step by step the half that comes from the hidden
-    state, the update of the gates, and the projection."""
+    """Computes the input half of the gates for several time steps at once. Then it computes, step by step, the half
+    from the hidden state, the update of the gates, and the projection."""
 
     name = "packed_products"
 
     def reasons_against(self, layer: Layer, call: Call) -> list[str]:
-        """As `Engine`."""
+        """See `Engine`."""
         return reasons_against_packing(call.x, layer.precision) + reasons_against_a_copy(layer)
 
     def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
-        """As `Engine`."""
+        """See `Engine`."""
         x, steps = call.x, call.steps()
         outputs = x.new_empty(2, x.shape[1], layer.projection_dim)
         hidden, cell = (part.to(x, copy=True).contiguous() for part in call.state)
@@ -33,7 +33,7 @@ class PackedProducts(Engine):
         return outputs, (hidden, cell)
 
     def precision(self, layer: Layer, call: Call) -> str:
-        """As `Engine`."""
+        """See `Engine`."""
         return layer.precision
 
     def prepare(self, layer: Layer) -> None:
@@ -50,7 +50,7 @@ def _run_steps(
     steps: list[TimeStep],
     outputs: Tensor,
 ) -> None:
-    """Fill in `outputs` and bring the state up to date; row by row it stays what it was at the row's last step."""
+    """Fill in `outputs` and update the state. A row whose sequence has ended keeps its final state."""
     update = gates.update_gates if kernels.reasons_against_kernels(x) else kernels.update_gates
     sizes = [step.rows for step in steps]
     for step, inputs, found in zip(steps, products.inputs(x).split(sizes), outputs.split(sizes), strict=True):

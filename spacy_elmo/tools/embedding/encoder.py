@@ -1,4 +1,4 @@
-"""Tokenized sentences in, the arrays to be written out."""
+"""Turns tokenized sentences into the arrays to write."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,28 +20,28 @@ WORDS = ("all", "top", "mean")
 
 @dataclass(frozen=True)
 class Layout:
-    """Form of the array of a line: `[n_outputs, n_tokens, width]`, or `[n_tokens, width]` where n_outputs is None."""
+    """Form of the array of a line: `[n_outputs, n_tokens, width]`, or `[n_tokens, width]` if n_outputs is None."""
 
     n_outputs: int | None
     width: int
     dtype: str
 
     def shape(self, n_tokens: int) -> tuple[int, ...]:
-        """Shape of the array of a line of so many tokens."""
+        """Return the shape of the array of a line of `n_tokens`."""
         return (n_tokens, self.width) if self.n_outputs is None else (self.n_outputs, n_tokens, self.width)
 
     @property
     def token_bytes(self) -> int:
-        """Bytes that a token takes."""
+        """Bytes per token."""
         return (self.n_outputs or 1) * self.width * np.dtype(self.dtype).itemsize
 
 
 class Encoder:
-    """A biLM and what is wanted of it.
+    """Encodes sentences with a biLM.
 
     layers: one of WORDS, or the number of a layer; see `parse_layers`.
-    settings: of these, `float16`, `max_batch_tokens`, `carry_state` (from call to call, row by row) and `device`, which
-        is chosen where the work is done, see `on_device`.
+    settings: it uses `float16`, `max_batch_tokens`, `carry_state` (from call to call, row by row) and `device`. The
+        device is chosen in the process that does the work; see `on_device`.
     """
 
     def __init__(self, bilm: BiLM, layers: Choice, settings: EmbedSettings) -> None:
@@ -51,7 +51,7 @@ class Encoder:
         self._state, self._device = CarriedState() if settings.carry_state else None, settings.device
 
     def on_device(self) -> "Encoder":
-        """Move the biLM to the device, in the process that works with it.
+        """Move the biLM to the device. Call it in the process that does the work.
 
         Raises:
             ElmoError: there is no such device.
@@ -60,10 +60,10 @@ class Encoder:
         return self
 
     def __call__(self, sentences: Sequence[Sequence[str]]) -> list[Array]:
-        """Return the array of each sentence; what came before has no part in it.
+        """Return the array of each sentence, independent of earlier calls.
 
-        A word's vector is rounded in the company it is computed in. Remembered, it would carry that into later calls,
-        and text that a biLM amplifies would differ between a resumed run and an uninterrupted one.
+        The rounding of a word's vector depends on the batch in which it is computed. A cached vector would carry that
+        rounding into later calls. If a biLM amplifies it, a resumed run would differ from an uninterrupted one.
         """
         self._bilm.clear_word_table()
         arrays: list[Any] = [None] * len(sentences)
@@ -71,7 +71,7 @@ class Encoder:
             values = floats_on_cpu(self._reduce(batch.layers))
             for number, part in zip(batch.numbers, values.split(batch.lengths, dim=-2), strict=True):
                 arrays[number] = part[..., 1:-1, :].numpy().astype(self.layout.dtype)  # a copy, without BOS and EOS
-            del batch, values, part  # or they are still there beside the next ones
+            del batch, values, part  # free them before the next batch is computed
         return arrays
 
     def _reduce(self, layers: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Arrays of lines in, an output file out: one function a format, chosen by the file's suffix."""
+"""Writes the arrays of lines to a file: one function per format, chosen by the file's suffix."""
 
 import json
 import zipfile
@@ -29,7 +29,7 @@ _GROUP = 2**24  # bytes of vectors in a row group (Parquet) or record batch (Arr
 
 
 class Row(NamedTuple):
-    """A line of the text, counted from 0, and what was made of it."""
+    """A line of the text, counted from 0, with its tokens and vectors."""
 
     number: int
     line: str
@@ -39,9 +39,9 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Wishes:
-    """What shall be in the file beside the vectors.
+    """What the file should contain in addition to the vectors.
 
-    sentences: the lines themselves; keys: lines instead of their numbers name the arrays (HDF5, npz).
+    sentences: the lines themselves; keys: name arrays by lines instead of line numbers (HDF5, npz).
     """
 
     sentences: bool = True
@@ -52,35 +52,35 @@ Writer = Callable[[Path, Layout, Text, Wishes, Iterable[Row]], None]
 
 
 def writer_for(out: Path, wishes: Wishes) -> Writer:
-    """Choose by suffix.
+    """Choose the writer by suffix.
 
     Raises:
-        ElmoError: the suffix is none of ours, a package is missing, or the format has no place for a wish.
+        ElmoError: the suffix is unknown, a package is missing, or the format does not support a wish.
     """
     writer = WRITERS.get(out.suffix)
     if writer is None:
-        raise ElmoError(f"{out}: the suffix says the format; expected one of {', '.join(WRITERS)}")
+        raise ElmoError(f"{out}: unknown format; expected a name that ends in one of {', '.join(WRITERS)}")
     if wishes.keys and out.suffix not in FORMATS_WITH_KEYS:
-        raise ElmoError(f"{out}: sentences as keys are for .hdf5, .h5 and .npz; {out.suffix} files hold them anyway")
+        raise ElmoError(f"{out}: sentences as keys are for .hdf5, .h5 and .npz; {out.suffix} has the sentences anyway")
     if writer in (write_arrow, write_parquet):
         _import_pyarrow()
     return writer
 
 
 def write_hdf5(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
-    """The layout of `allennlp elmo` and of bilm-tf's `dump_bilm_embeddings`: a dataset for each line, named by its
-    number, and `sentence_to_index`, one string of JSON."""
+    """Write the layout of `allennlp elmo` and of bilm-tf's `dump_bilm_embeddings`: one dataset per line, named by its
+    number, and `sentence_to_index`, one JSON string."""
     with path.open("w+b") as stored, new_hdf5(stored) as file:
         for name, row in _named(rows, wishes):
-            if not (wishes.keys and name in file):  # a repeated line, and so are its vectors
+            if not (wishes.keys and name in file):  # a repeated line has the same vectors
                 file.add(name, row.vectors)
         if wishes.sentences and not wishes.keys:
             file.add(INDEX, [sentence_index(text.lines)], h5py.string_dtype())
 
 
 def write_npz(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
-    """What `numpy.load` reads: arrays under the names that they have in HDF5. The directory of a zip file is kept in
-    memory, to write it as to read it (about 1 KB a line)."""
+    """Write arrays for `numpy.load`, under the same names as in HDF5. Writing and reading keep the directory of the
+    zip file in memory (about 1 KB per line)."""
     with zipfile.ZipFile(path, "w", allowZip64=True) as file:
         seen: set[bytes] = set()
         for name, row in _named(rows, wishes):
@@ -95,7 +95,7 @@ def write_npz(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iter
 
 def _add_array(file: zipfile.ZipFile, name: str, array: Array) -> None:
     info = zipfile.ZipInfo()
-    info.filename = f"{name}.npy"  # as it is: given above, Windows would take a backslash for a slash
+    info.filename = f"{name}.npy"  # not an argument of ZipInfo: on Windows, that turns a backslash into a slash
     with file.open(info, "w", force_zip64=array.nbytes > 2**31) as member:
         np.lib.format.write_array(member, array, allow_pickle=False)
 
@@ -105,10 +105,10 @@ def _named(rows: Iterable[Row], wishes: Wishes) -> Iterator[tuple[str, Row]]:
 
 
 def sentence_index(lines: Callable[[], Iterable[str]]) -> bytes:
-    """JSON of line → number as a string, in order of first occurrence; a repeated line has its last number.
+    """Return JSON of line → number (a string), in order of first occurrence. A repeated line has its last number.
 
-    Byte for byte what `allennlp elmo` writes, made without a dictionary of all lines: beside the JSON itself it takes
-    some 50 bytes a line.
+    It equals what `allennlp elmo` writes, byte for byte, but needs no dictionary of all lines: in addition to the JSON
+    itself it takes some 50 bytes per line.
     """
     hashes = np.fromiter(map(line_hash, lines()), dtype="S16")
     order = np.argsort(hashes, kind="stable")
@@ -126,8 +126,8 @@ def sentence_index(lines: Callable[[], Iterable[str]]) -> bytes:
 
 
 def write_parquet(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
-    """Columns `line`, `sentence`, `tokens` and `vectors`, or `layer_0`, `layer_1`, ... for all layers: a list of a
-    vector for each token."""
+    """Write columns `line`, `sentence`, `tokens` and `vectors`, or `layer_0`, `layer_1`, ... for all layers. A cell of
+    these is a list with one vector per token."""
     _import_pyarrow()
     from pyarrow import parquet
 
@@ -138,7 +138,7 @@ def write_parquet(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: 
 
 
 def write_arrow(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
-    """The same columns as `write_parquet` makes, as an Arrow IPC file (Feather 2)."""
+    """Write the columns of `write_parquet` to an Arrow IPC file (Feather 2)."""
     arrow = _import_pyarrow()
     schema = _schema(layout, wishes)
     with arrow.OSFile(str(path), "wb") as sink, arrow.ipc.new_file(sink, schema) as file:
@@ -198,17 +198,17 @@ def _table(schema: "pyarrow.Schema", layout: Layout, rows: list[Row]) -> "pyarro
 
 
 def write_docbin(path: Path, layout: Layout, text: Text, wishes: Wishes, rows: Iterable[Row]) -> None:
-    """A DocBin whose Docs have `doc._.elmo` when read with `DocBin(store_user_data=True)`; of all layers, the mean, and
-    the layers as `doc._.elmo_layers`. Rows of white space tokens are zero.
+    """Write a DocBin whose Docs have `doc._.elmo` when read with `DocBin(store_user_data=True)`. With all layers,
+    `doc._.elmo` is their mean, and `doc._.elmo_layers` has the layers. Rows of white space tokens are zero.
 
-    `DocBin.to_bytes` would hold all vectors in memory three times; this writes what it writes with the user data, which
-    come last, one by one. Words stay in memory, vectors do not.
+    `DocBin.to_bytes` would hold all vectors in memory three times. This writes the same bytes, but adds the user data,
+    which come last, one by one. Words stay in memory, vectors do not.
     """
     bin_ = DocBin(attrs=["ORTH", "SPACY"])
     for doc in text.docs():
         bin_.add(doc)
     head = bytearray(zlib.decompress(bin_.to_bytes()))
-    head[0] += 1  # a map of one more entry (msgpack's header of a map of up to 15 is one byte)
+    head[0] += 1  # one more entry in the map (in msgpack, the header of a map of up to 15 is one byte)
     head += srsly.msgpack_dumps("user_data") + b"\xdd" + len(bin_).to_bytes(4, "big")
     packed = zlib.compressobj(1)
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Lines in, an error where they cannot name arrays (`--use-sentence-keys`)."""
+"""Checks that lines can name arrays (`--use-sentence-keys`)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _AT_ONCE = 1000  # lines
 
 @dataclass(frozen=True)
 class _Format:
-    """reason: why a line cannot be a name, or None; claimed: names that no other line may have beside it."""
+    """A format with names. reason: why a line cannot be a name, or None; claimed: names that no other line may have."""
 
     name: str
     reason: Callable[[str], str | None]
@@ -26,8 +26,8 @@ class _Format:
 def _reason_of_hdf5(line: str) -> str | None:
     if line == ".":
         return "it stands for the group itself"
-    if {"", "."} & set(line.split("/")):  # HDF5 takes `a//b`, `./a/b` and `a/b` for one
-        return "a slash separates groups, and here nothing or a dot alone is before or behind one"
+    if {"", "."} & set(line.split("/")):  # for HDF5, `a//b`, `./a/b` and `a/b` are the same
+        return "slashes separate groups, and next to a slash there is nothing or only a dot"
     return None
 
 
@@ -44,7 +44,7 @@ def _reason_of_npz(line: str) -> str | None:
 
 def _stem(line: str) -> Iterator[str]:
     if line.endswith(".npy"):
-        yield line.removesuffix(".npy")  # whose array `numpy.load` gives for either name
+        yield line.removesuffix(".npy")  # `numpy.load` returns the same array for both names
 
 
 _HDF5 = _Format("HDF5", _reason_of_hdf5, _groups)
@@ -53,10 +53,10 @@ FORMATS = {".hdf5": _HDF5, ".h5": _HDF5, ".npz": _NPZ}
 
 
 def check_keys(text: Text, suffix: str) -> None:
-    """See that every line can name an array in the format of this suffix, one of FORMATS.
+    """Check that every line can name an array in the format of this suffix, one of FORMATS.
 
     Raises:
-        ElmoError: a line cannot, by itself or beside another; both are named.
+        ElmoError: a line cannot be a name, or not together with another line; the message names both.
     """
     form = FORMATS[suffix]
     for number, line in enumerate(text.lines(), 1):
@@ -66,12 +66,12 @@ def check_keys(text: Text, suffix: str) -> None:
         number, line = clash
         others = enumerate(text.lines(), 1)
         beside, other = next((n, other) for n, other in others if line in form.claimed(other))
-        raise ElmoError(_refusal(text, number, form, line, f" beside {_short(other)} (line {beside})"))
+        raise ElmoError(_refusal(text, number, form, line, f" next to {_short(other)} (line {beside})"))
 
 
 def _find_clash(text: Text, form: _Format) -> tuple[int, str] | None:
-    """A line, and its number from 1, that is a name claimed by another. Memory is that of the claimed names, some 30
-    bytes each, whatever the length of the text."""
+    """Return the number (from 1) and text of a line whose name another line claims; None if there is none. The memory
+    is some 30 bytes per claimed name, whatever the length of the text."""
     claimed = np.fromiter((line_hash(name) for line in text.lines() for name in form.claimed(line)), dtype="S16")
     claimed.sort()
     lines, n_read = text.lines(), 0
@@ -86,7 +86,7 @@ def _find_clash(text: Text, form: _Format) -> tuple[int, str] | None:
 
 def _refusal(text: Text, number: int, form: _Format, line: str, why: str) -> str:
     found = f"{text.path}, line {number}: {form.name} cannot name an array {_short(line)}{why}"
-    return f"{found}; leave --use-sentence-keys away"
+    return f"{found}; run again without --use-sentence-keys"
 
 
 def _short(line: str) -> str:

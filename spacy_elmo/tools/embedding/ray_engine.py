@@ -1,4 +1,4 @@
-"""Windows in, arrays out, worked on by actors of Ray Data wherever Ray reaches."""
+"""Encodes windows with actors of Ray Data, on all machines of a Ray cluster."""
 
 import logging
 import re
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class _Actor:
-    """An encoder in a process of its own: tables of `line` and `tokens` in, of `line` and `vectors` (bytes) out."""
+    """An encoder in its own process. It turns tables of `line` and `tokens` into tables of `line` and `vectors`
+    (bytes)."""
 
     def __init__(self, encoder: Any) -> None:
         import ray
@@ -35,10 +36,10 @@ class _Actor:
 
 
 def import_ray() -> Any:
-    """The package, with Ray Data.
+    """Return the package, with Ray Data.
 
     Raises:
-        ElmoError: it is not installed, or not whole.
+        ElmoError: it is not installed, or is incomplete.
     """
     try:
         import pyarrow  # noqa: F401
@@ -54,10 +55,10 @@ def encode_on_ray(
 ) -> Iterator[list[Array]]:
     """Yield the arrays of the windows' sentences, in order.
 
-    The biLM and the text travel through Ray's object store, so that its machines need no common file system, only
-    spacy-elmo. An actor that dies is started again, and what it was working on is done again.
+    The biLM and the text go through Ray's object store, so the machines need spacy-elmo but no shared file system. If
+    an actor dies, Ray starts it again and repeats its work.
 
-    ray: of `connected`; workers: actors; gpus: that each of them asks for.
+    ray: from `connected`; workers: number of actors; gpus: number that each actor asks for.
 
     Raises:
         ElmoError: an actor fails.
@@ -66,11 +67,11 @@ def encode_on_ray(
         blocks = [ray.put(_block(window)) for window in windows]
         if not blocks:
             return
-        shared = ray.put(encoder)  # held here, so that an actor started anew finds it
+        shared = ray.put(encoder)  # keep the reference, so that a restarted actor finds the encoder
         encoded = ray.data.from_arrow_refs(blocks).map_batches(
             _Actor,
             fn_constructor_args=(shared,),
-            batch_size=None,  # a window at a time
+            batch_size=None,  # one window at a time
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
@@ -83,18 +84,18 @@ def encode_on_ray(
                 expected = int(lines[0]) if expected is None else expected
                 if not np.array_equal(lines, np.arange(expected, expected + len(lines))):
                     raise ElmoError(
-                        f"Ray gave lines {lines[0]} to {lines[-1]} where {expected} was next; --resume goes on"
+                        f"Ray returned lines {lines[0]} to {lines[-1]}, expected {expected}; continue with --resume"
                     )
                 expected += len(lines)
                 yield [_array(vectors, encoder) for vectors in table["vectors"]]
         except ray.exceptions.RayError as error:
             raise ElmoError(
-                f"Ray: an actor failed ({_reason(error)}); what was done is kept, --resume goes on"
+                f"Ray: an actor failed ({_reason(error)}); finished vectors are kept, continue with --resume"
             ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The line of the remote traceback that says what failed: the first error in it, from which the others follow."""
+    """Return the first error in the remote traceback: the others follow from it."""
     found = re.search(r"^[\w.]*(Error|Exception)\b.*", str(error), re.MULTILINE)
     return found.group() if found else str(error).strip().splitlines()[0]
 
@@ -114,9 +115,9 @@ def _array(vectors: Any, encoder: Encoder) -> Array:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected; what was started here is stopped again.
+    """Context with a connected Ray. At the end it stops what it started.
 
-    address: of a cluster; None: the Ray that runs in this process or machine, else a new one.
+    address: of a cluster; None: the Ray that runs in this process or on this machine, otherwise a new one.
 
     Raises:
         ElmoError: Ray is not installed, or cannot be reached.
@@ -138,7 +139,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM over when it starts; give it back to whom it was."""
+    """Restore the handler of SIGTERM, which Ray replaces when it starts."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -147,7 +148,7 @@ def _own_signals() -> Iterator[None]:
 
 @contextmanager
 def _ordered(ray: Any) -> Iterator[None]:
-    """Within, datasets keep the order of their blocks and draw no bars."""
+    """Context in which datasets keep the order of their blocks and show no progress bars."""
     context = ray.data.DataContext.get_current()
     before = context.execution_options.preserve_order, context.enable_progress_bars
     context.execution_options.preserve_order, context.enable_progress_bars = True, False

@@ -1,8 +1,9 @@
-"""Where vectors wait until all are there: a directory `OUT.part` that a kill at any moment leaves readable.
+"""Keeps vectors until all are there, in a directory `OUT.part` that stays readable if the run is killed.
 
-`job.json` says what is being made. `vectors` holds the arrays of line after line, `index` a record for each: its number
-of tokens, and a checksum over the job and all numbers and arrays up to this one. What the checksums do not vouch for is
-cut off and made again: the end of a run that was killed, what was changed, what another job has left.
+`job.json` says what is being made. `vectors` has the arrays of all lines in order. `index` has a record per line: its
+number of tokens, and a checksum over the job and all numbers and arrays up to this one. What the checksums do not
+confirm is cut off and computed again. This can be the end of a killed run, something that was changed, or what another
+job has left.
 """
 
 import json
@@ -22,18 +23,18 @@ from spacy_elmo.support.locks import claimed
 from spacy_elmo.tools.embedding.encoder import Array, Layout
 from spacy_elmo.tools.embedding.files import Wishes
 
-_FORMAT = 2  # 1 had no checksums
+_FORMAT = 2  # format 1 had no checksums
 _RECORD = np.dtype([("n_tokens", "<i8"), ("checksum", "<u4")])
 _RECORDS_AT_ONCE = 2**16
 _BYTES_AT_ONCE = 2**20
-_MOST_JOB = 2**16  # bytes that are read of job.json
+_MOST_JOB = 2**16  # read at most this many bytes of job.json
 _JOB, _NEW_JOB, _INDEX, _VECTORS = "job.json", "job.json.new", "index", "vectors"
 
 
 class Spool:
-    """Arrays of lines, in order, in a directory that is there.
+    """Arrays of lines, in order, in an existing directory.
 
-    job: what the checksums vouch for. n_lines, n_tokens: what is there and right.
+    job: what the checksums cover. n_lines, n_tokens: how many are there and correct.
     """
 
     def __init__(self, out: Path, job: dict[str, Any], layout: Layout) -> None:
@@ -47,7 +48,7 @@ class Spool:
         self._cut()
 
     def _count_right(self) -> tuple[int, int, int]:
-        """Lines that are as they were written, their tokens, and the checksum of the last of them."""
+        """Count the lines that are unchanged and their tokens; return these and the checksum of the last line."""
         n_lines, total, checksum = 0, 0, self._seed
         with self._vectors.open("rb") as vectors:
             for n_tokens, n_bytes, expected in self._records():
@@ -58,7 +59,7 @@ class Spool:
         return n_lines, total, checksum
 
     def _records(self) -> Iterator[tuple[int, int, int]]:
-        """Of each line whose array can be there: its tokens, the bytes of the array, and the checksum."""
+        """Yield number of tokens, bytes of the array and checksum of each line whose array can be complete."""
         left = self._vectors.stat().st_size
         with self._index.open("rb") as index:
             while len(some := np.fromfile(index, _RECORD, _RECORDS_AT_ONCE)):
@@ -74,7 +75,7 @@ class Spool:
         os.truncate(self._index, self.n_lines * _RECORD.itemsize)
 
     def cut(self, n_lines: int) -> None:
-        """Forget all but the first `n_lines`."""
+        """Remove all but the first `n_lines`."""
         if n_lines < self.n_lines:
             records = np.fromfile(self._index, _RECORD, n_lines)
             self.n_lines, self.n_tokens = n_lines, int(records["n_tokens"].sum())
@@ -82,7 +83,7 @@ class Spool:
             self._cut()
 
     def add(self, arrays: Sequence[Array]) -> None:
-        """Append the arrays of further lines; they are safe when this returns."""
+        """Append the arrays of further lines. They are safely on disk when this returns."""
         records = np.empty(len(arrays), _RECORD)
         checksum = self._checksum
         with self._vectors.open("ab") as file:
@@ -102,7 +103,7 @@ class Spool:
         """Yield the array of each line.
 
         Raises:
-            ElmoError: something else has changed the files meanwhile.
+            ElmoError: something else has changed the files in the meantime.
         """
         n_read, checksum = 0, self._seed
         with self._vectors.open("rb") as vectors:
@@ -115,22 +116,22 @@ class Spool:
                 n_read += 1
         if n_read != self.n_lines:
             raise ElmoError(
-                f"{self._directory}: line {n_read} of it was changed by something else (a second run, a broken disk?); "
-                "--resume makes it anew"
+                f"{self._directory}: its line {n_read} was changed by something else (a second run, a broken disk?); "
+                "--resume computes it again"
             )
 
     def finish(self, write: Callable[[Path], object], wishes: Wishes) -> None:
-        """Let `write` fill the file that then appears as OUT, and remove the spool; where it fails, the spool stays."""
+        """Let `write` write the file, move it to OUT and remove the spool. If writing fails, the spool stays."""
         whole = self._directory / self._out.name
         try:
             write(whole)
             sync(whole)
             _write_job(self._directory, {**self._job, "finished": _stamp(whole, wishes)})
         except BaseException:
-            whole.unlink(missing_ok=True)  # half a file: room for nothing
+            whole.unlink(missing_ok=True)  # a partial file only takes space
             raise
         patiently(whole.replace, self._out)
-        sync_folder(self._out.parent)  # before what it could be made from again is removed
+        sync_folder(self._out.parent)  # before removing what OUT could be made from again
         _clear(self._directory, self._out.name)
 
 
@@ -138,15 +139,15 @@ class Spool:
 def open_spool(
     out: Path, job: dict[str, Any], layout: Layout, wishes: Wishes, resume: bool, force: bool
 ) -> Iterator[Spool | None]:
-    """Begin the spool of OUT, or with `resume` go on with the one that is there; within, no other run can have it.
+    """Context with a new spool of OUT, or with `resume` the existing one. No other run can use it in the meantime.
 
-    job: what must be the same to go on; wishes: for OUT itself.
+    job: what must be the same to resume; wishes: for OUT itself.
 
-    Gives None where the run to be resumed had made OUT, and only its spool had to be removed.
+    Yields None if the interrupted run had already written OUT, and only its spool had to be removed.
 
     Raises:
-        ElmoError: OUT exists, or its spool, and nothing says what to do with it; or the spool is of another job, or in
-            the hands of another run.
+        ElmoError: OUT or its spool exists, and neither `resume` nor `force` is set; or the spool belongs to another
+            job, or another run uses it.
     """
     directory = directory_of(out)
     with _held(directory, out):
@@ -155,19 +156,19 @@ def open_spool(
 
 @contextmanager
 def _held(directory: Path, out: Path) -> Iterator[None]:
-    """Make the directory of a spool, or find it, and keep other runs away; in the end, an empty one is removed."""
+    """Make or find the directory of a spool, and lock it against other runs. At the end, remove it if it is empty."""
 
     def make(directory: Path) -> None:
         _refuse_foreign(directory, out.name)
-        with suppress(FileExistsError):  # `exist_ok` looks again, when the run that had it may have removed it
+        with suppress(FileExistsError):  # `exist_ok` would check again, after another run may have removed it
             directory.mkdir()
 
-    in_use = ElmoError(f"{out}: another process is writing it; wait for its end, or name another file")
+    in_use = ElmoError(f"{out}: another process is writing this file; wait until it ends, or name another file")
     with claimed(directory, make, in_use):
         try:
             yield
         finally:
-            with suppress(OSError):  # there is something in it
+            with suppress(OSError):  # it is not empty
                 directory.rmdir()
 
 
@@ -175,7 +176,7 @@ def _begin(
     out: Path, directory: Path, job: dict[str, Any], layout: Layout, wishes: Wishes, resume: bool, force: bool
 ) -> Spool | None:
     left = {path.name for path in directory.iterdir()}
-    is_begun = not left <= {_NEW_JOB}  # else it was killed before it began, or after all was done
+    is_begun = not left <= {_NEW_JOB}  # otherwise the run was killed before it began, or after it had finished
     if is_begun and resume:
         finished = _read_finished(directory, job)
         if out.exists() and finished == _stamp(out, wishes):
@@ -185,7 +186,7 @@ def _begin(
         return Spool(out, job, layout)
     refuse_existing(out, force)
     if is_begun and not force:
-        raise ElmoError(f"{directory}: there from a run that was interrupted; --resume goes on, --force begins anew")
+        raise ElmoError(f"{directory}: left by an interrupted run; add --resume to continue, or --force to start again")
     if left:
         _clear(directory, out.name)
     _write_job(directory, job)
@@ -193,35 +194,37 @@ def _begin(
 
 
 def _refuse_foreign(directory: Path, name: str) -> None:
-    """Raise an ElmoError where what lies in the place of the spool is not one of ours."""
+    """Raise an ElmoError if the place of the spool has something that is not a spool of ours."""
     try:
         entries = list(directory.iterdir())
-    except FileNotFoundError:  # not there, or the run that had it has come to its end meanwhile
+    except FileNotFoundError:  # missing, or its run has just ended
         return
     except NotADirectoryError:
         entries = [directory]
     if any(path.is_dir() or path.name not in _names(name) for path in entries):
-        raise ElmoError(f"{directory}: not from a run of embed, which needs that place; move it away")
+        raise ElmoError(f"{directory}: not from embed, which needs this name; move it away")
 
 
 def refuse_existing(out: Path, force: bool) -> None:
-    """Raise an ElmoError where OUT exists and may not be replaced, or cannot be made where it should be."""
+    """Raise an ElmoError if OUT exists and may not be replaced, or if its folder does not exist."""
     if out.is_dir():
         raise ElmoError(f"{out}: is a directory; name a file to write")
     if out.exists() and not force:
-        raise ElmoError(f"{out}: exists already; --force replaces it")
+        raise ElmoError(f"{out}: already exists; add --force to replace it")
     if not out.parent.is_dir():
-        raise ElmoError(f"{out}: no such directory {out.parent}; make it first")
+        raise ElmoError(f"{out}: there is no directory {out.parent}; create it first")
 
 
 def directory_of(out: Path) -> Path:
-    """Where the spool of OUT lies."""
+    """Return the directory of the spool of OUT."""
     return out.with_name(f"{out.name}.part")
 
 
 def _names(name: str) -> list[str]:
-    """Of all files that may lie in a spool, also in one of an earlier version, in the order to remove them: as long as
-    one of the others is there, the job is."""
+    """Return the names of all files that a spool may have, also one of an earlier version.
+
+    They are in the order to remove them. The job comes last, so that it is there as long as any other file.
+    """
     return [name, "lengths", _INDEX, _VECTORS, _NEW_JOB, _JOB]
 
 
@@ -231,7 +234,7 @@ def _clear(directory: Path, name: str) -> None:
 
 
 def _stamp(path: Path, wishes: Wishes) -> dict[str, Any]:
-    """What tells the file that a run has made from any other, also once it is renamed."""
+    """Return what tells the file that a run has written from any other, even after it was renamed."""
     found = path.stat()
     return {"size": found.st_size, "time": found.st_mtime_ns, "number": found.st_ino, **asdict(wishes)}
 
@@ -243,35 +246,31 @@ def _write_job(directory: Path, job: dict[str, Any]) -> None:
 
 
 def _read_finished(directory: Path, job: dict[str, Any]) -> Any:
-    """What job.json says of the finished file, None where there is none.
+    """Return what job.json says about the finished file, None if there is none.
 
     Raises:
-        ElmoError: it is of another job or version, missing or damaged.
+        ElmoError: job.json belongs to another job or version, is missing or damaged.
     """
-    path, anew = directory / _JOB, "begin anew with --force and without --resume"
+    path, anew = directory / _JOB, "start again with --force and without --resume"
     try:
         with path.open("rb") as file:
             before = json.loads(file.read(_MOST_JOB))
         version = before.get("format")
         different = [key for key in job if before.get(key) != job[key]]
     except (FileNotFoundError, ValueError, AttributeError, RecursionError):
-        raise ElmoError(
-            f"{path}: missing or damaged, so that nothing says what {directory.name} holds; {anew}"
-        ) from None
+        raise ElmoError(f"{path}: missing or damaged, so the content of {directory.name} is unknown; {anew}") from None
     if version != _FORMAT:
         raise ElmoError(
-            f"{directory}: of another version of spacy-elmo; go on with that one, or {anew} (versions before this one "
-            "kept no checksums)"
+            f"{directory}: from another version of spacy-elmo; continue with that version, or {anew} (earlier versions "
+            "had no checksums)"
         )
     if different:
-        raise ElmoError(
-            f"{directory}: the interrupted run differs in {_listed(different)}; give the same again, or {anew}"
-        )
+        raise ElmoError(f"{directory}: the interrupted run differs in {_listed(different)}; use the same, or {anew}")
     return before.get("finished")
 
 
 def _checksum(n_tokens: int, content: Iterable[bytes], before: int) -> int:
-    """Of a line and all lines before it, whose checksum is `before`."""
+    """Return the checksum of a line and all lines before it. before: the checksum of those."""
     checksum = zlib.crc32(n_tokens.to_bytes(8, "little"), before)
     for piece in content:
         checksum = zlib.crc32(piece, checksum)

@@ -1,4 +1,4 @@
-"""A text file in, its lines and their tokens out, also window by window."""
+"""Reads a text file as lines and tokens, or in windows of several lines."""
 
 import hashlib
 import sys
@@ -14,14 +14,14 @@ from spacy.tokens import Doc
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.support.text import PathLike, read_lines
 
-_ZONE = 1000  # lines after which the tokenizer may forget words: memory must not grow with them
+_ZONE = 1000  # lines per memory zone of the tokenizer, so that memory does not grow with new words
 _SHOWN = 5
-MOST_TOKENS = 1_000_000  # of a line, which is worked on as a whole
+MOST_TOKENS = 1_000_000  # of a line, which is processed as a whole
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a first reading finds: the number of lines, how many are blank, and SHA-256 over all of them."""
+    """What a first pass finds: the number of lines, how many are blank, and the SHA-256 of all lines."""
 
     n_lines: int
     n_blank: int
@@ -30,9 +30,9 @@ class Survey:
 
 @dataclass(frozen=True)
 class Text:
-    """A text file, one sentence a line, numbered from 0; each line is stripped of white space at its ends.
+    """A text file, one sentence per line, numbered from 0. White space at both ends of a line is stripped.
 
-    nlp: tokenizes the lines; None: they are tokenized, and white space separates the tokens.
+    nlp: tokenizes the lines; None: they are already tokenized, and white space separates the tokens.
     """
 
     path: Path
@@ -40,17 +40,17 @@ class Text:
 
     @classmethod
     def of(cls, path: PathLike, pipeline: str | None = None) -> "Text":
-        """Name a text file, and what tokenizes it: a pipeline (package or directory), or a language (`en`).
+        """Open a text file with a tokenizer: that of a pipeline (package or directory), or of a language (`en`).
 
         Raises:
-            CorpusError: there is no such file, or no such pipeline.
+            CorpusError: there is no such file or no such pipeline.
         """
         path = Path(path)
         if not path.is_file():
-            raise CorpusError(f"{path}: no such text file; expected one sentence a line")
+            raise CorpusError(f"{path}: no such text file; expected one sentence per line")
         nlp = None if pipeline is None else _load(pipeline)
         if nlp is not None:
-            nlp.max_length = sys.maxsize  # a limit for parsers, of which none runs here
+            nlp.max_length = sys.maxsize  # this limit is for parsers, and no parser runs here
         return cls(path, nlp)
 
     def survey(self) -> Survey:
@@ -65,7 +65,7 @@ class Text:
             n_lines += 1
             n_blank += not line
         if not n_lines:
-            raise CorpusError(f"{self.path}: the text is empty; expected one sentence a line")
+            raise CorpusError(f"{self.path}: the text is empty; expected one sentence per line")
         return Survey(n_lines, n_blank, sha.hexdigest())
 
     def where_blank(self) -> str:
@@ -78,7 +78,7 @@ class Text:
         return (line.strip() for line in read_lines(self.path))
 
     def sentences(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield each line and its tokens, white space tokens left out."""
+        """Yield each line and its tokens, without white space tokens."""
         if self.nlp is None:
             yield from ((line, line.split()) for line in self.lines())
             return
@@ -89,14 +89,14 @@ class Text:
             yield from zip(some, split, strict=True)
 
     def docs(self) -> Iterator[Doc]:
-        """Yield each line as a Doc, white space tokens included."""
+        """Yield each line as a Doc, with white space tokens."""
         nlp = self.nlp or spacy.blank("xx")
         for line in self.lines():
             yield nlp.make_doc(line) if self.nlp else Doc(nlp.vocab, words=line.split())
 
 
 def line_hash(line: str) -> bytes:
-    """16 bytes that stand for a line where many of them are remembered."""
+    """Return 16 bytes that stand for a line, to keep many lines in memory."""
     return hashlib.blake2b(line.encode(), digest_size=16).digest()
 
 
@@ -108,20 +108,20 @@ def _load(pipeline: str) -> Language:
     except (ImportError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CorpusError(
-            f"{pipeline}: neither an installed pipeline or its directory nor a language of spaCy ({reason})"
+            f"{pipeline}: not an installed pipeline, not the directory of one, and not a language of spaCy ({reason})"
         ) from None
 
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive sentences that are worked on together: number of the first, and their tokens."""
+    """Consecutive sentences that are encoded together: the number of the first, and their tokens."""
 
     first: int
     sentences: list[list[str]]
 
 
 def windows(text: Text, batch_size: int, max_tokens: float) -> Iterator[Window]:
-    """Cut a text into windows of at most `batch_size` lines and `max_tokens` tokens (a longer line: alone).
+    """Cut a text into windows of at most `batch_size` lines and `max_tokens` tokens. A longer line is alone.
 
     Raises:
         CorpusError: a line has more than MOST_TOKENS tokens.
@@ -130,8 +130,8 @@ def windows(text: Text, batch_size: int, max_tokens: float) -> Iterator[Window]:
     for number, (_, tokens) in enumerate(text.sentences(), 1):
         if len(tokens) > MOST_TOKENS:
             raise CorpusError(
-                f"{text.path}, line {number}: {len(tokens):,} tokens; a line is one sentence, and one of more than "
-                f"{MOST_TOKENS:,} would not fit into the memory: put one sentence a line"
+                f"{text.path}, line {number}: {len(tokens):,} tokens, more than the {MOST_TOKENS:,} that fit into "
+                "memory; put one sentence per line"
             )
         if sentences and (len(sentences) == batch_size or n_tokens + len(tokens) > max_tokens):
             yield Window(first, sentences)

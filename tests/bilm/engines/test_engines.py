@@ -209,7 +209,7 @@ def test_cudnn_names_what_stands_in_its_way():
     against = ENGINES["cudnn"].reasons_against
     for one, call, words in (
         (cuts, even, "the layer has a clip"),
-        (widens, make_call(widens, [3, 3]), "projects to fewer"),
+        (widens, make_call(widens, [3, 3]), "can only project to fewer"),
         (layer, uneven, "differ in length"),
         (layer, late, "between time steps"),
     ):
@@ -350,7 +350,7 @@ def test_the_compiled_engine_names_a_reduced_precision():
 
 
 def test_an_engine_for_gpus_names_the_device_that_the_weights_are_on():
-    assert reasons("cuda_graphs", make_layer()) == ["it is for a GPU, and the weights are on cpu"]
+    assert reasons("cuda_graphs", make_layer()) == ["it is for a GPU, but the weights are on cpu"]
 
 
 @pytest.mark.parametrize(("name", "gradients"), [("gradients_by_hand", False), ("in_place", True)])

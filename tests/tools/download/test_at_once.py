@@ -33,7 +33,11 @@ def test_of_two_threads_one_downloads_and_the_other_waits_and_says_so(server, ti
     wait_until(lambda: server.ranges)
     second = Downloading(show_progress=True)
     printed = []
-    wait_until(lambda: printed.append(capsys.readouterr().err) or "tiny: another download of it" in "".join(printed))
+    wait_until(
+        lambda: (
+            printed.append(capsys.readouterr().err) or "tiny: another process downloads this model" in "".join(printed)
+        )
+    )
     server.gate.set()
     assert first.finish() == second.finish() is not None
     assert server.requests == [("options.json", None), ("weights.hdf5", None)]
@@ -44,7 +48,7 @@ def test_a_process_waits_for_another_which_downloads(server, tiny, other_process
     server.gate.clear()
     wait_until(lambda: server.ranges)
     second = Downloading(show_progress=True)
-    wait_until(lambda: "another download" in capsys.readouterr().err)
+    wait_until(lambda: "another process downloads" in capsys.readouterr().err)
     server.gate.set()
     assert second.finish()
     assert other_process.wait(60) == 0
@@ -56,7 +60,7 @@ def test_a_killed_process_leaves_no_lock(server, tiny, other_process, cache, cap
     server.gate.clear()
     wait_until(lambda: server.ranges)
     second = Downloading(show_progress=True)
-    wait_until(lambda: "another download" in capsys.readouterr().err)
+    wait_until(lambda: "another process downloads" in capsys.readouterr().err)
     other_process.kill()
     wait_until(lambda: len(server.ranges) == 2)
     server.gate.set()

@@ -151,7 +151,7 @@ def test_what_is_not_on_the_hub_is_one_line_that_names_it(found, name):
 
 def test_what_is_no_model_says_so(found):
     said = found["download hf:me/page"]
-    assert said.startswith("ElmoError: hf:me/page: what the repository holds is not a model that can be read (")
+    assert said.startswith("ElmoError: hf:me/page: the repository has no model that can be read (")
     assert "options.json" in said
 
 

@@ -131,7 +131,7 @@ def test_a_model_without_one_of_its_files_is_not_there_and_only_that_one_is_fetc
 def test_parts_that_do_not_belong_together_are_all_removed(server, checkpoint, cache, tensorflow_models):
     part = "model.ckpt-60.data-00000-of-00001"
     server.files[part] = (tensorflow_models / "trained_words" / part).read_bytes()
-    with pytest.raises(ElmoError, match="ckpt: what the server sent is not a model"):
+    with pytest.raises(ElmoError, match="ckpt: the server sent no valid model"):
         download("ckpt")
     assert names(cache) == ["ckpt.lock"]
 

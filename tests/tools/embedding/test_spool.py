@@ -29,7 +29,7 @@ def test_what_lies_in_the_place_of_the_spool_and_is_not_ours_stays(text, model, 
         place.mkdir()
     mine = place / "mine.txt" if is_directory else place
     mine.write_text("mine")
-    with pytest.raises(ElmoError, match=r"out\.h5\.part: not from a run of embed"):
+    with pytest.raises(ElmoError, match=r"out\.h5\.part: not from embed"):
         embed_file(text, tmp_path / "out.h5", model=model, **settings)
     assert mine.read_text() == "mine"
 
@@ -38,14 +38,16 @@ def test_existing_file_is_kept_unless_forced(text, model, tmp_path):
     out = tmp_path / "out.h5"
     out.write_text("precious")
     for resume in (False, True):
-        with pytest.raises(ElmoError, match=r"out\.h5: exists already; --force"):
+        with pytest.raises(ElmoError, match=r"out\.h5: already exists; add --force"):
             embed_file(text, out, model=model, resume=resume)
     assert out.read_text() == "precious"
     embed_file(text, out, model=model, force=True)
     assert len(contents(out)) == len(LINES) + 1
 
 
-@pytest.mark.parametrize(("name", "words"), [("folder.h5", "directory"), ("no/out.h5", "make it"), ("o.txt", "suffix")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("folder.h5", "directory"), ("no/out.h5", "create it first"), ("o.txt", "unknown format")]
+)
 def test_output_that_cannot_be_is_an_error(text, model, tmp_path, name, words):
     (tmp_path / "folder.h5").mkdir()
     with pytest.raises(ElmoError, match=words):
@@ -122,7 +124,7 @@ def test_run_killed_at_any_step_goes_on_to_the_same_file(text, model, tmp_path, 
 def test_interrupted_run_is_neither_dropped_nor_taken_for_another_unasked(text, model, tmp_path):
     out, settings = tmp_path / "out.h5", {"model": model, "batch_size": 1}
     assert killed_at(25, lambda: embed_file(text, out, **settings))
-    with pytest.raises(ElmoError, match="--resume goes on, --force begins anew"):
+    with pytest.raises(ElmoError, match="add --resume to continue, or --force to start again"):
         embed_file(text, out, **settings)
     with pytest.raises(ElmoError, match="run differs in --layers and --float16;"):
         embed_file(text, out, resume=True, layers="top", float16=True, **settings)
@@ -190,7 +192,7 @@ def test_what_was_changed_is_made_again_or_refused_but_never_taken(text, model, 
         except ElmoError as error:
             refused = str(error)
             embed_file(text, out, force=True, **settings)
-        assert not refused or (name == "job.json" and re.search(r"out\.h5\.part.*begin anew with --force", refused))
+        assert not refused or (name == "job.json" and re.search(r"out\.h5\.part.*start again with --force", refused))
         assert_same(tmp_path / "whole.h5", out)
         out.unlink()
 
@@ -242,7 +244,7 @@ def test_run_killed_when_its_file_is_moved_is_done_and_another_file_in_its_place
     shutil.copytree(tmp_path / "kept", part)
     out.unlink()
     out.write_bytes(bytes(len(made)))
-    with pytest.raises(ElmoError, match="exists already"):
+    with pytest.raises(ElmoError, match="already exists"):
         embed_file(text, out, resume=True, **settings)
     assert out.read_bytes() == bytes(len(made))
 
@@ -258,7 +260,7 @@ def test_what_changes_while_the_file_is_written_is_an_error_and_no_file(text, mo
             finish(spool, write, wishes)
 
         patch.setattr(spools.Spool, "finish", damaged)
-        with pytest.raises(ElmoError, match=r"out\.h5\.part: line \d of it was changed.*--resume"):
+        with pytest.raises(ElmoError, match=r"out\.h5\.part: its line \d was changed.*--resume"):
             embed_file(text, out, **settings)
     assert not out.exists()
     embed_file(text, out, resume=True, **settings)
@@ -270,7 +272,7 @@ def test_spool_of_another_version_is_refused_in_one_line(text, model, tmp_path):
     out = tmp_path / "out.h5"
     job = interrupted(out, text, model=model) / "job.json"
     job.write_text(job.read_text().replace('"format": 2', '"format": 3'))
-    with pytest.raises(ElmoError, match=r"out\.h5\.part: of another version of spacy-elmo.*--force") as error:
+    with pytest.raises(ElmoError, match=r"out\.h5\.part: from another version of spacy-elmo.*--force") as error:
         embed_file(text, out, model=model, resume=True)
     assert "\n" not in str(error.value)
     embed_file(text, out, model=model, force=True)
@@ -299,7 +301,7 @@ def test_second_run_on_one_output_is_told_so_and_the_first_goes_on(text, model, 
 
     monkeypatch.setattr(spools.Spool, "add", meanwhile)
     embed_file(text, out, model=model, batch_size=2)
-    assert errors == [f"{out}: another process is writing it; wait for its end, or name another file"]
+    assert errors == [f"{out}: another process is writing this file; wait until it ends, or name another file"]
     embed_file(text, tmp_path / "whole.h5", model=model, batch_size=2)
     assert_same(tmp_path / "whole.h5", out)
     assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "whole.h5", "out.h5"}
@@ -342,7 +344,7 @@ def test_run_that_is_refused_leaves_no_directory(text, model, tmp_path, settings
     out, beginning = tmp_path / "out.h5", spools.refuse_existing
     with pytest.MonkeyPatch.context() as patch:  # made by another run after the first look
         patch.setattr(spools, "refuse_existing", lambda *arguments: [out.touch(), beginning(*arguments)])
-        with pytest.raises(ElmoError, match="exists already"):
+        with pytest.raises(ElmoError, match="already exists"):
             embed_file(text, out, model=model, **settings)
     assert {path.name for path in tmp_path.iterdir()} == {"text.txt", "out.h5"}
 
@@ -355,7 +357,7 @@ def test_pipeline_that_splits_otherwise_than_in_the_interrupted_run_is_an_error(
     interrupted(out, text, model=model, pipeline=str(pipeline))
     nlp.tokenizer.add_special_case("NewYork", [{"ORTH": "New"}, {"ORTH": "York"}])
     nlp.to_disk(pipeline)
-    with pytest.raises(ElmoError, match="line 1: 4 tokens, 3 in the interrupted run; was the pipeline changed"):
+    with pytest.raises(ElmoError, match="line 1: 4 tokens, but 3 in the interrupted run; did the pipeline change"):
         embed_file(text, out, model=model, pipeline=str(pipeline), resume=True)
 
 
