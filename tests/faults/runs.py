@@ -72,7 +72,9 @@ class Pretrain(Subject):
         try:
             self.write(folder)
         except ElmoError as error:
-            if not (_in_use(error) or "this directory holds a run" in str(error)):  # started between the check and the call
+            if not (
+                _in_use(error) or "this directory holds a run" in str(error)
+            ):  # started between the check and the call
                 raise
 
     def _run(self, folder: Path, out: Path) -> None:
