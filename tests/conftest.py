@@ -122,7 +122,7 @@ def sentences(data) -> list[list[str]]:
 
 @pytest.fixture
 def whole_model(data, tmp_path) -> Path:
-    """A directory of one's own with all parts of a model: `tiny_2l_skip`, of five words, and random softmax."""
+    """A new directory with all parts of a model: `tiny_2l_skip`, five words, and a random softmax."""
     bilm, out = formats.load(data / "tiny_2l_skip"), tmp_path / "model"
     bilm.card = {"name": "tiny", "license": "CC0"}
     return write_predictor(bilm, ["<S>", "</S>", "<UNK>", "the", "bank"], out)

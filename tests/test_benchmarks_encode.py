@@ -29,8 +29,9 @@ def no_environments(modules, monkeypatch, tmp_path):
 
 @pytest.fixture
 def start(modules, data, monkeypatch):
-    """A function that starts the sides of an encoding benchmark, in this process and with a tiny model, given what to
-    do to the layers of the plain loop and of ours in less precision; it returns them."""
+    """A function that starts the sides of an encoding benchmark in this process, with a tiny model, and returns them.
+
+    Its arguments say how to change the layers of the plain loop, and ours in less precision."""
     runner, bench, harness = modules("runner"), modules("bench"), modules("harness")
     monkeypatch.setattr(modules("cases"), "write_model", lambda size: (str(data / "tiny_2l_skip"), None))
     monkeypatch.setattr(modules("memory"), "peak", lambda *_, **__: 1.0)

@@ -1,5 +1,7 @@
-"""The biLM a second time, in float64 with torch's plain operators and as slowly as it reads: every token at full width,
-one time step after the other, weights named and laid out as in bilm-tf's weights file. Gradients are autograd's."""
+"""A second implementation of the biLM: slow and plain, in float64, with torch's own operators.
+
+Every token has full width, and time steps come one after the other. Weights are named and laid out as in bilm-tf's files.
+Gradients are autograd's."""
 
 from types import SimpleNamespace
 

@@ -430,7 +430,7 @@ def fused(instructions, register="[xyz]mm"):
 
 @pytest.mark.parametrize(("level", "register"), [("avx512", "zmm"), ("avx2", "ymm")])
 def test_sums_of_products_use_the_whole_vectors_of_the_instruction_set(functions, level, register):
-    """In the innermost loops, with no other vectors beside them."""
+    """In the innermost loops, and with no other vectors there."""
     bodies = of_level(functions, "multiply", level)
     assert bodies
     tight = [loop for body in bodies for loop in loops(body) if not any(len(one) < len(loop) for one in loops(loop))]

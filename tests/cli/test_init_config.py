@@ -14,7 +14,7 @@ from spacy_elmo.formats import load
 from spacy_elmo.pipeline.listener import link_of
 from spacy_elmo.tools.init_config import COMPONENTS, CONFIGS, OPTIMIZE, build, bundled, text
 
-REGENERATE = "python -c 'from spacy_elmo.tools.init_config import write_bundled; write_bundled()' writes it anew"
+REGENERATE = "python -c 'from spacy_elmo.tools.init_config import write_bundled; write_bundled()' writes it again"
 # All that go into one pipeline.
 TOGETHER = [name for name in COMPONENTS if name not in ("spancat_singlelabel", "textcat_multilabel")]
 

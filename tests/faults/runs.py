@@ -72,9 +72,8 @@ class Pretrain(Subject):
         try:
             self.write(folder)
         except ElmoError as error:
-            if not (
-                _in_use(error) or "this directory holds a run" in str(error)
-            ):  # started between the check and the call
+            began_meanwhile = _in_use(error) or "this directory holds a run" in str(error)
+            if not began_meanwhile:
                 raise
 
     def _run(self, folder: Path, out: Path) -> None:

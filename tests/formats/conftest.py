@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def model_dir(data, tmp_path):
-    """A directory of one's own with the weights and options of tiny_2l_skip."""
+    """A new directory with the weights and options of tiny_2l_skip."""
     directory = tmp_path / "model"
     directory.mkdir()
     for name in ("weights.hdf5", "options.json"):

@@ -33,7 +33,7 @@ def archive(data):
 
 @pytest.fixture
 def folder(archive, tmp_path):
-    """What is in the archive, as a directory of one's own."""
+    """The content of the archive, in a new directory."""
     with tarfile.open(archive) as tar:
         for name in tar.getnames():
             file = tmp_path / "model" / name

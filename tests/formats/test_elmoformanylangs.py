@@ -44,7 +44,7 @@ all_models = pytest.mark.parametrize("folder", CASES, indirect=True, ids="-".joi
 
 @pytest.fixture
 def model(data, tmp_path):
-    """A directory of one's own with the model words_chars."""
+    """A new directory with the model words_chars."""
     return Path(
         shutil.copytree(
             data / "elmoformanylangs" / "words_chars", tmp_path / "model", ignore=lambda *_: ["expected.npz"]

@@ -79,7 +79,7 @@ def stored(shape, libver="earliest", is_written=True, **how):
 
 
 def index_that_names_itself(content, levels):
-    """Put levels upon the index of the chunks of `x`: each of 64 entries leads to the same node below."""
+    """Put levels above the index of the chunks of `x`: each of 64 entries leads to the same node below."""
     content = bytearray(content)
     (leaf,) = (at for at in range(len(content)) if content[at : at + 5] == b"TREE\1")
     root = content.index(struct.pack("<Q", leaf))

@@ -15,11 +15,16 @@ from spacy_elmo.tools.download import download
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` by name. `checks`: names of those that were asked for only if they have changed. `cuts`: after
-    how many bytes of a body to cut the next connections; `status`: what to answer to the next requests instead;
-    `requests`: (name, Range header) of those that came, `if_ranges`: their If-Range; `validates_by`: see
-    `validator`; `shift`: by how many bytes to miss a range that is asked for; `most`: how many bytes of it to send;
-    `gate`: bodies of weights wait for it."""
+    """Serves `files` by name.
+
+    checks: names of files that were requested only if they have changed.
+    cuts: after how many bytes of a body to cut the next connections.
+    status: what to answer to the next requests instead.
+    requests: (name, Range header) of the requests so far; if_ranges: their If-Range headers.
+    validates_by: see `validator`.
+    shift: how many bytes to be off when a range is requested; most: how many bytes of the range to send.
+    gate: bodies of weights wait for it.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)

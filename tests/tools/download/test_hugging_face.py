@@ -82,7 +82,7 @@ def source(data):
 
 @pytest.fixture(scope="module")
 def hub(source):
-    """A hub with a model, one that lacks its weights, and one that is none."""
+    """A hub with three repositories: a model, a model without its weights, and a web page."""
     hub = Hub()
     for name in ("options.json", "weights.hdf5"):
         for commit in COMMITS.values():

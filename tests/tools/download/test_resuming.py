@@ -1,4 +1,4 @@
-"""Connections that are cut, files that change meanwhile: what goes on, and what is begun anew."""
+"""Connections are cut, files change meanwhile: what is resumed, and what starts again."""
 
 import io
 import json
