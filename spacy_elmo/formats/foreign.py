@@ -35,7 +35,7 @@ def explain(names: Collection[str]) -> str | None:
     if "weights.th" in names:
         return "an AllenNLP model; unpack the archive, and name the directory with weights.th and config.json"
     if endings & set(_PICKLED):
-        return "a pickle; it was not opened, because pickles can run code, and no ELMo is published as one"
+        return "a pickle; it was not opened, because pickles can run code, and no ELMo is published as such a file"
     if endings & set(_PACKED):
         return "an archive that is neither zip nor tar; unpack it and name the directory"
     return None

@@ -175,7 +175,7 @@ def make_substitutes(
     model: a model with its `vocab.txt` and `softmax.hdf5`, read when first needed. A saved pipeline keeps this path,
         not the model.
     top: number of words to list for each token.
-    device: "auto" (a GPU if torch sees one), "cpu", "cuda" or "cuda:1".
+    device: "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1" or "mps".
     softmax: the folder with `vocab.txt` and `softmax.hdf5`, if they are not next to the weights.
     """
     if top < 1:

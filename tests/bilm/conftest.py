@@ -1,6 +1,6 @@
 """A second implementation of the biLM: slow and plain, in float64, with torch's own operators.
 
-Every token has full width, and time steps come one after the other. Weights are named and laid out as in bilm-tf's files.
+Every token has full width. One time step comes after the other. Weights are named and laid out as in bilm-tf's files.
 Gradients are autograd's."""
 
 from types import SimpleNamespace

@@ -19,8 +19,8 @@ TOLERANCES = {"float32": 1e-5, "float16": 2e-2}  # of sums of up to 40 products 
 
 
 def int8_tolerance(x, weight):
-    """Six standard deviations of the rounding error of the sums, `[rows, n_out]`. Each number is off by up to half a step.
-    A step belongs to a column of the weight, or to a row of x."""
+    """Six standard deviations of the rounding error of the sums, `[rows, n_out]`. Each number is off by up to half a
+    step. A step belongs to a column of the weight, or to a row of x."""
     largest = Int8Product._LARGEST  # half as large without VNNI
     of_weight = weight.abs().amax(0) / largest * x.pow(2).sum(1, keepdim=True).sqrt()
     of_x = x.abs().amax(1, keepdim=True) / 127 * weight.pow(2).sum(0).sqrt()
