@@ -41,6 +41,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/plain_english.py
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

@@ -51,6 +51,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports")
+    session.run("python", "scripts/plain_english.py")
 
 
 @nox.session(python="3.11")

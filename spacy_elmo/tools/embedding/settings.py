@@ -48,7 +48,7 @@ class EmbedSettings:
     carry_state: bool = _setting(
         False, "Carry LSTM state from batch to batch as the original tools do, only for parity"
     )
-    device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:1")
+    device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda, cuda:1 or mps")
     force: bool = _setting(False, "Replace OUT, and what an interrupted run left of it", short="-f")
     resume: bool = _setting(False, "Resume an interrupted run from OUT.part")
     engine: Literal["local", "ray"] = _setting("local", "local: this process; ray: actors of Ray Data")
