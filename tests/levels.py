@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = ["test_reference.py", "test_lstm.py", "test_kernels.py", "test_products.py", "engines"]
@@ -22,7 +23,10 @@ LEVELS: dict[str, dict[str, str]] = {
 
 def main() -> int:
     """Return 1 where tests failed at any level."""
-    failed = [name for name, (variables, options) in here().items() if not run(name, variables, *options)]
+    levels = here()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        passed = pool.map(lambda name: run(name, levels[name][0], *levels[name][1]), levels)
+    failed = [name for name, has_passed in zip(levels, passed, strict=True) if not has_passed]
     print(f"levels that failed: {', '.join(failed)}" if failed else "all levels passed")
     return int(bool(failed))
 
@@ -38,12 +42,18 @@ def here() -> dict[str, tuple[dict[str, str], tuple[str, ...]]]:
 
 def run(name: str, variables: dict[str, str], *options: str) -> bool:
     """Run the tests at one level; return whether all passed."""
-    print(f"== {name}", flush=True)
     folder, start = Path(__file__).resolve().parent, time.perf_counter()
     tests = [str(folder / "bilm" / test) for test in TESTS]
     command = [sys.executable, "-m", "pytest", "-m", "not slow", *options, *tests]
-    done = subprocess.run(command, env={**os.environ, **variables}, cwd=folder.parent)
-    print(f"== {name}: {time.perf_counter() - start:.0f} s", flush=True)
+    done = subprocess.run(
+        command,
+        env={**os.environ, **variables},
+        cwd=folder.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    print(f"== {name}: {time.perf_counter() - start:.0f} s\n{done.stdout}", flush=True)
     return done.returncode == 0
 
 

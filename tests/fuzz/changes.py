@@ -111,7 +111,10 @@ def odd_json(rng: Random, honest: Any) -> bytes:
     """Return JSON with changed values and keys, and sometimes changed bytes."""
     holder = {"": copy.deepcopy(honest)}
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        before = copy.deepcopy(holder)
         _change_value(rng, holder)
+        if _length(holder, {}) > 4 * _MOST_JSON:  # a change inside of something repeated is repeated, too
+            holder = before
     content = to_json(holder.get("", honest)).encode(errors="surrogatepass")
     chance = rng.random()
     if chance < 0.1:
@@ -169,6 +172,16 @@ def odd_value(rng: Random) -> Any:
 def _repeated(value: Any, times: int) -> list[Any]:
     """Return a list of equal values, as long as the limits allow: a case is made under the limits of its reader."""
     return [value] * max(1, min(times, _MOST_JSON // len(to_json(value))))
+
+
+def _length(value: Any, known: dict[int, int]) -> int:
+    """About how long it is as JSON. known: lengths by identity, since a list may hold one thing many times."""
+    if not isinstance(value, dict | list):
+        return len(to_json(value))
+    if id(value) not in known:
+        parts = value if isinstance(value, list) else [*value.keys(), *value.values()]
+        known[id(value)] = sum(_length(part, known) + 2 for part in parts)
+    return known[id(value)]
 
 
 def _nested(rng: Random, depth: int) -> str:
