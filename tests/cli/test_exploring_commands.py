@@ -15,7 +15,7 @@ LINES = ["the bank lent money", "a bank of the river", "he saw the bank"]
 
 @pytest.fixture
 def run(elmo):
-    """Run a command, which ends with this status."""
+    """Run a command that ends with this status."""
 
     def run(*arguments, status=0):
         done = elmo(*arguments)
