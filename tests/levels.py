@@ -1,7 +1,7 @@
 """Run the tests of the network at every level of instructions that this processor has, and without the compiled part.
 
-Each library has a variable of its own that keeps it from using more than a level: so one processor with AVX-512 stands
-for all.
+Each library has an environment variable that limits it to a level, so a single processor with AVX-512 can run all
+tests.
 """
 
 import os
@@ -21,15 +21,15 @@ LEVELS: dict[str, dict[str, str]] = {
 
 
 def main() -> int:
-    """Return 1 where tests failed at any level."""
+    """Return 1 if tests failed at any level."""
     failed = [name for name, (variables, options) in here().items() if not run(name, variables, *options)]
     print(f"levels that failed: {', '.join(failed)}" if failed else "all levels passed")
     return int(bool(failed))
 
 
 def here() -> dict[str, tuple[dict[str, str], tuple[str, ...]]]:
-    """Each level of this processor, the best first, and none: the variables that keep a process to it, and options of
-    pytest."""
+    """Return this processor's levels, the best first, and "none": the variables that limit a process to each, and
+    pytest's options."""
     from spacy_elmo.bilm import kernels
 
     found = {level: ({**LEVELS[level], kernels.VARIABLE: level}, ()) for level in kernels.instruction_sets()}
@@ -37,7 +37,7 @@ def here() -> dict[str, tuple[dict[str, str], tuple[str, ...]]]:
 
 
 def run(name: str, variables: dict[str, str], *options: str) -> bool:
-    """Run the tests at one level; return whether all passed."""
+    """Run the tests at one level. Returns whether all passed."""
     print(f"== {name}", flush=True)
     folder, start = Path(__file__).resolve().parent, time.perf_counter()
     tests = [str(folder / "bilm" / test) for test in TESTS]

@@ -23,7 +23,7 @@ def parameter():
 
 @pytest.fixture
 def get(parameter):
-    """Ask a holder for the sum of the parameter."""
+    """Return a function that asks a holder for the sum of the parameter."""
     holder = Packed()
 
     def get(is_wanted=True, which=holder):
