@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 TOLERANCE = 1e-5
-BATCHES = (slice(0, 12), slice(12, 24), slice(24, 29), slice(0, 14))  # of sentences.json, with the state carried from each to the next
+BATCHES = (slice(0, 12), slice(12, 24), slice(24, 29), slice(0, 14))  # of sentences.json; one state is carried
 
 
 def close(ours, theirs):
