@@ -182,7 +182,7 @@ def encode_row(side, size="small", case="single", times=None, **others):
 
 @pytest.fixture
 def reached(import_benchmark):
-    """A function that gives what is reached, and whether it is met, by target."""
+    """Return a function that gives the result for each target, and whether it is met."""
 
     def find(tables, level):
         rows = import_benchmark("targets").targets(tables, level)

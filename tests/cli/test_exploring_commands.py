@@ -34,7 +34,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(data, tmp_path_factory):
-    """A model with softmax."""
+    """Write a model with a softmax."""
     bilm = formats.load(data / "tiny_2l_skip")
     words = ["<S>", "</S>", "<UNK>", "the", "bank", "a"]
     softmax = Softmax(len(words), bilm.options.lstm.projection_dim)

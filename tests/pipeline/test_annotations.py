@@ -327,7 +327,7 @@ def test_none_in_the_place_of_vectors_says_that_there_are_none():
         restore_hooks(doc)
 
 
-# Settings, and setting by hand
+# Settings, and vectors set by hand
 
 
 def test_vectors_setting_says_who_answers(bundled_width):

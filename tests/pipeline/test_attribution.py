@@ -19,7 +19,7 @@ ATTRIBUTED = (MODELS / "en_elmo_sm" / ATTRIBUTION).read_text(encoding="utf-8")
 
 @pytest.fixture
 def free(tiny, tmp_path):
-    """Write a model whose card says only what it may be used for."""
+    """Write a model whose card has only its terms of use."""
     folder = shutil.copytree(tiny, tmp_path / "free")
     (folder / CARD).write_text(json.dumps({"name": "free", "license": "CC0", "author": "Zoë", "tokens_seen": 5}))
     return folder

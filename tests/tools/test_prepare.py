@@ -305,7 +305,7 @@ def test_earlier_results_are_neither_overwritten_nor_mixed(raw, out, there):
 
 @pytest.mark.parametrize("others", [False, True])
 def test_what_a_killed_run_had_finished_but_for_the_last_moves_is_there(raw, out, others):
-    """All files were written, and only the single renames were left."""
+    """All files were written, and only some of the renames were left."""
     out.mkdir()
     if others:
         (out / "notes").write_text("mine")

@@ -21,7 +21,7 @@ ON_CPU = ["compiled", "packed_products", "in_place", "plain"]
 PROSE = Path(__file__).resolve().parents[3] / "README.md"
 SETS = [level for level in kernels.instruction_sets() if level != "generic"]  # generic is slow, and rarely chosen
 LEVELS = Path(__file__).resolve().parents[2] / "levels.py"
-CLIP, SKIPPED = 3.0, 2  # clip of the bundled model's hidden states; number of layers whose outputs the last layer adds
+CLIP, SKIPPED = 3.0, 2  # clip of the bundled model's hidden states; layers whose outputs the last one sums
 
 
 @pytest.fixture(scope="module")
