@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-# The models here are tiny: a second thread would bring nothing, and on a busy machine cost much. Set before torch
-# is imported, and inherited by the processes that tests start.
+# The models here are tiny. A second thread would not help, and would be slow on a busy machine. Set this before torch
+# is
+# imported. Processes that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# As where the compiled part was not built. Set before other conftest.py import it.
+# As if the compiled part had not been built. Set before other conftest.py files import it.
 if "--without-kernels" in sys.argv:
-    sys.modules["spacy_elmo.bilm._kernels"] = None  # type: ignore[assignment] # its import fails from now on
+    sys.modules["spacy_elmo.bilm._kernels"] = None  # type: ignore[assignment] # importing it fails from now on
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from helpers.models import write_predictor
 from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 
-# The same examples in every run: a failure in CI is one that can be had at home.
+# Use the same examples in every run, so that you can reproduce a failure in CI at home.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("repeatable")
 
@@ -38,19 +39,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_make_parametrize_id(val, argname):
-    """Bytes are named by their number: some hold the time, and all processes have to give a test the same name."""
+    """Name bytes by their number. Some hold the time, and a test must have the same name in all processes."""
     return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
 
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """Reference weights and outputs that the tests carry along."""
+    """Return the folder of reference weights and outputs that are part of the tests."""
     return TESTS / "data"
 
 
 @pytest.fixture(scope="session")
 def tensorflow_models(data, tmp_path_factory) -> Path:
-    """Folder of the models that TensorFlow has saved, see data/tensorflow/README.md; to be left as they are."""
+    """Return the folder of models that TensorFlow saved (data/tensorflow/README.md). Do not change its files."""
     folder = tmp_path_factory.mktemp("tensorflow")
     for archive in ("references", "made"):
         with tarfile.open(data / "tensorflow" / f"{archive}.tar.xz") as tar:
@@ -60,7 +61,7 @@ def tensorflow_models(data, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Return ../shared beside the checkout, or where SPACY_ELMO_SHARED says; without it the test is skipped.
+    """Return ../shared next to the checkout, or the folder in SPACY_ELMO_SHARED. Without it the test is skipped.
 
     With SPACY_ELMO_REQUIRE_SHARED=1 the test fails instead.
     """
@@ -75,14 +76,14 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def bundled_width() -> int:
-    """Width of the bundled model's vectors, by its options file."""
+    """Return the width of the bundled model's vectors, from its options file."""
     options = TESTS.parent / "spacy_elmo" / "models" / "en_elmo_sm" / "options.json"
     return 2 * json.loads(options.read_text())["lstm"]["projection_dim"]
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
-    """The package as its wheel."""
+    """Build the wheel of the package."""
     root, source = tmp_path_factory.mktemp("wheel"), TESTS.parent
     (root / "source").mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -97,7 +98,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def install() -> Callable[[Path, Path], None]:
-    """Install a wheel, without what it depends on, into a directory."""
+    """Return a function that installs a wheel without its dependencies into a directory."""
 
     def install(wheel: Path, site: Path) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel]
@@ -108,7 +109,7 @@ def install() -> Callable[[Path, Path], None]:
 
 @pytest.fixture
 def import_benchmark(monkeypatch) -> Callable[[str], ModuleType]:
-    """A function that imports a module of the benchmarks or of the experiments."""
+    """Return a function that imports a module of the benchmarks or of the experiments."""
     for directory in ("experiments", "benchmarks"):
         monkeypatch.syspath_prepend(str(TESTS.parent / directory))
     return importlib.import_module
@@ -116,13 +117,14 @@ def import_benchmark(monkeypatch) -> Callable[[str], ModuleType]:
 
 @pytest.fixture(scope="session")
 def sentences(data) -> list[list[str]]:
-    """The 32 sentences that the originals encoded: emoji, CJK, lone surrogates, long, empty and special tokens."""
+    """Return the 32 sentences that the originals encoded: emoji, CJK, lone surrogates, long, empty and special
+    tokens."""
     return json.loads((data / "sentences.json").read_bytes())
 
 
 @pytest.fixture
 def whole_model(data, tmp_path) -> Path:
-    """A new directory with all parts of a model: `tiny_2l_skip`, five words, and a random softmax."""
+    """Make a directory with all parts of a model: `tiny_2l_skip`, five words, and a random softmax."""
     bilm, out = formats.load(data / "tiny_2l_skip"), tmp_path / "model"
     bilm.card = {"name": "tiny", "license": "CC0"}
     return write_predictor(bilm, ["<S>", "</S>", "<UNK>", "the", "bank"], out)
@@ -130,7 +132,7 @@ def whole_model(data, tmp_path) -> Path:
 
 @pytest.fixture
 def without_compiled_part(monkeypatch) -> Callable[[], None]:
-    """A function after which everything is as where the compiled part was not built."""
+    """Return a function that makes the package behave as if the compiled part had not been built."""
     from spacy_elmo.bilm import kernels
 
     def take_away() -> None:
@@ -157,7 +159,7 @@ def make(
     max_characters=16,
     seed=0,
 ):
-    """A biLM with random weights, biases not zero, of the architecture asked for."""
+    """Make a biLM of this architecture with random weights and nonzero biases."""
     options = {
         "lstm": {
             "dim": dim,
@@ -182,19 +184,19 @@ def make(
         for parameter in bilm.parameters():
             fan_in = parameter.shape[-2] if parameter.dim() > 1 else 4
             parameter.normal_(std=1.5 * fan_in**-0.5, generator=generator)
-        bilm.embedder.embedding[0].zero_()  # "no token", which no file has
+        bilm.embedder.embedding[0].zero_()  # "no token", which is in no file
     return bilm
 
 
 @pytest.fixture(scope="session")
 def make_bilm():
-    """Make a small biLM with random weights; arguments say which architecture."""
+    """Return a function that makes a small biLM with random weights. Its arguments set the architecture."""
     return make
 
 
 @st.composite
 def architectures(draw):
-    """Keyword arguments of `make`, over everything that options.json can say."""
+    """Draw keyword arguments of `make` that cover everything options.json can say."""
     max_characters = draw(st.sampled_from([3, 16, 50]))
     sizes = st.sampled_from(sorted({1, 2, 3, min(7, max_characters), max_characters}))
     filters = draw(st.lists(st.tuples(sizes, st.integers(1, 3)), min_size=1, max_size=3))
@@ -218,7 +220,7 @@ def architectures(draw):
 
 
 def tokens():
-    """Strings of any code points, lone surrogates too, and what has a meaning of its own."""
+    """Draw strings of any code points, including lone surrogates and strings with a special meaning."""
     return st.one_of(
         st.text(st.characters(codec=None), max_size=20),
         st.sampled_from(["<S>", "</S>", "<UNK>", "", "word", "x" * 49, "é" * 30, "\ud800"]),
@@ -231,7 +233,7 @@ def lists_of_sentences(**sizes):
 
 @st.composite
 def operands(draw, rows, n_in, n_out):
-    """Of a product, of up to these sizes: inputs, weight, bias or None, and what is done with the sums."""
+    """Draw the operands of a product, up to these sizes: inputs, weight, bias or None, and activation or limit."""
     rows, n_in, n_out = (draw(st.integers(1, most)) for most in (rows, n_in, n_out))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((rows, n_in), (n_in, n_out), (n_out,)))
@@ -241,6 +243,6 @@ def operands(draw, rows, n_in, n_out):
 
 @pytest.fixture(scope="session")
 def strategies():
-    """Strategies for `data.draw`, since test modules cannot import this file."""
+    """Give strategies for `data.draw`, since test modules cannot import this file."""
     drawn = {"architectures": architectures, "lists_of_sentences": lists_of_sentences}
     return SimpleNamespace(**drawn, operands=operands, tokens=tokens)

@@ -1,7 +1,7 @@
 """Run the tests of the network at every level of instructions that this processor has, and without the compiled part.
 
-Each library has a variable of its own that keeps it from using more than a level: so one processor with AVX-512 stands
-for all.
+Each library has an environment variable that limits it to a level, so a single processor with AVX-512 can run all
+tests.
 """
 
 import os
@@ -22,7 +22,7 @@ LEVELS: dict[str, dict[str, str]] = {
 
 
 def main() -> int:
-    """Return 1 where tests failed at any level."""
+    """Return 1 if tests failed at any level."""
     levels = here()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         passed = pool.map(lambda name: run(name, levels[name][0], *levels[name][1]), levels)
@@ -32,8 +32,8 @@ def main() -> int:
 
 
 def here() -> dict[str, tuple[dict[str, str], tuple[str, ...]]]:
-    """Each level of this processor, the best first, and none: the variables that keep a process to it, and options of
-    pytest."""
+    """Return this processor's levels, the best first, and "none": the variables that limit a process to each, and
+    pytest's options."""
     from spacy_elmo.bilm import kernels
 
     found = {level: ({**LEVELS[level], kernels.VARIABLE: level}, ()) for level in kernels.instruction_sets()}

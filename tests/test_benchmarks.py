@@ -1,4 +1,5 @@
-"""The harness of the benchmarks refuses what it cannot do before it measures, takes turns, and tables what it found."""
+"""The benchmarks' harness refuses what it cannot do before it measures, runs the sides in turns, and tables the
+results."""
 
 import argparse
 import json
@@ -20,7 +21,7 @@ def bench(import_benchmark):
 
 @pytest.fixture
 def processor(harness, monkeypatch):
-    """A function that gives this machine another processor."""
+    """Return a function that gives this machine another processor."""
 
     def set_levels(*levels):
         monkeypatch.setattr(harness, "instruction_sets", lambda: [*levels, "generic"])
@@ -30,7 +31,7 @@ def processor(harness, monkeypatch):
 
 @pytest.fixture
 def report(harness, monkeypatch):
-    """A function that makes a report of a level, without a process for the machine."""
+    """Return a function that makes a report of a level, without a process for the machine."""
 
     class Machine:
         def ask(self, command, **_):
@@ -151,7 +152,7 @@ def test_report_names_processor_level_and_versions_and_keeps_every_repetition(
     harness, processor, report, tmp_path, capsys
 ):
     processor("avx512", "avx2")
-    report("native")  # reports have no process from now on
+    report("native")  # from now on, reports have no process
 
     def measure(report, args):
         report.tables["encode"] = [{"size": "small", "seconds": [1.0, 2.0]}]
@@ -181,7 +182,7 @@ def encode_row(side, size="small", case="single", times=None, **others):
 
 @pytest.fixture
 def reached(import_benchmark):
-    """A function that gives what is reached, and whether it is met, by target."""
+    """Return a function that gives the result for each target, and whether it is met."""
 
     def find(tables, level):
         rows = import_benchmark("targets").targets(tables, level)

@@ -1,4 +1,4 @@
-"""The encoding benchmark compares only what gives the same layers, counts right, and does without a missing peer."""
+"""The encoding benchmark compares only equal layers, counts correctly, and can run without a missing peer."""
 
 import sys
 from contextlib import ExitStack, contextmanager
@@ -22,16 +22,17 @@ def modules(import_benchmark):
 
 @pytest.fixture
 def no_environments(modules, monkeypatch, tmp_path):
-    """Environments would have to be made where a file is in the way."""
+    """Put a file where environments would be made, so that none can be."""
     (tmp_path / "file").touch()
     monkeypatch.setattr(modules("environments"), "ENVIRONMENTS", tmp_path / "file")
 
 
 @pytest.fixture
 def start(modules, data, monkeypatch):
-    """A function that starts the sides of an encoding benchmark in this process, with a tiny model, and returns them.
+    """Return a function that starts the sides of an encoding benchmark in this process with a tiny model, and returns
+    them.
 
-    Its arguments say how to change the layers of the plain loop, and ours in less precision."""
+    Its arguments say how to change the layers of the plain loop, and of ours in reduced precision."""
     runner, bench, harness = modules("runner"), modules("bench"), modules("harness")
     monkeypatch.setattr(modules("cases"), "write_model", lambda size: (str(data / "tiny_2l_skip"), None))
     monkeypatch.setattr(modules("memory"), "peak", lambda *_, **__: 1.0)
@@ -62,7 +63,7 @@ def start(modules, data, monkeypatch):
 
 @pytest.fixture
 def report(modules):
-    """What a run finds, its machine being as fast as can be measured in no time."""
+    """Make a report for a machine whose speed takes no time to measure."""
     harness = modules("harness")
 
     class Machine:
@@ -77,7 +78,7 @@ def report(modules):
 
 @pytest.fixture
 def arguments(modules, monkeypatch, data):
-    """A function that reads a command line; models are tiny."""
+    """Return a function that reads a command line. Models are tiny."""
     cases = modules("cases")
     monkeypatch.setattr(cases, "load", lambda size: formats.load(data / "tiny_2l_skip"))
     monkeypatch.setattr(cases, "write_model", cases.write_model.__wrapped__)
@@ -124,7 +125,7 @@ def test_cosine_is_that_of_each_token_mean_and_lowest(modules):
 
 
 def test_operations_are_those_counted_by_hand(modules):
-    """Words of 3, 3, 3 and 4 characters with their borders: BOS, EOS, a, ab; 3 tokens and 2 x 2 borders."""
+    """Words have 3, 3, 3 and 4 characters with their borders (BOS, EOS, a, ab), 3 tokens and 2 x 2 borders."""
     cnn = CharCNNOptions(((1, 2), (2, 3)), embedding_dim=4, max_characters_per_token=6, n_highway=1)
     options = BiLMOptions(LSTMOptions(3, 2, n_layers=1), cnn)
     lstm = 7 * 2 * 2 * ((2 + 2) * 4 * 3 + 3 * 2)
@@ -147,7 +148,7 @@ def test_repeated_words_count_once_in_a_text(modules, data):
 
 
 def test_bytes_of_a_sentence_are_those_of_all_weights_once_and_of_the_states_in_every_step(modules):
-    """Weights of highways and projection, 60; of inputs 2 x 24, of states and their projection 2 x 30."""
+    """Weights: 60 for highways and projection, 2 x 24 for inputs, 2 x 30 for states and their projection."""
     cnn = CharCNNOptions(((1, 2), (2, 3)), embedding_dim=4, max_characters_per_token=6, n_highway=1)
     options = BiLMOptions(LSTMOptions(3, 2, n_layers=1), cnn)
     assert modules("cases").n_weights(options) == (60, 48, 60)

@@ -1,4 +1,4 @@
-"""The plain step of the pretraining benchmark is the same computation as ours."""
+"""The plain step of the pretraining benchmark computes the same as ours."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ CELL_CLIP, PROJ_CLIP = 0.2, 0.1
 
 @pytest.fixture
 def steps(import_benchmark, monkeypatch, tmp_path):
-    """Ours and the plain ones, with a very small model of tight clips."""
+    """Make our steps and the plain ones, with a very small model and tight clips."""
     model = ModelConfig(24, 8, cell_clip=CELL_CLIP, proj_clip=PROJ_CLIP, filters=((1, 4), (2, 8)), embedding_dim=4)
     training = TrainingConfig(unroll_steps=5, n_negative_samples_batch=50)
     monkeypatch.setattr(Config, "of_size", classmethod(lambda cls, size: cls(model, training=training)))
@@ -26,8 +26,8 @@ def steps(import_benchmark, monkeypatch, tmp_path):
 
 @pytest.fixture
 def answer(steps):
-    """A function that gives an implementation's loss, states and gradients without dropout: of the second batch (at the
-    first, rows start afresh), from states so large that the clip cuts many cells."""
+    """Return a function that gives a model's loss, states and gradients without dropout. It uses the second batch,
+    because rows reset at the first, and states so large that the clip cuts many cells."""
     ours, _ = steps
     sizes = ours.config.model
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""The benchmark of memory sees what processes have for themselves, and what they share only once."""
+"""The memory benchmark counts the private memory of each process, and shared memory only once."""
 
 import mmap
 import os
@@ -23,7 +23,7 @@ def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(import_ben
     look(me, looks)
     ready, told = os.pipe()
     child = os.fork()
-    if child == 0:  # it reads what is shared and has 20 MiB more
+    if child == 0:  # it reads the shared memory and has 20 MiB more
         own = bytes(range(256)) * (20 * MIB // 256)
         os.write(told, bytes([shared[0] + len(own[:1])]))
         time.sleep(60)

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there, and what it names exists."""
+"""The README's examples run unchanged, and the things that it names exist."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def examples(page):
-    """Its blocks that stand for themselves; others are fragments of a session."""
+    """Return the complete code blocks of a page. Others are fragments of a session."""
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf8"), re.DOTALL)
     return [block for block in blocks if block.startswith(("import spacy\n", "from spacy_elmo"))]
 
@@ -36,7 +36,7 @@ for number, block in enumerate(json.load(sys.stdin)):
     "page", [page for page in PAGES if examples(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_whole_examples_run(page):
-    """Those of a page one after the other in one process, with nothing of each other's."""
+    """Run the examples of a page one after the other in one process, each with fresh names."""
     command = [sys.executable, "-W", "error::FutureWarning", "-c", RUN]
     subprocess.run(command, input=json.dumps(examples(page)), text=True, check=True)
 
@@ -49,7 +49,7 @@ NOT_RUN = {  # what a block begins with, and why it is not run here
     "python -m spacy elmo download": "it needs the network",
     'nlp.add_pipe("elmo", config={"model"': "it names a path of the reader's",
 }
-SHORTENED = {  # whole trainings, of which two steps show that the command is right
+SHORTENED = {  # whole trainings: two steps show that the command is right
     "spacy train": "--training.max_steps 2 --training.eval_frequency 1",
     "elmo pretrain": "--training.max_steps 2",
 }
@@ -61,13 +61,14 @@ def test_each_block_of_the_readme_is_run_or_there_is_a_reason():
 
 
 def commands_of_readme():
-    """Its blocks that train."""
+    """Return the README's blocks that train."""
     return [block for block in BLOCKS if any(command in block for command in SHORTENED)]
 
 
 @pytest.fixture
 def workplace(tmp_path):
-    """A directory with what the commands of the README name: raw text, and Docs to train and to evaluate on."""
+    """Make a directory with the files that the README's commands name: raw text, and Docs to train and to evaluate
+    on."""
     questions = (ROOT / "examples" / "pretrain_domain" / "banking.csv").read_text(encoding="utf8").splitlines()[1:401]
     (tmp_path / "raw_text").mkdir()
     (tmp_path / "raw_text" / "questions.txt").write_text("\n\n".join(questions), encoding="utf8")
@@ -156,7 +157,7 @@ def test_architecture_names_folders_as_they_are(name):
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Za-z_.]+)`(?! as its)", ARCHITECTURE))))
 def test_architecture_names_things_that_are_in_the_code(name):
-    """Classes, functions, settings; of files and folders see above."""
+    """Checks classes, functions and settings. For files and folders see above."""
     last = name.split(".")[-1]
     if last in ("py", "toml") or not name.strip("."):
         return
@@ -164,6 +165,6 @@ def test_architecture_names_things_that_are_in_the_code(name):
 
 
 def test_architecture_shows_every_file_of_the_pipeline():
-    """What is new there is put in its place on the page, too."""
+    """A new file must be added to the page, too."""
     missing = [path.name for path in SOURCES if path.parent.name == "pipeline" and f"{path.name}" not in ARCHITECTURE]
     assert set(missing) <= {"__init__.py"}

@@ -1,4 +1,4 @@
-"""The experiments read their corpora right, run what is missing and nothing twice, and count what they say."""
+"""The experiments read their corpora correctly, run what is missing and nothing twice, and count correctly."""
 
 import argparse
 import csv
@@ -52,13 +52,13 @@ FILES = {
 
 @pytest.fixture
 def modules(import_benchmark):
-    """A function that imports a module of the experiments."""
+    """Return a function that imports a module of the experiments."""
     return import_benchmark
 
 
 @pytest.fixture
 def corpora(tmp_path):
-    """The five corpora, each as small as can be."""
+    """Write the five corpora, each as small as possible."""
     directory = tmp_path / "corpora"
     for name, text in FILES.items():
         path = directory / name
@@ -69,7 +69,7 @@ def corpora(tmp_path):
 
 @pytest.fixture
 def run_tasks(modules, monkeypatch, corpora, data, tmp_path):
-    """A function that runs tasks.py with a tiny biLM and returns what it writes with --json."""
+    """Return a function that runs tasks.py with a tiny biLM. It returns what --json writes."""
     tasks = modules("tasks")
     settings = {"results": tmp_path / "results", "data": corpora, "weights": data / "tiny_2l_skip"}
     settings |= {"json": tmp_path / "table.json", "updates": 2, "evaluations": 1, "threads": 1}
@@ -253,7 +253,7 @@ WORDS = ["<S>", "</S>", "<UNK>", "it", "It", ".", "now", "We"]
 
 @pytest.fixture
 def probe_data(corpora):
-    """The corpora with those that only probes read."""
+    """Write the corpora, including those that only probes read."""
     for name, text in {
         "textcat/hate-offensive/labeled_data.csv.xz": TWEETS,
         "textcat/sms-spam/SMSSpamCollection.xz": SPAM,
@@ -273,14 +273,14 @@ def probe_data(corpora):
 
 @pytest.fixture
 def state(data, tmp_path):
-    """A tiny biLM with a vocabulary of eight words."""
+    """Write a tiny biLM with a vocabulary of eight words."""
     bilm = formats.load(data / "tiny_2l_skip")
     return write_predictor(bilm, WORDS, tmp_path / "state")
 
 
 @pytest.fixture
 def reference(modules, monkeypatch, tmp_path):
-    """A function that sets the words that perplexity is taken over."""
+    """Return a function that sets the words for the perplexity."""
 
     def use(words):
         path = tmp_path / "vocabulary.txt.xz"
@@ -339,7 +339,7 @@ def test_probe_scores_layers_features_and_predictions_and_reads_its_report(
     rows = json.loads(report.read_bytes())["rows"]
     assert [row["layer"] for row in rows] == ["0", "1", "2", "mean", "all", "", ""]
     assert all(0 <= row[name] <= 100 for row in rows for name in probe.PROBES)
-    assert rows[0]["senses"] == 50  # the token embedding knows no context
+    assert rows[0]["senses"] == 50  # the token embedding reads no context
     assert [{"masc", "blimp"} <= row.keys() for row in rows] == [False, False, False, True, False, False, False]
     assert len(table.splitlines()) == 9
     assert run(report) == table
@@ -358,7 +358,7 @@ def test_perplexity_is_over_the_reference_words_alone(modules, state, reference)
     evaluator = vectors.load_bilm(str(state), None)[1]
     (batch,) = evaluator.predictions([["It", "now", "."]])
     weight, bias = evaluator.softmax.weight[kept], evaluator.softmax.bias[kept]
-    truth = torch.tensor([[3, 2, 4, 1], [0, 3, 2, 4]])  # "now" is none of them: <UNK>
+    truth = torch.tensor([[3, 2, 4, 1], [0, 3, 2, 4]])  # "now" is not among them, so it is <UNK>
     losses = [
         torch.nn.functional.cross_entropy(batch.hidden[direction] @ weight.T + bias, truth[direction])
         for direction in (0, 1)
@@ -398,7 +398,7 @@ def test_senses_are_compared_in_eight_ways(modules):
     won = modules("probe").comparisons_won
     one, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
     assert won(np.stack([one, one, other, other])) == 1
-    assert won(np.stack([one, other, one, other])) == 0.25  # both pairs are apart, as two of four across are: ties
+    assert won(np.stack([one, other, one, other])) == 0.25  # both pairs differ, and so do two of the four across: ties
     assert won(np.stack([one, one, one, one])) == 0.5
 
 
@@ -493,7 +493,7 @@ name = "local"
 
 @pytest.fixture
 def run_heads(modules, monkeypatch, corpora, data, tmp_path, capsys):
-    """A function that runs heads.py with a tiny biLM; returns its exit status and what it printed."""
+    """Return a function that runs heads.py with a tiny biLM. It returns the exit status and the output."""
     settings = {"results": tmp_path / "results", "data": corpora, "weights": data / "tiny_2l_skip", "minutes": 0}
 
     def run(**changes):

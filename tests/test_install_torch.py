@@ -1,4 +1,5 @@
-"""Which torch `make demo` installs: scripts/install_torch.py in a new environment, between indexes that tests serve."""
+"""Which torch `make demo` installs: scripts/install_torch.py in a new environment, with indexes that the tests
+serve."""
 
 import contextlib
 import functools
@@ -22,7 +23,7 @@ SCRIPT = ROOT / "scripts" / "install_torch.py"
 
 
 def write_wheel(folder, version):
-    """A wheel that calls itself torch; its path."""
+    """Write a wheel that claims to be torch. Returns its path."""
     path = folder / f"torch-{version}-py3-none-any.whl"
     info = f"torch-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
@@ -41,7 +42,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(folder, version):
-    """An index that has torch in this version; its address."""
+    """Serve an index that has torch in this version. Gives its address."""
     (folder / "torch").mkdir(parents=True)
     wheel = write_wheel(folder / "torch", version)
     (folder / "torch" / "index.html").write_text(f'<a href="{wheel.name.replace("+", "%2B")}">{wheel.name}</a>')
@@ -53,7 +54,7 @@ def serving(folder, version):
 
 @contextlib.contextmanager
 def port(listens):
-    """An address where nobody answers: at once it refuses, or, where it listens, it says nothing for ever."""
+    """Give an address without a server. It refuses at once or, if it listens, never answers."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         if listens:
@@ -62,7 +63,7 @@ def port(listens):
 
 
 class Environment:
-    """A virtual environment with pip alone, whose default index is `default`."""
+    """A virtual environment with only pip, whose default index is `default`."""
 
     def __init__(self, folder, default):
         self.folder, self.default = folder, default
@@ -72,7 +73,7 @@ class Environment:
         (self.packages / "pip").symlink_to(pip)
 
     def run(self, **variables):
-        """What the script prints."""
+        """Return the output of the script."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "TORCH", "PYTHON"))}
         own = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self.default, "no_proxy": "127.0.0.1"}
         command = [self.folder / "bin" / "python", SCRIPT]
@@ -81,13 +82,13 @@ class Environment:
         return done.stdout
 
     def torch(self):
-        """The versions of torch that are installed."""
+        """Return the installed versions of torch."""
         return [path.name.removesuffix(".dist-info").removeprefix("torch-") for path in self.packages.glob("torch-*")]
 
 
 @pytest.fixture
 def indexes(tmp_path):
-    """The address of one index for CPUs, and that of pip's default index."""
+    """Give the address of one index for CPUs, and of pip's default index."""
     with serving(tmp_path / "cpu", "2.13.0+cpu") as cpu, serving(tmp_path / "default", "2.13.0") as default:
         yield cpu, default
 
@@ -101,7 +102,7 @@ def test_an_index_that_answers_is_where_torch_comes_from(environment, indexes):
     printed = environment.run(TORCH_INDEX=indexes[0])
     assert environment.torch() == ["2.13.0+cpu"]
     assert f"installing torch==2.13.0 from {indexes[0]}" in printed
-    assert "Downloading" in printed  # it can be watched
+    assert "Downloading" in printed  # the user can watch it
 
 
 def test_an_index_that_refuses_is_left_for_the_default_one(environment):
@@ -150,7 +151,7 @@ def test_one_that_is_asked_for_takes_the_place_of_an_installed_one(environment, 
 
 @pytest.fixture
 def script(monkeypatch, indexes):
-    """The script's names, with an index of the test's as the one for CPUs."""
+    """Give the script's names, with a test index as the one for CPUs."""
     for name in ("TORCH", "TORCH_INDEX"):
         monkeypatch.delenv(name, raising=False)
     names = runpy.run_path(str(SCRIPT))["main"].__globals__

@@ -1,4 +1,4 @@
-"""The commands of docs/migrating.md run as they stand there, and the code that reads what they write."""
+"""The commands of docs/migrating.md run unchanged, as does the code that reads their output."""
 
 import os
 import re
@@ -27,7 +27,7 @@ WORDS = ["<S>", "</S>", "<UNK>", "the", "fox"]
 
 @pytest.fixture
 def workplace(tmp_path, data):
-    """A directory with what the commands name: sentences, and a model with vocabulary and softmax."""
+    """Make a directory with the files that the commands name: sentences, and a model with vocabulary and softmax."""
     (tmp_path / "sentences.txt").write_text("the fox .\nAnother sentence\n", encoding="utf8")
     bilm = BiLM(BiLMOptions.from_file(data / "tiny_2l_skip" / "options.json"))
     write_predictor(bilm, WORDS, tmp_path / "my_elmo")
@@ -46,7 +46,7 @@ def test_commands_run_and_what_they_write_is_read_by_the_old_code(workplace):
 
 
 def run(block, folder, monkeypatch, **names):
-    """Names that a block gives, run where its models lie."""
+    """Run a block in the folder of its models. Returns the names that it defines."""
     monkeypatch.chdir(folder)
     exec(compile(block, str(PAGE), "exec"), names)
     return names
@@ -87,14 +87,14 @@ def test_a_model_of_elmoformanylangs_ends_in_the_vectors_of_the_original(data, t
     monkeypatch.chdir(tmp_path)
     assert len(MANY_LANGS) == 1
     found = {}
-    exec(MANY_LANGS[0], found)  # what it asserts is the component's
+    exec(MANY_LANGS[0], found)  # its asserts are about the component
     expected = np.load(source / "expected.npz")["alone_06"]
     np.testing.assert_allclose(found["layers"][0], expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(found["mean"][0], expected.mean(axis=0), rtol=0, atol=1e-5)
     np.testing.assert_allclose(found["second"][0], expected[2], rtol=0, atol=1e-5)
 
 
-# What the text around the block for Keras promises, run behind it.
+# What the text around the Keras block promises. It runs after the block.
 AFTER_KERAS = """
 import torch
 from spacy_elmo.formats import load
@@ -139,12 +139,12 @@ def test_elmo_is_trained_and_saved_in_keras(more, tmp_path):
     (block,) = KERAS
     assert block.count("dropout=0)") == 1
     script = block.replace("dropout=0)", f"dropout=0{more})") + AFTER_KERAS
-    environment = os.environ | {"KERAS_HOME": str(tmp_path)}  # where it writes its settings
+    environment = os.environ | {"KERAS_HOME": str(tmp_path)}  # where Keras writes its settings
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
 
 
 def test_no_block_of_ours_escapes_the_tests():
-    """Ours are run by test_docs.py or here; all others name the library that they are of."""
+    """test_docs.py or this file runs our blocks. All others name the library that they are for."""
     old = (
         "allennlp",
         "bilm import",

@@ -1,7 +1,7 @@
 """The same words have the same vectors, whatever is done with them: over random Docs, through the component.
 
-SPACY_ELMO_PRECISION names the precision, float32 without it; SPACY_ELMO_ISA, as always, the instructions. `make faults`
-tries all of both.
+SPACY_ELMO_PRECISION sets the precision (float32 by default), and SPACY_ELMO_ISA the instructions. `make faults` tries
+all of both.
 """
 
 import os
@@ -21,10 +21,10 @@ from spacy_elmo.pipeline.mix import scalar_mix
 TINY = str(Path(__file__).parent / "data" / "tiny_2l_skip")
 PRECISION = os.environ.get("SPACY_ELMO_PRECISION", "float32")
 TOLERANCE = 1e-5
-# How far the vectors of random text may be from those in float32: docs/performance.md promises it for this model.
+# How much the vectors of random text may differ from float32. docs/performance.md promises this for the model.
 FROM_FLOAT32 = {"float32": 1e-5, "float16": 0.002, "int8": 0.1}
 
-# Texts: lists of words, each with whether a sentence begins there.
+# Texts: lists of words, each with whether a sentence begins there
 WORDS = st.one_of(
     st.sampled_from(["the", "bank", "of", "a", "river", ",", ".", "groß", "東京", "😀", "x" * 60, " ", "\n"]),
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=12),
@@ -37,7 +37,7 @@ def make(weights=TINY, precision=PRECISION, model=None, **config):
 
 
 def docs_of(nlp, texts):
-    """A Doc of each text."""
+    """Make a Doc of each text."""
     return [
         Doc(
             nlp.vocab,
@@ -49,7 +49,7 @@ def docs_of(nlp, texts):
 
 
 def encode(nlp, texts, batch_size=128):
-    """The vectors of each text, in one stream."""
+    """Return the vectors of each text, in one stream."""
     elmo = nlp.get_pipe("elmo")
     return [doc._.elmo for doc in elmo.pipe(docs_of(nlp, texts), batch_size=batch_size)]
 
@@ -70,7 +70,7 @@ def bundled():
 
 
 def check_company(nlp, drawn):
-    """Encode texts each alone, with no word remembered; then together, in another order, in batches of any size."""
+    """Encode each text alone with an empty word table, then all together in another order, in batches of any size."""
     texts = drawn.draw(TEXTS)
     order = drawn.draw(st.permutations(range(len(texts))))
     alone = []
@@ -114,7 +114,7 @@ MIXES = {"mean": "mean", "thirds": [1 / 3] * 3, "top": "top", "only the top": [0
 
 @pytest.fixture(scope="module")
 def mixed():
-    """A pipeline of each mix."""
+    """Make a pipeline of each mix."""
     return {name: make(layers=layers) for name, layers in MIXES.items()}
 
 
@@ -136,7 +136,7 @@ def test_mixes_that_are_the_same_give_the_same(mixed, texts, gamma):
 
 @pytest.fixture(scope="module")
 def copies(nlp, tmp_path_factory):
-    """What came of the pipeline on the disk, and as bytes."""
+    """Save the pipeline to disk and to bytes, and load both."""
     path = tmp_path_factory.mktemp("saved")
     nlp.to_disk(path)
     empty = blank("/no/such", "xx", {"device": "cpu", "precision": PRECISION})
@@ -158,7 +158,7 @@ def test_vectors_travel_with_their_docs(nlp, texts):
 
 
 def trained(**elmo):
-    """What a short training with a listener comes to; elmo: settings of what is remembered."""
+    """Train briefly with a listener. Returns the scores and the cache. elmo: settings of the cache."""
     spacy.util.fix_random_seed(0)
     model = {"weights": TINY, "device": "cpu", "precision": PRECISION}
     nlp = pipeline(TINY, elmo={"model": model, **elmo})
@@ -184,9 +184,9 @@ def test_two_processes_give_the_vectors_of_one(nlp):
 
 @given(drawn=st.data())
 def test_each_direction_knows_only_what_it_has_read(nlp, drawn):
-    """Forward: <S> and the words up to here, so the beginning of a sentence has the layers that it has alone, but for
-    its </S>, which stands elsewhere. Backward likewise: </S> and the words from here on. In layer 0 both halves are the
-    word's own."""
+    """Forward layers depend on <S> and the words up to here, so the beginning of a sentence has the same layers alone,
+    except for its </S>. Backward layers likewise depend on </S> and the words from here on. In layer 0 both halves
+    depend only on the word."""
     bilm = bilm_of(nlp)
     half = bilm.options.width // 2
     words = drawn.draw(st.lists(WORDS, max_size=12))
@@ -197,7 +197,7 @@ def test_each_direction_knows_only_what_it_has_read(nlp, drawn):
 
 
 def test_each_direction_knows_all_that_it_has_read(nlp):
-    """The halves that the test above leaves out differ at every word."""
+    """The halves that the test above skips differ at every word."""
     bilm = bilm_of(nlp)
     half = bilm.options.width // 2
     words = ["We", "sat", "on", "the", "bank"]

@@ -1,6 +1,6 @@
-"""What was written with the code of commit 06e34a3 (`data/saved_06e34a3`) is read, and gives now what it gave then.
+"""Files written by commit 06e34a3 (`data/saved_06e34a3`) can be read, and give the same results as then.
 
-A cache or an unfinished file may be refused instead, with one line that says what to do; nothing else may.
+Only a cache or an unfinished file may be refused instead, with one line that says what to do.
 """
 
 import dataclasses
@@ -50,13 +50,13 @@ def saved(data):
 
 @pytest.fixture(scope="module")
 def then(saved):
-    """Digests, names, shapes and losses of then."""
+    """Return the digests, names, shapes and losses of that time."""
     return json.loads((saved / "expected.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def unpacked(saved, tmp_path_factory):
-    """A directory with every pipeline, as a directory and as bytes."""
+    """Unpack every pipeline, as a directory and as bytes."""
     path = tmp_path_factory.mktemp("pipelines")
     for name in PIPELINES:
         with tarfile.open(saved / "pipelines" / f"{name}.tar.xz") as archive:
@@ -97,7 +97,7 @@ def as_archive_with_a_folder(directory, tmp_path):
 
 @pytest.fixture(scope="module")
 def models(saved, data):
-    """Where the models lie that were written as directories."""
+    """Return the folders of the models that were written as directories."""
     runs = {name: saved / "pretraining" / name for name in RUNS}
     return {**{name: data / name for name in TINY}, "words": saved / "models" / "words", **runs}
 
@@ -138,7 +138,7 @@ def test_every_architecture_takes_a_state_dict_of_then_and_has_its_digest_and_ve
 
 
 def filled(shapes):
-    """The numbers that `make.py` filled its models with."""
+    """Return the numbers that `make.py` filled its models with."""
     return {
         name: ((torch.arange(np.prod(shapes[name])).reshape(shapes[name]) * 7 + number) % 11 - 5) / 8
         for number, name in enumerate(sorted(shapes))
@@ -179,7 +179,7 @@ def annotated(nlp, then):
 
 
 def what_it_gives(nlp, then):
-    """As in `make.py`: ELMo's vectors, what each component reads and says."""
+    """Return ELMo's vectors, and what each component reads and predicts, as in `make.py`."""
     doc = annotated(nlp, then)
     given = {"ents": np.array([[ent.start, ent.end, ent.label_] for ent in doc.ents])}
     if nlp.has_pipe("elmo"):
@@ -199,7 +199,7 @@ def assert_same(given, expected):
     for key in expected.files:
         if key == "ents":
             assert given[key].tolist() == expected[key].tolist()
-        else:  # a task's own network may enlarge the rounding of the vectors that it reads
+        else:  # a task's own network may amplify the rounding of the vectors that it reads
             assert_close(given[key], expected[key], 1e-4 if "/" in key else 1e-5)
 
 
@@ -222,7 +222,7 @@ def test_pipeline_saved_again_gives_what_it_gave_then(saved, unpacked, then, tmp
 
 
 def test_pipeline_that_was_made_with_random_weights_loads_with_those_it_was_saved_with(saved, unpacked, then, tmp_path):
-    """`weights = null` asked for random ones then, and the pipeline's own were saved with it."""
+    """Then, `weights = null` asked for random weights, and the pipeline's own were saved with it."""
     path = shutil.copytree(unpacked / "listeners", tmp_path / "listeners")
     config = (path / "config.cfg").read_text()
     assert 'weights = "gone/tiny_2l_skip"' in config
@@ -240,7 +240,7 @@ def test_finetuned_pipeline_trains_on(unpacked, then):
 
 
 def tagged(nlp, then):
-    """The examples that the pipelines were trained with."""
+    """Make the examples that the pipelines were trained with."""
     words = [word for sentence in then["sentences"] for word in sentence]
     reference = Doc(nlp.vocab, words=words, tags=TAGS)
     other = Doc(nlp.vocab, words=["Hello"], tags=["INTJ"])
@@ -268,7 +268,7 @@ def test_saved_doc_has_the_vectors_of_then(saved, kind):
 
 @pytest.fixture
 def cache(saved, tmp_path):
-    """Unpack a cache; returns what to give as `cache_path`."""
+    """Return a function that unpacks a cache and returns its `cache_path`."""
 
     def unpack(name):
         for file in (name, f"{name}.index"):
@@ -279,7 +279,7 @@ def cache(saved, tmp_path):
 
 
 def update_with(path, unpacked, then, pipeline="listeners", exclude=(), precision="float32"):
-    """The losses of an update with this cache, or the error that refuses it."""
+    """Return the losses of an update with this cache, or the error that refuses it."""
     elmo = {"cache_path": str(path), "cache_precision": precision}
     nlp = spacy.load(unpacked / pipeline, exclude=exclude, config={"components": {"elmo": elmo}})
     nlp.resume_training()
@@ -306,7 +306,7 @@ def test_cache_is_read_or_refused_in_one_line(cache, unpacked, then, name, exclu
         assert_says_what_to_do(done)
     else:
         assert done == pytest.approx(then["cache"][name], rel=1e-5)
-        assert index.read_bytes() == before  # nothing was missing in it
+        assert index.read_bytes() == before  # it was complete
 
 
 def test_cache_of_another_bilm_is_refused_in_one_line(cache, unpacked, then):
@@ -320,13 +320,13 @@ def test_cache_of_another_bilm_is_refused_in_one_line(cache, unpacked, then):
 
 @pytest.fixture
 def run(saved, tmp_path):
-    """A copy of the output directory of a run; `go_on(name, steps)` resumes it and returns the directory."""
+    """Return a function that resumes a copy of a run: `go_on(name, steps)` returns the directory."""
     text = shutil.copy(saved / "pretraining" / "text.txt", tmp_path / "text.txt")
 
     def go_on(name, steps):
         out = shutil.copytree(saved / "pretraining" / name, tmp_path / name)
         (fingerprint,) = json.loads((out / "corpus" / "corpus.json").read_text())["files"]
-        os.utime(text, ns=(fingerprint[2], fingerprint[2]))  # git keeps no times; this is the text that was encoded
+        os.utime(text, ns=(fingerprint[2], fingerprint[2]))  # git keeps no times; this is the encoded text
         config = Config.from_file(out / "pretrain.cfg")
         training = dataclasses.replace(config.training, max_steps=steps)
         pretrain(text, out, dataclasses.replace(config, training=training), resume=True, show_progress=False)
@@ -349,7 +349,7 @@ def test_checkpoint_goes_on_with_the_numbers_of_then(saved, run, then):
 
 
 def test_checkpoint_of_a_run_with_dropout_from_another_model_goes_on(run, then):
-    """The dropout's random numbers are torch's, which other versions may draw otherwise."""
+    """The random numbers for dropout are torch's, and other versions may draw others."""
     out = run("adam", 24)
     steps, losses = zip(*then["pretraining"]["adam"]["losses"], strict=True)
     assert log_of(out) == (list(steps), pytest.approx(losses, rel=0.1))

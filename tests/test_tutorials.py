@@ -1,4 +1,4 @@
-"""The tutorials and the notebook run as they stand, from their first command to their last."""
+"""The tutorials and the notebook run unchanged, from their first command to their last."""
 
 import json
 import os
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WITH_COMMANDS = [
     page for page in sorted((ROOT / "docs" / "tutorials").glob("*.md")) if "```bash" in page.read_text(encoding="utf8")
 ]
-SHORTENED = {  # whole trainings, of which two steps show that the commands fit together
+SHORTENED = {  # whole trainings: two steps show that the commands fit together
     "--training.max_steps 200 --training.eval_frequency 50": "--training.max_steps 2 --training.eval_frequency 1",
     "pretrain_domain/pretrain.cfg": "pretrain_domain/pretrain.cfg --training.max_steps 2",
 }
@@ -48,6 +48,6 @@ def test_cells_of_the_notebook_run():
     ]
     printed = [line for line in shown if re.search(r"\d\.\d\d$", line)]
     assert len(printed) == 4
-    for line in printed:  # what is shown is what comes out, to a digit of the last place
+    for line in printed:  # the page shows the real output, to a digit of the last place
         begin = line.rsplit(maxsplit=1)[0]
         assert begin in done.stdout, line

@@ -1,4 +1,4 @@
-"""What can be tried of Windows elsewhere: the package in a process that imitates it (helpers/windows.py)."""
+"""What can be tested of Windows on other systems: the package in a process that imitates it (helpers/windows.py)."""
 
 import os
 import subprocess

@@ -1,7 +1,7 @@
 """A second implementation of the biLM: slow and plain, in float64, with torch's own operators.
 
-Every token has full width. One time step comes after the other. Weights are named and laid out as in bilm-tf's files.
-Gradients are autograd's."""
+Every token has full width, and time steps come one after the other. Weights have the names and layout of bilm-tf's
+files. Gradients come from autograd."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from spacy_elmo.formats import arrays
 
 
 def character_ids(token, max_characters):
-    """Rows of `char_embed`, which has no row for "no token"."""
+    """Return the rows of `char_embed` for a token. It has no row for "no token"."""
     if token in ("<S>", "</S>"):
         inner = [256 if token == "<S>" else 257]
     else:
@@ -22,7 +22,7 @@ def character_ids(token, max_characters):
 
 
 def embed(weights, options, token):
-    """One token: all windows of the full width, highways, projection. Returns `[projection_dim]`."""
+    """Embed one token with all windows of the full width, highways, and projection. Returns `[projection_dim]`."""
     cnn = options.char_cnn
     characters = weights["char_embed"][character_ids(token, cnn.max_characters_per_token)]
     pooled = []
@@ -47,7 +47,7 @@ def embed(weights, options, token):
 
 
 def lstm(weights, options, direction, layer, x, clipped):
-    """One layer in one direction over `x` in reading order; `clipped` counts what the clips cut off."""
+    """Run one layer in one direction over `x` in reading order. `clipped` counts the values that the clips cut off."""
     cell = f"RNN_{direction}/RNN/MultiRNNCell/Cell{layer}/LSTMCell/"
     w, b, projection = weights[cell + "W_0"], weights[cell + "B"], weights.get(cell + "W_P_0")
     h, c = (torch.zeros(size, dtype=torch.float64) for size in (options.lstm.projection_dim, options.lstm.dim))
@@ -69,14 +69,14 @@ def lstm(weights, options, direction, layer, x, clipped):
 
 
 def weights_of(bilm):
-    """Its weights as they lie in the file, in float64."""
+    """Return the biLM's weights in the layout of the file, in float64."""
     return {name: torch.from_numpy(array).double() for name, array in arrays(bilm)}
 
 
 def encode(bilm, sentence, weights=None, clipped=None):
-    """All layers of one sentence with its boundaries, `[n_layers + 1, n_tokens + 2, 2 * projection_dim]`.
+    """Return all layers of one sentence with its boundaries, `[n_layers + 1, n_tokens + 2, 2 * projection_dim]`.
 
-    weights: the biLM's, if they are at hand; clipped: counts what the clips cut off.
+    weights: the biLM's weights, if you have them already; clipped: counts the values that the clips cut off.
     """
     weights = weights_of(bilm) if weights is None else weights
     clipped = {"cell": 0, "projection": 0} if clipped is None else clipped
@@ -93,7 +93,7 @@ def encode(bilm, sentence, weights=None, clipped=None):
 
 
 def product(x, weight, bias=None, activation=None, limit=None):
-    """`x @ weight + bias` and what is done with the sums, `[rows, n_out]`."""
+    """Return `x @ weight + bias`, with the activation or limit applied, `[rows, n_out]`."""
     sums = x.double() @ weight.double() + (0 if bias is None else bias.double())
     if limit is not None:
         return sums.clamp(-limit, limit)
@@ -102,5 +102,5 @@ def product(x, weight, bias=None, activation=None, limit=None):
 
 @pytest.fixture(scope="session")
 def slowly():
-    """The second implementation: `encode`, `embed`, `product`, and `weights_of`."""
+    """Give the second implementation: `encode`, `embed`, `product`, and `weights_of`."""
     return SimpleNamespace(encode=encode, embed=embed, product=product, weights_of=weights_of)

@@ -1,4 +1,4 @@
-"""Batches, packed orders and the table of words."""
+"""Batches, packed orders and the word table."""
 
 import copy
 import itertools
@@ -84,7 +84,7 @@ def test_packing_without_padding_is_a_permutation_in_each_direction(lengths):
 
 
 class Embedder:
-    """Vectors that tell their word, and a record of what was asked for."""
+    """An embedder whose vectors identify their word. It records the requested words."""
 
     def __init__(self, width=4):
         self.width = width

@@ -1,4 +1,4 @@
-"""The character CNN against one that computes every window of every token."""
+"""The character CNN compared with one that computes every window of every token."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_every_length_of_word_under_every_width_of_filter(make_bilm, slowly, wid
 
 
 def test_padding_wins_the_maximum_where_the_full_width_has_it_win(make_bilm, slowly):
-    """With one filter that likes only padding, a word's value is that of the padding behind it."""
+    """One filter responds only to padding, so a word's value is that of the padding after it."""
     bilm = make_bilm(filters=((1, 1), (2, 1)), max_characters=8, n_highway=0, projection_dim=2, dim=2)
     with torch.no_grad():
         bilm.embedder.embedding.zero_()
@@ -47,7 +47,8 @@ def test_padding_wins_the_maximum_where_the_full_width_has_it_win(make_bilm, slo
             bias.zero_()
         values = bilm.embedder(["x" * length for length in range(8)]).tolist()
     close(bilm, ["x" * length for length in range(8)], slowly)
-    # begin, end and up to 6 bytes: windows of one see padding up to 5 bytes, of two full padding up to 4
+    # begin, end and up to 6 bytes: windows of size 1 see padding up to 5 bytes, those of size 2 see full padding up to
+    # 4
     assert values == [[4, 8]] * 5 + [[4, 4], [0, 0], [0, 0]]
 
 

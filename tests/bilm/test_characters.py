@@ -1,4 +1,4 @@
-"""Character ids: bytes plus one between markers."""
+"""Character ids: bytes plus one, between markers."""
 
 import numpy as np
 import pytest

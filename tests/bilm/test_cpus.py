@@ -1,4 +1,4 @@
-"""CPU quotas in file trees such as those of containers, and how many CPUs are used of those there are."""
+"""CPU quotas in file trees like those of containers, and how many of the CPUs are used."""
 
 import os
 
@@ -17,7 +17,7 @@ OTHER = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n" + MEMORY
 
 @pytest.fixture
 def tree(tmp_path):
-    """A function that writes a file system and returns its root."""
+    """Return a function that writes a file system and returns its root."""
 
     def write(cgroup, mountinfo, files):
         texts = {"proc/self/cgroup": cgroup, "proc/self/mountinfo": mountinfo}

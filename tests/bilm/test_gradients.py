@@ -1,4 +1,4 @@
-"""Gradients of every parameter against autograd's through the second implementation, which shares no code with ours."""
+"""Gradients of every parameter, compared with autograd's through the second implementation, which shares no code."""
 
 import copy
 
@@ -13,7 +13,7 @@ SENTENCES = [["We", "sat", "here", "."], ["Anna"], ["We", "sat", "there", "and",
 
 
 def check_gradients(bilm, sentences, slowly, seed=0):
-    """Those of a random linear function of all layers. Returns how often the clips have cut."""
+    """Check the gradients of a random linear function of all layers. Returns how often the clips cut a value."""
     generator = torch.Generator().manual_seed(seed)
     weights = {name: weight.requires_grad_() for name, weight in slowly.weights_of(bilm).items()}
     clipped = {"cell": 0, "projection": 0}
@@ -31,7 +31,7 @@ def check_gradients(bilm, sentences, slowly, seed=0):
 
 
 def gradients(bilm, sentences, slopes):
-    """Ours, by the names and in the layout of the weights file; all sentences packed into one batch."""
+    """Return our gradients, with the names and layout of the weights file. All sentences are packed into one batch."""
     bilm.requires_grad_()
     (batch,) = bilm.stream_with_gradients(sentences)
     batch.layers.backward(torch.cat([slopes[number] for number in batch.numbers], dim=1))

@@ -1,4 +1,4 @@
-"""The compiled part: what it computes at every level, what it refuses, and how it is chosen or missed."""
+"""The compiled part: what it computes at every level, what it refuses, and what happens if it is missing."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ HEADER = Path(sysconfig.get_path("include")) / "Python.h"
 
 @pytest.fixture(scope="module", params=kernels.instruction_sets() or [pytest.param(None, marks=needs_compiled)])
 def version(request):
-    """Each version that this processor can run, in use."""
+    """Use each version that this processor can run."""
     before = kernels.instruction_set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "_chosen", request.param)
@@ -38,7 +38,7 @@ def version(request):
 
 @pytest.fixture
 def threads():
-    """A function that sets torch's number of threads, which is put back afterwards."""
+    """Return a function that sets torch's number of threads. The old number is restored afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -53,14 +53,14 @@ def make_layer(dim, width, cell_clip=3.0, proj_clip=3.0, scale=1.0, seed=0):
 
 
 def compiled(layer, x, sizes=None, state=None, starts=None):
-    """Outputs, hidden and cell through the compiled part, whether or not it would be chosen."""
+    """Return outputs, hidden and cell from the compiled part, whether or not it would be chosen."""
     with torch.inference_mode():
         y, (hidden, cell) = COMPILED.run(layer, layer.call(x, sizes or [1] * x.shape[1], state, starts))
     return y, hidden, cell
 
 
 def plain(layer, x, sizes=None, state=None, starts=None):
-    """The same by the plain recurrence."""
+    """Return the same from the plain recurrence."""
     with torch.inference_mode():
         y, (hidden, cell) = plain_recurrence(layer, layer.call(x, sizes or [1] * x.shape[1], state, starts))
     return y, hidden, cell
@@ -191,7 +191,7 @@ def test_products_are_those_of_float64(version, strategies, slowly, drawn):
     product = kernels.CompiledProduct(weight, bias, **how)
     found, expected = product(x), slowly.product(x, weight, bias, **how)
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)  # sums reach 30
-    assert torch.equal(product(x[-1:]), found[-1:])  # the same bits alone
+    assert torch.equal(product(x[-1:]), found[-1:])  # the same bits for the row alone
 
 
 @pytest.mark.parametrize("activation", ["none", "relu", "sigmoid"])
@@ -260,7 +260,7 @@ def test_threads_share_the_rows_of_an_update(version, threads):
 
 @pytest.mark.parametrize(("dim", "width"), [(70, 11), (40, 40), (1030, 40)])
 def test_a_sequence_has_the_same_bits_alone_and_in_any_company(version, dim, width):
-    """Also hundreds of steps, and beside so many rows that a step reads its inputs another way."""
+    """Also over hundreds of steps, and in a batch with so many rows that a step reads its inputs in another way."""
     layer, steps = make_layer(dim, width, 3.0, 1.0, scale=2.0), 300 if dim < 100 else 20
     x = torch.randn(2, steps, 60, width)
     alone = compiled(layer, x[:, :, 0])
@@ -383,14 +383,14 @@ def test_a_version_that_the_processor_has_not_is_one_clear_error():
     assert found.stderr.splitlines()[-1] == f"spacy_elmo.errors.ElmoError: {message}"
 
 
-# How the versions were compiled.
+# How the versions are compiled
 
 LINE = re.compile(r"\s*([0-9a-f]+):\s+(\S+)\s*(.*)")
 
 
 @pytest.fixture(scope="module")
 def functions():
-    """Instructions of each function of the compiled part, (address, name, operands), by the function's name."""
+    """Return the instructions of each function of the compiled part as (address, name, operands), by function name."""
     if kernels.is_missing():
         pytest.skip("built without a C compiler")
     if platform.machine() not in ("x86_64", "AMD64"):
@@ -411,12 +411,12 @@ def functions():
 
 
 def of_level(functions, start, level):
-    """Instructions of the function and of what the compiler split off it."""
+    """Return the bodies of the function, including parts that the compiler split off."""
     return [one for name, body in functions.items() if re.match(rf"{start}_{level}(\.|$)", name) for one in [body]]
 
 
 def loops(body):
-    """The instructions between each jump back and where it leads."""
+    """Yield the instructions of each loop, from the target of a backward jump to the jump."""
     for address, name, operands in body:
         target = re.match(r"([0-9a-f]+) <", operands)
         if name.startswith("j") and target and body[0][0] <= (start := int(target[1], 16)) <= address:
@@ -424,13 +424,13 @@ def loops(body):
 
 
 def fused(instructions, register="[xyz]mm"):
-    """Multiplications and additions in one, of vectors in such registers."""
+    """Return the fused multiply-add instructions on vectors in these registers."""
     return [one for one in instructions if re.match(r"vfn?m(add|sub)\d+ps", one[1]) and re.search(register, one[2])]
 
 
 @pytest.mark.parametrize(("level", "register"), [("avx512", "zmm"), ("avx2", "ymm")])
 def test_sums_of_products_use_the_whole_vectors_of_the_instruction_set(functions, level, register):
-    """In the innermost loops, and with no other vectors there."""
+    """The innermost loops use these vectors and no others."""
     bodies = of_level(functions, "multiply", level)
     assert bodies
     tight = [loop for body in bodies for loop in loops(body) if not any(len(one) < len(loop) for one in loops(loop))]

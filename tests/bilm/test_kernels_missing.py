@@ -96,7 +96,8 @@ print(machine.table(machine.describe_all(sys.argv[1])))
 
 @pytest.mark.skipif(not kernels.is_for_this_platform(), reason="there is no compiled part here")
 def test_a_clone_that_hides_an_installed_compiled_part_is_told_once_with_both_folders(data, site, tmp_path):
-    """As where `pip install .` is followed by a command in the clone: the current directory comes first on the path."""
+    """This happens if you run `pip install .` and then a command in the clone: the current directory is first on the
+    path."""
     clone = tmp_path / "clone" / "spacy_elmo"
     shutil.copytree(ROOT / "spacy_elmo", clone, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.hdf5"))
     shutil.copy(ROOT / "setup.py", clone.parent)
@@ -115,7 +116,7 @@ def test_a_clone_that_hides_an_installed_compiled_part_is_told_once_with_both_fo
 
 @pytest.fixture
 def site(tmp_path):
-    """A directory that holds the package with a compiled part for this Python."""
+    """Make a directory with the package and a compiled part for this Python."""
     bilm = tmp_path / "site-packages" / "spacy_elmo" / "bilm"
     bilm.mkdir(parents=True)
     (bilm / f"_kernels{EXTENSION_SUFFIXES[-1]}").touch()
@@ -133,7 +134,7 @@ def test_only_another_package_with_a_compiled_part_for_this_python_is_hidden(sit
 
 
 def test_a_folder_that_may_not_be_looked_into_hides_nothing_and_stops_nothing(site, tmp_path, monkeypatch):
-    """As root may look into all of them: the error of Python before 3.14 is raised here."""
+    """Root can read every folder, so the test raises the error that Python before 3.14 raises."""
     look = Path.is_file
 
     def refuse(path):

@@ -1,4 +1,4 @@
-"""One LSTM layer over packed sequences against one that takes a step at a time, states included."""
+"""One LSTM layer over packed sequences, compared with one that takes a step at a time, states included."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def make_layer(n_in=3, dim=5, projection_dim=3, cell_clip=None, proj_clip=None, 
 
 
 def step_by_step(layer, direction, x, h, c):
-    """One sequence in reading order from state `h`, `c`; returns outputs and the last state."""
+    """Run one sequence in reading order from state `h`, `c`. Returns the outputs and the last state."""
     weight, bias = (part[direction].detach().numpy() for part in (layer.weight, layer.bias))
 
     def sigmoid(x):
@@ -42,8 +42,8 @@ def step_by_step(layer, direction, x, h, c):
 
 
 def run_and_compare(layer, lengths, with_state, how, seed):
-    """how: "gradients", "in place" (float64, without), "frozen" (float32, so that the compiled part or packed products
-    may run), or "plain" (the plain recurrence, with gradients)."""
+    """Run the layer and compare. how: "gradients"; "in place" (float64, no gradients); "frozen" (float32, so that the
+    compiled part or packed products may run); or "plain" (the plain recurrence, with gradients)."""
     if how == "frozen":
         layer = layer.float().requires_grad_(False)
     gradients, tolerance = how in ("gradients", "plain"), 5e-5 if how == "frozen" else 1e-10
@@ -61,7 +61,7 @@ def run_and_compare(layer, lengths, with_state, how, seed):
         found = plain_recurrence(layer, call) if how == "plain" else layer(x, call.batch_sizes, call.state)
         outputs, (last_hidden, last_cell) = found
     assert outputs.requires_grad == gradients
-    assert all(map(torch.equal, given_state, before))  # what is handed in stays as it is
+    assert all(map(torch.equal, given_state, before))  # the given state is not changed
     starts = np.cumsum([0, *lengths])
     for direction in (0, 1):
         unpacked = outputs[direction][packing.order[direction].argsort()].detach().numpy()
@@ -102,7 +102,7 @@ def test_inputs_are_not_written_over(gradients):
 
 
 def test_a_projection_clip_without_projection_clips_nothing():
-    """As TensorFlow's LSTMCell."""
+    """Like TensorFlow's LSTMCell."""
     x = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     clipped, plain = (make_layer(dim=3, proj_clip=clip)(x, [2, 2])[0] for clip in (0.01, None))
     assert torch.equal(clipped, plain)
@@ -118,7 +118,7 @@ def test_a_projection_clip_without_projection_clips_nothing():
 )
 @settings(max_examples=10)
 def test_gradients_are_those_of_finite_differences(lengths, projection_dim, clips, fresh, seed):
-    """Of everything a loss can reach: outputs and last states with respect to inputs, first states and weights."""
+    """Checks everything that a loss can reach: outputs and last states, for inputs, first states and weights."""
     layer = make_layer(3, 4, projection_dim, *clips, seed)
     generator = torch.Generator().manual_seed(seed)
     rows, n_tokens = len(lengths), sum(lengths)

@@ -1,4 +1,4 @@
-"""What is freed goes back to the system, and a batch is gone before the next one is begun."""
+"""Freed memory goes back to the system, and a batch is freed before the next one begins."""
 
 import os
 import subprocess

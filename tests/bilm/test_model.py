@@ -1,4 +1,4 @@
-"""The biLM as a whole: what changes no number, what does, and what it refuses."""
+"""The biLM as a whole: what changes its numbers, what does not, and what it refuses."""
 
 import copy
 import pickle
@@ -26,7 +26,7 @@ def bilm(data):
 
 @pytest.fixture(scope="module")
 def alone(bilm, sentences):
-    """Layers of each sentence encoded in a call of its own, each time with an empty table of words."""
+    """Return the layers of each sentence, each encoded in a separate call with an empty word table."""
     layers = []
     for sentence in sentences:
         bilm.clear_word_table()
@@ -59,7 +59,7 @@ def test_clips_that_trigger(make_bilm, slowly, projection_dim, cell_clip, proj_c
     assert bool(clipped["cell"]) == bool(cell_clip)
     assert bool(clipped["projection"]) == bool(
         proj_clip and projection_dim == 3
-    )  # as TensorFlow: no projection, no clip
+    )  # like TensorFlow: no projection, no clip
 
 
 def test_no_batch_changes_a_number(bilm, alone, sentences):
@@ -282,7 +282,7 @@ def test_changed_weights_empty_the_table_of_words(data, change):
 
 
 def test_words_may_be_embedded_without_inference_mode_too(data):
-    """The table is filled by `encode`, in inference mode, and read and filled further by the caller's no_grad."""
+    """`encode` fills the table in inference mode. Calls under no_grad then read it and add to it."""
     bilm = load(data / "tiny_2l_skip")
     bilm.encode([["first"]])
     bilm.encode([["second"]])
@@ -318,7 +318,7 @@ def test_a_deep_copy_has_weights_of_its_own(bilm, sentences, alone):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_a_model_in_another_precision_gives_float32_layers_near_by(data, alone, sentences, dtype):
-    """float16 has 11 bits, bfloat16 8; float64 is nearer than the tolerance."""
+    """float16 has 11 bits and bfloat16 has 8. float64 is closer than the tolerance."""
     tolerance = {torch.float64: TOLERANCE, torch.float16: 0.03, torch.bfloat16: 0.3}[dtype]
     for ours, theirs in zip(load(data / "tiny_2l_skip").to(dtype).encode(sentences), alone, strict=True):
         assert ours.dtype == np.float32

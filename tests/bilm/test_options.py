@@ -1,4 +1,4 @@
-"""options.json: what is read, what is written, what is refused."""
+"""options.json: what is read, what is written, and what is refused."""
 
 import copy
 import json
@@ -218,7 +218,7 @@ def test_a_missing_file_and_a_directory_are_errors_that_name_them(tmp_path):
             BiLMOptions.from_file(path)
 
 
-# --- what could not be saved again, or would take too much ---
+# --- what could not be saved again, or would be too large ---
 
 
 def nested(depth):
@@ -306,7 +306,7 @@ NETWORK = {
 
 
 def network(**sections):
-    """NETWORK with some keys of its sections set."""
+    """Return NETWORK with some keys of its sections set."""
     options = copy.deepcopy(NETWORK)
     for section, values in sections.items():
         options[section] |= values

@@ -1,4 +1,5 @@
-"""What is made of frozen weights: kept while they stay as they are, and when packed products are used."""
+"""Weights packed for frozen layers: they are kept while the weights do not change. Also when packed products are
+used."""
 
 import copy
 import pickle
@@ -22,7 +23,7 @@ def parameter():
 
 @pytest.fixture
 def get(parameter):
-    """Ask a holder for the sum of the parameter."""
+    """Return a function that asks a holder for the sum of the parameter."""
     holder = Packed()
 
     def get(is_wanted=True, which=holder):
@@ -43,7 +44,7 @@ def test_training_forgets_the_content_even_where_the_optimizer_leaves_no_trace(g
     assert get() == 4
     parameter.requires_grad_()
     assert get(is_wanted=False) is None
-    parameter.data.mul_(2)  # no new version
+    parameter.data.mul_(2)  # does not change the version
     parameter.requires_grad_(False)
     assert get() == 8
 

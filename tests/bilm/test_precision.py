@@ -1,4 +1,4 @@
-"""Layers in reduced precision beside those in float32."""
+"""Layers in reduced precision, compared with float32."""
 
 from typing import get_args
 
@@ -12,7 +12,7 @@ from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats import BUNDLED, load
 
 REDUCED = [precision for precision in get_args(Precision) if precision != "float32"]
-LEAST_COSINE = {"float16": 0.99999, "int8": 0.99}  # of any token and layer of the bundled model
+LEAST_COSINE = {"float16": 0.99999, "int8": 0.99}  # for any token and layer of the bundled model
 
 needs_int8 = pytest.mark.skipif(not products._HAS["int8"], reason="no int8 products on this processor")
 any_reduced = pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def at(precision, path=BUNDLED):
 
 
 def cosines(ours, expected):
-    """Of each token in each layer, `[n_layers + 1, n_tokens]`."""
+    """Return the cosine of each token in each layer, `[n_layers + 1, n_tokens]`."""
     return (ours * expected).sum(-1) / np.linalg.norm(ours, axis=-1) / np.linalg.norm(expected, axis=-1)
 
 
@@ -77,7 +77,7 @@ def test_carried_state_is_still_computed_in_float64(precision, data):
 
 @pytest.mark.parametrize("name", ["tiny_2l_skip", "tiny_2l_clip"])
 def test_without_packed_products_float16_runs_in_plain_ones(name, data, monkeypatch):
-    """As on a GPU, where this is the way."""
+    """Plain products, as on a GPU."""
     monkeypatch.setattr(products, "_HAS", dict.fromkeys(get_args(Precision), False))
     expected = load(data / name).encode(TEXT)
     bilm = at("float16", data / name)

@@ -1,4 +1,4 @@
-"""Products with packed weights against plain ones."""
+"""Products with packed weights, compared with plain ones."""
 
 import os
 import subprocess
@@ -15,12 +15,12 @@ from spacy_elmo.bilm.products import _HAS, PRODUCTS, Int8Product, Precision, _fi
 pytestmark = pytest.mark.skipif(not all(_HAS.values()), reason="torch has no packed products on this processor")
 
 
-TOLERANCES = {"float32": 1e-5, "float16": 2e-2}  # of sums of up to 40 products of normal numbers
+TOLERANCES = {"float32": 1e-5, "float16": 2e-2}  # for sums of up to 40 products of normal numbers
 
 
 def int8_tolerance(x, weight):
-    """Six standard deviations of the rounding error of the sums, `[rows, n_out]`. Each number is off by up to half a
-    step. A step belongs to a column of the weight, or to a row of x."""
+    """Return six standard deviations of the rounding error of the sums, `[rows, n_out]`. Each number is off by up to
+    half a step. A step belongs to a column of the weight, or to a row of x."""
     largest = Int8Product._LARGEST  # half as large without VNNI
     of_weight = weight.abs().amax(0) / largest * x.pow(2).sum(1, keepdim=True).sqrt()
     of_x = x.abs().amax(1, keepdim=True) / 127 * weight.pow(2).sum(0).sqrt()
@@ -41,7 +41,7 @@ def test_a_product_is_that_of_float64(strategies, slowly, precision, drawn):
 @pytest.mark.parametrize("precision", get_args(Precision))
 @pytest.mark.parametrize("n_in", [7, 256])
 def test_a_row_is_the_same_in_any_company(precision, n_in):
-    """Also beside rows a thousand times as large."""
+    """Also next to rows a thousand times as large."""
     generator = torch.Generator().manual_seed(0)
     product = PRODUCTS[precision](torch.randn(n_in, 300, generator=generator) / n_in**0.5)
     x = torch.randn(50, n_in, generator=generator) * torch.logspace(0, 3, 50)[:, None]
@@ -68,7 +68,7 @@ def test_a_product_does_not_follow_its_weight(precision):
 
 
 def test_int8_is_right_without_vnni():
-    """There, two products are added in 16 bits: of large weights and inputs of one sign, these would overflow."""
+    """Without VNNI, two products are added in 16 bits. Large weights and inputs of one sign would overflow."""
     code = """
 import torch
 from spacy_elmo.bilm.products import Int8Product
@@ -82,7 +82,7 @@ assert error < 0.005, error
 
 
 def test_onednn_meets_few_numbers_of_rows():
-    """At most sixteen between a number and twice that: it makes a kernel for each."""
+    """There are at most sixteen between a number and twice that number, because oneDNN makes a kernel for each."""
     for start in (32, 64, 128, 1024):
         met = {len(_fill_up(torch.zeros(rows, 1))) for rows in range(start, 2 * start)}
         assert len(met) <= 17

@@ -1,4 +1,4 @@
-"""Layers and states against those of the original implementations, to 1e-5 for every number."""
+"""Layers and states compared with those of the original implementations, to 1e-5 for every number."""
 
 import json
 import re
@@ -18,7 +18,7 @@ ORIGINALS = ("allennlp", "bilm_tf", "ref_f64")
 
 
 class Reference:
-    """Outputs of one original for one model, and ours."""
+    """Outputs of one original implementation for one model, and ours."""
 
     def __init__(self, folder: Path, original: str, sentences: list[list[str]]) -> None:
         self.sentences = sentences
@@ -40,14 +40,14 @@ class Reference:
         return [key for key in self.arrays if re.fullmatch(pattern, key)]
 
     def carried(self) -> tuple[list[list[np.ndarray]], CarriedState]:
-        """Encode the four batches with one carried state."""
+        """Encode the four batches and carry the state from each to the next."""
         state = CarriedState()
         batches = [self.bilm.encode(self.sentences[rows], keep_boundaries=True, state=state) for rows in BATCHES]
         return batches, state
 
 
 def cases(*originals: str, packaged: bool = True):
-    """Parametrize a test over the models for which these originals have outputs, with and without ../shared."""
+    """Parametrize a test over the models that these originals have outputs for, with and without ../shared."""
     cases = [("packaged", folder, original) for folder in ("tiny_2l_clip", "tiny_2l_skip") for original in originals]
     cases = [case for case in cases if packaged and case[2] != "ref_f64"]
     cases += [("shared", folder, original) for folder in FOLDERS for original in originals]
@@ -151,7 +151,7 @@ def test_states_after_the_last_batch(reference):
 @cases("allennlp", "bilm_tf", packaged=False)
 def test_character_ids(reference):
     keys = reference.matching(r"char_ids_\d\d")
-    assert len(keys) in (31, 32)  # AllenNLP has none for the empty sentence
+    assert len(keys) in (31, 32)  # AllenNLP has no outputs for the empty sentence
     for key in keys:
         tokens, theirs = reference.sentences[int(key[-2:])], reference.arrays[key]
         if len(theirs) == len(tokens) + 2:
@@ -170,7 +170,7 @@ def test_trained_model_of_bilm_tf(shared):
 
 
 def test_options_as_written_by_training_give_the_same_model(shared):
-    """261 characters there, 262 for inference."""
+    """The training options say 261 characters, and those for inference 262."""
     folder = shared / "references" / "bilm-tf-trained"
     training = load(folder, options=folder / "options_training.json")
     sentence = ["Options", "of", "training", "."]
@@ -178,7 +178,7 @@ def test_options_as_written_by_training_give_the_same_model(shared):
 
 
 def test_one_layer_is_the_same_with_skip_connections(shared, sentences):
-    """AllenNLP only knows models with skip connections; with one layer there is nothing to skip."""
+    """AllenNLP supports only models with skip connections. With one layer there is nothing to skip."""
     folder = shared / "references" / "tiny_1l_noskip"
     bilm = load(folder, options=folder / "options_allennlp.json")
     assert bilm.options.lstm.use_skip_connections
@@ -189,7 +189,7 @@ def test_one_layer_is_the_same_with_skip_connections(shared, sentences):
 
 @pytest.fixture
 def word_input(shared, tmp_path):
-    """A biLM that reads whole words: bilm-tf's dumped token embeddings and the LSTMs of tiny_2l_skip."""
+    """Make a biLM that reads whole words: bilm-tf's dumped token embeddings and the LSTMs of tiny_2l_skip."""
     references = shared / "references"
     with (
         h5py.File(references / "cli" / "bilm_token_embeddings.hdf5") as embeddings,

@@ -1,4 +1,4 @@
-"""The learned mix of layers, against the originals' and against finite differences."""
+"""The learned mix of layers, compared with the originals and with finite differences."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ WEIGHTS, GAMMA = [0.3, -0.2, 0.5], 1.7
 
 
 def padded(bilm, sentences, keep_boundaries):
-    """Layers `[n_layers + 1, batch, time, width]` and the mask of the tokens, `[batch, time]`."""
+    """Return layers `[n_layers + 1, batch, time, width]` and the mask of the tokens, `[batch, time]`."""
     encoded = bilm.encode(sentences, keep_boundaries=keep_boundaries)
     time = max(layers.shape[1] for layers in encoded)
     filled = [np.pad(layers, ((0, 0), (0, time - layers.shape[1]), (0, 0))) for layers in encoded]
@@ -46,7 +46,7 @@ def test_mix_and_its_penalty_are_those_of_bilm_tf(shared, sentences, folder, do_
 @pytest.mark.parametrize("keep_boundaries", [False, True])
 @pytest.mark.parametrize("folder", FOLDERS[:2])
 def test_mix_is_that_of_allennlp(shared, sentences, folder, keep_boundaries, do_layer_norm):
-    """Its layer normalization counts BOS and EOS in, also where it then takes them away."""
+    """AllenNLP's layer normalization includes BOS and EOS, even where it then removes them."""
     root = shared / "references" / folder
     expected = np.load(root / "allennlp.npz")[f"mix_ln{do_layer_norm:d}_keepbe{keep_boundaries:d}"]
     bilm = load(root)

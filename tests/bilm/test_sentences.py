@@ -1,4 +1,4 @@
-"""What a biLM takes as sentences: anything that holds tokens, and nothing that only looks like it."""
+"""What a biLM accepts as sentences: anything that holds tokens, and nothing that only looks like it."""
 
 import numpy as np
 import pytest

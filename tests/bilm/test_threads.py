@@ -1,4 +1,5 @@
-"""How many threads a biLM uses, torch's number of threads in a call and after it, and what a forked process finds."""
+"""How many threads a biLM uses, torch's number of threads during and after a call, and the number in a forked
+process."""
 
 import copy
 import os
@@ -51,7 +52,7 @@ def test_threads_are_as_many_as_asked_for_and_no_more_than_the_process_may_use(
 
 
 class Clocks:
-    """Clocks of `threads` that stand still unless told."""
+    """Fake clocks for `threads`, which stand still until a test moves them."""
 
     def __init__(self, monkeypatch):
         self.wall = self.cpu = 0.0
@@ -60,7 +61,8 @@ class Clocks:
         monkeypatch.setattr(threads.time, "thread_time", lambda: self.cpu)
 
     def call(self, short_calls, had_cpu, seconds=0.01):
-        """A short call, in which the thread had a CPU for this share of the time; how many threads of two it used."""
+        """Make a short call in which the thread has a CPU for this share of the time. Returns how many of two threads
+        it used."""
         n = short_calls.count(2)
         with short_calls.measured(n):
             self.wall += seconds
@@ -73,11 +75,11 @@ def test_short_calls_use_one_thread_while_they_have_to_wait_for_a_cpu(monkeypatc
     assert [clocks.call(short_calls, 1.0) for _ in range(3)] == [2, 2, 2]
     assert [clocks.call(short_calls, 0.5) for _ in range(4)] == [2, 1, 1, 1]
     tries = [clocks.call(short_calls, 0.5) for _ in range(2000)]
-    assert 0 < tries.count(2) < 40  # now and then it tries again, more and more seldom
+    assert 0 < tries.count(2) < 40  # it tries again now and then, less and less often
     clocks.wall += 2.0
     assert [clocks.call(short_calls, 1.0) for _ in range(3)] == [2, 2, 2]
     after_a_wait = [clocks.call(short_calls, had_cpu) for had_cpu in (0.5, *[1.0] * 9)]
-    assert after_a_wait.count(1) < 9  # a wait in passing is soon over
+    assert after_a_wait.count(1) < 9  # one wait alone has only a short effect
 
 
 def test_where_short_times_cannot_be_told_no_call_seems_to_wait(monkeypatch):
@@ -100,7 +102,7 @@ def test_a_number_that_was_asked_for_is_used_whatever_else_runs(monkeypatch, bil
     assert torch.get_num_threads() == before
 
 
-# torch's own number is tested in a process of its own, where nobody has set it: OMP_NUM_THREADS is 1 here
+# Test torch's own number in a separate process, because OMP_NUM_THREADS is 1 in this one.
 
 SCOPES = """
 import sys, threading
@@ -193,7 +195,8 @@ for own in (None, 6):
         assert numbers() == in_thread(numbers) == 3
 """
 
-# A thread that first uses torch while another is inside a call, which torch.set_num_threads would leave at that number
+# A thread uses torch for the first time while another is inside a call. torch.set_num_threads would leave it at that
+# number.
 NEWCOMER = """
 torch.set_num_threads(3)
 with torch_threads(1):
@@ -234,7 +237,7 @@ assert not errors, errors
 assert numbers() == in_thread(numbers) == 3
 """
 
-# The number of threads that a team really has, in a second Python thread
+# The real size of a second Python thread's team of threads
 TEAM = """
 from pathlib import Path
 
@@ -318,7 +321,7 @@ def test_a_lock_that_another_thread_holds_is_open_in_a_forked_process():
     is_held.wait(30)
     child = os.fork()
     if child == 0:
-        threading.Timer(10, os._exit, [1]).start()  # a lock that stays held must not hang the tests
+        threading.Timer(10, os._exit, [1]).start()  # a lock that stays held must not block the tests
         with lock, lock:
             os._exit(0)
     status = os.waitpid(child, 0)[1]

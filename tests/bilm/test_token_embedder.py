@@ -1,4 +1,4 @@
-"""The token embedder of ELMoForManyLangs against a plain computation of it, token by token."""
+"""The token embedder of ELMoForManyLangs, compared with a plain computation, token by token."""
 
 import copy
 import pickle
@@ -44,7 +44,7 @@ def make_bilm(**settings):
 
 
 def plainly(embedder, token):
-    """The vector of one token, every window over the whole row computed, in float64."""
+    """Return the vector of one token, with every window over the whole row computed, in float64."""
     token = token[:8]
     parts = []
     if embedder.words is not None:

@@ -1,5 +1,6 @@
-"""`python -m spacy elmo …`, in this process and in one of its own. Starting one costs two seconds: a test or two of a
-command show that it starts (of `embed` and `substitutes`, ../test_migrating.py), the others ask here."""
+"""`python -m spacy elmo …`, in this process and in a separate one. Starting a process costs two seconds. So one or two
+tests of a command show that it starts (../test_migrating.py for `embed` and `substitutes`), and the others run it
+here."""
 
 import os
 import subprocess
@@ -20,7 +21,7 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="session")
 def elmo():
-    """Run a command in this process; exit status, stdout and stderr."""
+    """Run a command in this process. Returns exit status, stdout and stderr."""
 
     def run(*arguments):
         done = CliRunner().invoke(elmo_cli, list(map(str, arguments)), catch_exceptions=False)
@@ -31,7 +32,7 @@ def elmo():
 
 @pytest.fixture(scope="session")
 def elmo_process():
-    """The same in a process of its own, with these environment variables."""
+    """Run a command in a separate process with these environment variables. Returns the same."""
 
     def run(*arguments, stdout=subprocess.PIPE, **variables):
         command = [sys.executable, "-m", "spacy", "elmo", *map(str, arguments)]

@@ -8,7 +8,7 @@ from spacy_elmo.formats import digest, load
 
 @pytest.fixture
 def convert(elmo):
-    """Run the command; exit status, stdout and stderr."""
+    """Run the command. Returns exit status, stdout and stderr."""
     return partial(elmo, "convert")
 
 

@@ -8,7 +8,7 @@ from spacy_elmo.formats.known import KNOWN
 
 @pytest.fixture
 def download(elmo, tmp_path, monkeypatch):
-    """Run the command with an empty cache; exit status, stdout and stderr."""
+    """Run the command with an empty cache. Returns exit status, stdout and stderr."""
     monkeypatch.setenv("SPACY_ELMO_CACHE", str(tmp_path))
     return partial(elmo, "download")
 

@@ -15,7 +15,7 @@ without_windows = pytest.mark.skipif(sys.platform == "win32", reason="there is n
 
 @pytest.fixture
 def embed(elmo, tmp_path, data):
-    """Run the command in tmp_path on a small text; exit status, stdout and stderr."""
+    """Run the command in tmp_path on a small text. Returns exit status, stdout and stderr."""
     (tmp_path / "text.txt").write_text("One is here .\nTwo are\nTwo are\n")
 
     def run(*args, out="out.hdf5"):
@@ -85,7 +85,7 @@ def test_second_run_is_one_line_and_status_1_unless_forced(embed):
 
 @pytest.fixture
 def ctrl_c():
-    """Heard, also where the tests run in the background and have been told to ignore it."""
+    """Make Ctrl-C work even where the tests run in the background with it ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -15,7 +15,7 @@ LINES = ["the bank lent money", "a bank of the river", "he saw the bank"]
 
 @pytest.fixture
 def run(elmo):
-    """Run a command, which ends with this status."""
+    """Run a command that ends with this status."""
 
     def run(*arguments, status=0):
         done = elmo(*arguments)
@@ -34,7 +34,7 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(data, tmp_path_factory):
-    """A model with softmax."""
+    """Write a model with a softmax."""
     bilm = formats.load(data / "tiny_2l_skip")
     words = ["<S>", "</S>", "<UNK>", "the", "bank", "a"]
     softmax = Softmax(len(words), bilm.options.lstm.projection_dim)

@@ -1,4 +1,4 @@
-"""What all commands have in common: how they are listed, spelled, stopped, and how they warn."""
+"""What all commands share: how they are listed, spelled and stopped, and how they warn."""
 
 import inspect
 import re

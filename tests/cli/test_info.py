@@ -26,7 +26,7 @@ def test_info_of_the_bundled_model_is_one_json_object(elmo, bundled_width):
     assert facts["max_characters"] == 50
     assert facts["n_characters"] == 262
     assert facts["license"] == "CC BY-SA 4.0"
-    # the zero row in front of the character embeddings is ours, not the file's
+    # the zero row before the character embeddings is ours, and not in the file
     assert facts["parameters"] == sum(p.numel() for p in bilm.parameters()) - bilm.options.char_cnn.embedding_dim
 
 
@@ -78,7 +78,7 @@ def test_machine_with_an_unknown_instruction_set_is_one_line_and_status_1(elmo_p
 
 @pytest.fixture(scope="module")
 def pipeline(data, tmp_path_factory):
-    """A saved pipeline whose tagger listens to elmo, not trained yet."""
+    """Save a pipeline whose tagger listens to elmo. It is not trained yet."""
     path, nlp = tmp_path_factory.mktemp("pipeline"), spacy.blank("en")
     nlp.add_pipe("elmo", config={"model": {"weights": str(data / "tiny_2l_skip")}})
     listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": 32, "initial_weights": [0.0, 0.0, 1.0]}

@@ -1,4 +1,4 @@
-"""Configs for `spacy train` that `init-config --pipeline` writes; test_spacy_commands.py trains with them."""
+"""Configs for `spacy train` that `init-config --pipeline` writes. test_spacy_commands.py trains with them."""
 
 import io
 from functools import partial
@@ -15,13 +15,13 @@ from spacy_elmo.pipeline.listener import link_of
 from spacy_elmo.tools.init_config import COMPONENTS, CONFIGS, OPTIMIZE, build, bundled, text
 
 REGENERATE = "python -c 'from spacy_elmo.tools.init_config import write_bundled; write_bundled()' writes it again"
-# All that go into one pipeline.
+# All components that fit into one pipeline.
 TOGETHER = [name for name in COMPONENTS if name not in ("spancat_singlelabel", "textcat_multilabel")]
 
 
 @pytest.fixture
 def init_config(elmo):
-    """Run the command; exit status, stdout and stderr."""
+    """Run the command. Returns exit status, stdout and stderr."""
     return partial(elmo, "init-config")
 
 

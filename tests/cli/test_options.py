@@ -17,7 +17,7 @@ COMMANDS = {command.name: command.callback for command in elmo_cli.registered_co
 
 
 def parameter(command, name):
-    """As typer is shown it."""
+    """Return the parameter as typer sees it."""
     return inspect.signature(COMMANDS[command]).parameters[name]
 
 

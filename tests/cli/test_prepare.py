@@ -7,7 +7,7 @@ TEXT = "One is here. Two are here.\n\nThree are here.\n\nFour! Five are here.\n"
 
 @pytest.fixture
 def prepare(elmo, tmp_path):
-    """Run the command in tmp_path on a small text; exit status, stdout and stderr."""
+    """Run the command in tmp_path on a small text. Returns exit status, stdout and stderr."""
     (tmp_path / "raw.txt").write_text(TEXT)
 
     def run(*args, raw="raw.txt"):

@@ -1,4 +1,4 @@
-"""From text to a model to its figures, by the command line alone: init-config, pretrain, evaluate."""
+"""From text to a model and its figures, by the command line alone: init-config, pretrain, evaluate."""
 
 import configparser
 import json
@@ -27,7 +27,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Text as `prepare` lays it out."""
+    """Write text in the layout of `prepare`."""
     root = tmp_path_factory.mktemp("corpus")
     rng = random.Random(0)
     for part, n in (("train", 80), ("heldout", 10)):
@@ -131,7 +131,7 @@ def test_a_softmax_that_lies_elsewhere(elmo, model, corpus, tmp_path):
 
 
 def test_vocabulary_that_fits_nothing_is_warned_about_once_and_seen_in_evaluate(elmo, tmp_path, config):
-    """Upper-cased words on lower-cased text train to a wonderful perplexity, of `<UNK>` alone."""
+    """Upper-cased words with lower-cased text reach a very low perplexity, but only for `<UNK>`."""
     words = [f"w{number}" for number in range(40)]
     (tmp_path / "text.txt").write_text("".join(" ".join(words[n : n + 8]) + "\n" for n in range(32)) * 4)
     (tmp_path / "vocab.upper").write_text("<S>\n</S>\n<UNK>\n" + "".join(word.upper() + "\n" for word in words))

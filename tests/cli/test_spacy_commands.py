@@ -22,7 +22,7 @@ from spacy_elmo.pipeline.mix import mix_weights
 from spacy_elmo.pipeline.shim import shim_of
 from spacy_elmo.tools.init_config import COMPONENTS, CONFIGS, OPTIMIZE, build
 
-# Enough steps for these corpora to be learned, so that a score says something.
+# Enough steps to learn these corpora, so that a score means something.
 STEPS = {
     "training.max_steps": 40,
     "training.eval_frequency": 20,
@@ -32,24 +32,24 @@ STEPS = {
 BRIEF = {**STEPS, "training.max_steps": 4, "training.eval_frequency": 2}
 LEARNED = {"ner": "ents_f", "textcat": "cats_score", "tagger": "tag_acc", "parser": "dep_uas"}
 EVERY = [name for name in COMPONENTS if name not in ("spancat_singlelabel", "textcat_multilabel")]
-TOLERANT = [name for name in EVERY if name != "span_finder"]  # spaCy's own fails on a batch without any token
+TOLERANT = [name for name in EVERY if name != "span_finder"]  # spaCy's own fails on a batch without tokens
 KB_IDS = {"Paris": "Q90", "Rome": "Q220", "Oslo": "Q585", "Lima": "Q2868"}
 
 
 def spacy_cli(*args, status=0):
-    """Run `python -m spacy ...`; what it printed."""
+    """Run `python -m spacy ...` and return its output."""
     done = subprocess.run([sys.executable, "-m", "spacy", *map(str, args)], capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def train(config, out=None, **changes):
-    """What `python -m spacy train` does, in this process: starting one costs two seconds."""
+    """Do what `python -m spacy train` does, in this process, because starting one costs two seconds."""
     spacy_train(config, out, overrides=changes)
 
 
 def make_doc(vocab, name, place, label="GPE", tag="NNP", dep="nsubj", cat="B"):
-    """Two sentences with every annotation that a component of ours learns."""
+    """Make two sentences with every annotation that a component here learns."""
     words = f"{name} lives in {place} . She likes it !".split()
     doc = Doc(
         vocab,
@@ -69,7 +69,8 @@ def make_doc(vocab, name, place, label="GPE", tag="NNP", dep="nsubj", cat="B"):
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
-    """Paths of the corpora as settings; with a Doc of whitespace, and in dev labels that training has never seen."""
+    """Write corpora and return their paths as settings. They include a Doc of whitespace, and dev has labels that
+    training never saw."""
     root = tmp_path_factory.mktemp("corpora")
     vocab = spacy.blank("en").vocab
     people, cities = ["Anna", "Ben", "Cleo", "Dan", "Eva", "Finn"], ["Paris", "Rome", "Oslo", "Lima"]
@@ -84,7 +85,7 @@ def corpora(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def knowledge_base(tmp_path_factory):
-    """Path of a knowledge base as a setting; each city may be another one, too."""
+    """Write a knowledge base and return its path as a setting. Each city has a second candidate."""
     kb = InMemoryLookupKB(spacy.blank("en").vocab, entity_vector_length=4)
     kb.set_entities([*KB_IDS.values(), "Q0"], [10] * 5, [*np.eye(4).tolist(), [-1, -1, -1, -1]])
     for place, entity in KB_IDS.items():
@@ -96,7 +97,7 @@ def knowledge_base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(data, tmp_path_factory):
-    """Write a config with small weights; its path."""
+    """Write a config with small weights and return its path."""
     root = tmp_path_factory.mktemp("configs")
 
     def write(*pipeline, optimize="speed"):
@@ -110,37 +111,37 @@ def tiny(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tiny, corpora, tmp_path_factory):
-    """A pipeline with ner that has learned something."""
+    """Train a pipeline with ner."""
     out = tmp_path_factory.mktemp("trained")
     train(tiny("ner"), out, **corpora, **STEPS)
     return out / "model-last"
 
 
 def assert_same_scores(pipeline, corpora):
-    """As the training saw them, by the pipeline itself, and by `spacy evaluate`. Returns the scores."""
+    """Compare the scores of the training, of the pipeline itself, and of `spacy evaluate`. Returns the scores."""
     nlp, metrics = spacy.load(pipeline), pipeline / "metrics.json"
     spacy_evaluate(pipeline, corpora["paths.dev"], metrics)
     training, command = nlp.meta["performance"], json.loads(metrics.read_text())
     here = nlp.evaluate(list(Corpus(corpora["paths.dev"])(nlp)))
-    compared = [name for name in training if isinstance(here.get(name), float)]  # not losses, for one
+    compared = [name for name in training if isinstance(here.get(name), float)]  # not the losses
     assert compared
     for name in compared:
         assert here[name] == pytest.approx(training[name], abs=1e-5), name
-        if name in command:  # it leaves some out
+        if name in command:  # it omits some
             assert command[name] == pytest.approx(training[name], abs=1e-5), name
     assert set(compared) & set(command)
     return here
 
 
 def saved_score(pipeline):
-    """What the training gave it."""
+    """Return the score that training saved in the pipeline."""
     score = json.loads((pipeline / "meta.json").read_text())["performance"]["ents_f"]
     assert score > 0.5
     return pytest.approx(score, abs=1e-6)
 
 
 def same_parameters(one, other, component="ner"):
-    """Whether a component of two saved pipelines has learned the very same."""
+    """Return whether a component of two saved pipelines has exactly the same parameters."""
     first, second = (spacy.load(path).get_pipe(component).model for path in (one, other))
     pairs = zip(first.walk(), second.walk(), strict=True)
     return all(
@@ -152,14 +153,14 @@ def same_parameters(one, other, component="ner"):
 
 
 def test_ner_learns_and_the_saved_pipeline_has_the_same_score(tiny, corpora, tmp_path):
-    """By the commands themselves, in processes of their own."""
+    """Run the commands themselves, in separate processes."""
     spacy_cli("train", tiny("ner"), "--output", tmp_path, *as_options({**corpora, **STEPS}))
     trained = tmp_path / "model-last"
     spacy_cli("evaluate", trained, corpora["paths.dev"], "--output", tmp_path / "metrics.json")
     scores = assert_same_scores(trained, corpora)
     assert json.loads((tmp_path / "metrics.json").read_text())["ents_f"] == pytest.approx(scores["ents_f"], abs=1e-5)
     assert scores["ents_per_type"]["PERSON"]["f"] > 0.9
-    assert scores["ents_per_type"]["PLANET"]["f"] == 0  # never seen
+    assert scores["ents_per_type"]["PLANET"]["f"] == 0  # not in the training data
     nodes = list(spacy.load(trained).get_pipe("ner").model.walk())
     weights, gamma = mix_weights(next(node for node in nodes if node.name == "elmo_scalar_mix"))
     assert sum(weights) == pytest.approx(1)
@@ -169,7 +170,7 @@ def test_ner_learns_and_the_saved_pipeline_has_the_same_score(tiny, corpora, tmp
 
 @pytest.fixture(scope="module")
 def installed(wheel, install, tmp_path_factory):
-    """A directory that holds the package as its wheel installs it."""
+    """Install the package from its wheel into a directory."""
     site = tmp_path_factory.mktemp("site")
     install(wheel, site)
     return site
@@ -191,7 +192,7 @@ def test_bundled_configs_train_as_they_are_from_the_wheel(config, installed, cor
     assert all(scores[score] > 0.8 for score in learned)
 
 
-# Components that learn sentences, lemmas, spans and links, and of what score how much at least.
+# Components that learn sentences, lemmas, spans and links: which score to check, and its minimum.
 OTHERS = {
     ("senter", "trainable_lemmatizer", "entity_linker"): {"sents_f": 0.9, "lemma_acc": 0.8, "nel_micro_f": 0.5},
     ("span_finder",): {"spans_sc_f": 0.5},
@@ -212,7 +213,7 @@ def test_each_component_learns_as_it_is(pipeline, tiny, corpora, knowledge_base,
 @pytest.mark.parametrize("optimize", OPTIMIZE)
 def test_every_component_learns_in_one_pipeline(optimize, tiny, corpora, knowledge_base, tmp_path):
     config = tiny(*EVERY, optimize=optimize)
-    steps = {**STEPS, "training.max_steps": 80, "training.eval_frequency": 40}  # so many at once take longer
+    steps = {**STEPS, "training.max_steps": 80, "training.eval_frequency": 40}  # so many components at once take longer
     train(config, tmp_path, **corpora, **knowledge_base, **steps)
     scores = assert_same_scores(tmp_path / "model-last", corpora)
     for name in ("tag_acc", "pos_acc", "morph_acc", "dep_uas", "ents_f"):
@@ -224,7 +225,7 @@ def test_every_component_learns_in_one_pipeline(optimize, tiny, corpora, knowled
 @pytest.mark.parametrize("optimize", OPTIMIZE)
 @pytest.mark.parametrize("pipeline", [TOLERANT, ["textcat_multilabel"]], ids=["every", "multilabel"])
 def test_docs_without_tokens_in_a_training_batch(pipeline, optimize, data, knowledge_base):
-    # spaCy's reader of corpora drops them; others do not
+    # spaCy's corpus reader drops them, but other readers do not
     config = build(pipeline, weights=str(data / "tiny_2l_skip"), optimize=optimize)
     config["paths"]["kb"] = knowledge_base["paths.kb"]
     nlp = load_model_from_config(config)
@@ -235,7 +236,7 @@ def test_docs_without_tokens_in_a_training_batch(pipeline, optimize, data, knowl
             doc.cats = {"A": 1.0, "B": 0.0}
         return [Example(Doc(nlp.vocab, words=[token.text for token in doc]), doc) for doc in docs]
 
-    nlp.initialize(lambda: examples("", *["Anna"] * 40))  # so that the parser finds each of its moves often enough
+    nlp.initialize(lambda: examples("", *["Anna"] * 40))  # so that the parser sees each of its moves often enough
     for names in (["", "Anna", "", "Ben", ""], ["", ""], ["Ben"]):
         losses = nlp.update(examples(*names), annotates=config["training"]["annotating_components"])
         assert all(np.isfinite(loss) for loss in losses.values())
@@ -336,7 +337,7 @@ def test_package_names_what_it_needs(trained, tmp_path):
 
 
 def sourcing(trained, tiny, **ner):
-    """A config whose ner is that of the trained pipeline, beside a textcat to train."""
+    """Write a config whose ner comes from the trained pipeline, with a textcat to train."""
     config = load_config(tiny("textcat"))
     config["nlp"]["pipeline"] = ["sentencizer", "elmo", "ner", "textcat"]
     config["components"]["ner"] = {"source": str(trained), **ner}
@@ -355,7 +356,7 @@ def test_a_sourced_ner_keeps_its_own_elmo_when_its_listener_is_replaced(trained,
     assert tok2vec["elmo"]["@architectures"] == "spacy-elmo.Tok2Vec.v1"
     assert nlp.get_pipe("elmo").listening_components == ["textcat"]
     assert assert_same_scores(out / "model-last", corpora)["ents_f"] == saved_score(trained)
-    with nlp.select_pipes(disable=["elmo", "textcat"]):  # ner needs none
+    with nlp.select_pipes(disable=["elmo", "textcat"]):  # ner needs neither
         assert "Anna" in [ent.text for ent in nlp("Anna lives in Paris. She likes it!").ents]
 
 
@@ -377,7 +378,7 @@ def test_replace_listeners_of_a_bare_listener(tmp_path, tiny, corpora, data):
 
 @pytest.mark.slow
 def test_elmo_among_the_frozen_components_stays_and_is_learned_from(trained, tiny, corpora, tmp_path):
-    # sentences are encoded in other company than without, which rounds differently: no two runs learn the very same
+    # sentences are encoded in different batches, which round differently, so no two runs are exactly equal
     train(tiny("ner"), tmp_path, **corpora, **STEPS, **{"training.frozen_components": ["elmo"]})
     seals = [(path / "elmo" / "model" / "digest").read_text() for path in (trained, tmp_path / "model-last")]
     assert seals[0] == seals[1]

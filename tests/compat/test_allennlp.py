@@ -1,4 +1,4 @@
-"""The module with AllenNLP's call, against AllenNLP's own outputs; and what it learns."""
+"""The module with AllenNLP's call, compared with AllenNLP's own outputs, and what it learns."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ from helpers.references import BATCHES, close
 from spacy_elmo import ElmoError, formats
 from spacy_elmo.bilm import CarriedState, Elmo, batch_to_ids
 
-ALLENNLP = ("tiny_1l_noskip", "tiny_2l_clip", "tiny_2l_skip")  # what it can load
+ALLENNLP = ("tiny_1l_noskip", "tiny_2l_clip", "tiny_2l_skip")  # the models that AllenNLP can load
 MIXED = ALLENNLP[1:]
 TEXT = [["The", "same", "words", "."], ["The", "same"], [], ["words", "words", "The"]]
 
@@ -32,7 +32,7 @@ def tiny(data):
 
 
 def giving_layers(module):
-    """Let the mixes of a module be its single layers."""
+    """Make each mix of a module return a single layer."""
     with torch.no_grad():
         for number, mix in enumerate(module.scalar_mixes):
             mix.weights[number] = 1000.0
@@ -87,7 +87,7 @@ def test_padded_batch_is_that_of_allennlp(shared, sentences, folder):
 
 @pytest.mark.parametrize("folder", ["tiny_2l_clip", "tiny_2l_skip"])
 def test_carried_state_is_that_of_allennlp(data, sentences, folder):
-    """In float64, as the originals' own carried states are 1.2e-5 apart in float32."""
+    """In float64, because the originals' own carried states differ by 1.2e-5 in float32."""
     with np.load(data / folder / "expected.npz") as arrays:
         expected = [arrays[f"allennlp/st{number}"] for number in range(4)]
     module = giving_layers(elmo(data / folder, 3, keep_sentence_boundaries=True, carry_state=True)).double()
@@ -110,7 +110,7 @@ def test_no_state_is_carried_unless_asked_for(tiny):
 def test_character_ids_are_those_of_allennlp(shared, sentences):
     expected = np.load(shared / "references" / "tiny_2l_skip" / "allennlp.npz")
     for number, sentence in enumerate(sentences):
-        if sentence:  # AllenNLP has none for the empty sentence
+        if sentence:  # AllenNLP has no outputs for the empty sentence
             ours = batch_to_ids([sentence])
             assert ours.dtype == torch.int64
             np.testing.assert_array_equal(ours[0].numpy(), expected[f"char_ids_{number:02d}"])
@@ -177,7 +177,7 @@ def test_gradients_reach_the_bilm_when_asked(tiny, requires_grad):
 
 
 def test_gradients_are_right(tiny):
-    """Against finite differences, in float64."""
+    """Compares with finite differences, in float64."""
     module = elmo(tiny, requires_grad=True, do_layer_norm=True).double()
     ids = batch_to_ids([["a", "bc"], ["a"]])
     parameters = [
@@ -194,7 +194,7 @@ def test_gradients_are_right(tiny):
 
 
 def test_training_changes_what_is_remembered_of_words(tiny):
-    """Frozen, words are remembered; a step of training, and they are not those of before."""
+    """Frozen, it remembers words. After a training step it does not return the old vectors."""
     module = elmo(tiny)
     ids = batch_to_ids(TEXT)
     before = module(ids)["elmo_representations"][0]
@@ -329,7 +329,7 @@ def test_the_package_imports_no_formats():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# --- a biLM that is there already ---
+# --- an existing biLM ---
 
 
 def test_a_module_is_taken_as_it_is(tiny):
@@ -376,7 +376,7 @@ class Classifier(torch.nn.Module):
 
 @pytest.fixture
 def compiler():
-    """A backend of torch.compile that runs what it is given; `graphs` are what it was given."""
+    """Return a backend of torch.compile that runs what it gets, and collects it in `graphs`."""
 
     def run(graph, _):
         run.graphs.append(graph)
@@ -450,7 +450,7 @@ def test_compile_is_not_imported_by_who_does_not_compile(tiny):
     assert done.stdout == "False\n"
 
 
-# --- where it is found ---
+# --- where you import it from ---
 
 
 def test_both_names_are_found_where_they_always_were():

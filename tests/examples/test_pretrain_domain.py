@@ -38,7 +38,7 @@ def test_example_goes_from_csv_to_distances(example, tmp_path, monkeypatch, caps
     (tmp_path / "tiny.cfg").write_text(TINY)
     options = ["--csv", str(tmp_path / "some.csv"), "--config", str(tmp_path / "tiny.cfg")]
     monkeypatch.setattr(sys, "argv", ["pretrain_domain.py", str(tmp_path / "out"), *options])
-    monkeypatch.setattr(example, "keep_freed_memory", lambda: None)  # it would last for all tests behind this one
+    monkeypatch.setattr(example, "keep_freed_memory", lambda: None)  # it would last for all later tests
     example.main()
     printed = capsys.readouterr().out
     assert printed.startswith("60 texts from some.csv\n")

@@ -1,4 +1,4 @@
-"""The spaCy projects in examples/: their conversion scripts, their samples, and that they run."""
+"""The spaCy projects in examples/: their conversion scripts and samples, and that they run."""
 
 import csv
 import hashlib
@@ -34,7 +34,7 @@ TYPES = {"person", "location", "corporation", "product", "creative-work", "group
 
 
 def script(project):
-    """The conversion script of a project as a module."""
+    """Import the conversion script of a project as a module."""
     name = f"convert_{project.partition('_')[2]}"
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / project / f"{name}.py")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look it up there
@@ -58,13 +58,13 @@ def toxic():
 
 
 def copy_of(project, target):
-    """A copy of a project, without what runs have left in it."""
+    """Copy a project, without files that runs left in it."""
     ignored = (EXAMPLES / project / ".gitignore").read_text().replace("/", "").split()
     return shutil.copytree(EXAMPLES / project, target, ignore=shutil.ignore_patterns("__pycache__", *ignored))
 
 
 def convert(module, monkeypatch, data, out):
-    """Run the script; the Docs that it leaves."""
+    """Run the script and return the Docs that it writes."""
     monkeypatch.setattr(sys, "argv", ["convert", str(data), str(out)])
     module.main()
     return {part: list(DocBin().from_disk(out / f"{part}.spacy").get_docs(Vocab())) for part in PARTS}
@@ -77,7 +77,7 @@ GOOD = "Ann\tB-person\nin\tO\nNew\tB-location\nYork\tI-location\n\t\n\n#\tO\nBob
 
 @pytest.fixture
 def tweets(tmp_path):
-    """A folder with the files of WNUT-17, all the same and one of them compressed."""
+    """Make a folder with the files of WNUT-17. All are the same, and one of them is compressed."""
     folder = tmp_path / "data"
     folder.mkdir()
     train, dev, test = (folder / name for name in PROJECTS["ner_wnut17"])
@@ -93,7 +93,7 @@ def test_words_and_tags_become_docs_with_entities(wnut17, tweets, tmp_path, monk
         entities = [[(ent.text, ent.label_) for ent in doc.ents] for doc in docs]
         assert entities[0] == [("Ann", "person"), ("New York", "location")]
         assert entities[1] == [("Bob", "person"), ("Jo", "person")]
-        assert all(token.ent_iob_ for doc in docs for token in doc)  # O is said, not left open
+        assert all(token.ent_iob_ for doc in docs for token in doc)  # O is set, not left open
     counted = "2 sentences, 7 words, 4 entities: person 3, location 1"
     assert capsys.readouterr().out == f"train  {counted}\ndev    {counted}\ntest   {counted}\n"
 
@@ -137,7 +137,7 @@ def test_lines_that_do_not_fit_are_named(wnut17, tmp_path, content, message):
 
 @pytest.fixture
 def questions(tmp_path):
-    """A folder with the files of BANKING77, one of them compressed."""
+    """Make a folder with the files of BANKING77. One of them is compressed."""
     folder = tmp_path / "data"
     folder.mkdir()
     rows = [(f"Why {number}, {category}?", category) for number in range(1, 13) for category in ("fee", "card")]
@@ -212,7 +212,7 @@ HEADER = "id,comment_text,toxic,severe_toxic,obscene,threat,insult,identity_hate
 
 @pytest.fixture
 def comments(tmp_path):
-    """A folder with Jigsaw's train.csv, of 20 comments with alternating labels."""
+    """Make a folder with Jigsaw's train.csv, with 20 comments and alternating labels."""
     folder = tmp_path / "data"
     folder.mkdir()
     rows = [f'{n},"Comment\n {n}",{",".join(str(int((n + k) % 3 == 0)) for k in range(6))}' for n in range(1, 21)]
@@ -441,7 +441,7 @@ def test_project_runs_on_its_sample(project, component, metric, least, tmp_path)
 
 
 def run_all(folder, elsewhere):
-    """Run the project as it is, in fewer steps; what was printed."""
+    """Run the project unchanged except for fewer steps. Returns its output."""
     command = [sys.executable, "-m", "spacy", "project", "run", "all", folder]
     steps = ["--vars.max_steps", "100", "--vars.warmup_steps", "20"]
     done = subprocess.run([*command, *steps], cwd=elsewhere, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The serving example: a real server asked by real clients, and what only a slow or broken pipeline shows."""
+"""The serving example: real clients of a real server, and faults that only a slow or broken pipeline shows."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ TEXTS = [f"Number {number}: the bank lent {'much ' * (number % 7)}money." for nu
 
 @pytest.fixture(scope="module", autouse=True)
 def example_on_path():
-    """The example's modules import one another by name, as `--app-dir` lets them."""
+    """Let the example's modules import one another by name, as `--app-dir` does."""
     sys.path.insert(0, str(SERVE))
     yield
     sys.path.remove(str(SERVE))
@@ -35,7 +35,7 @@ def example_on_path():
 
 @contextlib.contextmanager
 def server(log, **settings):
-    """A server in a process of its own; its address, its process, and what /ready said while it loaded."""
+    """Start a server in a separate process. Gives its address, its process, and what /ready said while it loaded."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -193,19 +193,19 @@ def test_a_wrong_setting_ends_the_server_with_its_name(tmp_path):
 
 # Clients that are slow, broken, or never read
 
-LARGE = json.dumps({"texts": ["bank " * 1900], "want": ["vectors"]}).encode()  # its answer fills all buffers
+LARGE = json.dumps({"texts": ["bank " * 1900], "want": ["vectors"]}).encode()  # its response fills all buffers
 HEAD = b"POST /process HTTP/1.1\r\nHost: here\r\nContent-Length: %d\r\n\r\n"
 
 
 def connected(url, content=b""):
-    """A connection on which this has been sent."""
+    """Open a connection and send this on it."""
     client = socket.create_connection(("127.0.0.1", httpx.URL(url).port), timeout=60)
     client.sendall(content)
     return client
 
 
 def rest_of(client):
-    """What comes until the other side closes."""
+    """Return what arrives until the other side closes."""
     content = b""
     with contextlib.suppress(ConnectionResetError):
         while chunk := client.recv(2**16):
@@ -214,7 +214,7 @@ def rest_of(client):
 
 
 def test_others_are_answered_while_two_hundred_clients_hang_on(tmp_path):
-    """Those that never read, that never end what they send, and that send what is no HTTP; then SIGTERM."""
+    """The clients never read, never finish a request, or send something other than HTTP. Then comes SIGTERM."""
     limits = {"max_client_seconds": 6, "max_waiting_characters": 20_000}
     with server(tmp_path / "log", **limits) as (url, process, _), contextlib.ExitStack() as stack:
         sent = (
@@ -223,7 +223,7 @@ def test_others_are_answered_while_two_hundred_clients_hang_on(tmp_path):
         for content in sent:
             stack.enter_context(connected(url, content))
         found = []
-        while len(found) < 10:  # those that do not read fill what may wait for a while
+        while len(found) < 10:  # for a while, clients that do not read fill the queue
             answer = ask(url, texts=["One more"], want=["vector"])
             assert answer.status_code in (200, 503), answer.text
             found += [answer] * (answer.status_code == 200)
@@ -238,16 +238,16 @@ def test_a_client_that_never_reads_is_cut(tmp_path):
         server(tmp_path / "log", max_client_seconds=1) as (url, process, _),
         connected(url, HEAD % len(LARGE) + LARGE) as client,
     ):
-        client.recv(1, socket.MSG_PEEK)  # the answer has begun to come; what is looked at only is not taken
+        client.recv(1, socket.MSG_PEEK)  # the response has begun to arrive; peeking does not consume it
         limit = time.monotonic() + 60
         while n_connections(process.pid, client.getsockname()[1]):
             assert time.monotonic() < limit, "the connection is still there"
             time.sleep(0.1)
-        assert len(rest_of(client)) < 10**7  # the answer was not sent whole
+        assert len(rest_of(client)) < 10**7  # the response was not sent completely
 
 
 def n_connections(pid, port):
-    """How many connections to this port of a client the system knows for the process."""
+    """Return how many connections to a client's port the system lists for the process."""
     own = {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir() if file.is_symlink()}
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in own for line in lines)
@@ -398,7 +398,7 @@ def test_more_characters_than_may_wait_are_refused_unless_nothing_waits():
 
 
 def batches_of(sizes, **settings):
-    """The batches made of requests of these sizes that arrive at once."""
+    """Return the batches for requests of these sizes that arrive at once."""
     from batcher import Batcher
 
     batches = []

@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def model_dir(data, tmp_path):
-    """A new directory with the weights and options of tiny_2l_skip."""
+    """Make a directory with the weights and options of tiny_2l_skip."""
     directory = tmp_path / "model"
     directory.mkdir()
     for name in ("weights.hdf5", "options.json"):
@@ -15,7 +15,7 @@ def model_dir(data, tmp_path):
 
 
 def read_arrays(path):
-    """Every dataset of an HDF5 file by its name."""
+    """Return every dataset of an HDF5 file by its name."""
     found = {}
     with h5py.File(path) as file:
         file.visititems(lambda name, node: found.update({name: node[...]}) if isinstance(node, h5py.Dataset) else None)
@@ -24,5 +24,5 @@ def read_arrays(path):
 
 @pytest.fixture(scope="session")
 def stored():
-    """Read every dataset of an HDF5 file with h5py alone: `stored(path)` gives name to array."""
+    """Read every dataset of an HDF5 file with h5py alone: `stored(path)` maps names to arrays."""
     return read_arrays

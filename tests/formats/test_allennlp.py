@@ -1,4 +1,4 @@
-"""Models of AllenNLP: the ELMo in an archive of its code against the references; one clear error for what is unfit."""
+"""Models of AllenNLP: the ELMo in an archive equals the references. Unsuitable models are one clear error."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ KEY = "model.text_field_embedder.token_embedders.elmo."
 
 @pytest.fixture
 def original(data):
-    """The biLM's own files, which the archive was made from."""
+    """Return the biLM's own files, which the archive was made from."""
     return data / "tiny_2l_clip"
 
 
@@ -33,7 +33,7 @@ def archive(data):
 
 @pytest.fixture
 def folder(archive, tmp_path):
-    """The content of the archive, in a new directory."""
+    """Unpack the archive into a new directory."""
     with tarfile.open(archive) as tar:
         for name in tar.getnames():
             file = tmp_path / "model" / name
@@ -43,7 +43,7 @@ def folder(archive, tmp_path):
 
 
 def add_originals(folder, original, key=KEY):
-    """As AllenNLP 0.x copies the files of a config that ask for it."""
+    """Add the original files, as AllenNLP 0.x does when the config asks for it."""
     (folder / "fta").mkdir(exist_ok=True)
     shutil.copyfile(original / "options.json", folder / "fta" / f"{key}options_file")
     shutil.copyfile(original / "weights.hdf5", folder / "fta" / f"{key}weight_file")
@@ -235,7 +235,7 @@ def test_it_says_that_there_is_no_softmax(archive):
 
 
 def test_tensors_larger_than_their_file_are_refused(folder):
-    """One number stands for a million million: to compare two such ELMos would take hours."""
+    """One number stands for 2**40, so comparing two such ELMos would take hours."""
 
     def change(state):
         for key in [key for key in state if key.startswith(PREFIX)]:

@@ -1,4 +1,4 @@
-"""Zip archives as models: those of the NLPL repository are read, hostile ones refused with their name."""
+"""Zip archives as models: those of the NLPL repository are read. Hostile ones are refused, and the error names them."""
 
 import gzip
 import io
@@ -26,7 +26,7 @@ DEFLATED, STORED = zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED
 
 @pytest.fixture
 def parts(data):
-    """The members of an archive as the NLPL repository packs them, of tiny_2l_skip."""
+    """Return the members of an archive of tiny_2l_skip, as the NLPL repository packs them."""
     source = data / "tiny_2l_skip"
     return {
         "README": b"a model",
@@ -39,7 +39,7 @@ def parts(data):
 
 @pytest.fixture
 def pack(tmp_path):
-    """Write a zip archive of members by name; `pack(members, method)` gives its path."""
+    """Return a function that writes a zip archive: `pack(members, method)` returns its path."""
 
     def packed(members, method=DEFLATED):
         path = tmp_path / "218.zip"
@@ -254,18 +254,18 @@ def test_a_bomb_is_refused_by_its_size(pack, parts, monkeypatch):
 
 
 def test_overlapping_members_are_refused(pack, parts):
-    """As in the bombs that name one compressed block many times."""
+    """Zip bombs list one compressed block many times in this way."""
     path = change_directory(pack(parts), "README", 20, "<I", path_size := 150_000)
     assert path.stat().st_size < 2 * path_size
     refused(change_directory(path, "README", 24, "<I", path_size), "members overlap")
 
 
 def test_a_member_that_begins_before_the_archive_is_refused(pack, parts):
-    """The operating system refuses to go there: `OSError: Invalid argument`."""
+    """The operating system refuses the seek: `OSError: Invalid argument`."""
     for name in ("options.json", "vocab.txt"):
         path = pack(parts)
         end = bytearray(path.read_bytes())
-        place = end.rindex(b"PK\5\6") + 16  # where the directory begins: all offsets are taken to be off by as much
+        place = end.rindex(b"PK\5\6") + 16  # start of the directory: a difference shifts all offsets
         struct.pack_into("<I", end, place, struct.unpack_from("<I", end, place)[0] + 1000)
         path.write_bytes(end)
         with pytest.raises(WeightsError, match=rf"218\.zip: {re.escape(name)}: cannot be unpacked \(.*\)"):
@@ -273,7 +273,7 @@ def test_a_member_that_begins_before_the_archive_is_refused(pack, parts):
 
 
 def test_what_another_package_says_of_a_long_name_is_cut(pack, parts):
-    """zipfile gives both names where the directory has another one than the member."""
+    """zipfile's error has both names if those of the directory and the member differ."""
     name = "é" * 100
     path = pack({**parts, name: b""}, STORED)
     path.write_bytes(path.read_bytes().replace(name.encode(), ("ä" * 100).encode(), 1))
@@ -305,7 +305,7 @@ def test_too_many_members_are_refused(pack, parts):
 
 
 def test_folders_are_looked_up_and_not_searched_for(pack, parts):
-    """Each of 900 folders was compared with the 900 members, and this some times for each format."""
+    """Once, each of 900 folders was compared with the 900 members, several times for each format."""
     path = pack({**{f"folder/{name}": part for name, part in parts.items()}, **{f"{n}/x/y": b"" for n in range(900)}})
     top = archive.Archive(path).top
     assert len(list(top.iterdir())) == 901
@@ -352,7 +352,7 @@ def test_a_full_disk_is_an_error_of_ours(pack, parts, monkeypatch):
 
 
 def test_memory_stays_flat(pack, tmp_path, data):
-    """A member of 64 MB is unpacked in less than 16."""
+    """Unpacking a member of 64 MB takes less than 16 MB."""
     source = tmp_path / "big"
     options = {
         "lstm": {"dim": 16, "projection_dim": 16, "n_layers": 1},

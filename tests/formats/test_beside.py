@@ -1,4 +1,4 @@
-"""Model cards and vocabularies beside the weights: what is read can be saved again, and takes bounded memory."""
+"""Model cards and vocabularies next to the weights: what is read can be saved again, and takes bounded memory."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Weights files: what is read and what is written; what is refused is in test_bilm_hdf5_refused.py."""
+"""Weights files: what is read and what is written. test_bilm_hdf5_refused.py tests what is refused."""
 
 import io
 import json
@@ -139,7 +139,7 @@ def test_a_model_without_card_does_not_inherit_that_of_the_one_it_replaces(data,
 
 @pytest.fixture
 def one_layer(data, tmp_path):
-    """A random one-layer model on disk."""
+    """Write a random one-layer model."""
     options = json.loads((data / "tiny_2l_skip" / "options.json").read_bytes())
     options["lstm"]["n_layers"] = 1
     write(BiLM(BiLMOptions.from_dict(options)), tmp_path / "one")
@@ -254,7 +254,7 @@ def test_a_model_can_be_written_over_the_file_it_was_loaded_from(model_dir):
 
 @pytest.fixture
 def two_models(make_bilm, tmp_path):
-    """Two models whose arrays have the same shapes, and whose options differ all the same."""
+    """Write two models whose arrays have the same shapes but whose options differ."""
     for name, clip in (("one", 3.0), ("other", 0.1)):
         write(make_bilm(cell_clip=clip), tmp_path / name)
     return tmp_path / "one", tmp_path / "other"
@@ -289,7 +289,7 @@ def test_an_odd_statement_of_the_options_is_refused(two_models, value):
 
 
 def test_a_statement_of_variable_length_is_never_read(two_models):
-    """It lies in a heap, where damage can keep libhdf5 busy for ever."""
+    """It is in a heap, where damage can make libhdf5 loop for ever."""
     with h5py.File(two_models[0] / "weights.hdf5", "r+") as file:
         file.attrs[bilm_hdf5.TIED_TO] = "0" * 64
     load(two_models[0])

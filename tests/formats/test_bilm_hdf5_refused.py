@@ -1,4 +1,4 @@
-"""Bad weights files are refused with their name: damaged, pointing elsewhere, without end, beside other options."""
+"""Bad weights files are refused with their name: damaged, with links to other files, endless, or with other options."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from spacy_elmo.formats import arrays, bilm_hdf5, hdf5_file, load
 
 
 def refused(path, match=None, error=WeightsError, **arguments):
-    """Loading must raise `error`, naming the weights file."""
+    """Check that loading raises `error` and names the weights file."""
     with pytest.raises(error, match=match) as caught:
         load(path, **arguments)
     assert "weights.hdf5" in str(caught.value) or str(path) in str(caught.value)
@@ -45,7 +45,7 @@ def test_a_file_of_another_format_is_refused(model_dir, content):
 
 @pytest.mark.parametrize("block", range(40))
 def test_damaged_structure_is_read_right_or_refused(data, model_dir, stored, block):
-    """Bytes of the file's own structure are overwritten at random; no other exception may come out."""
+    """Random bytes of the file's structure are overwritten. No other exception may be raised."""
     weights = model_dir / "weights.hdf5"
     rng = np.random.default_rng(block)
     content = bytearray(weights.read_bytes())
@@ -124,7 +124,7 @@ def test_a_wrong_shape_is_refused(model_dir, name, reshape):
 
 
 def test_262_rows_of_characters_are_refused(model_dir):
-    """The file has 261: the row of "no token" is ours."""
+    """The file has 261 rows. The row for "no token" is ours."""
     replace(model_dir, "char_embed", lambda array: np.concatenate([array[:1], array]))
     refused(model_dir, r"char_embed has shape \[262, 16\].*\[261, 16\]")
 
@@ -168,7 +168,7 @@ def test_a_float64_value_beyond_float32_is_refused_without_a_warning(model_dir):
 
 @pytest.fixture
 def elsewhere(data, tmp_path):
-    """Weights another file has, which a hostile one wants us to read."""
+    """Write weights in another file, which a hostile file points to."""
     path = tmp_path / "elsewhere.hdf5"
     path.write_bytes((data / "tiny_2l_skip" / "weights.hdf5").read_bytes())
     return path
@@ -217,7 +217,7 @@ def deep_groups(file, parent, depth):
 
 @pytest.mark.parametrize("parent", ["CNN", "RNN_0/RNN"])
 def test_groups_deeper_than_any_are_refused(model_dir, parent):
-    """HDF5 looks up each name from the top: some thousand groups kept the reader busy for minutes."""
+    """HDF5 looks up each name from the top. Some thousand groups kept the reader busy for minutes."""
     with h5py.File(model_dir / "weights.hdf5", "a") as file:
         deep_groups(file, parent, 4000)
     refused(model_dir, "groups are nested more than 16 deep")
@@ -263,7 +263,7 @@ def test_options_of_another_model_are_refused(data, model_dir, shared):
         refused(model_dir, "do both belong together", options=shared / "references" / folder / "options.json")
 
 
-HUGE, DEEP, LONG = 2**24, 1000, 2**40  # the largest that options may say
+HUGE, DEEP, LONG = 2**24, 1000, 2**40  # the largest values that options may have
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_huge_limit_of_characters_takes_no_memory(model_dir):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_a_small_file_that_declares_huge_arrays_is_refused(tmp_path):
-    """8 kB of file, 20 GB of zeros that are nowhere stored."""
+    """A file of 8 kB declares 20 GB of zeros that are not stored."""
     size = 36_000
     options = {
         "lstm": {"dim": 4, "projection_dim": 4, "n_layers": 1},

@@ -1,4 +1,4 @@
-"""Models of ELMoForManyLangs: layers against those of the original, to 1e-5, and one clear error for what is unfit."""
+"""Models of ELMoForManyLangs: layers equal the original's to 1e-5, and unsuitable models are one clear error."""
 
 import contextlib
 import json
@@ -28,12 +28,12 @@ CASES = [("packaged", name) for name in PACKAGED] + [("shared", name) for name i
 CARRIED = (slice(0, 12), slice(12, 24), slice(24, 29), slice(0, 14))
 CONFIG = "cnn_50_100_512_4096_sample.json"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* are unknown to the model")  # the sentences hold much that is odd
+pytestmark = pytest.mark.filterwarnings("ignore:.* are unknown to the model")  # the sentences have many odd words
 
 
 @pytest.fixture
 def folder(request, data):
-    """A reference folder, of those that the tests carry along or of ../shared."""
+    """Return a reference folder from tests/data or from ../shared."""
     place, name = request.param
     root = data if place == "packaged" else request.getfixturevalue("shared") / "references"
     return root / "elmoformanylangs" / name
@@ -44,7 +44,7 @@ all_models = pytest.mark.parametrize("folder", CASES, indirect=True, ids="-".joi
 
 @pytest.fixture
 def model(data, tmp_path):
-    """A new directory with the model words_chars."""
+    """Make a directory with the model words_chars."""
     return Path(
         shutil.copytree(
             data / "elmoformanylangs" / "words_chars", tmp_path / "model", ignore=lambda *_: ["expected.npz"]
@@ -128,7 +128,7 @@ def test_the_encoder_lstm_is_one_clear_error(shared):
 
 
 def test_an_archive_is_the_model_that_its_files_are(model, tmp_path):
-    (model / CONFIG).unlink()  # as in the public archives, but these have the public network
+    (model / CONFIG).unlink()  # as in the public archives; these have the public network
     change_json(model / "config.json", lambda config: config.update(config_path=f"./{CONFIG}"))
     shutil.copyfile(Path(__file__).parent.parent / "data/elmoformanylangs/words_chars" / CONFIG, model / CONFIG)
     archive = shutil.make_archive(str(tmp_path / "158"), "zip", model)
@@ -202,7 +202,7 @@ def test_the_forget_bias_is_kept_to_the_bit(model):
     assert torch.equal(bilm.layers[1].bias[1, 32:64], bias[32:64])
 
 
-# --- what holds for every model ---
+# --- what is true for every model ---
 
 
 def test_our_own_form_is_the_same_model(folder_of_each, tmp_path):
@@ -266,7 +266,7 @@ def test_a_softmax_is_asked_for_in_vain(model):
 
 @pytest.mark.slow
 def test_a_full_size_model_takes_little_more_memory_than_its_files(tmp_path):
-    """At most 2.2 times the bytes of the files, above an interpreter with torch."""
+    """At most 2.2 times the bytes of the files, on top of an interpreter with torch."""
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
     subprocess.run([sys.executable, "-c", MAKE_FULL_SIZE, str(tmp_path)], check=True, env=environment)
@@ -343,7 +343,7 @@ def test_a_pickle_with_other_globals_is_refused(model, tmp_path, legacy, what):
 
 
 def test_a_flipped_bit_in_a_zip_of_torch_is_found(model):
-    """torch itself does not look at the checksums."""
+    """torch itself does not check the checksums."""
     change_state(model / "encoder.pkl", lambda state: None, legacy=False)
     with zipfile.ZipFile(model / "encoder.pkl") as file:
         tensor = file.read(next(name for name in file.namelist() if name.endswith("data/0")))

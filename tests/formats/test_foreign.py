@@ -1,4 +1,4 @@
-"""Models in formats that are not read: the error says what they are and what to do, and nothing opens them."""
+"""Models in unsupported formats: the error says what they are and what to do, and nothing opens them."""
 
 import pickle
 import zipfile
@@ -20,7 +20,7 @@ CASES = [
 
 @pytest.fixture
 def trap(tmp_path):
-    """Bytes of a pickle that runs code; the test fails if it did."""
+    """Return the bytes of a pickle that runs code. The test fails if it ran."""
     mark = tmp_path / "opened"
     content = pickle.dumps(Trap(mark))
     yield content

@@ -1,4 +1,4 @@
-"""HDF5 files: written also where the disk fills, read whoever made them."""
+"""HDF5 files: written even when the disk fills up, and read whichever program made them."""
 
 import gc
 import io
@@ -15,7 +15,7 @@ ARRAYS = {f"group/{n}": np.arange(n, dtype=np.float32) for n in range(200)}
 
 
 class Full(io.BytesIO):
-    """A file on a disk of so many bytes."""
+    """A file on a disk with this much room."""
 
     def __init__(self, room, error):
         super().__init__()
@@ -55,7 +55,7 @@ def test_the_first_error_of_the_file_is_raised_and_hdf5_is_closed(room, error, c
     assert raised.value is error
     assert file.failures == 1
     assert capfd.readouterr().err == ""
-    fill(io.BytesIO())  # HDF5 works on
+    fill(io.BytesIO())  # HDF5 still works
 
 
 def test_an_error_of_the_caller_stays_what_it_is():
@@ -69,7 +69,7 @@ def test_an_error_of_the_caller_stays_what_it_is():
 
 
 def stored(shape, libver="earliest", is_written=True, **how):
-    """An HDF5 file with a dataset `x`."""
+    """Make an HDF5 file with a dataset `x`."""
     file = io.BytesIO()
     with h5py.File(file, "w", libver=libver) as hdf5:
         dataset = hdf5.create_dataset("x", shape, "f4", **how)
@@ -79,7 +79,7 @@ def stored(shape, libver="earliest", is_written=True, **how):
 
 
 def index_that_names_itself(content, levels):
-    """Put levels above the index of the chunks of `x`: each of 64 entries leads to the same node below."""
+    """Put levels above the chunk index of `x`. Each of a level's 64 entries leads to the same node below."""
     content = bytearray(content)
     (leaf,) = (at for at in range(len(content)) if content[at : at + 5] == b"TREE\1")
     root = content.index(struct.pack("<Q", leaf))
@@ -93,12 +93,13 @@ def index_that_names_itself(content, levels):
         below = len(content)
         content += node
     struct.pack_into("<Q", content, root, below)
-    struct.pack_into("<Q", content, 40, len(content))  # where the superblock says that the file ends
+    struct.pack_into("<Q", content, 40, len(content))  # where the superblock has the end of the file
     return io.BytesIO(content)
 
 
 def test_an_index_of_chunks_that_names_itself_is_not_walked():
-    """To add up its chunks takes 64 times as long for each level: here, longer than the universe is old."""
+    """Each level multiplies the time to sum up the chunks by 64. Here it would be longer than the age of the
+    universe."""
     with h5py.File(index_that_names_itself(stored((64, 1), chunks=(1, 1)).getvalue(), levels=12)) as hdf5:
         assert has_values(hdf5["x"])
         np.testing.assert_array_equal(hdf5["x"], np.full((64, 1), 0.5, np.float32))
@@ -122,7 +123,7 @@ def test_values_that_are_nowhere_stored_are_noticed(libver, is_written, how):
 
 
 def test_arrays_that_take_far_more_than_their_file_are_refused():
-    """128 MB of one value, packed. No honest weights can be packed so."""
+    """128 MB of one value, compressed. No honest weights compress so well."""
     file = io.BytesIO()
     with h5py.File(file, "w") as hdf5:
         hdf5.create_dataset("x", (2**15, 2**10), "f4", chunks=(2**10, 2**10), compression="gzip")[...] = 0.5

@@ -1,4 +1,4 @@
-"""Names and paths of models, and what is imported to load one."""
+"""Names and paths of models, and which modules loading one imports."""
 
 import re
 import subprocess
@@ -166,13 +166,13 @@ def test_a_model_card_is_kept_with_the_model(model_dir):
 
 @pytest.fixture
 def word_model(write_word_model):
-    """A biLM that reads words, on disk."""
+    """Write a biLM that reads words."""
     return write_word_model("last")
 
 
 @pytest.fixture
 def write_word_model(data, tmp_path):
-    """Write one that knows one word."""
+    """Return a function that writes a biLM that knows one word."""
 
     def write_it(word):
         lstm = BiLMOptions.from_file(data / "tiny_2l_skip" / "options.json").lstm

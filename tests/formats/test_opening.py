@@ -1,4 +1,4 @@
-"""A model opened: its parts, when they are read, and which format opens what."""
+"""An open model: its parts, when they are read, and which format opens which file."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ WORDS = ["<S>", "</S>", "<UNK>", "the", "bank"]
 
 @pytest.fixture(params=["directory", "file", "archive", "archive with a folder", "packed vocabulary"])
 def container(request, whole_model, tmp_path):
-    """The same model in every container."""
+    """Give the same model in every container."""
     if request.param == "file":
         return whole_model / "weights.hdf5"
     if request.param == "packed vocabulary":
@@ -167,7 +167,7 @@ def test_a_file_of_no_format_is_an_error_that_names_it(tmp_path, name):
 
 
 class Toy:
-    """A format of one file `toy.bin`, whose models are all the same."""
+    """A format with one file `toy.bin`. All its models are the same."""
 
     format = "toys"
     weights_bytes = 3
@@ -197,7 +197,7 @@ class Toy:
 
 @pytest.fixture
 def toys(monkeypatch):
-    """Another format behind the others; where it was asked for."""
+    """Add another format after the built-in ones. Gives the places that it was asked about."""
     asked = []
 
     def find(place):
@@ -255,7 +255,7 @@ def test_vectors_are_those_of_load(container, whole_model):
 
 @pytest.fixture
 def forbid(monkeypatch):
-    """A function after which files of a name can neither be opened nor folders of it looked into."""
+    """Return a function that makes files with a name unreadable, or folders with a name unlistable."""
 
     def refuse(name, what):
         honest = getattr(pathlib.Path, what)
@@ -317,7 +317,7 @@ def test_no_part_is_read_of_a_model_that_has_taken_the_place_of_the_opened_one(c
         pathlib.Path(packed).replace(container)
     else:
         formats.write(bilm, whole_model, vocabulary=other.vocabulary, softmax=softmax)
-    assert opened.vocabulary == vocabulary  # it was read before
+    assert opened.vocabulary == vocabulary  # it was read earlier
     with pytest.raises(WeightsError, match="another model has replaced it since it was opened; open it again"):
         getattr(opened, part)() if part in ("bilm", "softmax") else getattr(opened, part)
 

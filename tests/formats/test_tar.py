@@ -22,14 +22,15 @@ FORMATS = {"posix": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT, "ustar": tarf
 
 @pytest.fixture
 def parts(data):
-    """The members of an archive, of tiny_2l_skip."""
+    """Return the members of an archive of tiny_2l_skip."""
     source = data / "tiny_2l_skip"
     return {name: (source / name).read_bytes() for name in ("weights.hdf5", "options.json")}
 
 
 @pytest.fixture
 def pack(tmp_path):
-    """Write a tar archive of contents, or of tarfile's own entries, by name; give its path."""
+    """Return a function that writes a tar archive of contents, or of tarfile's own entries, by name. It returns the
+    path."""
 
     def packed(members, method="", name="model", form="posix"):
         path = tmp_path / f"{name}{ENDINGS[method]}"
@@ -108,7 +109,7 @@ def test_folders_and_what_macos_adds_are_no_matter(pack, parts):
 
 @pytest.mark.parametrize("pieces", [gzip.compress, bz2.compress, lzma.compress])
 def test_several_compressed_streams_in_one_file_are_read(pack, parts, tmp_path, pieces):
-    """As programs write them that compress with several threads."""
+    """Programs that compress with several threads write such files."""
     whole = pack(parts).read_bytes()
     path = tmp_path / "model.tgz"
     path.write_bytes(b"".join(pieces(whole[start : start + 50_000]) for start in range(0, len(whole), 50_000)))
@@ -179,7 +180,7 @@ def test_too_many_members_are_refused(pack, parts):
 
 
 def changed(path, name, offset, content):
-    """Overwrite some of the header of a member, its sum brought up to date."""
+    """Overwrite part of a member's header, and update its checksum."""
     whole = bytearray(path.read_bytes())
     start = whole.index(name.encode().ljust(100, b"\0"))
     whole[start + offset : start + offset + len(content)] = content
@@ -224,7 +225,7 @@ def test_a_header_with_a_wrong_sum_is_refused(pack, parts):
     ],
 )
 def test_damaged_records_are_refused(pack, parts, records):
-    """Of what POSIX says of a member; some hang other readers."""
+    """POSIX records about a member. Some make other readers hang."""
     refused(pack({entry_of("x", tarfile.XHDTYPE): records, **parts}, form="ustar"), "damaged|no such|expected one")
 
 
@@ -239,7 +240,7 @@ def test_endless_records_are_refused(pack, parts):
 
 
 def test_headers_that_say_something_of_a_member_without_end_are_refused(pack, parts):
-    """Each may be a kilobyte, and packed a few bytes: by the hundred thousand they took minutes."""
+    """Each can be a kilobyte, but only a few bytes when compressed. A hundred thousand of them took minutes."""
     path = pack(parts)
     more = entry_of("x", tarfile.GNUTYPE_LONGNAME)
     more.size = 512

@@ -1,4 +1,4 @@
-"""Sentences of one word, and rows that follow from their number."""
+"""Sentences of one word each, and rows that follow from the sentence's number."""
 
 import numpy as np
 
@@ -10,28 +10,28 @@ ROW = WIDTH * 4
 
 
 def rows_of(number):
-    """What belongs to a number."""
+    """Return the rows of a number."""
     return np.random.default_rng(number).normal(size=(N_TOKENS, WIDTH)).astype("f")
 
 
 def key_of(number):
-    """The key of a number's sentence."""
+    """Return the key of a number's sentence."""
     return Cache(0).key([f"w{number}"])
 
 
 def fill(cache, numbers):
-    """Put what belongs to these numbers, one after the other."""
+    """Put the rows of these numbers, one after the other."""
     for number in numbers:
         cache.put({key_of(number): rows_of(number)})
 
 
 def get(cache, number):
-    """What is there of a number, or None."""
+    """Return the cached rows of a number, or None."""
     return dict(cache.get({key_of(number): N_TOKENS}, WIDTH)).get(key_of(number))
 
 
 def found(cache, numbers):
-    """Those of the numbers that are there; that what is there belongs to them is checked."""
+    """Return the numbers that are in the cache, and check that their rows are right."""
     keys = {key_of(number): number for number in numbers}
     there = dict(cache.get(dict.fromkeys(keys, N_TOKENS), WIDTH))
     for key, rows in there.items():

@@ -1,4 +1,4 @@
-"""Commands of `python -m spacy elmo`, as tests write them."""
+"""Run commands of `python -m spacy elmo`, as tests write them."""
 
 import json
 
@@ -11,15 +11,15 @@ LINES = ["the bank lent money", "a bank of sand", "he sat on the bank"]
 
 
 def as_options(values):
-    """Settings by name as arguments: `--training.max_steps 6`."""
+    """Return settings as arguments: `--training.max_steps 6`."""
     return [part for name, value in values.items() for part in (f"--{name}", json.dumps(value))]
 
 
 class Commands:
-    """Runs commands in which TEXT, CORPUS (the text's vectors) and SENTENCE stand for some that there are, MODEL for a
-    model, and OUT for a path where nothing is yet.
+    """Runs commands with placeholders: TEXT, CORPUS (the text's vectors) and SENTENCE exist, MODEL is a model, and OUT
+    is a path without a file.
 
-    model: which the corpus is embedded with; directory: where all this is put.
+    model: embeds the corpus; directory: holds all these files.
     """
 
     def __init__(self, model, directory):
@@ -30,7 +30,7 @@ class Commands:
         self.values = {"TEXT": str(text), "CORPUS": str(corpus), "SENTENCE": LINES[0], "MODEL": str(model)}
 
     def run(self, command, *options, out="out", **values):
-        """The result; out: what OUT is called; values: other ones than those above."""
+        """Run a command and return the result. out: replaces OUT; values: replace the values above."""
         values = self.values | values
         out = str(self.directory / out)
         words = [values.get(word, word.replace("OUT", out)) for word in command.split()]

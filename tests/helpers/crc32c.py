@@ -2,7 +2,7 @@
 
 
 def bit_by_bit(content):
-    """The CRC-32C of bytes."""
+    """Return the CRC-32C of bytes."""
     crc = 0xFFFFFFFF
     for byte in content:
         crc ^= byte

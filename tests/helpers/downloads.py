@@ -1,4 +1,4 @@
-"""Downloads of the model `tiny` in a thread of their own."""
+"""Downloads of the model `tiny` in a separate thread."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from spacy_elmo.tools.download import download
 
 
 def wait_until(condition):
-    """Wait for another thread or process; fail after a minute."""
+    """Wait for another thread or process. Fail after a minute."""
     end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -15,7 +15,7 @@ def wait_until(condition):
 
 
 class Downloading(threading.Thread):
-    """`download("tiny")` in a thread."""
+    """Runs `download("tiny")` in a thread."""
 
     def __init__(self, **settings):
         super().__init__(daemon=True)
@@ -26,7 +26,7 @@ class Downloading(threading.Thread):
         self.report = download("tiny", **self.settings)
 
     def finish(self):
-        """Its report, once it is at its end."""
+        """Wait for its end, and return its report."""
         self.join(60)
         assert not self.is_alive()
         return self.report

@@ -1,4 +1,4 @@
-"""The small text that the tests of `embed` embed, and what lies in a file of vectors."""
+"""The small text that the tests of `embed` use, and the contents of a file of vectors."""
 
 import h5py
 import numpy as np
@@ -17,7 +17,7 @@ SENTENCES = [line.split() for line in LINES]
 
 
 def contents(path):
-    """Every dataset of an HDF5 file: name to array, or to the string that it is."""
+    """Return every dataset of an HDF5 file by name: as an array, or as a string if it is one."""
     with h5py.File(path) as file:
         names = []
         file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)

@@ -1,4 +1,4 @@
-"""The fault tests (tests/faults/run.py), short: which of them run always, and a run in a process of its own."""
+"""The fault tests (tests/faults/run.py) in short form: which of them always run, and how to run them in a process."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 RUN = Path(__file__).resolve().parents[1] / "faults" / "run.py"
 UNSHARE = ("unshare", "--map-root-user", "--mount")
-# What the fast tests try: the slow ones try the others. A line is one process, as importing takes longer than a trial.
+# What the fast tests try. The slow ones try the others. A line is one process, as importing takes longer than a trial.
 FAST = {
     "kill": ("cache", "component", "convert-others", "download", "embed-over", "prepare", "pretrain"),
     "disk overlay": ("cache", "component", "convert", "embed", "encode"),
@@ -21,12 +21,12 @@ FAST = {
 def check(place, faults, trials, choice, subjects):
     """Try faults, and return the rows. choice: "subject" for these, "skip" for all but these.
 
-    The errors that a run prints are shown where a test fails.
+    If a test fails, it shows the errors that the run printed.
     """
     chosen = [part for name in subjects for part in (f"--{choice}", name)]
     chosen += [part for fault in faults.split() for part in ("--fault", fault)]
     command = [sys.executable, RUN, "--json", "--place", place, "--trials", str(trials), *chosen]
-    if "disk" in faults:  # where it would go by itself, once it has imported everything
+    if "disk" in faults:  # run.py would do this itself, but only after importing everything
         skip_without_mounts()
         command = [*UNSHARE, *command, "--in-name-space"]
     run = subprocess.run(command, stdout=subprocess.PIPE)
@@ -39,7 +39,7 @@ def check(place, faults, trials, choice, subjects):
 
 
 def skip_without_mounts():
-    """Skip the test where the user may not mount disks of their own; in CI, it fails."""
+    """Skip the test if the user may not mount disks. In CI, the test fails instead."""
     if subprocess.run([*UNSHARE, "true"], capture_output=True).returncode:
         if os.environ.get("SPACY_ELMO_REQUIRE_SHARED") == "1":
             pytest.fail(f"{' '.join(UNSHARE)} is not allowed here", pytrace=False)

@@ -1,4 +1,4 @@
-"""Models that can predict words, on disk."""
+"""Models on disk that can predict words."""
 
 from spacy_elmo import formats
 from spacy_elmo.bilm.softmax import Softmax
@@ -14,7 +14,7 @@ CHAR_CNN = {
 
 
 def write_predictor(bilm, words, directory, softmax=None):
-    """Write a biLM with this vocabulary and softmax (None: a random one); return the directory."""
+    """Write a biLM with this vocabulary and softmax (None: a random one). Returns the directory."""
     softmax = softmax or Softmax(len(words), bilm.options.lstm.projection_dim, seed=1)
     formats.write(bilm, directory, vocabulary=words, softmax=softmax)
     return directory

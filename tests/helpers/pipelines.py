@@ -1,4 +1,4 @@
-"""Pipelines with `elmo`, and with a tagger that listens to it: what it trains on, and what it has learned."""
+"""Pipelines with `elmo` and a tagger that listens to it: their training data, and what they have learned."""
 
 import numpy as np
 import spacy
@@ -28,26 +28,26 @@ HASHED = {
 
 
 def blank(weights, lang="en", model=None, **settings):
-    """A pipeline of `elmo` alone; model: more settings of its model."""
+    """Make a pipeline with `elmo` alone. model: more settings of its model."""
     nlp = spacy.blank(lang)
     nlp.add_pipe("elmo", config={"model": {"weights": str(weights), **(model or {})}, **settings})
     return nlp
 
 
 def listener(**settings):
-    """The config of a listener of ours."""
+    """Return the config of a listener of spacy-elmo."""
     return {"@architectures": "spacy-elmo.ElmoListener.v1", "width": WIDTH, **settings}
 
 
 def tensor_listener(upstream="elmo", width=WIDTH):
-    """The config of a listener of spaCy's, which reads `doc.tensor`."""
+    """Return the config of a spaCy listener, which reads `doc.tensor`."""
     return {"@architectures": "spacy.Tok2VecListener.v1", "width": width, "upstream": upstream}
 
 
 def pipeline(weights, *, tok2vec=None, elmo=None, order=("sentencizer", "elmo"), **settings):
-    """A pipeline with a tagger behind `elmo`.
+    """Make a pipeline with a tagger after `elmo`.
 
-    tok2vec: config of the tagger's, else that of a listener with `settings`; elmo: more config of `elmo`.
+    tok2vec: config of the tagger's tok2vec, by default a listener with `settings`; elmo: more config of `elmo`.
     """
     nlp = spacy.blank("en")
     for name in order:
@@ -57,7 +57,7 @@ def pipeline(weights, *, tok2vec=None, elmo=None, order=("sentencizer", "elmo"),
 
 
 def examples(nlp, tagged=TAGGED, pos=False):
-    """An example of each text, with its tags; pos: these are its parts of speech, too."""
+    """Make an example of each text with its tags. pos: use the tags as parts of speech, too."""
     docs = [(nlp.make_doc(text), tags) for text, tags in tagged]
     return [
         Example(doc, Doc(nlp.vocab, words=[token.text for token in doc], tags=tags, pos=tags if pos else None))
@@ -66,7 +66,7 @@ def examples(nlp, tagged=TAGGED, pos=False):
 
 
 def train(nlp, n_updates=30, exclude=(), annotates=("sentencizer",), tagged=TAGGED):
-    """What `spacy train` does; returns the losses of each update."""
+    """Train as `spacy train` does. Returns the losses of each update."""
     data = examples(nlp, tagged)
     optimizer = nlp.initialize(lambda: data)
     optimizer.learn_rate = 0.02
@@ -80,12 +80,12 @@ def train(nlp, n_updates=30, exclude=(), annotates=("sentencizer",), tagged=TAGG
 
 
 def tags(nlp, tagged=TAGGED):
-    """The tags that a pipeline gives the texts."""
+    """Return the tags that a pipeline gives the texts."""
     return [[token.tag_ for token in nlp(nlp.make_doc(text))] for text, _ in tagged]
 
 
 def scores(nlp, tagged=TAGGED):
-    """The scores that the tagger gives the tokens of the texts."""
+    """Return the scores that the tagger gives the tokens of the texts."""
     tagger = nlp.get_pipe("tagger")
     annotated = [nlp.make_doc(text) for text, _ in tagged]
     for name, pipe in nlp.pipeline:
@@ -95,31 +95,31 @@ def scores(nlp, tagged=TAGGED):
 
 
 def assert_same_scores(one, other, atol=1e-5):
-    """Both are the scores of the same texts, and equal but for rounding."""
+    """Check that two sets of scores are of the same texts, and equal except for rounding."""
     for ours, theirs in zip(one, other, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
 
 
 def node_of(nlp, name, component="tagger"):
-    """The node of this name in the model of a component."""
+    """Return the node of this name in the model of a component."""
     return next(node for node in nlp.get_pipe(component).model.walk() if node.name == name)
 
 
 def learned(nlp):
-    """The weights of the layers, and gamma, that the tagger has learned."""
+    """Return the layer weights and gamma that the tagger has learned."""
     return mix_weights(node_of(nlp, "elmo_scalar_mix"))
 
 
 def bilm_of(nlp):
-    """The biLM of `elmo`."""
+    """Return the biLM of `elmo`."""
     return shim_of(nlp.get_pipe("elmo").model).bilm
 
 
 def parameters(nlp):
-    """The weights of the biLM of `elmo`, as they are now."""
+    """Return the current weights of `elmo`'s biLM."""
     return {name: parameter.detach().clone() for name, parameter in bilm_of(nlp).named_parameters()}
 
 
 def moved(before, after):
-    """The names of the weights that differ."""
+    """Return the names of the weights that differ."""
     return {name for name in before if not before[name].equal(after[name])}

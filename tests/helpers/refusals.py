@@ -1,4 +1,4 @@
-"""What a damaged or hostile model must lead to: one clear error, and nothing executed."""
+"""What a damaged or hostile model must lead to: one clear error, and no code executed."""
 
 import os
 
@@ -9,7 +9,7 @@ from spacy_elmo.formats import load
 
 
 def refused(path, message, error=WeightsError):
-    """Loading raises `error`, in one line that names the path."""
+    """Check that loading raises `error`, in one line that names the path."""
     with pytest.raises(error, match=message) as caught:
         load(path)
     assert str(path) in str(caught.value)
@@ -17,7 +17,7 @@ def refused(path, message, error=WeightsError):
 
 
 class Trap:
-    """Makes a directory `mark` where it is unpickled."""
+    """Makes a directory `mark` when it is unpickled."""
 
     def __init__(self, mark):
         self.mark = mark

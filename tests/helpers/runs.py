@@ -1,4 +1,4 @@
-"""Runs of pretraining: what their checkpoints hold."""
+"""Pretraining runs: the contents of their checkpoints."""
 
 import math
 
@@ -9,7 +9,7 @@ from spacy_elmo.pretraining.checkpoint import Checkpoint
 
 
 def weights(out):
-    """All weights and the optimizer's memory in the checkpoint, by name."""
+    """Return all weights and the optimizer's state in the checkpoint, by name."""
     state = Checkpoint.read(out / checkpoint.NAME)
     found = {f"model.{name}": tensor for name, tensor in state.model.items()}
     for number, memory in state.optimizer["state"].items():

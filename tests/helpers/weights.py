@@ -1,4 +1,4 @@
-"""What tests of weights files share: an array of theirs, other options, and equal layers."""
+"""Shared code for tests of weights files: one of their arrays, other options, and equal layers."""
 
 import json
 
@@ -9,7 +9,7 @@ ENCODED = [["The", "same", "vectors", "."], ["naïve", "😀"]]
 
 
 def same_layers(one, other):
-    both = (bilm.requires_grad_(False).encode(ENCODED) for bilm in (one, other))  # bits differ while one may train
+    both = (bilm.requires_grad_(False).encode(ENCODED) for bilm in (one, other))  # trainable weights round differently
     for mine, theirs in zip(*both, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 

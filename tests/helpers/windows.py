@@ -1,5 +1,5 @@
-"""An imitation of Windows for a process of its own: what is missing there is missing, and what anybody has open, or
-mapped into memory, can be neither renamed nor replaced nor removed. Paths and line ends stay those of the system."""
+"""An imitation of Windows for a separate process. It lacks what Windows lacks, and a file that anyone has open, or
+mapped into memory, cannot be renamed, replaced or removed. Paths and line ends stay those of the system."""
 
 import ctypes
 import functools
@@ -16,11 +16,11 @@ _MISSING = (
     *("getuid", "geteuid", "getpgid", "killpg", "setsid", "mkfifo", "chown"),
 )
 
-refused = threading.Event()  # once something could not be renamed or removed, because it is in use
+refused = threading.Event()  # set if a file in use could not be renamed or removed
 
 
 def imitate() -> None:
-    """Call it before spacy_elmo is imported; other packages see the system that there is."""
+    """Call this before you import spacy_elmo. Other packages see the real system."""
     import filelock  # noqa: F401
     import h5py  # noqa: F401
     import pooch  # noqa: F401
@@ -31,10 +31,10 @@ def imitate() -> None:
         if hasattr(os, name):
             delattr(os, name)
     for name in ("fcntl", "resource", "pwd", "grp"):
-        sys.modules[name] = None  # type: ignore[assignment] # its import fails from now on
+        sys.modules[name] = None  # type: ignore[assignment] # importing it fails from now on
     sys.platform = "win32"
     ctypes.CDLL = functools.partial(_load, ctypes.CDLL)  # type: ignore[assignment, misc]
-    shutil._use_fd_functions = False  # type: ignore[attr-defined] # paths, which can be looked at
+    shutil._use_fd_functions = False  # type: ignore[attr-defined] # use paths, which can be checked
     for owner, names in ((os, ("rename", "replace", "remove", "unlink")), (Path, ("rename", "replace", "unlink"))):
         for name in names:
             setattr(owner, name, _unless_in_use(getattr(owner, name)))
@@ -58,7 +58,7 @@ def _unless_in_use(change: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_in_use(path: Any) -> bool:
-    """Whether this process has a file open or mapped, or one in a folder."""
+    """Return whether this process has this file open or mapped, or a file in this folder."""
     real = os.path.realpath(path)
     maps = Path("/proc/self/maps").read_text().splitlines()
     used = {line.split(maxsplit=5)[5] for line in maps if "/" in line}

@@ -7,7 +7,7 @@ from spacy_elmo.bilm import BiLM
 
 @pytest.fixture(scope="module")
 def nlp():
-    """A blank pipeline with the bundled model; tests that change it make their own."""
+    """A blank pipeline with the bundled model. Tests that change it make their own."""
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo")
     return nlp
@@ -20,7 +20,7 @@ def tiny(data):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What the biLM has read, sentence by sentence."""
+    """Collect the sentences that the biLM reads."""
     sentences = []
     original = BiLM.stream
 
@@ -34,8 +34,8 @@ def seen(monkeypatch):
 
 @pytest.fixture
 def frozen_component(tiny):
-    """Make a pipeline whose `elmo` is among the frozen_components, so that spaCy neither initializes nor updates it,
-    and its update; keyword arguments as of `pipeline`."""
+    """Return a function that makes a pipeline and its update. `elmo` is among the frozen_components, so spaCy neither
+    initializes nor updates it. Keyword arguments are those of `pipeline`."""
 
     def make(**settings):
         nlp = pipeline(tiny, **settings)

@@ -1,4 +1,4 @@
-"""What is read otherwise than most users want is warned about, once, with what to do."""
+"""Warnings, once and with advice, when text is not read as most users want."""
 
 import pytest
 import spacy
@@ -11,7 +11,7 @@ LONG = " ".join(["We sat here ."] * 100)
 
 @pytest.fixture
 def warnings(caplog):
-    """What was logged since it was last asked for."""
+    """Return the messages that were logged since the last call."""
     spacy.util.logger.propagate = True
 
     def read():

@@ -119,11 +119,12 @@ def test_doc_to_bytes_and_copy_keep_vectors(nlp):
     np.testing.assert_array_equal(doc.copy()[4].vector, doc[4].vector)
 
 
-# Vectors belong to words, whatever their number
+# Vectors belong to words, however many there are
 
 
 def merge_and_split(doc, first):
-    """Merge the two tokens from `first` on, and split the one after the next in two: as many tokens as before."""
+    """Merge the two tokens from `first` on, and split the one after the next in two. The number of tokens stays the
+    same."""
     with doc.retokenize() as retokenizer:
         retokenizer.merge(doc[first : first + 2])
         last = doc[first + 3]
@@ -163,7 +164,7 @@ def travel(request):
 
 
 def annotated(words, *, tensor, width=4):
-    """A Doc whose vectors are all other, with their layers."""
+    """Make a Doc with layers, and vectors that all differ."""
     doc = Doc(spacy.blank("en").vocab, words=words)
     vectors = np.arange(len(words) * width, dtype=np.float32).reshape(-1, width)
     annotate(doc, vectors, np.stack([vectors] * 3), hooks=True, tensor=tensor)
@@ -236,7 +237,7 @@ def test_vectors_set_by_hand_belong_to_the_words_of_then():
     merge_and_split(doc, 2)
     doc._.elmo = np.eye(8, dtype=np.float32)
     assert doc[2]._.elmo[2] == 1.0
-    assert doc._.elmo_layers is None  # the old ones were those of other words
+    assert doc._.elmo_layers is None  # the old layers belong to other words
     merge_and_split(doc, 0)
     with pytest.raises(ElmoError, match="retokenized"):
         doc._.elmo  # noqa: B018
@@ -247,7 +248,7 @@ def test_layers_set_by_hand_belong_to_the_words_of_then():
     merge_and_split(doc, 2)
     doc._.elmo_layers = np.ones((2, 8, 4), dtype=np.float32)
     assert doc._.elmo_layers.all()
-    assert doc._.elmo is None  # the old ones were those of other words
+    assert doc._.elmo is None  # the old vectors belong to other words
     merge_and_split(doc, 0)
     with pytest.raises(ElmoError, match="retokenized"):
         doc._.elmo_layers  # noqa: B018
@@ -263,7 +264,7 @@ def test_what_tells_the_words_is_left_where_the_vectors_are_left():
     assert doc.to_json(underscore=[])["text"] == "We sat "
 
 
-# Vectors from a file that something else has written
+# Vectors from a file that another program has written
 
 
 @pytest.mark.parametrize("name", ["elmo", "elmo_layers"])
@@ -326,7 +327,7 @@ def test_none_in_the_place_of_vectors_says_that_there_are_none():
         restore_hooks(doc)
 
 
-# Settings, and setting by hand
+# Settings, and vectors set by hand
 
 
 def test_vectors_setting_says_who_answers(bundled_width):

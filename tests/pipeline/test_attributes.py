@@ -1,4 +1,4 @@
-"""What is read of each token: its text, or another of its attributes."""
+"""What elmo reads of each token: its text, or another attribute."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a saved pipeline says of the weights in it, where `spacy package` looks for it."""
+"""What a saved pipeline says about its weights, where `spacy package` looks for it."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ ATTRIBUTED = (MODELS / "en_elmo_sm" / ATTRIBUTION).read_text(encoding="utf-8")
 
 @pytest.fixture
 def free(tiny, tmp_path):
-    """A model of which the card says what it may be used for, and no more."""
+    """Write a model whose card has only its terms of use."""
     folder = shutil.copytree(tiny, tmp_path / "free")
     (folder / CARD).write_text(json.dumps({"name": "free", "license": "CC0", "author": "Zoë", "tokens_seen": 5}))
     return folder

@@ -1,4 +1,4 @@
-"""What is remembered while training: within its budget, and never wrong. Its file: `test_cache_file.py`."""
+"""The cache of a training: it keeps to its budget and is never wrong. `test_cache_file.py` tests its file."""
 
 import copy
 import os
@@ -30,7 +30,7 @@ def test_key_tells_sentences_apart():
 
 
 def test_keeps_to_its_budget_and_keeps_what_is_there():
-    """Going through a corpus that is too large, epoch by epoch, has hits: those that were there first stay."""
+    """Even if a corpus is too large, each epoch has hits, because the first entries stay."""
     cache = Cache(20 * 3 * ROW)
     fill(cache, range(100))
     assert found(cache, range(100)) == list(range(20))
@@ -111,7 +111,7 @@ def test_forked_process_does_not_wait_for_a_thread_it_has_not(path):
     is_inside.wait(30)
     child = os.fork()
     if child == 0:
-        threading.Timer(10, os._exit, [1]).start()  # a lock that stays held must not hang the tests
+        threading.Timer(10, os._exit, [1]).start()  # a lock that stays held must not block the tests
         memory.open("rows", 1, {"of": lambda: "rows"})
         os._exit(0)
     status = os.waitpid(child, 0)[1]
@@ -120,7 +120,7 @@ def test_forked_process_does_not_wait_for_a_thread_it_has_not(path):
     assert os.waitstatus_to_exitcode(status) == 0
 
 
-# When there is one
+# When there is a cache
 
 
 def test_memory_is_there_from_the_first_update_on_and_for_the_weights_of_now():

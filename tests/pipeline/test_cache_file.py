@@ -1,4 +1,4 @@
-"""The file of a training cache: whoever fills, cuts, damages, forks or forges it, what it gives is right."""
+"""The file of a training cache gives right rows, no matter who fills, cuts, damages, forks or forges it."""
 
 import os
 import random
@@ -38,7 +38,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def filled(path):
-    """A file with twenty sentences."""
+    """Make a cache file with twenty sentences."""
     fill(Cache(0, path=path, header=HEADER), range(20))
     return path
 
@@ -48,12 +48,12 @@ def open_cache(path):
 
 
 def start(path, code):
-    """A process with `cache`."""
+    """Start a process that runs code with `cache`."""
     return subprocess.Popen([sys.executable, "-c", START + code, path], stdout=subprocess.PIPE, text=True)
 
 
 def change(path, statement, *values):
-    """Change the file as SQLite does."""
+    """Change the file through SQLite."""
     with closing(sqlite3.connect(path)) as file:
         file.execute(statement, values)
         file.commit()
@@ -158,12 +158,12 @@ def test_rows_damaged_on_disk_are_not_served_but_made_anew(filled):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_changed_file_is_refused_or_gives_what_is_right(filled, seed):
-    """`found` compares what is given."""
+    """`found` checks the rows."""
     rng, content, n_refused = random.Random(seed), filled.read_bytes(), 0
     for _ in range(100):
         changed = bytearray(content)
         at = rng.randrange(len(content))
-        if rng.random() < 0.5:  # most of the file is empty: where it is not
+        if rng.random() < 0.5:  # most of the file is empty, so change a byte that is not
             at = rng.choice([at for at, byte in enumerate(content) if byte])
         end = min(len(content), at + rng.choice((1, 1, 4, 64, 2**14)))
         match rng.choice(("flip", "zero", "random", "cut", "drop")):
@@ -224,7 +224,7 @@ def test_file_that_does_more_than_to_store_is_refused(filled, statement):
 
 @pytest.mark.parametrize("content", [b"", bytes(ROW), bytes(4 * ROW), bytes(3 * ROW + 1), "text", 7, None], ids=repr)
 def test_rows_of_another_shape_or_type_are_not_served(filled, content):
-    """Their checksum is right, where they can have one."""
+    """Their checksums are correct, if they can have one."""
     seed = zlib.crc32(b'{"biLM": "abc", "precision": "float32"}')
     checksum = zlib.crc32(content, zlib.crc32(key_of(3), seed)) if isinstance(content, bytes) else 7
     change(filled, "UPDATE sentences SET rows = ?, checksum = ? WHERE key = ?", content, checksum, key_of(3))
@@ -242,7 +242,7 @@ def test_rows_belong_to_their_sentence_and_their_bilm(filled):
     assert found(Cache(0, path=filled, header={"biLM": "other"}), range(20)) == []
 
 
-# Several at once, killed, full
+# Several processes at once, killed processes, a full disk
 
 
 def test_several_of_a_process_share_it(path):
@@ -340,7 +340,7 @@ def test_forked_process_shares_it_also_while_a_thread_is_at_work(path):
     children = []
     for number in range(20):
         if not (child := os.fork()):
-            threading.Timer(60, os._exit, [1]).start()  # a lock that stays held must not hang the tests
+            threading.Timer(60, os._exit, [1]).start()  # a lock that stays held must not block the tests
             fill(cache, [number])
             os._exit(0 if found(cache, [number]) == [number] else 2)
         children.append(child)

@@ -102,7 +102,7 @@ def test_batch_and_window_sizes_change_no_vector(nlp):
 
 def test_eight_threads_at_once_give_the_same_vectors(nlp):
     expected = [nlp(text)._.elmo for text in SENTENCES]
-    fresh = make()  # not loaded yet: the threads also race to load the weights
+    fresh = make()  # not loaded yet, so the threads also race to load the weights
     results = {}
 
     def work(number):
@@ -204,7 +204,7 @@ def test_weights_that_are_null_are_an_error_only_when_they_are_needed():
     elmo = nlp.add_pipe("elmo", config={"model": {"weights": None}})
     with pytest.raises(WeightsError, match="null"):
         nlp("some text")
-    elmo.from_bytes(make().get_pipe("elmo").to_bytes())  # as a pipeline is loaded that was saved with them
+    elmo.from_bytes(make().get_pipe("elmo").to_bytes())  # as when a pipeline saved with them is loaded
     assert nlp("some text")._.elmo is not None
 
 
@@ -382,7 +382,7 @@ print(peak() - before)
 def test_a_doc_of_hundred_thousand_tokens_takes_little_more_than_its_vectors(bundled_width):
     done = subprocess.run([sys.executable, "-c", MEMORY], check=True, capture_output=True, text=True)
     vectors = 100_000 * bundled_width * 4 / 2**20
-    assert vectors / 2 < int(done.stdout) < 5 * vectors  # all layers at once would take 8 times and more
+    assert vectors / 2 < int(done.stdout) < 5 * vectors  # all layers at once would take at least 8 times as much
 
 
 FLAT = """
@@ -412,12 +412,13 @@ print(*after)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory where Linux tells it")
 def test_memory_stays_flat_over_a_long_stream(data):
-    """The first parts fill spaCy's vocabulary and oneDNN's kernels; then nothing may grow with the number of texts."""
+    """The first parts fill spaCy's vocabulary and oneDNN's kernels. After that, memory must not grow with the number of
+    texts."""
     script = FLAT.replace("WEIGHTS", repr(str(data / "tiny_2l_skip")))
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     first, second, last = map(int, done.stdout.split())
     assert second - first < 40
-    assert last - second < 18  # the vectors of the texts in between: 160,000 tokens of 128 bytes and more
+    assert last - second < 18  # the vectors between them would be 160,000 tokens of at least 128 bytes
 
 
 def test_hundred_thousand_tokens_in_one_doc(tiny):
@@ -509,7 +510,7 @@ def test_training_other_components_leaves_the_frozen_bilm_as_it_is():
     losses = nlp.update(examples, sgd=nlp.create_optimizer(), annotates=["elmo"])
     assert losses["elmo"] == 0.0
     assert losses["textcat"] > 0.0
-    np.testing.assert_allclose(nlp("good day")._.elmo, before, atol=1e-6)  # a step of training would be 1e-3
+    np.testing.assert_allclose(nlp("good day")._.elmo, before, atol=1e-6)  # a training step would change them by 1e-3
     assert elmo.is_trainable
     with pytest.raises(ElmoError, match="labels"):
         elmo.add_label("A")

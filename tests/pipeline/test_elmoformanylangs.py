@@ -1,4 +1,4 @@
-"""A model of ELMoForManyLangs in a pipeline: all that holds for other models holds for it."""
+"""A model of ELMoForManyLangs in a pipeline behaves like other models."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ from spacy_elmo.formats import digest
 
 DOC_SPANS = {"@misc": "spacy-elmo.doc_spans.v1"}
 TAGGED = [("the quick fox jumps", [*"DANV"]), ("Привет мир", [*"IN"]), ("the lazy dog", [*"DAN"])]
-UNREAD = (3, 11, 18, 20)  # no tokens, or such as spaCy refuses or the component does not read
+UNREAD = (3, 11, 18, 20)  # no tokens, or tokens that spaCy refuses or the component does not read
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* are unknown to the model")
 
@@ -40,7 +40,7 @@ def make(weights, tagger=False, model=None, **settings):
 
 
 def losses_of(nlp):
-    """The tagger's, in each update of its training."""
+    """Return the tagger's loss in each update of its training."""
     return [losses["tagger"] for losses in train(nlp, 40, annotates=(), tagged=TAGGED)]
 
 

@@ -1,4 +1,4 @@
-"""The biLM trained with the task: right gradients, right steps, and weights that travel as all others do."""
+"""The biLM trained with the task: correct gradients and steps, and weights that are saved and loaded as usual."""
 
 import copy
 
@@ -28,7 +28,7 @@ TEXT = TAGGED[0][0]
 
 @pytest.fixture
 def make(tiny):
-    """Make a pipeline of sentencizer, elmo and tagger; settings of `elmo`."""
+    """Return a function that makes a pipeline of sentencizer, elmo and tagger. It takes settings of `elmo`."""
     return lambda frozen=False, **elmo: pipeline(tiny, elmo={"frozen": frozen, **elmo})
 
 
@@ -37,7 +37,8 @@ def docs_of(nlp):
 
 
 def started(nlp):
-    """Initialized, and past the first step, in which spaCy's tagger, all zeros, has no gradient for what is below."""
+    """Initialize, and take the first step. In it, spaCy's tagger is all zeros and passes no gradient to the layers
+    below."""
     data = examples(nlp, TAGGED)
     nlp.initialize(lambda: data)
     nlp.update(data, sgd=False)
@@ -111,7 +112,7 @@ def test_training_moves_all_weights_and_stays_where_it_is_saved(make, tmp_path):
     assert not moved(parameters(nlp), parameters(saved))
     text = TEXT
     np.testing.assert_allclose(nlp(text)._.elmo, saved(text)._.elmo, rtol=0, atol=1e-6)
-    bilm_of(nlp).requires_grad_(False)  # as the saved one, for the same bits
+    bilm_of(nlp).requires_grad_(False)  # like the saved one, to get the same bits
     np.testing.assert_array_equal(nlp(text)._.elmo, saved(text)._.elmo)
     assert [t.tag_ for t in saved(text)] == [t.tag_ for t in nlp(text)]
 
@@ -169,7 +170,8 @@ def test_component_among_the_frozen_ones_does_not_move(make):
 
 
 def test_nlp_update_learns_as_the_training_loop_does(make):
-    """`nlp.update` with an optimizer asks elmo to step before the tagger has learned; the loop asks at the end."""
+    """With an optimizer, `nlp.update` asks elmo to step before the tagger has learned. The training loop asks at the
+    end."""
     results = []
     for with_loop in (True, False):
         spacy.util.fix_random_seed(0)
@@ -192,7 +194,7 @@ def test_nlp_update_learns_as_the_training_loop_does(make):
 
 
 def test_a_loaded_pipeline_predicts_as_fast_as_a_frozen_one_until_it_learns(make, tmp_path):
-    """Packed products and the table of words are for weights without gradients."""
+    """Packed products and the word table are for weights without gradients."""
     nlp = make()
     data = started(nlp)
     nlp.to_disk(tmp_path)
@@ -218,7 +220,7 @@ def test_gradients_of_partial_batches_add_up(make):
         elmo.hub.training.backprop()
         bilm = shim_of(elmo.model).bilm
         results.append({name: parameter.grad for name, parameter in bilm.named_parameters()})
-    # the tagger's loss is a mean over the batch, so that halves count otherwise: compare directions
+    # the tagger's loss is a mean over the batch, so halves weigh differently: compare directions
     whole, halves = (torch.cat([gradient.flatten() for gradient in one.values()]) for one in results)
     assert torch.cosine_similarity(whole, halves, dim=0) > 0.8
 
@@ -284,7 +286,7 @@ def test_grad_factor_of_zero_leaves_the_bilm_alone(make):
 
 
 def copying(nlp, change=lambda words: words):
-    """Let the tagger train on Docs of its own, as spaCy's entity_linker does."""
+    """Train the tagger on copies of the Docs, as spaCy's entity_linker does."""
     tagger = nlp.get_pipe("tagger")
     plain = tagger.update
 
@@ -359,7 +361,7 @@ def test_initialized_anew_it_starts_from_the_weights_as_they_were(make, tmp_path
     nlp.initialize(lambda: data)
     assert not moved(before, parameters(nlp))
     assert nlp.update(data, sgd=Adam(0.01))["elmo"] == 0.0
-    assert not moved(before, parameters(nlp))  # no step is left over
+    assert not moved(before, parameters(nlp))  # no step is pending
     nlp.update(data, sgd=Adam(0.01))
     nlp.update(data, sgd=Adam(0.01))
     nlp.to_disk(tmp_path / "saved")
@@ -389,7 +391,7 @@ def test_bilm_of_a_components_own_initialized_anew_starts_from_the_weights_as_th
         return shim_of(next(node for node in nlp.get_pipe("tagger").model.walk() if node.name == "elmo_bilm")).digest
 
     def learn(nlp):
-        """Digests of the weights before and after."""
+        """Return digests of the weights before and after."""
         optimizer = nlp.initialize(lambda: data)
         before = digest(nlp)
         for _ in range(3):
@@ -409,7 +411,7 @@ def test_bilm_of_a_components_own_initialized_anew_starts_from_the_weights_as_th
 
 @pytest.mark.parametrize("excluded", [False, True])
 def test_evaluation_before_a_loaded_listener_had_anything_to_read(make, tmp_path, excluded):
-    """spaCy evaluates after the first batch; one that is not trained must not go on beside other weights."""
+    """spaCy evaluates after the first batch. A listener that is not trained must not continue with other weights."""
     nlp = make()
     nlp.add_pipe("ner", config={"model": {"tok2vec": listener()}})
     data = examples(nlp, TAGGED)
@@ -437,7 +439,7 @@ def test_evaluation_before_a_loaded_listener_had_anything_to_read(make, tmp_path
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_listener_that_a_first_batch_has_nothing_for_goes_on_beside_the_others(make, tmp_path, resumed):
-    """spaCy's NER, say, leaves out a batch without annotated entities."""
+    """For example, spaCy's NER skips a batch without annotated entities."""
     nlp = make()
     nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener()}})
     data = examples(nlp, TAGGED)

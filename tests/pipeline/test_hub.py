@@ -1,5 +1,5 @@
-"""Who listens to `elmo`, and what lies ready for which Doc: also for listeners that two pipelines share, and where
-pipelines are dropped."""
+"""Who listens to `elmo`, and which rows are ready for which Doc. Also for listeners that two pipelines share, and after
+a pipeline is deleted."""
 
 import copy
 import gc
@@ -33,7 +33,7 @@ WORDS = ["Peter", "met", "Anna"]
 
 @pytest.fixture
 def make(tiny):
-    """A trained pipeline: elmo, tagger."""
+    """Return a function that makes a trained pipeline of elmo and tagger."""
 
     def make(tok2vec=None, frozen=True):
         nlp = pipeline(tiny, tok2vec=tok2vec, elmo={"frozen": frozen}, order=["elmo"])
@@ -49,7 +49,7 @@ def make(tiny):
 @pytest.mark.parametrize("spacys", [False, True])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_listener_that_was_disabled_while_spacy_linked_goes_on_learning(tiny, frozen, spacys):
-    """As `spacy train` does with a sourced component."""
+    """`spacy train` does this with a sourced component."""
     nlp = pipeline(tiny, elmo={"frozen": frozen}, tok2vec=tensor_listener() if spacys else None)
     train(nlp, 2)
     with nlp.select_pipes(disable="tagger"):
@@ -106,7 +106,7 @@ def test_copy_of_a_trained_pipeline_lives_and_learns_on_its_own(make, tok2vec, f
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_listener_of_two_pipelines_reads_what_the_elmo_of_each_gave(make, first):
-    """A component that is sourced is one object in both."""
+    """A sourced component is the same object in both pipelines."""
     one = make()
     other = spacy.blank("en", vocab=one.vocab)
     other.add_pipe("elmo", source=make())
@@ -134,7 +134,7 @@ def test_listener_goes_on_with_the_pipeline_that_is_left(make):
 
 
 def test_listener_that_another_pipeline_sources_goes_on_learning_with_its_own_elmo(make, tiny):
-    """The last step of `nlp.update` waits for the next one, so that the weights change after the sourcing."""
+    """The last step of `nlp.update` waits for the next update, so the weights change after the sourcing."""
     nlp, other = make(frozen=False), blank(tiny)
     other.add_pipe("tagger", source=nlp)
     data, optimizer = examples(nlp), nlp.resume_training()
@@ -144,7 +144,7 @@ def test_listener_that_another_pipeline_sources_goes_on_learning_with_its_own_el
         other("We sat here.")
 
 
-# What lies ready for which Doc
+# Which rows are ready for which Doc
 
 
 def test_rows_stay_in_the_process_and_go_with_the_doc(tiny):

@@ -1,4 +1,4 @@
-"""Task components that listen to `elmo`: they get its layers, learn their own mix, and are never served nothing."""
+"""Task components that listen to `elmo` receive its layers and learn their own mix, and never train on nothing."""
 
 import warnings
 
@@ -73,7 +73,7 @@ def test_saved_pipeline_restores_the_mix_exactly_and_scores_the_same(tiny, tmp_p
     from_bytes = spacy.util.load_model_from_config(nlp.config).from_bytes(nlp.to_bytes())
     for other in (spacy.load(tmp_path / "saved"), from_bytes):
         assert learned(other) == learned(nlp)
-        assert_same_scores(expected, scores(other))  # other company, other rounding
+        assert_same_scores(expected, scores(other))  # a different batch rounds differently
 
 
 def input_and_output():
@@ -179,7 +179,7 @@ def test_any_upstream_will_do_for_a_star(tiny):
     train(nlp, 1)
 
 
-# What is wrong is said
+# Mistakes have clear errors
 
 
 def test_no_warning_where_all_is_well(tiny):

@@ -51,7 +51,7 @@ WIDTH = 8
 
 @pytest.fixture
 def rows():
-    """Rows of three Docs, the second empty, the third with a token that the biLM did not read."""
+    """Rows of three Docs. The second is empty, and the third has a token that the biLM did not read."""
     random = np.random.default_rng(0)
     docs = [random.normal(size=(n, row_width(3, WIDTH))).astype("f") for n in (4, 0, 3)]
     docs[2][1] = 0
@@ -92,7 +92,8 @@ def test_concatenation_is_that_of_the_component(rows):
 
 
 def test_layer_normalization_is_by_doc_and_layer(rows):
-    """The same text comes out the same in any company, and each Doc as the originals have a batch of one."""
+    """The same text has the same result in any batch, and each Doc is normalized like a batch of one in the
+    originals."""
     model = initialized(rows, do_layer_norm=True, initial_weights=[0.3, -0.2, 0.5])
     together = model.predict(rows)
     for number, one in enumerate(rows):

@@ -1,4 +1,4 @@
-"""`precision` as a setting of the component: saved, loaded, listened to, and refused where it makes no sense."""
+"""`precision` as a setting of the component: saved, loaded, used by listeners, and refused where it makes no sense."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Each case runs in an interpreter of its own: how processes start is a setting of the whole process."""
+"""Each case runs in a separate interpreter, because how processes start is a setting of the whole process."""
 
 import json
 import multiprocessing
@@ -76,7 +76,7 @@ def test_two_processes_give_the_same_vectors(method, loaded, tmp_path, bundled_w
         np.testing.assert_allclose(np.reshape(vectors, doc._.elmo.shape), doc._.elmo, 0, 1e-5)
         assert layers == [3, len(doc), bundled_width]
     expected = docs[0][5].similarity(docs[1][4])
-    assert expected < 0.999  # spaCy alone says 1.0
+    assert expected < 0.999  # spaCy alone gives 1.0
     assert got["free"] == pytest.approx(expected, abs=1e-5)
     assert got["hooked"] == pytest.approx(expected, abs=1e-5)
 
@@ -169,14 +169,14 @@ if __name__ == "__main__":
 
 
 def methods(*slow):
-    """Those of this system, the slow ones marked."""
+    """Return the start methods of this system, with the slow ones marked."""
     all_methods = multiprocessing.get_all_start_methods()
     return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in all_methods]
 
 
 @pytest.fixture
 def truncated(tiny, tmp_path):
-    """A model whose weights file is cut off."""
+    """Write a model whose weights file is cut off."""
     folder = shutil.copytree(tiny, tmp_path / "truncated")
     weights = folder / "weights.hdf5"
     weights.write_bytes(weights.read_bytes()[:50_000])
@@ -184,7 +184,7 @@ def truncated(tiny, tmp_path):
 
 
 def said_of(weights):
-    """What a pipeline with such weights says in one process."""
+    """Return the error of a pipeline with such weights in one process."""
     with pytest.raises(ElmoError) as caught:
         pipeline_with(weights)("We sat here.")
     return str(caught.value)
@@ -210,7 +210,7 @@ def test_wrong_weights_are_our_one_error_before_any_process_starts(method, kind,
 
 @pytest.fixture
 def started(monkeypatch):
-    """The processes that were started, none of which does anything."""
+    """Collect the processes that were started. None of them does anything."""
     processes = []
     monkeypatch.setattr(multiprocessing.Process, "start", lambda process: processes.append(process))
     return processes
@@ -238,7 +238,7 @@ def test_so_they_are_where_weights_are_not_set_or_lack_a_layer(tiny, started):
 
 
 def tagger(weights):
-    """A pipeline whose tagger listens to elmo."""
+    """Make a pipeline whose tagger listens to elmo."""
     nlp = pipeline_with(weights)
     listener = {"@architectures": "spacy-elmo.ElmoListener.v1", "width": 32}
     nlp.add_pipe("tagger", config={"model": {"tok2vec": listener}})
@@ -272,7 +272,7 @@ def test_a_bilm_inside_another_component_is_read_too(tiny, truncated, started):
 
 
 def test_weights_are_read_once_for_all_processes_and_late_for_one(tiny, tmp_path, monkeypatch):
-    own = str(shutil.copytree(tiny, tmp_path / "own"))  # a fork reads those of all pipelines that are still there
+    own = str(shutil.copytree(tiny, tmp_path / "own"))  # a fork reads the weights of all pipelines that still exist
     read = []
     monkeypatch.setattr(formats, "load", lambda path, load=formats.load: read.append(path) or load(path))
     nlp = pipeline_with(own)
@@ -287,12 +287,12 @@ def test_weights_are_read_once_for_all_processes_and_late_for_one(tiny, tmp_path
 
 
 def test_reading_weights_leaves_the_gpu_to_the_processes_that_need_it(tiny):
-    """A process that has used it cannot be forked."""
+    """A process that has used the GPU cannot be forked."""
     assert BiLMShim(WeightsSource(tiny, "cuda")).read_weights().width == 32
 
 
 class ReadsForItself:
-    """A user's component, whose method of that name is another thing."""
+    """A user's component whose method of that name does something else."""
 
     def __call__(self, doc):
         return doc
@@ -329,7 +329,7 @@ def test_workers_end_when_their_parent_is_killed(method, tmp_path, tiny):
     process = subprocess.Popen([sys.executable, tmp_path / "parent.py", method, tiny], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"working\n"
     process.kill()
-    process.communicate(timeout=60)  # the end of what all of them can write to comes when all are gone
+    process.communicate(timeout=60)  # their shared output ends when all have exited
 
 
 OTHERS = """

@@ -1,4 +1,4 @@
-"""`replace_listeners`: the same scores without `elmo`, and a config that says what the model is."""
+"""`replace_listeners`: the same scores without `elmo`, and a config that describes the new model."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Sentences or whole Docs: what is read in training is what is read later, or a warning says so."""
+"""Sentences or whole Docs: the component reads later what it reads in training, or it warns."""
 
 import pytest
 import spacy
@@ -31,7 +31,7 @@ def test_training_docs_without_sentences_are_warned_about_once(tiny, caplog):
     nlp = pipeline(tiny)
     nlp.remove_pipe("sentencizer")
     train(nlp, 3, annotates=())
-    nlp("We")  # of which a boundary is always said
+    nlp("We")  # one token always has its boundary set
     assert "annotating_components" not in caplog.text
 
 
@@ -49,7 +49,7 @@ def test_frozen_component_warns_when_it_first_reads_no_sentences(frozen_componen
 @pytest.mark.parametrize("spacys", [False, True])
 @pytest.mark.parametrize("annotates", [["sentencizer", "elmo"], ["elmo"]])
 def test_frozen_component_warns_when_it_first_reads_sentences(frozen_component, caplog, annotates, spacys):
-    """spaCy neither initializes nor updates it; then it shows at the first evaluation."""
+    """spaCy neither initializes nor updates it, so the first evaluation shows it."""
     spacy.util.logger.propagate = True
     nlp, update = frozen_component(tok2vec=tensor_listener() if spacys else None)
     update(annotates if spacys else annotates[:-1])

@@ -24,13 +24,13 @@ TEXT = "We sat on the bank of the river."
 
 @pytest.fixture
 def weights(data, tmp_path):
-    """A copy of a model that a test may delete."""
+    """Copy a model, so that a test may delete it."""
     return shutil.copytree(data / "tiny_2l_skip", tmp_path / "weights")
 
 
 @pytest.fixture
 def saved(weights, tmp_path):
-    """A saved pipeline whose original weights are gone, and what it said about TEXT."""
+    """Save a pipeline and delete its original weights. Returns the folder and the vectors of TEXT."""
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo", config={"layers": "top", "model": {"weights": str(weights)}})
     vectors = nlp(TEXT)._.elmo
@@ -68,7 +68,7 @@ def test_bundled_card_and_licence_go_along(tmp_path):
     bundled = load("en_elmo_sm")
     assert (tmp_path / "saved" / "elmo" / "model" / "weights.hdf5").stat().st_size < 4 * sum(
         p.numel() for p in bundled.parameters()
-    )  # float16 stays float16, since that loses nothing
+    )  # float16 stays float16, because that loses nothing
 
 
 def test_to_bytes_and_back(saved):
@@ -162,10 +162,11 @@ def test_digest_file_of_odd_bytes_is_a_clear_error(saved):
 
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["with-checksum", "as-once-written"])
 def test_changed_bytes_are_a_clear_error_or_change_nothing(data, is_sealed):
-    """Without one, as earlier versions wrote them, other vectors cannot be told; but only our errors come out."""
+    """Earlier versions wrote no checksum, so changed vectors cannot be detected. But only our own errors may be
+    raised."""
     elmo = spacy.blank("en").add_pipe("elmo", config={"model": {"weights": str(data / "tiny_2l_skip")}})
     whole = elmo.to_bytes()
-    start = 0 if is_sealed else whole.index(b"\x81")  # the message behind magic and checksum
+    start = 0 if is_sealed else whole.index(b"\x81")  # the message after magic number and checksum
     random = np.random.default_rng(0)
     for place in [*range(start, start + 150), *random.integers(start, len(whole), 100).tolist()]:
         changed = bytearray(whole[start:])
@@ -186,7 +187,7 @@ def test_damaged_bytes_are_a_clear_error_in_one_short_line(damaged):
     for read in (elmo.from_bytes, shim_of(elmo.model).from_bytes):
         with pytest.raises(ElmoError, match="bytes") as caught:
             read(damaged)
-        assert len(str(caught.value)) < 400  # msgpack's own repeats all bytes behind a message
+        assert len(str(caught.value)) < 400  # msgpack's own repeats all bytes after a message
 
 
 @pytest.mark.parametrize("card", ["name", 5, None, ["name"]])
@@ -219,14 +220,14 @@ def test_interrupted_save_is_made_good_by_the_next(saved, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         other.to_disk(path)
     monkeypatch.undo()
-    elmo = nlp.get_pipe("elmo").from_disk(path / "elmo")  # nothing of what was there is lost
+    elmo = nlp.get_pipe("elmo").from_disk(path / "elmo")  # nothing of the old state is lost
     np.testing.assert_allclose(elmo(nlp.make_doc(TEXT))._.elmo, vectors, atol=1e-6)
     nlp.to_disk(path)
     np.testing.assert_allclose(spacy.load(path)(TEXT)._.elmo, vectors, atol=1e-6)
 
 
 def test_weights_that_another_replaces_while_they_are_saved_again_are_written_anew(data, tmp_path, monkeypatch):
-    """The next state has the same size, and takes the place of the old one between the look at it and the link."""
+    """The next state has the same size, and replaces the old one between the check and the link."""
     one, other = (spacy.blank("en").add_pipe("elmo", config={"model": {"weights": "random"}}) for _ in range(2))
     for seed, component in enumerate((one, other)):
         shim_of(component.model).set(BiLM(load(data / "tiny_2l_skip").options, seed=seed))
@@ -286,7 +287,7 @@ print(json.dumps([spacy_elmo.__file__, [source["name"] for source in nlp.meta["s
 
 @pytest.mark.slow
 def test_packaged_pipeline_is_installed_without_an_index_from_both_wheels(wheel, tmp_path):
-    """What they depend on is there already."""
+    """Their dependencies are already installed."""
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo")
     nlp.to_disk(tmp_path / "saved")

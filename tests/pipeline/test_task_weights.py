@@ -1,4 +1,4 @@
-"""What each task has learned of the layers, found wherever in its model it listens."""
+"""The layer weights that each task has learned, wherever in its model it listens."""
 
 import pytest
 import spacy
@@ -13,7 +13,8 @@ from spacy_elmo.pipeline.listener import build_listener
 
 @pytest.fixture
 def pipeline(tiny):
-    """A function that makes a pipeline: `pipeline(tagger=config of its tok2vec, ...)`, trained for some steps."""
+    """Return a function that makes a pipeline, trained for some steps: `pipeline(tagger=config of its tok2vec,
+    ...)`."""
 
     def make(elmo=None, n_updates=5, **tok2vecs):
         nlp = blank(tiny, **(elmo or {}))

@@ -1,4 +1,4 @@
-"""spaCy's own listeners behind `elmo`, and whose `doc.tensor` is."""
+"""spaCy's own listeners after `elmo`, and which component sets `doc.tensor`."""
 
 import warnings
 
@@ -19,7 +19,7 @@ def test_listener_of_spacys_is_a_drop_in(tiny, frozen):
 
 
 def learn_tags_twice(nlp, n_updates, annotates=()):
-    """By the tagger, and as parts of speech by the morphologizer."""
+    """Learn the tags with the tagger, and as parts of speech with the morphologizer."""
     data = examples(nlp, pos=True)
     optimizer = nlp.initialize(lambda: data)
     optimizer.learn_rate = 0.02
@@ -51,7 +51,7 @@ def test_listener_of_spacys_warns_before_it_gives_zeros(tiny):
         nlp("We sat here.")
 
 
-# Whose doc.tensor is
+# Which component sets doc.tensor
 
 
 @pytest.mark.parametrize(
@@ -91,13 +91,13 @@ def test_tensor_holds_what_listeners_were_trained_on_or_linking_is_an_error(tiny
     right = [tag for _, tags in TAGGED for tag in tags]
     tokens = [token for text, _ in TAGGED for token in nlp(Doc(nlp.vocab, words=text.split()))]
     for found in ([token.tag_ for token in tokens], [token.pos_ for token in tokens]):
-        # of 15; with the vectors of another component, about half
+        # out of 15; about half with the vectors of another component
         assert sum(one == other for one, other in zip(found, right, strict=True)) >= 13
 
 
 @pytest.mark.parametrize("asks", ["elmo", "tok2vec"])
 def test_tensor_asked_for_by_a_disabled_listener_and_another_is_an_error_that_names_both(tiny, asks):
-    """Enabled again, one of the two would read the vectors of another component."""
+    """If it were enabled again, one of the two would read the vectors of another component."""
     nlp = spacy.blank("en")
     nlp.add_pipe("tok2vec", config={"model": HASHED})
     nlp.add_pipe("elmo", config={"model": {"weights": tiny}})
@@ -133,7 +133,7 @@ def test_listener_of_spacys_that_was_removed_asks_for_nothing(tiny):
 
 
 def tok2vec_before_elmo(tiny, width, upstream="*", **settings):
-    """A pipeline tok2vec, tagger that listens to it; trained, and only then with elmo between the two."""
+    """Make a pipeline of tok2vec and a tagger that listens to it. Train it, and then add elmo between the two."""
     nlp = spacy.blank("en")
     nlp.add_pipe("tok2vec", config={"model": {**HASHED, "width": width}})
     nlp.add_pipe("tagger", config={"model": {"tok2vec": tensor_listener(upstream, width)}})

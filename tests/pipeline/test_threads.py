@@ -1,4 +1,4 @@
-"""`threads` as a setting of the component: handed to the biLM, saved, loaded, and refused where it makes no sense."""
+"""`threads` as a setting of the component: passed to the biLM, saved, loaded, and refused where it makes no sense."""
 
 import pytest
 import spacy

@@ -1,4 +1,4 @@
-"""ELMo beside other features and in front of an encoder, and a biLM of the component's own in place of a listener."""
+"""ELMo next to other features and before an encoder, and the component's own biLM instead of a listener."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_concatenation_with_hashed_features_in_front_of_an_encoder(tiny):
 
 
 def test_bilstm_encoder_over_elmo_and_static_vectors_learns(tiny):
-    """As the paper's model for NER."""
+    """Like the paper's model for NER."""
     tok2vec = {
         "@architectures": "spacy-elmo.ConcatTok2Vec.v1",
         "width": 24,

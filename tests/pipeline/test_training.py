@@ -1,4 +1,4 @@
-"""A training of the pipeline: what is frozen is run once, and what is remembered changes nothing."""
+"""Training the pipeline: a frozen biLM runs once per sentence, and caching changes no results."""
 
 import gc
 
@@ -43,7 +43,7 @@ def test_frozen_sentences_are_run_once(tiny, seen):
 
 def test_listener_of_spacys_to_a_frozen_component_has_each_sentence_run_once(frozen_component, seen):
     nlp, update = frozen_component(tok2vec=tensor_listener())
-    update()  # only in this it shows that there is a training
+    update()  # this is the first sign of a training
     seen.clear()
     for _ in range(4):
         update()
@@ -62,7 +62,7 @@ def test_listener_of_spacys_to_a_frozen_component_takes_an_empty_doc(frozen_comp
         update(annotates=["sentencizer"])
 
 
-# What is remembered
+# What is cached
 
 
 @pytest.mark.parametrize("elmo", [{"cache_mb": 0}, {"cache_precision": "float16"}], ids=str)

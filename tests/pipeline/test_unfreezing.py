@@ -1,4 +1,4 @@
-"""A biLM fine-tuned part by part, from above."""
+"""A biLM fine-tuned layer by layer, from the top."""
 
 import pytest
 import spacy

@@ -1,4 +1,4 @@
-"""Weights other than those that a listener was trained with are an error, however they got there."""
+"""Using weights other than those that a listener was trained with is an error, however they got there."""
 
 import copy
 
@@ -30,7 +30,7 @@ def test_weights_other_than_those_it_was_trained_with_are_an_error(tiny, data, t
 
 
 def other_weights(nlp):
-    """A pipeline with an `elmo` whose weights are a little different."""
+    """Make a pipeline with an `elmo` whose weights differ a little."""
     bilm = copy.deepcopy(bilm_of(nlp))
     with torch.no_grad():
         next(bilm.parameters()).add_(1e-3)
@@ -57,7 +57,7 @@ def test_sourcing_beside_other_weights_is_an_error_that_saving_does_not_cure(tin
     for one in (other, spacy.load(tmp_path / "assembled")):
         with pytest.raises(WeightsError, match="trained with other weights"):
             one("We sat here.")
-    nlp("We sat here.")  # the pipeline it comes from goes on as before
+    nlp("We sat here.")  # the source pipeline still works as before
 
 
 def test_weights_exchanged_under_a_trained_listener_are_an_error(tiny, tmp_path):

@@ -1,4 +1,4 @@
-"""What spaCy reads of vectors though nobody asked for them works behind `elmo`, and leaves the static vectors alone."""
+"""Parts of spaCy that read vectors on their own work after `elmo`, and do not change the static vectors."""
 
 import warnings
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ TEXTS = ["He left New York for Berlin .", "In Foo Bar they like New York and cof
 STATIC = ("New", "York", "coffee", "and")
 
 
-# Static vectors of the vocab, behind a component that merges
+# Static vectors of the vocab, after a component that merges
 
 
 def make(*, elmo, width=300, attr="ORTH", vectors="auto", merge=True):
@@ -123,7 +123,7 @@ def test_merging_single_tokens_keeps_the_vectors():
 
 @pytest.fixture(scope="module")
 def made():
-    """Pipelines by what stands behind `elmo`: each finds New York twice."""
+    """Give pipelines by the components after `elmo`. Each finds New York twice."""
 
     def pipeline(*behind):
         nlp = spacy.blank("en")
@@ -218,7 +218,7 @@ def test_the_entity_linker_works_behind_merge_entities(caught):
 
     linker.set_kb(knowledge)
     nlp.initialize(examples)
-    ruler.add_patterns([{"label": "GPE", "pattern": "New York"}])  # initialize has emptied it
+    ruler.add_patterns([{"label": "GPE", "pattern": "New York"}])  # initialize has removed its patterns
     caught.clear()
     assert len([entity.kb_id_ for entity in nlp(TEXT).ents if entity.kb_id_]) == 2
     assert len([warning for warning in caught if "elmo" in str(warning.message)]) == 1

@@ -19,7 +19,7 @@ def nlp(data):
 
 
 def in_thread(work):
-    """Do it in another thread, to its end; what it raised."""
+    """Run the work in another thread to its end. Returns what it raised."""
     raised = []
 
     def catch():
@@ -52,7 +52,7 @@ def test_a_zone_in_another_thread_is_refused_and_so_is_the_one_it_has_broken(nlp
         refused += in_thread(work)
     (error,) = refused
     assert isinstance(error, ElmoError)
-    with nlp.memory_zone():  # as if nothing had been
+    with nlp.memory_zone():  # as if nothing had happened
         assert nlp("more words")._.elmo.any()
 
 

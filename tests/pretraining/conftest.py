@@ -1,5 +1,5 @@
-"""A corpus that a tiny biLM can learn, the settings to learn it with, and the objective a second time, as slowly as
-it reads: every token at full width, one row and one time step after the other, gradients by autograd."""
+"""A corpus that a tiny biLM can learn, settings for it, and a second, slow implementation of the objective.
+That one takes every token at full width, one row and one time step after the other, with gradients from autograd."""
 
 import json
 import os
@@ -45,7 +45,7 @@ TINY = Config(
 
 
 def tiny(**changed):
-    """The tiny config, with `section__key=value` changed."""
+    """Return the tiny config with changes, each as `section__key=value`."""
     config = TINY
     for name, value in changed.items():
         section, key = name.split("__")
@@ -54,7 +54,7 @@ def tiny(**changed):
 
 
 def predictable_text(n_sentences=120, seed=0, n_words=24, document=8):
-    """Sentences in which a word nearly always follows from the one before, documents of 8 sentences."""
+    """Return sentences in which a word nearly always follows from the one before, in documents of 8 sentences."""
     pick = random.Random(seed)
     lines = []
     for number in range(n_sentences):
@@ -71,13 +71,13 @@ def predictable_text(n_sentences=120, seed=0, n_words=24, document=8):
 
 @pytest.fixture(scope="session")
 def tiny_config():
-    """Make a config of a tiny run; arguments are `section__key=value`."""
+    """Return a function that makes a config of a tiny run. Arguments are `section__key=value`."""
     return tiny
 
 
 @pytest.fixture(scope="session")
 def text():
-    """Make text that a tiny biLM can learn to predict."""
+    """Return a function that makes text that a tiny biLM can learn to predict."""
     return predictable_text
 
 
@@ -90,7 +90,7 @@ def corpus_file(tmp_path):
 
 @pytest.fixture
 def prepared(tmp_path):
-    """A corpus as `prepare` writes it."""
+    """Write a corpus in the layout of `prepare`."""
     root = tmp_path / "prepared"
     for name, seed in (("train", 0), ("heldout", 1)):
         (root / name).mkdir(parents=True)
@@ -103,7 +103,8 @@ def prepared(tmp_path):
 
 @pytest.fixture
 def train(tmp_path, corpus_file):
-    """Train in `tmp_path / name` and return that directory; `section__key=value` change the tiny config."""
+    """Return a function that trains in `tmp_path / name` and returns that directory. `section__key=value` change the
+    config."""
 
     def run(name="out", corpus=None, resume=False, init_from=None, **changed):
         out = tmp_path / name
@@ -115,7 +116,7 @@ def train(tmp_path, corpus_file):
 
 @pytest.fixture
 def make_corpus(tmp_path):
-    """Encode text, with the vocabulary of the text or another one."""
+    """Return a function that encodes text, with the vocabulary of the text or another one."""
 
     def make(content, vocabulary=None, max_characters=12, name="corpus"):
         path = tmp_path / f"{name}.txt"
@@ -132,20 +133,20 @@ def read_metrics(out, name="metrics.jsonl"):
 
 
 def losses(out):
-    """Step and loss of each line of the log."""
+    """Return the step and loss of each line of the log."""
     return [(line["step"], line["loss"]) for line in read_metrics(out)]
 
 
 @pytest.fixture(scope="session")
 def log():
-    """Readers of a run's log: `lines(out)`, `losses(out)`."""
+    """Give readers of a run's log: `lines(out)`, `losses(out)`."""
     return SimpleNamespace(lines=read_metrics, losses=losses)
 
 
 @pytest.fixture
 def command():
-    """Start `python -m spacy_elmo.pretraining` with these arguments (or another program) and wait for its end, or,
-    with `wait=False`, return the running process."""
+    """Return a function that starts `python -m spacy_elmo.pretraining` with these arguments (or another program) and
+    waits for its end. With `wait=False`, it returns the running process."""
     started = []
 
     def start(*arguments, wait=True, program=("-m", "spacy_elmo.pretraining")):
@@ -170,7 +171,7 @@ def command():
 
 
 def random_model(vocabulary_size=20, seed=0, dropout=0.0, scale=1.0, **model):
-    """A language model of the tiny architecture (changes by name) whose weights, biases too, are random."""
+    """Return a tiny language model (changes by name) with random weights and biases."""
     options = replace(TINY.model, **model).options()
     bilm = BiLM(options, seed=None)
     lm = LanguageModel(bilm, Softmax(vocabulary_size, options.lstm.projection_dim, seed=None), dropout).double()
@@ -184,12 +185,12 @@ def random_model(vocabulary_size=20, seed=0, dropout=0.0, scale=1.0, **model):
 
 @pytest.fixture(scope="session")
 def make_model():
-    """Make a float64 language model with random weights."""
+    """Return a function that makes a float64 language model with random weights."""
     return random_model
 
 
 def slow_embedding(lm, ids):
-    """One word, by its padded character ids: `[projection_dim]`."""
+    """Embed one word from its padded character ids: `[projection_dim]`."""
     embedder, options = lm.bilm.embedder, lm.bilm.options.char_cnn
     x = embedder.embedding[torch.as_tensor(np.asarray(ids, dtype=np.int64))]
     pooled = []
@@ -205,7 +206,7 @@ def slow_embedding(lm, ids):
 
 
 def slow_step(lm, layer, direction, x, hidden, cell):
-    """One time step of one row: new hidden and cell."""
+    """Run one time step of one row. Returns the new hidden and cell."""
     options, parameters = lm.bilm.options.lstm, lm.bilm.layers[layer]
     gates = torch.cat([x, hidden]) @ parameters.weight[direction] + parameters.bias[direction]
     enter, forget, leave, candidate = gates.chunk(4)
@@ -221,7 +222,7 @@ def slow_step(lm, layer, direction, x, hidden, cell):
 
 
 def slow_loss(lm, batch, characters, states=None):
-    """Mean over directions, rows and steps of the full softmax's loss, and the states at the end."""
+    """Return the loss of the full softmax, as a mean over directions, rows and steps, and the states at the end."""
     options = lm.bilm.options.lstm
     _, rows, steps = batch.words.shape
     if states is None:
@@ -249,13 +250,13 @@ def slow_loss(lm, batch, characters, states=None):
 
 @pytest.fixture(scope="session")
 def slowly():
-    """The second implementation: `loss(lm, batch, characters, states)` and `embedding(lm, ids)`."""
+    """Give the second implementation: `loss(lm, batch, characters, states)` and `embedding(lm, ids)`."""
     return SimpleNamespace(loss=slow_loss, embedding=slow_embedding)
 
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Call a function at the end of the step with this number, in whichever trainer comes there."""
+    """Return a function that calls another at the end of the step with this number, in whichever trainer reaches it."""
 
     def arrange(number, act):
         original = Trainer._take_step

@@ -1,4 +1,4 @@
-"""The moving average of the weights: its numbers, and what is evaluated, written and gone on from."""
+"""The moving average of the weights: its numbers, and which weights are evaluated, written and resumed from."""
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ NEVER = Resets("batch", 0.0)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """40 documents, every word of its own, so that a word says where it stands."""
+    """Encode 40 documents in which every word is unique, so that a word identifies its position."""
     directory = tmp_path_factory.mktemp("batches")
     rng, number, documents = np.random.default_rng(0), 0, []
     for _ in range(40):
@@ -32,7 +32,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def place(corpus):
-    """Position in the corpus of each forward target that is a word."""
+    """Map each forward target that is a word to its position in the corpus."""
     _, targets, _ = corpus.read(np.arange(corpus.n_positions))
     return {target: position for position, target in enumerate(targets[0].tolist()) if target > 2}
 
@@ -42,7 +42,7 @@ def make(corpus, rows=3, unroll_steps=7, resets=NEVER, shuffle=True, seed=0, own
 
 
 def epoch(batches, number):
-    """Forward targets of a whole epoch, `[rows, positions]`."""
+    """Return the forward targets of a whole epoch, `[rows, positions]`."""
     steps = range(number * batches.steps_per_epoch, (number + 1) * batches.steps_per_epoch)
     return np.concatenate([batches.at(step).targets[0] for step in steps], axis=1)
 
@@ -148,7 +148,7 @@ def test_sentence_resets_strike_at_documents_and_at_all_or_no_other_sentences(co
     words, targets, sentence_starts = corpus.read(np.arange(corpus.n_positions))
     expected = sentence_starts if probability else begin
     for position, pair in enumerate(zip(words[0].tolist(), targets[0].tolist(), strict=True)):
-        position_of[pair] = position  # every (read, target) pair is there once
+        position_of[pair] = position  # every (read, target) pair is unique
     assert len(position_of) == corpus.n_positions
     n_resets = 0
     for step in range(batches.steps_per_epoch):
@@ -156,7 +156,7 @@ def test_sentence_resets_strike_at_documents_and_at_all_or_no_other_sentences(co
         for row, targets_of_row, starts in zip(batch.words[0], batch.targets[0], batch.starts, strict=True):
             positions = [position_of[pair] for pair in zip(row.tolist(), targets_of_row.tolist(), strict=True)]
             due = expected[positions]
-            due[0] |= step == 0  # an epoch begins: what the row read before was another text
+            due[0] |= step == 0  # an epoch begins: the row read other text before
             assert starts.tolist() == due.tolist()
             n_resets += starts.sum()
     assert n_resets > 30

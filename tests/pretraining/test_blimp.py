@@ -57,7 +57,7 @@ def test_files_without_a_pair_are_an_error(tmp_path):
 
 
 class Table:
-    """An evaluator whose losses of a sentence are written down."""
+    """An evaluator whose losses of a sentence come from a table."""
 
     def __init__(self, losses):
         self.losses, self.calls = losses, 0

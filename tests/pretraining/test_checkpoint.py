@@ -203,7 +203,8 @@ def test_other_content_is_no_checkpoint(tmp_path, content):
 
 @pytest.fixture
 def with_part(tmp_path):
-    """Write a checkpoint with parts changed, or, where they are `MISSING`, left out; return its path."""
+    """Return a function that writes a checkpoint with changed parts and returns its path. It omits parts that are
+    `MISSING`."""
 
     def write(**changed):
         path = tmp_path / "c.pt"

@@ -106,7 +106,7 @@ def test_original_size_is_that_of_the_original():
 
 @pytest.fixture
 def read(tmp_path):
-    """Read a config of this text, with overrides."""
+    """Return a function that reads a config of this text, with overrides."""
 
     def from_text(text, *arguments):
         path = tmp_path / "pretrain.cfg"

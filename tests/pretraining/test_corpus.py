@@ -23,7 +23,7 @@ def render(documents):
 
 
 def lexicon(corpus, words):
-    """Entry of the lexicon for each word, found by its characters only."""
+    """Return the lexicon entry of each word, looked up only by its characters."""
     width = corpus.characters.shape[1]
     rows = {tuple(row): number for number, row in reversed(list(enumerate(corpus.characters.tolist())))}
     return [rows[tuple(pad(token_ids(word, width), width))] for word in words]
@@ -92,7 +92,7 @@ def test_counts_are_how_often_each_entry_is_predicted(make_corpus):
     corpus = make_corpus("a rare b <UNK>\nrare\n", VOCABULARY)
     _, targets, _ = corpus.read(np.arange(corpus.n_positions))
     expected = np.bincount(targets[0], minlength=len(VOCABULARY))
-    assert corpus.counts()[1:].tolist() == expected[1:].tolist()  # nothing predicts <S> forward
+    assert corpus.counts()[1:].tolist() == expected[1:].tolist()  # forward, nothing predicts <S>
 
 
 @pytest.mark.parametrize("max_characters", [3, 12, 50])
@@ -124,7 +124,8 @@ def test_corpus_without_a_sentence_is_an_error_and_leaves_nothing(tmp_path, cont
 
 @pytest.fixture
 def encoded(tmp_path, monkeypatch):
-    """Encode `text.txt` (again); return the corpus, and whether the text was read for it."""
+    """Return a function that encodes `text.txt` (again). It returns the corpus, and whether the text was read for
+    it."""
     readings = []
     original = module.read_sentences
     monkeypatch.setattr(module, "read_sentences", lambda files: readings.append(1) or original(files))
@@ -267,7 +268,7 @@ def cut(size):
 
 
 def replaced(typecode, change):
-    """Change the numbers of a file."""
+    """Return a function that changes the numbers of a file."""
 
     def act(content):
         numbers = array(typecode)

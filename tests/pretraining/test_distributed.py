@@ -1,4 +1,4 @@
-"""Two processes, as `torchrun` starts them, against one with twice the rows."""
+"""Two processes, as `torchrun` starts them, compared with one that has twice the rows."""
 
 import signal
 import time
@@ -16,7 +16,7 @@ SETTINGS = {"training__dropout": 0.0, "training__max_steps": 60, "training__n_ep
 
 @pytest.fixture
 def torchrun(command, corpus_file, tmp_path, tiny_config):
-    """Train with two processes in `tmp_path / name`."""
+    """Return a function that trains with two processes in `tmp_path / name`."""
     program = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "spacy_elmo.pretraining")
 
     def run(name, *more, wait=True, **changed):

@@ -28,7 +28,7 @@ def slow_sigmoid(x):
 
 
 class Slow:
-    """Log-likelihoods from the arrays of the file, one step after the other; embeddings are the biLM's layer 0."""
+    """Log-likelihoods from the file's arrays, one step after the other. Embeddings are the biLM's layer 0."""
 
     def __init__(self, evaluator):
         self.bilm, self.vocabulary = evaluator.bilm, evaluator.vocabulary
@@ -36,7 +36,7 @@ class Slow:
         self.weight, self.bias = (part.detach().numpy() for part in evaluator.softmax.parameters())
 
     def direction(self, sentences, direction, carried):
-        """Losses summed over each sentence."""
+        """Return the losses, summed over each sentence."""
         options, sums, state = self.bilm.options.lstm, [], None
         width = options.projection_dim
         for sentence in sentences:
@@ -128,7 +128,7 @@ def test_words_outside_the_vocabulary_count_as_unknown(evaluator):
     evaluator.softmax = Softmax(len(WORDS), 6).double()
     with torch.no_grad():
         evaluator.softmax.weight.zero_()
-        evaluator.softmax.bias[2] = math.log(93)  # of 93 + 6
+        evaluator.softmax.bias[2] = math.log(93)  # 93 out of 93 + 6
     losses = evaluator.zero_state_losses([["unseen"], ["a"]])
     known = math.log(99)
     assert losses[0].tolist() == pytest.approx([known - math.log(93) + known] * 2)

@@ -165,7 +165,8 @@ def test_directions_do_not_see_each_other(make_model):
 
 
 def constant(make_model, dropout, **model):
-    """A model whose first layer gives out the same at each position whatever it reads, and later ones nothing."""
+    """Make a model whose first layer gives the same output everywhere for any input, and whose later layers output
+    zero."""
     lm = make_model(dropout=dropout, **model).train()
     with torch.no_grad():
         for parameter in lm.bilm.layers.parameters():
@@ -204,13 +205,13 @@ def test_dropout_strikes_the_input_of_the_first_layer(make_model):
     lm = make_model(dropout=0.5, n_layers=1).train()
     last = lm.bilm.layers[0]
     with torch.no_grad():
-        last.weight[:, 6:] = 0  # nothing carried: what differs along a row comes from the input
+        last.weight[:, 6:] = 0  # no state is carried, so differences along a row come from the input
         last.bias[:, 10:20] = -1000
     batch = dataclasses.replace(random_batch(), words=np.full((2, 3, 4), 5))
     with torch.no_grad():
         hidden = lm.read(batch, characters(), None, torch.Generator().manual_seed(0))[0].reshape(-1, 6)
     kept = [{round(value.item(), 9) for value in column if value} for column in hidden.T]
-    assert any(len(values) > 2 for values in kept)  # two would be the directions
+    assert any(len(values) > 2 for values in kept)  # the directions alone would give two
 
 
 def test_dropout_is_off_in_evaluation(make_model):

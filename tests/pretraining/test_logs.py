@@ -1,4 +1,4 @@
-"""Logs that a crash has cut short, and damaged ones."""
+"""Damaged logs, and logs that end in the middle of a line after a crash."""
 
 import pytest
 

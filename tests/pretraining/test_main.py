@@ -1,4 +1,4 @@
-"""`python -m spacy_elmo.pretraining`, as a process of its own."""
+"""`python -m spacy_elmo.pretraining`, in a separate process."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ MAX_STEPS = 400
 
 @pytest.fixture
 def arguments(tmp_path, corpus_file, tiny_config):
-    """Arguments of a tiny run in `tmp_path / name`."""
+    """Return the arguments of a tiny run in `tmp_path / name`."""
     config = tmp_path / "tiny.cfg"
     config.write_text(tiny_config(training__n_epochs=99.0, training__max_steps=20).text())
 
@@ -54,7 +54,7 @@ SAVED_OFTEN = [*LONG, "--logging.checkpoint_minutes", "0"]
 
 @pytest.fixture
 def whole(train):
-    """The same run, never interrupted."""
+    """Train the same run without interruption."""
     return train("whole", training__n_epochs=99.0, training__max_steps=MAX_STEPS)
 
 
@@ -100,12 +100,12 @@ def test_what_a_kill_in_the_middle_of_writing_left_is_cleared_away_by_the_resume
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run the command in this process; return status, stdout and stderr."""
+    """Return a function that runs the command in this process. It returns status, stdout and stderr."""
     from spacy_elmo.pretraining import __main__ as module
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["pretraining", *map(str, arguments)])
-        monkeypatch.setattr(module, "keep_freed_memory", lambda: None)  # this process has other things to do
+        monkeypatch.setattr(module, "keep_freed_memory", lambda: None)  # this process has other work to do
         try:
             status = module.main()
         except SystemExit as error:
@@ -192,7 +192,7 @@ def test_trains_where_only_torch_numpy_and_h5py_are_installed(command, arguments
     loud = [argument for argument in arguments("out") if argument != "--quiet"]
     finished = command(*loud, program=("-c", BLOCKED))
     assert finished.returncode == 0, finished.stderr
-    last, use = finished.stderr.splitlines()  # no progress bar, but where the model is
+    last, use = finished.stderr.splitlines()  # no progress bar, only how to use the model
     assert last.startswith("✔ training perplexity ")
     assert use.strip().startswith("nlp.add_pipe")
     assert (tmp_path / "out" / "weights.hdf5").is_file()

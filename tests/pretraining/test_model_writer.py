@@ -14,7 +14,8 @@ from spacy_elmo.pretraining.trainer import Trainer
 
 @pytest.fixture
 def perplexities(monkeypatch):
-    """Let the evaluations of a run find these, one after the other; they are those of a step, also found again."""
+    """Return a function that sets the perplexities of a run's evaluations in order. A repeated step gets the same
+    value."""
     original = Trainer._evaluate
 
     def arrange(*values):

@@ -11,7 +11,7 @@ from spacy_elmo.pretraining.optimizer import learning_rate, make_optimizer
 
 
 def steps(config, gradients, start=(1.0, -2.0)):
-    """Value of a parameter behind each step with these gradients."""
+    """Return the value of a parameter after each step with these gradients."""
     parameter = nn.Parameter(torch.tensor(start))
     optimizer = make_optimizer([parameter], config)
     values = []

@@ -1,4 +1,4 @@
-"""`precision = "auto"`: what is chosen for which hardware, and what is said where a precision is emulated."""
+"""`precision = "auto"`: the choice for each kind of hardware, and the warning if a precision is emulated."""
 
 import json
 import os
@@ -21,7 +21,7 @@ AMX, AVX512_BF16, INTEL = "amx", "avx512_bf16", "Intel"
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Let this process believe that it runs on an x86 processor with these features."""
+    """Return a function that makes the hardware look like an x86 processor with these features."""
 
     def pretend(*features, limit=None):
         monkeypatch.setattr(platform, "machine", lambda: "AMD64")
@@ -39,7 +39,7 @@ def processor(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU of this compute capability, which need not be there."""
+    """Return a function that pretends to have a GPU of this compute capability."""
 
     def pretend(*capability):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
@@ -50,7 +50,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def hardware(monkeypatch):
-    """Let the hardware support bfloat16 like this, and float16 on no account."""
+    """Return a function that sets the support for bfloat16. Everything else counts as slow."""
 
     def pretend(support):
         monkeypatch.setattr(precision, "support_of", lambda name, _: support if name == "bfloat16" else "slow")
@@ -133,7 +133,7 @@ def test_gpus_have_bfloat16_from_ampere_and_float16_from_volta_on(gpu, capabilit
 
 
 def test_lower_precision_is_chosen_only_where_all_processes_are_fast_in_it(hardware, monkeypatch):
-    monkeypatch.setattr(Group, "sum", lambda group, values: values + 1)  # the other process, fast in all
+    monkeypatch.setattr(Group, "sum", lambda group, values: values + 1)  # every precision is fast for the other process
     hardware("fast")
     assert fastest_precision(Group(CPU, size=2)) == "bfloat16"
     hardware("slow")
@@ -179,7 +179,7 @@ def test_what_is_said_of_this_processor_agrees_with_onednn(limit):
 
 @pytest.fixture
 def types(monkeypatch):
-    """Types that products were made in, as autocast has it, a list that grows step by step."""
+    """Collect the types that autocast uses for products, step by step."""
     found, original = [], torch.autocast
 
     def autocast(kind, dtype, enabled=True):
@@ -267,7 +267,7 @@ def test_resumed_run_takes_a_precision_that_is_named(train, hardware, capsys):
 
 
 def test_checkpoint_that_names_no_precision_goes_on_in_the_one_chosen_here(train, hardware, types):
-    """As those of earlier versions."""
+    """Earlier versions wrote such checkpoints."""
     out = train(training__max_steps=5)
     saved = torch.load(out / checkpoint.NAME)
     del saved["precision"]

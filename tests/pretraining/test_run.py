@@ -1,4 +1,4 @@
-"""What the command finds, makes and leaves behind."""
+"""What the command finds, creates and leaves behind."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ def state(out):
 
 
 def arrays(path):
-    """Name, dtype and shape of everything in an HDF5 file."""
+    """Return name, dtype and shape of everything in an HDF5 file."""
     found = {}
     with h5py.File(path) as file:
         file.visititems(
@@ -137,7 +137,7 @@ def test_paths_of_the_config_may_begin_at_home(prepared, tmp_path, tiny_config, 
 
 
 def test_vocabulary_beside_unprepared_text_is_not_trained_on(tmp_path, text):
-    """A directory of texts with its vocab.txt, which the config's comment says is used."""
+    """A directory has texts and a vocab.txt, which the config's comment says is used."""
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text(text())
     (tmp_path / "texts" / "vocab.txt").write_text("<S>\n</S>\n<UNK>\nw01\n")
@@ -164,7 +164,7 @@ def test_log_of_evaluations_counts_the_tokens_seen_in_training(train, prepared, 
 
 
 class Crash(BaseException):
-    """Like a kill: nothing of the program's is called any more."""
+    """Like a kill: none of the program's code runs afterwards."""
 
 
 def test_evaluations_are_not_logged_twice_when_a_crashed_run_goes_on(train, prepared, log, monkeypatch):
@@ -174,7 +174,7 @@ def test_evaluations_are_not_logged_twice_when_a_crashed_run_goes_on(train, prep
 
     def take_step(trainer):
         if trainer.steps.step == 5:
-            trainer._saved = -1e9  # a checkpoint in the middle of the first epoch, no other
+            trainer._saved = -1e9  # the only checkpoint, in the middle of the first epoch
         if trainer.steps.step == expected[0]["step"] + 3:
             raise Crash
         return original(trainer)
@@ -360,7 +360,7 @@ def test_corpus_that_is_not_there_leaves_nothing_behind(train, tmp_path):
     with pytest.raises(CorpusError, match="no such text"):
         train(corpus=tmp_path / "missing")
     with pytest.raises(CorpusError, match="no such text"):
-        train(corpus=tmp_path / "missing")  # and again: the first try has not made it a used directory
+        train(corpus=tmp_path / "missing")  # a second time: the first try has not made it a used directory
 
 
 def test_run_that_failed_for_too_little_text_takes_the_words_of_the_text_it_is_given_next(train, tmp_path, text):
@@ -399,7 +399,7 @@ def test_encoded_corpus_is_used_again_by_the_resumed_run(train, monkeypatch):
 
 @pytest.fixture
 def origin(train, tmp_path, text):
-    """A trained model, and other text with some words in common."""
+    """Train a model, and write other text with some words in common."""
     out = train("origin", training__max_steps=20)
     (tmp_path / "domain.txt").write_text(text(80, seed=7).replace("w0", "new"))
     return out
@@ -460,7 +460,7 @@ def test_run_from_another_model_killed_at_once_is_resumed_from_that_model_or_not
             patch.setattr(moment, name, crash)
             with pytest.raises(Crash):
                 train(name, init_from=origin, **arguments)
-        with monkeypatch.context() as patch:  # after a run from nothing that was killed there, too
+        with monkeypatch.context() as patch:  # after a run from scratch that was killed there, too
             patch.setattr(inputs, "encode", crash)
             with pytest.raises(Crash):
                 train("encode", **arguments)
@@ -483,7 +483,7 @@ def test_model_without_softmax_can_be_gone_on_from(train, origin, tmp_path):
 def test_run_from_another_model_is_resumed_to_the_same_numbers_with_the_config_it_left(
     train, origin, tmp_path, monkeypatch, tiny_config
 ):
-    """Its architecture is the model's, not that of the config it was given."""
+    """It has the architecture of the model, and not of the config that it was given."""
     arguments = {"corpus": tmp_path / "domain.txt", "model__dim": 12, "training__max_steps": 12}
     whole = train("whole", init_from=origin, **arguments)
     original = Trainer._take_step

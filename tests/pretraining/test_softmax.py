@@ -43,8 +43,8 @@ def test_full_softmax_is_cross_entropy_with_its_gradients(n, seed):
 
 
 def sampled_loss(softmax, hidden, targets, candidates):
-    """As TensorFlow's `sampled_softmax_loss`: each logit less the logarithm of its expected count, candidates that
-    are the target left out."""
+    """Compute TensorFlow's `sampled_softmax_loss`: subtract the log of its expected count from each logit, and leave
+    out candidates that are the target."""
     rank = torch.arange(candidates.n_words).double()
     probability = (torch.log(rank + 2) - torch.log(rank + 1)) / math.log(candidates.n_words + 1)
     expected = torch.log(1 - (1 - probability) ** candidates.n_draws)
@@ -74,7 +74,7 @@ def test_target_among_the_candidates_is_counted_once():
     alone = Candidates(torch.tensor([7]), 5, 30)
     target = torch.tensor([4])
     torch.testing.assert_close(softmax(hidden, target, candidates), softmax(hidden, target, alone))
-    assert softmax(hidden, target, Candidates(target, 5, 30)).item() == 0  # nothing left to tell it from
+    assert softmax(hidden, target, Candidates(target, 5, 30)).item() == 0  # no other word is left
 
 
 @pytest.mark.parametrize("sampled", [False, True])
@@ -132,7 +132,7 @@ def test_first_word_drawn_is_log_uniform():
 
 
 def one_by_one(n_samples, n_words, rng):
-    """How many draws it takes to see `n_samples` words."""
+    """Return how many draws it takes to see `n_samples` words."""
     probability = np.log1p(1 / np.arange(1, n_words + 1)) / np.log(n_words + 1)
     seen, draws = set(), 0
     while len(seen) < n_samples:
@@ -172,7 +172,8 @@ def test_rarest_word_of_a_large_vocabulary_keeps_its_precision():
 
 
 def test_sampled_gradient_points_where_the_full_one_does():
-    """With many candidates the correction makes up for who was drawn; without it frequent words would weigh more."""
+    """With many candidates, the correction compensates for the sampling. Without it, frequent words would weigh
+    more."""
     softmax, (hidden, targets) = make(200), inputs(400, 200)
     full = gradients(softmax(hidden, targets), softmax.bias)[0]
     draws = [Candidates.draw(120, 200, np.random.default_rng(seed)) for seed in range(60)]

@@ -1,4 +1,5 @@
-"""When all is lost: loss that is no number, saturated layers, a full disk end a run, and a good checkpoint stays."""
+"""When training cannot continue (NaN loss, saturated layers, a full disk), the run ends, and a good checkpoint
+stays."""
 
 import json
 import math
@@ -39,7 +40,7 @@ def test_loss_that_is_no_number_before_any_checkpoint_says_that_there_is_none(tr
 
 
 def test_weights_that_overflow_at_a_checkpoint_are_not_kept_as_good_ones(train, at_step, tmp_path):
-    """The loss of a step is that of the weights before it: what the step made of them shows only at the next."""
+    """The loss of a step comes from the weights before it, so the effect of a step is visible only in the next."""
 
     def overflow(trainer):
         with torch.no_grad():
@@ -80,7 +81,7 @@ def test_saturated_layer_stops_the_run_and_is_named(train, at_step, layer, direc
 
 
 def test_saturation_from_zero_state_is_seen_too(train, at_step):
-    """Cells that fill up from zero state, while the carried state of the rows holds them down."""
+    """Cells fill up from zero state, while the carried state of the rows holds them down."""
 
     def act(trainer):
         saturate(1, 0)(trainer)

@@ -1,4 +1,4 @@
-"""What a run does step by step: its log, its checkpoints, going on from them, and stopping when all is lost."""
+"""A run step by step: its log, its checkpoints, resuming from them, and stopping when training cannot continue."""
 
 import math
 import signal
@@ -30,7 +30,7 @@ def assert_same_run(found, expected, log, tolerance=0.0):
 
 
 class Crash(BaseException):
-    """Like a kill: nothing of the program's is called any more."""
+    """Like a kill: none of the program's code runs afterwards."""
 
 
 def crash(_):
@@ -146,7 +146,7 @@ def test_lines_logged_behind_the_last_checkpoint_are_not_there_twice(train, log,
     saved()
     assert Checkpoint.read(tmp_path / "crashed" / checkpoint.NAME).step == 12
     with (tmp_path / "crashed" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 25, "lo')  # a line cut short
+        file.write('{"step": 25, "lo')  # an incomplete line
     assert_same_run(train("crashed", resume=True, training__max_steps=30), whole, log)
 
 
@@ -270,7 +270,7 @@ def with_value(key, value):
 
 
 def in_memory(change):
-    """Change what the optimizer keeps of its first parameter."""
+    """Return a function that changes the optimizer's state of its first parameter."""
     return lambda part: {**part, "state": {**part["state"], 0: change(part["state"][0])}}
 
 
@@ -378,7 +378,7 @@ def test_candidates_and_dropout_are_drawn_anew_at_each_step(train, monkeypatch):
 
 
 def test_speed_is_that_of_the_steps_taken_also_behind_a_resumption(train, log, at_step, monkeypatch):
-    """By a clock that goes on by a second each step."""
+    """Uses a clock that advances by a second at each step."""
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
     original = Trainer._take_step
@@ -397,7 +397,7 @@ def test_speed_is_that_of_the_steps_taken_also_behind_a_resumption(train, log, a
 
 
 def test_process_that_torchrun_starts_again_goes_on_from_the_checkpoint(train, log, at_step, monkeypatch):
-    """With the same arguments, --resume among them from the first time on."""
+    """It has the same arguments each time, and --resume is among them from the start."""
     whole = train("whole", training__max_steps=20)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
     arguments = {"training__max_steps": 20, "logging__checkpoint_minutes": 0.0, "resume": True}
@@ -422,7 +422,7 @@ def test_run_goes_on_in_float16(train, log):
 
 
 def test_gradient_is_that_of_unroll_steps_times_the_loss_clipped_to_a_global_norm(train, at_step):
-    """With plain Adagrad of one step the accumulators are one plus the squares of the clipped gradient."""
+    """After one step of plain Adagrad, the accumulators are one plus the squares of the clipped gradient."""
 
     def norm(name, **settings):
         out = train(name, training__max_steps=1, training__dropout=0.0, **settings)
@@ -450,7 +450,7 @@ def test_tensorboard_that_is_not_there_is_an_error_that_says_what_to_install(tra
 
 @pytest.mark.parametrize(("reset", "serves"), [("batch", True), ("sentence", False)])
 def test_run_through_the_lstm_that_cudnn_has_gives_our_numbers(train, log, monkeypatch, reset, serves):
-    """On a CPU the same call of torch's runs, without cuDNN; it cannot forget states between time steps."""
+    """On a CPU, torch makes the same call without cuDNN. The call cannot reset states between time steps."""
     settings = {
         "training__max_steps": 30,
         "training__reset": reset,

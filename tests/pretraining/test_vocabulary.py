@@ -110,7 +110,7 @@ def test_digest_tells_order_and_borders_of_words_apart():
 
 
 def zipf(n, seed=0):
-    """Counts as of a text, by falling rank, behind the special entries."""
+    """Return counts like those of a text, by falling rank, after the special entries."""
     rng = np.random.default_rng(seed)
     return np.concatenate([[0, 500, 900], np.sort(rng.poisson(3000 / np.arange(1, n + 1)))[::-1]])
 

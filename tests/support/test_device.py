@@ -1,4 +1,4 @@
-"""Which device of torch is meant, on machines with so many GPUs."""
+"""Which torch device is chosen, on machines with different numbers of GPUs."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from spacy_elmo.support.device import choose_device
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A function after which torch sees so many GPUs."""
+    """Return a function that makes torch see this many GPUs."""
 
     def set_number(n):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)

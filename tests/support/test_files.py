@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all, whatever else is at work there."""
+"""Files and folders appear whole or not at all, whatever other processes do there."""
 
 import os
 import threading
@@ -25,7 +25,7 @@ NAMES = ("one", "two", "folder")
 
 @pytest.fixture(params=["in one step", "by .incoming", "without links"])
 def way(request, monkeypatch):
-    """How a folder that is there is replaced: what the system can, and what it does where it cannot."""
+    """How an existing folder is replaced: with the system's own calls, or without them."""
     if request.param != "in one step":
         monkeypatch.setattr(files, "exchange", lambda one, other: False)
     if request.param == "without links":
@@ -56,7 +56,7 @@ def fill(folder, /, **texts):
 
 @pytest.fixture
 def folder(tmp_path):
-    """One with an old state, and with a file that is not of it."""
+    """Make a folder with an old state, and a file that does not belong to it."""
     made = tmp_path / "made"
     made.mkdir()
     fill(made, one="old", two="old", notes="mine")
@@ -226,7 +226,7 @@ def test_eight_threads_replace_one_folder_and_readers_see_one_state(tmp_path, wa
 
 
 def in_threads(calls, times):
-    """Let each thread do its call several times; raise what any of them raised."""
+    """Let each thread make its call several times. Raises what any of them raised."""
     errors = []
 
     def run(call):
@@ -278,11 +278,11 @@ def test_a_folder_that_is_replaced_all_the_time_is_read_under_the_lock(folder):
     assert read_whole(folder, NAMES, read) == "locked"
 
 
-# --- what killed processes leave ---
+# --- after a process was killed ---
 
 
 def leave_half_done(folder):
-    """As a process that was killed after it had put the first file in place."""
+    """Leave a folder as if the process had been killed after it put the first file in place."""
     (folder / INCOMING).mkdir()
     fill(folder / INCOMING, one="new", folder="new")
     (folder / "one").unlink()

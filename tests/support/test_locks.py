@@ -1,4 +1,4 @@
-"""Locks are between threads and between processes, and end with their process."""
+"""Locks work between threads and between processes, and end with their process."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What errors show of a hostile file is short, and one line."""
+"""Errors show only a short part of a hostile file, on one line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Bytes behind their checksum."""
+"""Bytes with their checksum in front."""
 
 import pytest
 

@@ -46,7 +46,7 @@ def test_damaged_packed_file_is_an_error_that_names_it(tmp_path, suffix, damage)
 
 @packed
 def test_line_without_end_is_an_error_before_it_fills_the_memory(tmp_path, suffix):
-    """A small packed file can hold gigabytes."""
+    """A small compressed file can hold gigabytes."""
     path = tmp_path / f"text.txt{suffix}"
     fits = b"x" * (LONGEST_LINE - 1) + b"\n"
     path.write_bytes(PACKERS[suffix](fits + fits))

@@ -1,4 +1,4 @@
-"""Words of a vocabulary's file."""
+"""The words in a vocabulary file."""
 
 import gzip
 

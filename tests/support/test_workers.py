@@ -1,4 +1,4 @@
-"""Workers end with their parent, however they were started and whatever they wait for."""
+"""Workers end when their parent does, however they were started and whatever they wait for."""
 
 import multiprocessing
 import subprocess
@@ -29,7 +29,7 @@ def test_idle_workers_end_when_their_parent_is_killed(tmp_path, method):
     process = subprocess.Popen([sys.executable, tmp_path / "parent.py", method], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"working\n"
     process.kill()
-    process.communicate(timeout=60)  # the end of what all of them can write to comes when all are gone
+    process.communicate(timeout=60)  # their shared output ends when all have exited
 
 
 def test_a_process_that_is_no_worker_goes_on():

@@ -1,4 +1,4 @@
-"""Conversion: the same vectors in our layout, nothing lost, nothing half-written."""
+"""Conversion: the same vectors in our layout, with nothing lost and no incomplete files."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def same_vectors(one, other):
 
 @pytest.fixture
 def full(data, tmp_path):
-    """A model with vocabulary, model card and softmax."""
+    """Make a model with vocabulary, model card and softmax."""
     bilm = load(data / "tiny_2l_skip")
     bilm.card = {"name": "tiny", "license": "CC0"}
     return write_predictor(bilm, ["<S>", "</S>", "<UNK>", "the", "fox", "ä"], tmp_path / "full")
@@ -58,7 +58,7 @@ def test_archives_predict_words_too(full, tmp_path):
 
 
 def test_reading_words_matches_bilm_tf(shared, tmp_path):
-    """bilm-tf dumps the vectors of words into a file of their own and reads them beside the LSTMs."""
+    """bilm-tf dumps word vectors into a separate file and reads them together with the LSTMs."""
     references = shared / "references"
     bilm = load(references / "tiny_2l_skip")
     words = (references / "vocab.txt").read_text().split()
@@ -104,7 +104,7 @@ def test_weights_too_large_for_float16_are_an_error_and_nothing_is_written(model
 
 @pytest.fixture
 def model_copy(data, tmp_path):
-    """tiny_2l_clip, to be written to."""
+    """Copy tiny_2l_clip, so that a test may change it."""
     (tmp_path / "copy").mkdir()
     for name in ("weights.hdf5", "options.json"):
         shutil.copyfile(data / "tiny_2l_clip" / name, tmp_path / "copy" / name)

@@ -26,7 +26,7 @@ def nlp(data):
 
 @pytest.fixture(scope="module")
 def saved(nlp, tmp_path_factory):
-    """A directory with the pipeline; to be left as it is."""
+    """Save the pipeline. Do not change the directory."""
     path = tmp_path_factory.mktemp("saved")
     nlp.to_disk(path)
     return path

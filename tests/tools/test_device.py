@@ -1,4 +1,4 @@
-"""The commands that run a model take a device."""
+"""The commands that run a model accept a device."""
 
 import json
 
@@ -18,13 +18,13 @@ COMMANDS = [
 
 @pytest.fixture
 def run(whole_model, tmp_path):
-    """Run a command on a device; its result."""
+    """Return a function that runs a command on a device and returns its result."""
     commands = Commands(whole_model, tmp_path)
     return lambda command, device: commands.run(command, "--device", device, out=device)
 
 
 def numbers(found):
-    """All numbers of a JSON value, in order."""
+    """Return all numbers of a JSON value, in order."""
     if isinstance(found, dict | list):
         for value in found.values() if isinstance(found, dict) else found:
             yield from numbers(value)

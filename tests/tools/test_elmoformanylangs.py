@@ -50,7 +50,7 @@ def test_info_names_format_and_lexicons(model):
 
 
 def test_info_hints_at_text_that_would_be_unknown(model, tmp_path):
-    """Of a lexicon of simplified Chinese, which has no full-width forms."""
+    """The lexicon is for simplified Chinese, without full-width forms."""
     run("convert", model, tmp_path / "own")
     lexicons = json.loads((tmp_path / "own" / "lexicons.json").read_text())
     lexicons["characters"] = [
@@ -58,7 +58,7 @@ def test_info_hints_at_text_that_would_be_unknown(model, tmp_path):
     ]
     (tmp_path / "own" / "lexicons.json").write_text(json.dumps(lexicons))
     with h5py.File(tmp_path / "own" / "weights.hdf5", "a") as file:
-        del file.attrs[TIED_TO]  # else it is refused beside other lexicons
+        del file.attrs[TIED_TO]  # else it is refused with other lexicons
     assert "hint              it does not know full-width forms" in run("info", tmp_path / "own").stdout
     (hint,) = json.loads(run("info", tmp_path / "own", "--json").stdout)["hints"]
     assert "half-width letters" in hint

@@ -17,7 +17,7 @@ CASES = {case.name: case for case in machine.CASES}
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What ran: the engine, the rows of the first time step, and the precision, as each call finds them."""
+    """Collect the engine, the rows of the first time step, and the precision of each call."""
     found = []
 
     def watch(owner, attribute, name):

@@ -30,7 +30,7 @@ def model(data):
 
 
 def written(tmp_path, model, layers="all", lines=LINES, **settings):
-    """A corpus as `embed` writes it."""
+    """Write a corpus with `embed`."""
     text = tmp_path / "text.txt"
     text.write_text("\n".join(lines) + "\n")
     out = tmp_path / f"{layers}.hdf5"
@@ -39,7 +39,8 @@ def written(tmp_path, model, layers="all", lines=LINES, **settings):
 
 
 def expected(model, layers, query_words, position, lines=LINES, any_word=False):
-    """Every use and its cosine, by the model itself, one after the other; of equal sentences the last."""
+    """Return every use and its cosine, computed by the model one after the other. Of equal sentences, the last
+    counts."""
     bilm = formats.load(model)
     vector = pick(bilm.encode([query_words])[0], layers)[position].astype(np.float64)
     found = {}
@@ -61,7 +62,7 @@ def test_nearest_uses_are_those_of_the_direct_computation(tmp_path, model, monke
     with EmbeddedCorpus(written(tmp_path, model, layers)) as corpus:
         query = query_in_sentence(corpus, "bank", "my bank lent me money", str(model))
         found = neighbours(corpus, query, any_word, top=4)
-    how = "average" if layers == "all" else layers  # found out, where the file does not say
+    how = "average" if layers == "all" else layers  # inferred, where the file does not say
     best = expected(model, how, ["my", "bank", "lent", "me", "money"], 1, any_word=any_word)[:4]
     assert [(use.line, use.position) for use in found] == [(line, position) for _, line, position in best]
     np.testing.assert_allclose([use.similarity for use in found], [-cosine for cosine, _, _ in best], atol=1e-5)
@@ -139,7 +140,7 @@ def test_a_corpus_of_another_model_is_an_error(tmp_path, data, model, bundled_wi
 
 def test_lines_without_a_sentence_are_an_error(tmp_path, model):
     with EmbeddedCorpus(written(tmp_path, model)) as corpus:
-        for line in (0, 99):  # line 0 comes again as line 3, which is all that the index says
+        for line in (0, 99):  # line 0 occurs again as line 3, and the index has only that
             with pytest.raises(ElmoError, match=f"line {line} has no sentence"):
                 query_in_corpus(corpus, "bank", line)
 
@@ -185,13 +186,13 @@ def replace(name, value):
 
 
 def sparse(file):
-    """A file of a few KB that asks for gigabytes."""
+    """Write a file of a few KB that asks for gigabytes."""
     del file["1"]
     file.create_dataset("1", (1, 10**9), np.float32, chunks=(1, 2**20))
 
 
 def odd_numbers(file):
-    """Floating point numbers that numpy has no type for."""
+    """Write floating-point numbers that numpy has no type for."""
     del file["1"]
     kind = h5py.h5t.IEEE_F64LE.copy()
     kind.set_size(32)
@@ -253,9 +254,9 @@ def test_heap_that_libhdf5_walks_for_ever_is_an_error(tmp_path, size):
     at = free if size == 0 else string
     content[at + 8 : at + 16] = size.to_bytes(8, "little")
     path.write_bytes(content)
-    call = [sys.executable, "-c", ENDLESS, str(path)]  # of its own, so that it can be ended
+    call = [sys.executable, "-c", ENDLESS, str(path)]  # a separate process, so that the test can end it
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
-    assert "corpus.hdf5: sentence_to_index" in done.stdout or not size  # free space behind the string does no harm
+    assert "corpus.hdf5: sentence_to_index" in done.stdout or not size  # free space after the string does no harm
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no HDF5"])

@@ -1,4 +1,4 @@
-"""The weights file is opened once, whatever is done with the model."""
+"""The weights file is opened only once, whatever you do with the model."""
 
 import io
 from pathlib import Path
@@ -11,7 +11,7 @@ from helpers.commands import Commands
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Names of the files that Python or HDF5 open from now on."""
+    """Collect the names of files that Python or HDF5 open from now on."""
     seen = []
 
     def counting(original, position):

@@ -29,12 +29,12 @@ def out(tmp_path):
 
 
 def contents(out):
-    """Everything under `out`: path to text."""
+    """Return the text of every file under `out` by its path."""
     return {str(path.relative_to(out)): path.read_bytes().decode() for path in out.rglob("*") if path.is_file()}
 
 
 def some_text(documents, seed=0):
-    """Documents of a few paragraphs with much that tokenizers stumble over."""
+    """Return documents of a few paragraphs that are hard to tokenize."""
     pick = random.Random(seed)
     pieces = (
         "The U.S. economy didn't grow .",
@@ -55,7 +55,7 @@ def some_text(documents, seed=0):
 
 
 def by_the_book(text, min_tokens):
-    """Sentences of each document as the bundled model's text was made: spaCy, whitespace dropped."""
+    """Yield the sentences of each document, as for the bundled model's text: from spaCy, without whitespace."""
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer")
     for document in text.strip().split("\n\n"):
@@ -305,7 +305,7 @@ def test_earlier_results_are_neither_overwritten_nor_mixed(raw, out, there):
 
 @pytest.mark.parametrize("others", [False, True])
 def test_what_a_killed_run_had_finished_but_for_the_last_moves_is_there(raw, out, others):
-    """All was written and only the renames, one by one, were left."""
+    """All files were written, and only some of the renames were left."""
     out.mkdir()
     if others:
         (out / "notes").write_text("mine")
@@ -347,7 +347,7 @@ def test_workers_end_when_the_run_is_killed(raw, out):
     process = subprocess.Popen([sys.executable, "-c", KILLED, raw, out], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"all is read\n"
     process.kill()
-    process.communicate(timeout=60)  # the end comes when no worker can write any more
+    process.communicate(timeout=60)  # the output ends when all workers have exited
     assert not out.exists()
 
 

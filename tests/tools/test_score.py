@@ -21,7 +21,7 @@ def model(data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def apart(model, data, tmp_path_factory):
-    """Folder of the model's softmax without its weights."""
+    """Make a folder with the model's softmax and without its weights."""
     folder = tmp_path_factory.mktemp("apart")
     for name in ("vocab.txt", "softmax.hdf5"):
         (folder / name).write_bytes((model / name).read_bytes())
@@ -29,7 +29,7 @@ def apart(model, data, tmp_path_factory):
 
 
 def test_log_probabilities_are_those_of_each_prediction(model):
-    """Summed word by word from the probabilities over the vocabulary."""
+    """Compares with the sum of each word's log probability under the softmax over the vocabulary."""
     evaluator = Evaluator.load(model)
     (batch,) = evaluator.predictions(TEXTS)
     logits = batch.hidden.double() @ evaluator.softmax.weight.double().T + evaluator.softmax.bias.double()

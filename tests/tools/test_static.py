@@ -28,7 +28,7 @@ def corpus(tmp_path):
 
 
 def direct(model, pick, lines=LINES):
-    """The mean of each word's vectors, sentence by sentence."""
+    """Return the mean of each word's vectors, computed sentence by sentence."""
     sums, uses = {}, Counter()
     for line in filter(None, lines):
         words = line.split()
@@ -102,7 +102,7 @@ def test_raw_text_is_warned_of(model, tmp_path):
 
 @pytest.fixture
 def stopped(corpus, model, tmp_path, monkeypatch):
-    """A run that was stopped at its third window, each of a line; undo it with `resume=True`."""
+    """Stop a run at its third window of one line. `resume=True` continues it."""
     monkeypatch.setattr(module, "_WINDOW", (1, 100))
     with monkeypatch.context() as patch:
         patch.setattr(module, "_SAVE_EVERY", 0.0)

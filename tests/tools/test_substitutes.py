@@ -22,7 +22,7 @@ DIRECTIONS = ("forward", "backward")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Directory of a tiny model with random weights and softmax, far from uniform."""
+    """Make a tiny model with random weights and a softmax that is far from uniform."""
     config = ModelConfig(
         dim=10, projection_dim=6, filters=((1, 4), (2, 6)), embedding_dim=4, max_characters_per_token=12
     )
@@ -43,8 +43,8 @@ def evaluator(model):
 
 
 def direct(evaluator, sentence):
-    """Probabilities from the layers, in numpy: forward and backward, `[len(sentence) + 2, n_words]` each; row i is
-    what the LM says of its next word once it has read place i."""
+    """Return probabilities from the layers, in numpy: forward and backward, `[len(sentence) + 2, n_words]` each. Row i
+    has the LM's probabilities for its next word after it has read position i."""
     top = evaluator.bilm.encode([sentence], keep_boundaries=True)[0][-1].astype(np.float64)
     weight, bias = (part.detach().numpy().astype(np.float64) for part in evaluator.softmax.parameters())
     width = top.shape[1] // 2
@@ -74,7 +74,7 @@ def test_probabilities_are_those_of_the_direct_computation(evaluator, monkeypatc
 
 
 def test_perplexity_of_the_probabilities_is_what_evaluate_reports(evaluator):
-    """The words' own probabilities, and those of </S> and <S> at the ends, which stand for no word."""
+    """Includes the words' own probabilities, and those of </S> and <S> at the ends, which belong to no word."""
     found = list(substitutes(evaluator, SENTENCES))
     reported = evaluator.perplexity(SENTENCES)
     for direction, name in enumerate(DIRECTIONS):

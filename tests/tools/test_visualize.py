@@ -26,7 +26,7 @@ def model(data):
 
 @pytest.fixture
 def draw(tmp_path, model):
-    """Draw a text; returns the path of the picture, without suffix, and what was drawn."""
+    """Return a function that draws a text. It returns the path of the picture without suffix, and what was drawn."""
 
     def run(lines, name="picture", **settings):
         (tmp_path / "text.txt").write_text("\n".join(lines) + "\n")
@@ -37,7 +37,7 @@ def draw(tmp_path, model):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What pictures are asked to draw."""
+    """Collect what pictures are asked to draw."""
     seen = []
 
     class Seen(Picture):
@@ -66,7 +66,7 @@ def test_both_files_of_a_name_without_suffix(draw, tmp_path):
     for shown in ("money (2)", "water (2)", "component 1 (", "bank by label", "Plotly"):
         assert shown in page
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
-    assert '<meta name="viewport" content="width=device-width' in page  # or telephones draw it small
+    assert '<meta name="viewport" content="width=device-width' in page  # otherwise phones draw it small
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])

@@ -22,7 +22,7 @@ EVALUATION = {
 
 @pytest.fixture(scope="module")
 def import_training():
-    """A function that imports a module of the making of the bundled model."""
+    """Return a function that imports a module from training/, which makes the bundled model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(TRAINING))
         yield importlib.import_module
@@ -30,7 +30,7 @@ def import_training():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder with a little text for every evaluation set."""
+    """Make a folder with a little text for every evaluation set."""
     folder = tmp_path_factory.mktemp("data")
     for name, text in EVALUATION.items():
         write_xz(folder / name, text)
@@ -45,7 +45,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def write():
-    """A function that writes a packed text file and its folders."""
+    """Return a function that writes a compressed text file and its folders."""
     return write_xz
 
 

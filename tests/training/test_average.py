@@ -9,7 +9,7 @@ from spacy_elmo.pretraining.evaluation import Evaluator
 
 @pytest.fixture
 def states(tmp_path):
-    """Three models of one shape."""
+    """Write three models of one shape."""
     folders = [tmp_path / str(seed) for seed in range(3)]
     for seed, folder in enumerate(folders):
         bilm = BiLM(BiLMOptions.from_dict({"lstm": LSTM, "char_cnn": CHAR_CNN}, "test"), seed=seed)

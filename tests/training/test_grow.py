@@ -17,7 +17,7 @@ def grow(import_training):
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory):
-    """A model whose last four cells of a layer do nothing, and text."""
+    """Write text, and a model in which the last four cells of a layer do nothing."""
     folder = tmp_path_factory.mktemp("state")
     bilm = BiLM(BiLMOptions.from_dict({"lstm": {**LSTM, "dim": 16}, "char_cnn": CHAR_CNN}, "test"), seed=1)
     with torch.no_grad():

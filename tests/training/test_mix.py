@@ -29,7 +29,7 @@ def paragraph(pick):
 
 @pytest.fixture(scope="module")
 def out(mix, sources, data, write, tmp_path_factory):
-    """What is made of three sources: `b` repeats what `a` has, and has evaluation text."""
+    """Mix three sources: `b` repeats text of `a`, and has evaluation text."""
     pick = random.Random(1)
     documents = {
         name: [f"{name} {number} here .\n" + paragraph(pick) for number in range(count)]

@@ -11,7 +11,7 @@ def overlap(import_training):
 
 @pytest.fixture
 def runs(overlap):
-    """A function from text to the hashes of its runs."""
+    """Return a function from text to the hashes of its runs."""
     words = overlap.Words()
     return lambda text: overlap.runs(words(text)[1])
 

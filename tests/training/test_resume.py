@@ -41,7 +41,7 @@ def modules(import_training):
 
 @pytest.fixture(scope="module")
 def runs(modules, tmp_path_factory):
-    """A run that went on, its state before that, and a run that was made of the state and went on, too."""
+    """Give a run that continued, its state before that, and a run that was made from the state and continued, too."""
     halve, resume = modules
     folder = tmp_path_factory.mktemp("runs")
     (folder / "corpus.txt").write_text("the cat sat on the mat\na dog ran to a tree\n\n" * 40, encoding="utf-8")
@@ -64,7 +64,7 @@ def log(run):
 def test_a_resumed_run_goes_on_at_the_same_step_with_about_the_same_loss(runs):
     whole, _, resumed = map(log, (runs[0], runs[0], runs[2]))
     assert list(resumed) == list(range(STEPS + 5, STEPS + MORE + 1, 5))
-    assert whole[5] - whole[STEPS] > 0.5  # something was learned that can be lost
+    assert whole[5] - whole[STEPS] > 0.5  # it learned something that could be lost
     for step, loss in resumed.items():
         assert loss == pytest.approx(whole[step], abs=0.1 * (whole[5] - whole[STEPS]))
 

@@ -1,4 +1,4 @@
-"""Time steps in blocks: on a CPU, where they run one by one, and captured on a GPU where there is one."""
+"""Time steps in blocks: one by one on a CPU, and captured on a GPU if there is one."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def make_graphed(layer):
 
 
 def make_inputs(layer, lengths, seed, device="cpu"):
-    """Packed input, batch sizes and a state."""
+    """Return packed input, batch sizes and a state."""
     generator = torch.Generator().manual_seed(seed)
     shapes = (sum(lengths), layer.n_in), (len(lengths), layer.projection_dim), (len(lengths), layer.dim)
     x, hidden, cell = (torch.randn(2, *shape, generator=generator).to(device) for shape in shapes)
@@ -46,7 +46,7 @@ def assert_close(found, expected):
 
 @pytest.fixture(scope="module", params=[2, 16])
 def few_steps(request):
-    """A block holds few time steps, and few rows."""
+    """Limit a block to few time steps and few rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda_graphs, "_MAX_STEPS", request.param)
         patch.setattr(cuda_graphs, "_BLOCK_BYTES", 2 * 4 * 5 * 4 * 40)

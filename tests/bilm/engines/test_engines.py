@@ -1,4 +1,4 @@
-"""Every engine against the plain recurrence in float64, and which one is taken for what."""
+"""Every engine compared with the plain recurrence in float64, and which engine is chosen for which call."""
 
 from contextlib import contextmanager
 from copy import deepcopy
@@ -23,7 +23,7 @@ GPU_ENGINES = ("cuda_graphs", "cudnn")
 
 @contextmanager
 def use_version(version):
-    """Let the compiled part use this version."""
+    """Make the compiled part use this version."""
     if version is None:
         yield
         return
@@ -36,7 +36,7 @@ def use_version(version):
 
 
 def make_layer(n_in=5, dim=20, width=7, clips=(None, None), cell=(1.0, False), scale=0.7, seed=0, device="cpu"):
-    """A frozen layer with random weights. cell: its forget_bias and always_projects."""
+    """Make a frozen layer with random weights. cell: its forget_bias and always_projects."""
     layer = BidirectionalLSTMLayer(n_in, dim, width, *clips, *cell).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in layer.parameters():
@@ -46,7 +46,7 @@ def make_layer(n_in=5, dim=20, width=7, clips=(None, None), cell=(1.0, False), s
 
 
 def make_call(layer, lengths, with_state=True, share_of_starts=0.0, seed=0):
-    """Random inputs of sequences of these lengths, in the type of the layer's biases."""
+    """Make random inputs for sequences of these lengths, in the type of the layer's biases."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -60,7 +60,7 @@ def make_call(layer, lengths, with_state=True, share_of_starts=0.0, seed=0):
 
 
 def in_float64(layer, call):
-    """What the plain recurrence makes of it, outputs and both states."""
+    """Return the outputs and both states of the plain recurrence."""
     state = tuple(part.double() for part in call.state)
     with torch.no_grad():
         y, (hidden, cell) = plain_recurrence(
@@ -82,8 +82,8 @@ def assert_close(found, expected, tolerance=1e-5):
 
 @st.composite
 def cases(draw):
-    """Arguments of `make_layer` and `make_call`. Lengths are such that steps are low and tall, also in one batch, and
-    that several are read at once."""
+    """Draw arguments of `make_layer` and `make_call`. Some steps have few rows and some have many, also in one batch,
+    and some engines read several steps at once."""
     dim = draw(st.integers(1, 70))
     rows = draw(st.integers(1, 70) | st.sampled_from([1, 6, 7, 24, 47, 48, 49, 70]))
     longest = draw(st.sampled_from([1, 4, 12] if rows > 8 else [1, 12, 60]))
@@ -128,7 +128,7 @@ def test_an_engine_comes_to_what_the_plain_recurrence_does(name, version, case):
     call = make_call(layer, **case[1])
     with torch.set_grad_enabled(name in ("gradients_by_hand", "cudnn")), use_version(version):
         if version != "generic" and (reasons := one.reasons_against(layer, call)):
-            assume(name not in GPU_ENGINES)  # which does without some of the cases
+            assume(name not in GPU_ENGINES)  # GPU engines do not support some of the cases
             pytest.skip("; ".join(reasons))
         found = run(one, layer, call)
     assert_close(found, in_float64(layer, call))
@@ -138,7 +138,7 @@ def test_an_engine_comes_to_what_the_plain_recurrence_does(name, version, case):
 @settings(suppress_health_check=[HealthCheck.too_slow], max_examples=20)
 @given(case=cases())
 def test_packed_products_in_reduced_precision_stay_near(precision, tolerance, case):
-    """Of float16, the weights as they are then rounded are the measure: sums are in float32."""
+    """For float16, compare with the rounded weights, since sums are in float32."""
     if not products._HAS[precision]:
         pytest.skip(f"torch has no packed products in {precision} on this processor")
     layer = make_layer(**case[0])
@@ -168,7 +168,7 @@ def test_gradients_by_hand_are_those_of_the_plain_recurrence(case):
 
 @st.composite
 def cudnn_cases(draw):
-    """A layer without clips, and a call of rows of one length, some of which forget their state at first."""
+    """Draw a layer without clips, and a call with rows of one length. Some rows reset their state at first."""
     dim = draw(st.integers(2, 40))
     layer = {"n_in": draw(st.integers(1, 20)), "dim": dim, "width": draw(st.integers(1, dim - 1) | st.just(dim))}
     layer |= {"cell": (draw(st.sampled_from([1.0, 0.0])), False), "seed": draw(st.integers(0, 99))}
@@ -180,7 +180,7 @@ def cudnn_cases(draw):
 @given(case=cudnn_cases())
 @example(case=({"dim": 64, "width": 16}, {"lengths": [20] * 70}, True))
 def test_cudnn_gets_the_call_that_comes_to_our_outputs_states_and_gradients(case):
-    """On a CPU the same call of torch's runs, without cuDNN."""
+    """On a CPU, torch makes the same call without cuDNN."""
     settings, arguments, forgets = case
     layer = make_layer(**settings).requires_grad_()
     call = make_call(layer, **arguments)
@@ -256,7 +256,7 @@ def test_an_engine_leaves_what_it_is_given_as_it_was(name):
 
 
 class Recorder(Engine):
-    """Says what it is told to say, and returns itself."""
+    """An engine that refuses for the given reasons, and returns itself when it runs."""
 
     def __init__(self, name, *reasons):
         self._name, self._reasons = name, list(reasons)
@@ -292,7 +292,7 @@ def test_the_plain_recurrence_runs_where_every_engine_has_a_reason(monkeypatch):
 
 
 def chosen(layer, x=None, gradients=False):
-    """Name of the engine that would run a few rows."""
+    """Return the name of the engine that would run a few rows."""
     call = make_call(layer, [3, 2])
     if x is not None:
         call = layer.call(x, [2, 2, 1])

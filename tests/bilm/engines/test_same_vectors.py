@@ -1,4 +1,4 @@
-"""Same text, same vectors, to 1e-5: by any engine and in any company, for the bundled model."""
+"""The bundled model gives the same text the same vectors to 1e-5, with any engine and in any batch."""
 
 import itertools
 import json
@@ -19,9 +19,9 @@ from spacy_elmo.formats import BUNDLED, load
 ENGINES = {one.name: one for one in engines.ENGINES}
 ON_CPU = ["compiled", "packed_products", "in_place", "plain"]
 PROSE = Path(__file__).resolve().parents[3] / "README.md"
-SETS = [level for level in kernels.instruction_sets() if level != "generic"]  # that one is slow, and rarely chosen
+SETS = [level for level in kernels.instruction_sets() if level != "generic"]  # generic is slow, and rarely chosen
 LEVELS = Path(__file__).resolve().parents[2] / "levels.py"
-CLIP, SKIPPED = 3.0, 2  # of the bundled model's hidden states; layers whose outputs are added in the last
+CLIP, SKIPPED = 3.0, 2  # clip of the bundled model's hidden states; layers whose outputs the last one sums
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def bilm():
 
 @pytest.fixture
 def encode(bilm, monkeypatch):
-    """A function that encodes with one engine, "plain" for none."""
+    """Return a function that encodes with one engine. "plain" stands for none."""
 
     def encode(name, sentences):
         layer = bilm.layers[0]
@@ -98,7 +98,7 @@ np.savez(sys.argv[1], **found)
 
 @pytest.fixture(scope="module")
 def by_level(tmp_path_factory):
-    """A function: what all engines make of a text, alone and in company, where a process has such instructions only."""
+    """Return a function: the vectors of a text from all engines, alone and in a batch, at one level of instructions."""
     if not SETS:
         pytest.skip("the compiled part is missing, or has its generic version only")
     directory, variables = tmp_path_factory.mktemp("levels"), runpy.run_path(str(LEVELS))["LEVELS"]
@@ -113,7 +113,8 @@ def by_level(tmp_path_factory):
 
 
 def differences(by_level, text):
-    """Each pair of levels, and the largest difference between any two ways to encode the text there: layer 0, all."""
+    """Yield each pair of levels with the largest differences between any two ways to encode the text: in layer 0, and
+    in all layers."""
     for one, other in itertools.combinations_with_replacement(SETS, 2):
         pairs = list(itertools.product(by_level(one, text), by_level(other, text)))
         yield one, other, *(max(abs(a - b)[layers].max() for a, b in pairs) for layers in (0, slice(None)))
@@ -128,10 +129,10 @@ def test_a_text_has_the_same_vectors_by_any_instruction_set(by_level, text):
 
 @pytest.mark.slow
 def test_how_far_text_that_a_bilm_amplifies_may_differ(by_level):
-    """The bundled model is chaotic there: where two engines, numbers of rows or instruction sets round the last bit
-    differently, they end up in other states within the text. Nothing holds them nearer to each other than the clip of
-    the hidden states: ±3 in each layer, and the second adds the first's. Layer 0 knows no neighbours and is always the
-    same. docs/performance.md has the differences, which `pytest -rP` prints."""
+    """The bundled model is chaotic on this text: engines, numbers of rows and instruction sets round the last bit
+    differently, and end up in other states within the text. Only the clip of the hidden states limits the difference:
+    ±3 in each layer, and the second layer adds the first. Layer 0 reads no context and is always the same. The
+    differences are in docs/performance.md, and `pytest -rP` prints them."""
     for one, other, in_layer_0, difference in differences(by_level, AMPLIFIED[0]):
         print(f"{one} and {other}: {difference:.1f}")
         assert in_layer_0 < 1e-5

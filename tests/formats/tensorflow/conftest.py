@@ -1,4 +1,4 @@
-"""A writer of TensorFlow's bundles, of the formats' descriptions only and none of the reader's code."""
+"""A writer of TensorFlow's bundles, from the formats' descriptions only, without the reader's code."""
 
 import shutil
 from pathlib import Path
@@ -22,20 +22,20 @@ def varint(number):
 
 
 def field(number, value):
-    """One field of a message: a number as a varint, bytes with their length."""
+    """Return one field of a message: a number as a varint, bytes with their length."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def checksum(content):
-    """CRC-32C, masked as LevelDB does."""
+    """Return the CRC-32C, masked as LevelDB does."""
     crc = bit_by_bit(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def block(entries, compression=0):
-    """A block whose keys are all whole, with its compression and its checksum."""
+    """Return a block that stores every key in full, with its compression and its checksum."""
     content = b"".join(varint(0) + varint(len(key)) + varint(len(value)) + key + value for key, value in entries)
     content += bytes(4) + (1).to_bytes(4, "little")
     end = bytes([compression])
@@ -43,7 +43,7 @@ def block(entries, compression=0):
 
 
 def table(entries, compression=0, in_block=16):
-    """A LevelDB table of a data block for every few entries."""
+    """Return a LevelDB table with a data block for every few entries."""
     content, index = b"", []
     for start in range(0, len(entries), in_block):
         plain, whole = block(entries[start : start + in_block], compression)
@@ -58,13 +58,13 @@ def table(entries, compression=0, in_block=16):
 
 
 def header(n_shards=1, **others):
-    """BundleHeaderProto."""
+    """Return a BundleHeaderProto."""
     content = field(1, n_shards) + field(3, field(1, 1))
     return content + b"".join(field(number, value) for number, value in others.get("fields", ()))
 
 
 def entry(dtype=1, shape=(), shard=0, offset=0, size=0, crc=0, more=b""):
-    """BundleEntryProto; what is zero is left out, as protocol buffers do."""
+    """Return a BundleEntryProto. It omits zeros, as protocol buffers do."""
     dims = b"".join(field(2, field(1, length) if length else b"") for length in shape)
     content = b"".join(field(number, value) for number, value in ((1, dtype), (2, dims)) if value or number == 2)
     content += b"".join(field(number, value) for number, value in ((3, shard), (4, offset), (5, size)) if value)
@@ -72,7 +72,7 @@ def entry(dtype=1, shape=(), shard=0, offset=0, size=0, crc=0, more=b""):
 
 
 class Writer:
-    """Writes arrays as a bundle; entries can be changed before the index is written."""
+    """Writes arrays as a bundle. You can change entries before it writes the index."""
 
     def __init__(self, prefix, n_shards=1):
         self.prefix, self.n_shards = prefix, n_shards
@@ -95,7 +95,7 @@ class Writer:
         self.entries[name] = entry(**{**facts, **changes})
 
     def write(self, compression=0):
-        """Write all files; return the index."""
+        """Write all files and return the index."""
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
         for number, content in enumerate(self.shards):
             Path(f"{self.prefix}.data-{number:05d}-of-{self.n_shards:05d}").write_bytes(content)
@@ -107,13 +107,14 @@ class Writer:
 
 @pytest.fixture
 def writer():
-    """Makes a writer of a bundle: `writer(prefix, n_shards)`."""
+    """Give a writer of a bundle: `writer(prefix, n_shards)`."""
     return Writer
 
 
 @pytest.fixture
 def copy_of(tensorflow_models, tmp_path):
-    """Copies a folder of TensorFlow's models, to be changed: `copy_of("trained_words")`."""
+    """Return a function that copies a folder of TensorFlow's models, so that you can change it:
+    `copy_of("trained_words")`."""
 
     def copy(name):
         return Path(shutil.copytree(tensorflow_models / name, tmp_path / name))
@@ -123,7 +124,8 @@ def copy_of(tensorflow_models, tmp_path):
 
 @pytest.fixture(scope="session")
 def raw_table():
-    """Bytes of a table of one data block, which is what is given, and named so many times: `raw_table(entries)`."""
+    """Return a function that makes a table of one given data block, listed `times` times: `raw_table(entries,
+    times)`."""
 
     def make(content, times=1):
         content += bytes(4) + (1).to_bytes(4, "little") + b"\0"
@@ -139,7 +141,7 @@ def raw_table():
 
 @pytest.fixture(scope="session")
 def make_table():
-    """Bytes of a table: `make_table([(key, value), ...])`."""
+    """Return a function that makes the bytes of a table: `make_table([(key, value), ...])`."""
     return table
 
 
@@ -153,7 +155,8 @@ def read_varint(content, at):
 
 @pytest.fixture(scope="session")
 def mender():
-    """Makes the checksums right after a change: `mender(table)(changed)`, for a table of one data block."""
+    """Return a function that corrects the checksums after a change: `mender(table)(changed)`, for a table of one data
+    block."""
 
     def find(table):
         handles, at = [], len(table) - 48
@@ -184,5 +187,5 @@ def mender():
 
 @pytest.fixture(scope="session")
 def message():
-    """One field of a protocol buffer: `message(number, value)`."""
+    """Return a function that makes one field of a protocol buffer: `message(number, value)`."""
     return field

@@ -1,4 +1,4 @@
-"""Options out of shapes and a graph's facts; shapes that are no biLM's are one error."""
+"""Options from shapes and the graph's facts. Shapes that no biLM has are one clear error."""
 
 import pytest
 
@@ -12,7 +12,7 @@ FACTS = Facts(cell_clip=3.0, proj_clip=None, use_skip_connections=True, activati
 
 @pytest.fixture
 def shapes():
-    """Of two layers, two sets of filters and a highway layer."""
+    """Return the shapes for two layers, two sets of filters and a highway layer."""
     return {
         CELL.format(0): (8, 24),
         CELL.format(1): (8, 24),

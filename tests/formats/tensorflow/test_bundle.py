@@ -1,4 +1,5 @@
-"""TensorFlow's bundles: read to the bit, and hostile or damaged ones refused with one error that names the file."""
+"""TensorFlow's bundles: read exactly to the bit. Hostile or damaged ones are refused with one error that names the
+file."""
 
 import shutil
 import tracemalloc
@@ -14,7 +15,7 @@ from spacy_elmo.formats.tensorflow import table
 from spacy_elmo.formats.tensorflow.bundle import Bundle
 from spacy_elmo.formats.tensorflow.protobuf import MalformedError
 
-MEMORY = 2**24  # bytes that reading a small bundle may take, whatever its index says
+MEMORY = 2**24  # the most bytes that reading a small bundle may take, whatever its index says
 MODELS = ("tiny_2l_skip", "trained_chars", "trained_words", "two_shards", "hub_tiny_2l_skip/variables")
 
 
@@ -122,7 +123,7 @@ def test_a_hostile_entry_is_one_clear_error_and_takes_no_memory(tmp_path, writer
 
 
 def test_variables_that_share_bytes_are_refused(tmp_path, writer):
-    """A short file could spell out any amount of memory otherwise."""
+    """Otherwise a short file could claim any amount of memory."""
     bundle = writer(tmp_path / "model")
     array = np.ones(100, np.float32)
     bundle.add("one", array)
@@ -195,7 +196,7 @@ def test_an_index_as_long_as_no_model_has_is_not_read(tmp_path):
 
 
 def test_names_that_a_short_index_spells_out_are_refused(tmp_path, raw_table):
-    """Keys share their beginnings: ten thousand of them could be a gigabyte."""
+    """Keys share prefixes, so ten thousand of them could take a gigabyte."""
     first, others = (
         b"\x00\x80\x80\x04\x00" + b"a" * 2**16,
         b"".join(b"\x80\x80\x04\x02\x00" + number.to_bytes(2, "big") for number in range(10**4)),
@@ -223,14 +224,14 @@ def test_blocks_that_no_table_has_are_refused(tmp_path, raw_table, entries, mess
 
 
 def test_a_block_that_is_named_twice_is_refused(tmp_path, raw_table):
-    """Its checksum would be made each time: an index of 4 MB could take hours."""
+    """The checksum would be computed for each mention. An index of 4 MB could take hours."""
     (tmp_path / "model.index").write_bytes(raw_table(b"", times=2))
     with pytest.raises(WeightsError, match="blocks are not in order"):
         Bundle(tmp_path / "model.index")
 
 
 def test_names_longer_together_than_those_of_any_model_are_refused(raw_table, monkeypatch):
-    """Each begins as the one before it: an index of 4 MB could spell out a gigabyte."""
+    """Each name begins like the one before it, so an index of 4 MB could expand to a gigabyte."""
     monkeypatch.setattr(table, "_MOST_KEYS", 10_000)
     first = bytes([0, 200, 1, 0]) + b"a" * 200
     others = b"".join(bytes([200, 1, 1, 0, number]) for number in range(100))
@@ -284,7 +285,8 @@ CHANGES = st.lists(st.tuples(st.integers(0, 1320), st.integers(0, 255)), min_siz
 
 @pytest.fixture(scope="module")
 def changed(tensorflow_models, tmp_path_factory, mender):
-    """Reads the index of a small model with some of its bytes changed, with right checksums of its blocks or not."""
+    """Return a function that reads the index of a small model with some bytes changed, with or without correct block
+    checksums."""
     folder = tmp_path_factory.mktemp("changed")
     for path in (tensorflow_models / "trained_words").glob("model.*"):
         shutil.copy(path, folder)

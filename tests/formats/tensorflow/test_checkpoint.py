@@ -1,4 +1,4 @@
-"""bilm-tf's checkpoints: what bilm-tf dumps and computes, found however they lie, and clear errors for all else."""
+"""bilm-tf's checkpoints: the numbers that bilm-tf dumps and computes, in any layout, and clear errors for all else."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ TEXT = [["the", "fox", "runs", "."], ["naïve", "dog"]]
 
 
 def dumped(model, path):
-    """The digest of an HDF5 file of weights with a model's options."""
+    """Return the digest of an HDF5 file of weights with a model's options."""
     words = model.vocabulary if model.options.char_cnn is None else None
     return bilm_hdf5.digest(bilm_hdf5.read(path, model.options, words))
 
@@ -64,7 +64,7 @@ def test_carried_state_is_that_of_bilm_tf(tensorflow_models, data, sentences, na
 def test_the_digest_is_that_of_what_bilm_tf_dumps(tensorflow_models, name):
     (file,) = (tensorflow_models / name).rglob("dumped*.hdf5")
     (index,) = (tensorflow_models / name).glob("*.index")
-    model = open_model(index)  # an .hdf5 in the folder would be taken first
+    model = open_model(index)  # otherwise an .hdf5 in the folder would come first
     assert model.digest == dumped(model, file)
 
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_predicts_words_as_the_converted_model_does(tensorflow_mode
 
 
 def test_a_checkpoint_without_vocabulary_is_converted_without_its_softmax(copy_of, tmp_path):
-    """bilm-tf does not copy the vocabulary there."""
+    """bilm-tf does not copy the vocabulary to the folder of the checkpoint."""
     folder = copy_of("trained_chars")
     (folder / "vocab.txt").unlink()
     with pytest.raises(WeightsError, match=r"has a softmax, but no vocabulary; put the vocab\.txt"):
@@ -158,7 +158,7 @@ def test_a_checkpoint_in_an_archive_is_read(tensorflow_models, tmp_path, name):
 
 @pytest.fixture
 def two_steps(copy_of):
-    """A folder with the steps 9 and 60, whose `checkpoint` is gone; step 9 has other weights."""
+    """Make a folder with steps 9 and 60 and without its `checkpoint` file. Step 9 has other weights."""
     folder = copy_of("trained_chars")
     (folder / "checkpoint").unlink()
     for path in folder.glob("model.ckpt-60.*"):
@@ -207,7 +207,7 @@ def test_checkpoints_of_different_models_are_an_error_that_names_them(two_steps)
 
 
 def test_a_checkpoint_without_step_is_read(copy_of):
-    """So DeepPavlov names them."""
+    """DeepPavlov uses such names."""
     folder = copy_of("trained_chars")
     for path in folder.glob("model.ckpt-60.*"):
         path.rename(folder / path.name.replace(".ckpt-60", ""))
@@ -310,7 +310,8 @@ def test_words_need_a_vocabulary(copy_of):
 
 @pytest.fixture
 def rewritten(tensorflow_models, tmp_path, writer):
-    """Writes tiny_2l_skip's variables again, with changes: `rewritten({name: array or None})` gives the folder."""
+    """Return a function that writes tiny_2l_skip's variables with changes: `rewritten({name: array or None})` returns
+    the folder."""
     source = Bundle(tensorflow_models / "tiny_2l_skip" / "model.ckpt-1250.index")
     arrays = {name: array for name, array in source.arrays(source.variables) if "Adagrad" not in name}
 
@@ -415,7 +416,7 @@ def test_a_pipeline_with_a_checkpoint_is_saved_and_loaded_without_it(copy_of, tm
     np.testing.assert_array_equal(spacy.load(tmp_path / "pipeline")("the fox runs").vector, expected)
 
 
-# --- what travels with the tests ---
+# --- the models in tests/data ---
 
 
 def test_packaged_references_are_the_shared_ones(shared, tensorflow_models):

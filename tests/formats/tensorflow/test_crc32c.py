@@ -1,4 +1,4 @@
-"""CRC-32C against the standard's values and against the same sum bit by bit."""
+"""CRC-32C compared with the standard's values and with the same sum bit by bit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""Graphs of TensorFlow: the facts that stand only there, and one error where a graph is hostile or not bilm-tf's."""
+"""TensorFlow's graphs: facts that only the graph has. Hostile graphs, and those of other programs, are one clear
+error."""
 
 import struct
 
@@ -14,7 +15,7 @@ CELLS = [f"lm/RNN_{direction}/rnn/rnn/multi_rnn_cell/cell_{layer}" for direction
 
 @pytest.fixture
 def write(tmp_path, message):
-    """Writes a `.meta` file of nodes `{name: (op, inputs, attributes)}`."""
+    """Return a function that writes a `.meta` file with nodes `{name: (op, inputs, attributes)}`."""
 
     def encode(name, op, inputs=(), attributes=()):
         content = message(1, name.encode()) + message(2, op.encode())
@@ -32,7 +33,7 @@ def write(tmp_path, message):
 
 @pytest.fixture
 def network(message):
-    """The nodes that matter of three layers and two sets of filters, clipped at 3 and 0.3."""
+    """Return the relevant nodes of three layers and two sets of filters, clipped at 3 and 0.3."""
 
     def clip(cell, kind, what, limit):
         path = f"{cell}/lstm_cell/{kind}/Minimum"
@@ -62,7 +63,7 @@ def test_the_facts_of_a_graph_are_read(write, network):
 
 
 def test_constants_of_both_kinds_are_read(write, network, message):
-    """TensorFlow writes few numbers as floats, many as bytes."""
+    """TensorFlow writes few numbers as floats, and many as bytes."""
     value = message(8, message(1, 1) + message(4, struct.pack("<f", 0.7)))
     for cell in CELLS:
         path = f"{cell}/lstm_cell/clip_by_value/Minimum/y"
@@ -76,17 +77,17 @@ def test_what_is_not_there_is_none(write, network):
 
 
 def only(op, ending=""):
-    """Names of the nodes of an operation."""
+    """Return the names of an operation's nodes."""
     return lambda network: [name for name, node in network.items() if node[0] == op and name.endswith(ending)]
 
 
 def remove(select):
-    """Take the first of these nodes away."""
+    """Remove the first of these nodes."""
     return lambda network: network.pop(select(network)[0])
 
 
 def change(select, *node):
-    """Put another node in place of the first of these."""
+    """Replace the first of these nodes."""
     return lambda network: network.update({select(network)[0]: node})
 
 
@@ -165,6 +166,6 @@ def test_any_change_of_a_graph_is_an_error_of_ours_or_none(small_graph, changes,
 
 @pytest.fixture
 def small_graph(write, network):
-    """A graph to be changed, and its bytes."""
+    """Return a graph that a test may change, and its bytes."""
     path = write(network)
     return path, path.read_bytes()

@@ -1,4 +1,4 @@
-"""TF-Hub modules: what TensorFlow gives for them, found by any of their names, and clear errors for other modules."""
+"""TF-Hub modules: TensorFlow's own outputs, found by any of their names, and clear errors for other modules."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ HUB = "hub_tiny_2l_skip"
 
 
 def test_outputs_are_those_of_tensorflow(tensorflow_models):
-    """word_emb, lstm_outputs1, lstm_outputs2, elmo and default, as TensorFlow computes them of the module."""
+    """Compares word_emb, lstm_outputs1, lstm_outputs2, elmo and default with TensorFlow's outputs of the module."""
     model = open_model(tensorflow_models / HUB)
     encoded = model.bilm().encode([["the", "cat", "is", "here"], ["dogs", "are"]])
     with np.load(tensorflow_models / "hub_outputs.npz") as expected:
@@ -48,7 +48,7 @@ def test_a_module_saved_again_by_tensorflow_2_gives_what_it_gives_there(tensorfl
 
 @pytest.mark.parametrize("name", ["module", "resaved"])
 def test_options_are_read_off_the_graph(tensorflow_models, name):
-    """Those of the checkpoint that the module was made of; its kept states (`bilm/Variable`) are left out."""
+    """They equal those of the module's checkpoint. The saved states (`bilm/Variable`) are not included."""
     trained = open_model(tensorflow_models / "cell_clip_no_skip" / "model.ckpt-6")
     module = open_model(tensorflow_models / name)
     assert module.options == trained.options
@@ -114,7 +114,7 @@ def test_a_module_is_converted(tensorflow_models, tmp_path):
 
 @pytest.fixture
 def other_module(tmp_path, writer):
-    """A module of a sentence encoder."""
+    """Write a module of a sentence encoder."""
     bundle = writer(tmp_path / "other" / "variables" / "variables")
     bundle.add("encoder/layer_0/kernel", np.zeros((4, 4), np.float32))
     bundle.write()

@@ -1,4 +1,4 @@
-"""A server of our own, and models of it in the registry."""
+"""A test server, and models on it in the registry."""
 
 import email.utils
 import hashlib
@@ -19,11 +19,11 @@ class Server(http.server.ThreadingHTTPServer):
 
     checks: names of files that were requested only if they have changed.
     cuts: after how many bytes of a body to cut the next connections.
-    status: what to answer to the next requests instead.
+    status: responses to the next requests instead.
     requests: (name, Range header) of the requests so far; if_ranges: their If-Range headers.
     validates_by: see `validator`.
-    shift: how many bytes to be off when a range is requested; most: how many bytes of the range to send.
-    gate: bodies of weights wait for it.
+    shift: by how many bytes a requested range is off; most: how many bytes of the range to send.
+    gate: responses with weights wait for it.
     """
 
     def __init__(self):
@@ -35,11 +35,11 @@ class Server(http.server.ThreadingHTTPServer):
         self.gate.set()
 
     def file(self, name, sha256=None, size=None, served=None):
-        """What the registry would say of a file of this server."""
+        """Return the registry's entry for a file of this server."""
         return KnownFile(name, f"http://127.0.0.1:{self.server_port}/{served or name}", size, sha256)
 
     def validator(self, name):
-        """The header that tells this content of a file from others, and its value."""
+        """Return the header that identifies this content of a file, and its value."""
         tag = hashlib.sha256(self.files[name]).hexdigest()[:7]
         return {
             "ETag": ("ETag", f'"{tag}"'),
@@ -103,7 +103,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(data):
-    """Serves the files of tiny_2l_skip."""
+    """Serve the files of tiny_2l_skip."""
     server = Server()
     for name in ("weights.hdf5", "options.json"):
         server.files[name] = (data / "tiny_2l_skip" / name).read_bytes()
@@ -118,7 +118,8 @@ def server(data):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache directory; no pause between attempts, small chunks (cuts below are multiples of them)."""
+    """Return an empty cache directory. Attempts have no pause, and chunks are small (cuts below are multiples of
+    them)."""
     monkeypatch.setenv("SPACY_ELMO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(tool, "_PAUSE", 0.0)
     monkeypatch.setattr(tool, "_CHUNK", 2**12)
@@ -127,13 +128,13 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def coming(cache):
-    """Where what has come of the model `tiny` waits for the rest."""
+    """Return where the unfinished download of the model `tiny` is."""
     return cache / ".tiny.download"
 
 
 @pytest.fixture
 def tiny(server, cache, monkeypatch):
-    """Put a model into the registry; `tiny(sha256=...)` says more of its weights."""
+    """Put a model into the registry. `tiny(sha256=...)` adds facts about its weights."""
 
     def put(**facts):
         files = (server.file("options.json"), server.file("weights.hdf5", **facts))
@@ -145,7 +146,7 @@ def tiny(server, cache, monkeypatch):
 
 @pytest.fixture
 def publish(server, cache, monkeypatch):
-    """Put files on the server, and a model of them into the registry."""
+    """Return a function that puts files on the server, and a model of them into the registry."""
 
     def put(name, contents):
         server.files.update(contents)
@@ -157,7 +158,8 @@ def publish(server, cache, monkeypatch):
 
 @pytest.fixture
 def cut_download(server):
-    """A function: a download that is given up after so many bytes of the weights. Forgets the requests for it."""
+    """Return a function that makes a download fail after this many bytes of the weights. It then clears the
+    requests."""
 
     def cut(at=40_960):
         server.cuts = [at, 0, 0, 0]

@@ -14,7 +14,7 @@ from spacy_elmo.tools.download import download
 
 @pytest.fixture
 def other_process(tiny):
-    """A process that downloads the same model."""
+    """Start a process that downloads the same model."""
     code = (
         "from spacy_elmo.formats.known import KNOWN, KnownFile, KnownModel\n"
         "from spacy_elmo.tools.download import download\n"

@@ -1,4 +1,4 @@
-"""Downloads that fail: one clear error, and nothing is left that looks whole."""
+"""Failed downloads: one clear error, and no files left that look complete."""
 
 import errno
 from unittest.mock import Mock
@@ -65,7 +65,7 @@ def test_no_network_is_an_error_of_one_line(tiny, cache, monkeypatch):
     with pytest.raises(ElmoError, match=r"options\.json: no connection.*name or service not known") as caught:
         download("tiny")
     assert "\n" not in str(caught.value)
-    assert "/options.json as options.json and http" in str(caught.value)  # how to do without
+    assert "/options.json as options.json and http" in str(caught.value)  # how to do without it
     assert str(caught.value).endswith(f"/weights.hdf5 as weights.hdf5 elsewhere and put them into {cache / 'tiny'}")
     assert "kept" not in str(caught.value)
     assert names(cache) == ["tiny.lock"]

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: from a server on this machine into the hub's cache, and from there only."""
+"""Models of the Hugging Face hub: from a server on this machine into the hub's cache, and only from there."""
 
 import hashlib
 import http.server
@@ -17,7 +17,7 @@ from spacy_elmo.tools.download import download
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 
-# Tries everything in one process, since starting one takes seconds; prints what came of it, by name.
+# Tries everything in one process, because starting one takes seconds. Prints the result for each name.
 SCRIPT = """
 import json, sys
 from spacy_elmo import ElmoError
@@ -42,7 +42,7 @@ print(json.dumps(found))
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Answers as the hub does. files: by repository, commit and name; requests: method and path of those that came."""
+    """Answers as the hub does. files: by repository, commit and name; requests: the method and path of each."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -82,7 +82,7 @@ def source(data):
 
 @pytest.fixture(scope="module")
 def hub(source):
-    """A hub with three repositories: a model, a model without its weights, and a web page."""
+    """Serve a hub with three repositories: a model, a model without its weights, and a web page."""
     hub = Hub()
     for name in ("options.json", "weights.hdf5"):
         for commit in COMMITS.values():
@@ -100,7 +100,7 @@ def hub(source):
 
 @pytest.fixture(scope="module")
 def found(hub, tmp_path_factory):
-    """What came of each name in a process whose hub is this one."""
+    """Return the result for each name, from a process that uses this hub."""
     pytest.importorskip("huggingface_hub", reason="names of the hub need the extra hf")
     home = tmp_path_factory.mktemp("home")
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_HOME": str(home)}
@@ -158,7 +158,7 @@ def test_what_is_no_model_says_so(found):
 def test_nothing_is_fetched_when_a_model_is_opened(found, hub):
     n = len(hub.requests)
     for name in ("hf:me/tiny", "hf:me/more"):
-        with pytest.raises(ElmoError, match=f"{name} is not downloaded"):  # of this process' own cache
+        with pytest.raises(ElmoError, match=f"{name} is not downloaded"):  # in this process' own cache
             open_model(name)
     assert len(hub.requests) == n
 

@@ -1,4 +1,4 @@
-"""What is downloaded: models of one file, of several, in archives; whole, or not there."""
+"""Downloaded models: with one file, with several, in archives. They are complete or not there."""
 
 import io
 import tarfile
@@ -18,7 +18,7 @@ from spacy_elmo.tools.download import download
 
 
 def packed(folder, inside="."):
-    """A tar.gz of a folder, whose files lie in a folder `inside` there."""
+    """Return a tar.gz of a folder, with its files in a folder `inside`."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as tar:
         tar.add(folder, inside)
@@ -95,7 +95,7 @@ CHECKPOINT = ("options.json", "model.ckpt-60.index", "model.ckpt-60.data-00000-o
 
 @pytest.fixture
 def checkpoint(publish, tensorflow_models):
-    """Publish a checkpoint, `ckpt`, as AllenNLP publishes its own; the folder that it is of."""
+    """Publish a checkpoint, `ckpt`, as AllenNLP publishes its own. Returns its source folder."""
     folder = tensorflow_models / "trained_chars"
     publish("ckpt", {name: (folder / name).read_bytes() for name in CHECKPOINT})
     return folder

@@ -1,4 +1,4 @@
-"""The names that a download takes, and the list of known models."""
+"""The names that a download accepts, and the list of known models."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Connections are cut, files change meanwhile: what is resumed, and what starts again."""
+"""Connections are cut, or files change in between: what is resumed, and what starts again."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from spacy_elmo.tools.download import download
 
 
 def changed(weights):
-    """Weights of the same size in which every number is another one."""
+    """Return weights of the same size in which every number differs."""
     file = io.BytesIO(weights)
     with h5py.File(file, "r+") as root:
 
@@ -214,7 +214,7 @@ def test_what_a_cut_download_leaves_is_not_taken_for_options(server, cache, comi
 
 @pytest.mark.parametrize("header", ["ETag", "Last-Modified", "weak ETag", "nothing"])
 def test_options_of_an_earlier_version_are_fetched_anew(server, tiny, cache, header, cut_download):
-    """They had come whole when the run was cut, and could not be told from those that belong to the new weights."""
+    """They were complete when the run was cut, and could not be told from those of the new weights."""
     server.validates_by = header
     cut_download()
     old = server.files["options.json"]

@@ -18,5 +18,5 @@ def model(data):
 
 @pytest.fixture(scope="module")
 def expected(model):
-    """All layers of each line."""
+    """Return all layers of each line."""
     return load(model).encode(SENTENCES)

@@ -54,7 +54,7 @@ def test_page_runs_from_top_to_bottom_and_prints_what_it_shows(tmp_path, monkeyp
     assert len(blocks) > 6
     for language, block, shown in blocks:
         if "--engine ray" in block:
-            continue  # has tests of its own
+            continue  # has separate tests
         if language == "python":
             exec(block, {})
         else:
@@ -64,12 +64,12 @@ def test_page_runs_from_top_to_bottom_and_prints_what_it_shows(tmp_path, monkeyp
 
 
 def without_sizes(text):
-    """They depend on the versions of the packages that write."""
+    """Remove sizes, which depend on the versions of the packages that write."""
     return re.sub(r"[\d.]+ [kM]B", "", text)
 
 
 def run_in_shell(block):
-    """Run what is ours in this process."""
+    """Run the command of spacy-elmo in this process."""
     before, command, arguments = block.rpartition("python -m spacy elmo ")
     assert command
     subprocess.run(["bash", "-ec", before], check=True)
@@ -106,4 +106,4 @@ def test_memory_does_not_grow_with_the_text(tmp_path, model):
         path.write_text("".join(" ".join(pick.choices(words, k=3)) + "\n" for _ in range(n_lines)))
         call = [sys.executable, "-c", MEASURE, str(path), str(tmp_path / f"{n_lines}.h5"), model]
         peaks.append(int(subprocess.run(call, capture_output=True, text=True, check=True).stdout))
-    assert peaks[1] < peaks[0] + 25  # MB; the vectors are 15 MB, the lengths of HDF5's own tables the rest
+    assert peaks[1] < peaks[0] + 25  # MB; the vectors take 15 MB, and the lengths of HDF5's own tables the rest

@@ -28,7 +28,7 @@ from spacy_elmo.tools.embedding.files import sentence_index
     ],
 )
 def test_files_of_the_older_tools_are_met(shared, tmp_path, reference, settings):
-    """The originals carried their LSTM state: `allennlp elmo` in batches of two lines, bilm-tf line by line."""
+    """The originals carried their LSTM state: `allennlp elmo` in batches of two lines, and bilm-tf line by line."""
     cli = shared / "references" / "cli"
     text = cli / ("sents3.txt" if reference == "elmo_all_keys" else "sents.txt")
     out = tmp_path / "out.hdf5"
@@ -126,7 +126,7 @@ def test_docs_of_raw_text_keep_their_spaces_and_similarity(tmp_path, model):
     np.testing.assert_allclose([*rows.values()], load(model).encode([[*rows]])[0].mean(axis=0), rtol=0, atol=1e-6)
     assert 0 < spacy_elmo.restore_hooks(docs[0])[0].similarity(docs[1]) < 1
     here = docs[0][4]
-    with docs[0].retokenize() as retokenizer:  # as many tokens as before
+    with docs[0].retokenize() as retokenizer:  # the number of tokens stays the same
         retokenizer.merge(docs[0][1:3])
         retokenizer.split(here, ["he", "re"], heads=[(here, 0), (here, 1)])
     with pytest.raises(ElmoError, match="retokenized"):

@@ -35,7 +35,7 @@ def test_sentences_name_the_arrays(text, model, tmp_path, expected):
     ],
 )
 def test_sentence_that_cannot_be_a_key_is_an_error_naming_its_line(tmp_path, model, lines, words):
-    """Before any work is done, so that the same run without keys is not refused."""
+    """The error comes before any work is done, so the same run without keys is not refused."""
     (tmp_path / "text.txt").write_text(lines)
     with pytest.raises(ElmoError, match=f"text.txt, {words}"):
         embed_file(tmp_path / "text.txt", tmp_path / "out.h5", model=model, use_sentence_keys=True)

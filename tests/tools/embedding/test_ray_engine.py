@@ -30,7 +30,7 @@ def ray():
 
 
 class Mortal(Encoder):
-    """Kills its process once, at the given call of the sentences of the first process that comes to it."""
+    """Kills its process once, the first time that a process gets the marked sentence."""
 
     grave: Path
 
@@ -90,7 +90,7 @@ embed_file(sys.argv[1], sys.argv[2], model=sys.argv[3], engine="ray", batch_size
 
 
 def processes_with(mark):
-    """Commands of the processes that have inherited an environment variable; those that have ended have none."""
+    """Return the commands of processes that inherited an environment variable. Ended processes have none."""
     found = []
     for process in Path("/proc").iterdir():
         with suppress(OSError):

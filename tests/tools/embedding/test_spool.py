@@ -72,7 +72,7 @@ STEPS = (
 
 
 def killed_at(step, work):
-    """Run `work` in a process that kills itself at the given step; whether it came to that."""
+    """Run `work` in a process that kills itself at the given step. Returns whether it did."""
 
     def run():
         left = iter(range(step))
@@ -154,7 +154,7 @@ def test_resumed_run_encodes_only_what_is_missing(text, model, tmp_path, monkeyp
 
 
 def interrupted(out, text, **settings):
-    """Leave what a run leaves that is stopped when all vectors are there, and the file is being written."""
+    """Leave the files of a run that stops when all vectors are done and the output is being written."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tool, "writer_for", lambda *_: full_disk)
         with pytest.raises(ElmoError, match="No space left"):
@@ -198,7 +198,7 @@ def test_what_was_changed_is_made_again_or_refused_but_never_taken(text, model, 
 
 
 def test_vectors_of_another_job_are_not_taken_under_the_name_of_this_one(text, model, tmp_path):
-    """Same text, same model, same sizes: only the layers differ."""
+    """The text, model and sizes are the same, and only the layers differ."""
     out, settings = tmp_path / "out.h5", {"model": model}
     embed_file(text, tmp_path / "whole.h5", layers="top", **settings)
     other = interrupted(tmp_path / "other.h5", text, layers="0", **settings)
@@ -308,7 +308,7 @@ def test_second_run_on_one_output_is_told_so_and_the_first_goes_on(text, model, 
 
 
 def test_spool_that_another_run_removes_in_that_moment_is_made_again(text, model, tmp_path, monkeypatch):
-    """The other run ends between the attempt to make the directory and the next look at it."""
+    """The other run ends between the attempt to make the directory and the next check."""
     out, mkdir = tmp_path / "out.h5", Path.mkdir
     place = spools.directory_of(out)
     place.mkdir()
@@ -316,7 +316,7 @@ def test_spool_that_another_run_removes_in_that_moment_is_made_again(text, model
     def made_too_late(path, *arguments, **settings):
         if path == place and place.exists():
             place.rmdir()
-            raise FileExistsError(17, "File exists", str(place))  # as pathlib does then, with `exist_ok`, too
+            raise FileExistsError(17, "File exists", str(place))  # pathlib raises this then, even with `exist_ok`
         mkdir(path, *arguments, **settings)
 
     monkeypatch.setattr(Path, "mkdir", made_too_late)
@@ -342,7 +342,7 @@ def test_file_is_on_the_disk_before_it_takes_its_place(text, model, tmp_path, mo
 @pytest.mark.parametrize("settings", [{}, {"resume": True}])
 def test_run_that_is_refused_leaves_no_directory(text, model, tmp_path, settings):
     out, beginning = tmp_path / "out.h5", spools.refuse_existing
-    with pytest.MonkeyPatch.context() as patch:  # made by another run after the first look
+    with pytest.MonkeyPatch.context() as patch:  # another run makes the file after the first check
         patch.setattr(spools, "refuse_existing", lambda *arguments: [out.touch(), beginning(*arguments)])
         with pytest.raises(ElmoError, match="already exists"):
             embed_file(text, out, model=model, **settings)
@@ -414,7 +414,7 @@ def test_file_system_that_is_full_leaves_no_file_and_can_be_resumed(text, model,
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")
 def test_disk_that_fills_while_hdf5_is_written_is_one_error_and_no_crash(tmp_path, model):
-    """HDF5's own tables, flushed when the file is closed, are most of this one."""
+    """Most of this file is HDF5's own tables, which are flushed when the file is closed."""
     rooms = [60_000, 110_000, 140_000]
     (tmp_path / "text.txt").write_text("".join(f"w{n}\n" for n in range(300)))
     call = [sys.executable, "-c", LIMITED, str(tmp_path), model, *map(str, rooms)]
