@@ -108,7 +108,7 @@ def warning(lang: str, weights: str) -> str | None:
 def _check(pipeline: Sequence[str]) -> None:
     known = ", ".join(COMPONENTS)
     if not pipeline:
-        raise ElmoError(f"the pipeline is empty; expected one or more components of {known}")
+        raise ElmoError(f"the pipeline is empty; expected one or more of {known}")
     for name in pipeline:
         if name not in COMPONENTS:
             raise ElmoError(f"{name!r} is not a component that you can train here; expected one or more of {known}")
