@@ -32,7 +32,7 @@ AT_ONCE = 500  # sentences to encode before their vectors are reduced
 Array = npt.NDArray[Any]
 Sentences = Sequence[Sequence[str]]
 Encode = Callable[[Sentences], list[Array]]  # returns `[n_layers, n_words, width]` for each sentence
-Represent = Callable[[list[Item], list[Item]], Iterator[tuple[str, Any, Any]]]  # yields matrices of train and dev
+Represent = Callable[[list[Item], list[Item]], Iterator[tuple[str, Any, Any]]]  # yields layer, train, dev
 
 
 def has_tags(items: Sequence[Item]) -> bool:

@@ -294,8 +294,9 @@ class BiLM(nn.Module):
         return self._threads
 
     def set_threads(self, threads: Threads) -> None:
-        """Use at most this many threads on a CPU; "auto": as many as torch. The biLM never uses more threads than the
-        process has CPUs, or than the CPU quota of its container allows. The setting is not saved with the weights.
+        """Use at most this many threads on a CPU; "auto": as many as torch. Never uses more threads than there are
+        CPUs that the process may run on, or than the CPU quota of its container allows. The setting changes no weight,
+        and is not saved with the weights.
 
         Raises:
             ElmoError: `threads` is neither "auto" nor a whole number of at least 1.

@@ -172,7 +172,8 @@ def reasons_against_packing(x: Tensor, precision: Precision) -> list[str]:
 
 
 def reasons_against_prediction(x: Tensor) -> list[str]:
-    """Return why packed weights cannot be used for `x`: they need float32 on a CPU, without gradients."""
+    """Return why packed weights cannot be used for `x`: they need float32 on a CPU, without gradients. Empty if they
+    can."""
     reasons = []
     if x.device.type != "cpu":
         reasons.append(f"it is for a CPU, but the weights are on {x.device}")

@@ -192,7 +192,7 @@ Folder = Path | Member
 
 @contextmanager
 def opened(file: File | BinaryIO) -> Iterator[Path | BinaryIO]:
-    """Yield what h5py can open: a path as it is, a member unpacked, an open file as it is."""
+    """Yield what h5py can open: a path as it is, a member unpacked, an open file, which is read from its start."""
     if isinstance(file, Member):
         with file.open() as unpacked:
             yield unpacked

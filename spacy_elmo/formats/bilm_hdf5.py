@@ -272,7 +272,7 @@ def write_weights(bilm: BiLM, file: BinaryIO, dtype: StoredDtype = "float32") ->
 
 
 def digest(bilm: BiLM, rounded: bool = False) -> str:
-    """Return the SHA-256 of the architecture and the float32 arrays sorted by name. It is the same for every container.
+    """Return the SHA-256 of the architecture and the float32 arrays sorted by name. The file format does not change it.
 
     For a word-input biLM it includes the vocabulary, and for an ELMoForManyLangs model the lexicons.
 

@@ -126,8 +126,8 @@ def read_options(folder: Folder) -> BiLMOptions:
     if path.name in PUBLIC_CONFIGS:
         return BiLMOptions.from_dict(PUBLIC_CONFIG, path.name)
     raise OptionsError(
-        f"{folder / CONFIG}: config_path is {quoted(named)}, and {quoted(path.name)} is not there; put the "
-        "network config of its training next to it"
+        f"{folder / CONFIG}: config_path is {quoted(named)}, and {quoted(path.name)} is not there; copy the "
+        "network config of this name, with which the model was trained, into this folder"
     )
 
 

@@ -185,7 +185,7 @@ def _octal(field: bytes, path: Path) -> int:
         return int.from_bytes(field[1:], "big")
     digits = field.strip(b" \0")
     if not all(byte in b"01234567" for byte in digits):
-        raise WeightsError(f"{path}: not a tar archive, or a damaged one (a header lacks a number)")
+        raise WeightsError(f"{path}: not a tar archive, or a damaged one (a number in a header is invalid)")
     return int(digits or b"0", 8)
 
 

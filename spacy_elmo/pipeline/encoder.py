@@ -47,7 +47,7 @@ def build_bilm(
     max_batch_tokens: tokens processed at once (for up to 16 long sentences, four times as many). Limits memory; doesn't
         change the vectors.
     max_sequence_length: longer sentences are cut into pieces of this many tokens, and each piece is read on its own.
-    device: "auto" (a GPU if torch sees one), "cpu", "cuda" or "cuda:1".
+    device: "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1" or "mps".
     precision: of the weights in memory and of the products with them: "float32", or, for prediction, "float16" (also on
         a GPU) or "int8" (x86 processors).
     threads: the most threads to use on a CPU, or "auto": as many as torch uses, where they help. Never more than the

@@ -90,7 +90,7 @@ def build_tok2vec(
     """Registered as `spacy-elmo.Tok2Vec.v1`: the component's own biLM with its mix, instead of a listener.
     `replace_listeners` also leaves this.
 
-    bilm: `spacy-elmo.BiLM.v1`. Its output is not cached in training. frozen: whether its weights stay.
+    bilm: `spacy-elmo.BiLM.v1`. Its output is not cached in training. frozen: whether its weights do not change.
     lr_scale: its learning rate is `lr_scale` times the training's. The other arguments are those of the listener.
     """
     shim_of(bilm).set_tuning(not frozen, lr_scale)

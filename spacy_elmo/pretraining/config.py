@@ -113,7 +113,7 @@ class OptimizerConfig:
     beta1: float = setting(0.9, "of Adam")
     beta2: float = setting(0.999, "of Adam")
     weight_decay: float = setting(0.0, "of AdamW")
-    clip_norm: float = setting(10.0, "limit of the gradient's global norm, of unroll_steps times the loss")
+    clip_norm: float = setting(10.0, "limit of the global norm of the gradient (of unroll_steps times the loss)")
     warmup_steps: int = setting(0, "steps in which the learning rate rises to its highest value")
     decay: Literal["none", "linear", "cosine"] = setting("none", "how it then falls to zero at the last step")
 

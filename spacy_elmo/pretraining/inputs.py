@@ -27,7 +27,7 @@ from spacy_elmo.support.untokenized import find_doubt
 class CorpusFiles:
     """The files of a run: the training text and, if there are any, the vocabulary and the held-out text.
 
-    prepared: whether `prepare` made them.
+    prepared: whether the corpus is a folder with `train/`, as `prepare` writes it.
     """
 
     train: list[Path]

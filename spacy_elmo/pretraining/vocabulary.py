@@ -95,7 +95,7 @@ def misfit(unknown_share: float, source: str) -> str | None:
         return None
     return (
         f"{source}: {unknown_share:.0%} of the words of the corpus are not in the vocabulary and count as {UNKNOWN}. "
-        "Check that both have the same case and tokenizer, and that min_count is not too high or max_size too low."
+        "Check that its text had the same case and tokenizer, that min_count is not too high, and max_size not too low."
     )
 
 

@@ -13,8 +13,8 @@ _PACKED = (".gz", ".bz2", ".xz", ".zst")
 # Tokenizers split off punctuation, except from abbreviations. Most of these end in a full stop, so a full stop only
 # counts at the end of the line.
 _GLUED = re.compile(r"""\w\w[,;:!?，、；：！？،؛؟][)\]}"'”’»」』]*(?:\s|$)|\w\w[.。।][)\]}"'”’»」』]*$""")
-# Share of the lines. It is at most 7% in tokenized text of UD, WNUT-17, MASC, WikiText and our own pretraining, and at
-# least 41% in raw text of UD and of 21 sources for pretraining.
+# Share of the lines with such punctuation. It is at most 7% in tokenized text of UD, WNUT-17, MASC, WikiText and our
+# own pretraining, and at least 41% in raw text of UD and of 21 sources for pretraining.
 _MOST_GLUED = 0.2
 
 

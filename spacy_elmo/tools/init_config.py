@@ -99,7 +99,7 @@ def write_bundled(directory: Path = CONFIGS) -> None:
 
 
 def warning(lang: str, weights: str) -> str | None:
-    """Warn if these weights are wrong for this language; None if they are not known to be."""
+    """Return a warning if these weights are known to be wrong for this language; None otherwise."""
     if weights == formats.BUNDLED and _language(lang) != "en":
         return f"{weights} is for English only; for {lang!r}, set --weights to a model of that language"
     return None
@@ -108,7 +108,7 @@ def warning(lang: str, weights: str) -> str | None:
 def _check(pipeline: Sequence[str]) -> None:
     known = ", ".join(COMPONENTS)
     if not pipeline:
-        raise ElmoError(f"the pipeline is empty; expected one or more components of {known}")
+        raise ElmoError(f"the pipeline is empty; expected one or more of {known}")
     for name in pipeline:
         if name not in COMPONENTS:
             raise ElmoError(f"{name!r} is not a component that you can train here; expected one or more of {known}")

@@ -118,7 +118,8 @@ def neighbours(
 ) -> list[Use]:
     """Return the uses whose vectors have the highest cosine with the query's vector, nearest first.
 
-    The query itself is left out, and so are repetitions of its sentence. The corpus is read as a stream.
+    The query itself is left out, also at the same position in repetitions of its sentence. The corpus is read as a
+    stream.
 
     any_word: compare with every token, not only with uses of the same word.
 

@@ -137,19 +137,19 @@ def summary(report: PrepareReport) -> str:
 
 
 def warning(report: PrepareReport, held_out: float) -> str | None:
-    """Warn if the text is too short for the share to hold out; return None otherwise."""
+    """Return a warning if the text is too short for the share to hold out; None otherwise."""
     every = _one_in(held_out)
     if not every or report.heldout.sentences:
         return None
     return (
-        f"nothing is held out: no file has a document {every // 2 + 1}, or every {every}th from there, with sentences "
-        f"to keep (paragraphs count, if a file is one document). Use a larger share than {held_out}, or fewer and "
-        "larger files"
+        f"nothing is held out: document {every // 2 + 1} of each file and every {every}th after it should be, but none "
+        "of them exists and has sentences to keep. (If a file is one document, its paragraphs count instead.) Use a "
+        f"larger share than {held_out}, or fewer and larger files"
     )
 
 
 def vocabulary_warning(report: PrepareReport) -> str | None:
-    """Warn if the vocabulary lacks many of the words; return None otherwise."""
+    """Return a warning if the vocabulary lacks many of the words; None otherwise."""
     return misfit(1 - report.coverage, "vocab.txt")
 
 

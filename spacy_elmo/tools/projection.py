@@ -7,7 +7,7 @@ from spacy_elmo.tools.layers import Array
 
 Method = Literal["pca", "tsne", "umap"]
 
-_NEIGHBOURS = 30  # t-SNE's perplexity, if there are at least three times as many points
+_NEIGHBOURS = 30  # t-SNE's perplexity, if there are more than three times as many points
 _BEFORE_TSNE = 50  # components to which PCA reduces vectors first, as in van der Maaten & Hinton (2008)
 
 

@@ -195,8 +195,8 @@ def changed(path, name, offset, content):
     [
         (b"77777777777\0", "ends inside a member"),
         (b"\x80" + b"\0" * 2 + b"\xff" * 9, "ends inside a member"),
-        (b"\xff" * 12, "a header lacks a number"),
-        (b"-0000000001\0", "a header lacks a number"),
+        (b"\xff" * 12, "a number in a header is invalid"),
+        (b"-0000000001\0", "a number in a header is invalid"),
         (b"99999999999\0", "a header lacks a number"),
     ],
 )

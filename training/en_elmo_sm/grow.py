@@ -3,8 +3,9 @@
     python training/en_elmo_sm/grow.py STATE TEXT OUT WIDTH CELLS
 
 STATE: a model directory with its softmax; TEXT: sentences on which to compare the cells; OUT: folder for the new model.
-WIDTH: width of one direction, not less than before. The token embedding and the projection of the cells get random
-    combinations of their inputs. Nothing reads these yet, so nothing changes (as in Net2Net, Chen et al. 2016).
+WIDTH: width of one direction, not less than before. The token embedding and the projection of the cells get
+    more outputs, which are random combinations of their inputs. Nothing reads these yet, so nothing changes (as in
+    Net2Net, Chen et al. 2016).
 CELLS: cells of a layer, not more than before. The cells whose outputs count least in the projection are removed (root
     mean square of the outputs, times the norm of the cell's row). The projection is fitted to its old results by least
     squares.

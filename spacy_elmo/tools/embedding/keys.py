@@ -66,7 +66,7 @@ def check_keys(text: Text, suffix: str) -> None:
         number, line = clash
         others = enumerate(text.lines(), 1)
         beside, other = next((n, other) for n, other in others if line in form.claimed(other))
-        raise ElmoError(_refusal(text, number, form, line, f" next to {_short(other)} (line {beside})"))
+        raise ElmoError(_refusal(text, number, form, line, f" because of {_short(other)} (line {beside})"))
 
 
 def _find_clash(text: Text, form: _Format) -> tuple[int, str] | None:

@@ -146,8 +146,8 @@ def open_spool(
     Yields None if the interrupted run had already written OUT, and only its spool had to be removed.
 
     Raises:
-        ElmoError: OUT or its spool exists, and neither `resume` nor `force` is set; or the spool belongs to another
-            job, or another run uses it.
+        ElmoError: OUT exists without `force`, unless the interrupted run wrote it; the spool exists, and neither
+            `resume` nor `force` is set; the spool to resume belongs to another job; or another run uses it.
     """
     directory = directory_of(out)
     with _held(directory, out):
