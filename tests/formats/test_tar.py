@@ -197,7 +197,7 @@ def changed(path, name, offset, content):
         (b"\x80" + b"\0" * 2 + b"\xff" * 9, "ends inside a member"),
         (b"\xff" * 12, "a number in a header is invalid"),
         (b"-0000000001\0", "a number in a header is invalid"),
-        (b"99999999999\0", "a header lacks a number"),
+        (b"99999999999\0", "a number in a header is invalid"),
     ],
 )
 def test_a_size_that_is_not_true_is_refused(pack, parts, size, message):

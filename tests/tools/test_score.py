@@ -90,7 +90,11 @@ def test_what_is_no_text_is_named(model, texts, message):
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("vocab.txt", r"it has no vocab\.txt"), ("softmax.hdf5", r"softmax\.hdf5: no such file"), (None, "no such folder")],
+    [
+        ("vocab.txt", r"it has no vocab\.txt"),
+        ("softmax.hdf5", r"softmax\.hdf5: no such file"),
+        (None, "no such folder"),
+    ],
 )
 def test_what_the_folder_lacks_is_named(apart, data, tmp_path, missing, message):
     folder = tmp_path / "softmax"
