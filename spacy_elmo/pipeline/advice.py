@@ -67,11 +67,13 @@ class Advice:
             return
         behind = nlp.pipe_names[nlp.pipe_names.index(name) + 1 :]
         for setter in sentence_setters(nlp, (other for other in behind if other not in listening)):
+            factory = nlp.get_pipe_meta(setter).factory
+            named = "" if setter == factory else f', name="{setter}"'
             self._give(
                 "order",
                 f"{name}: {setter} comes after it, which is too late to set sentence boundaries, so the biLM reads "
-                f"each Doc as one sentence. Put {setter} before it: "
-                f'nlp.add_pipe("{nlp.get_pipe_meta(setter).factory}", name="{setter}", before="{name}")',
+                f'each Doc as one sentence. Put {setter} before it: nlp.remove_pipe("{setter}"), '
+                f'then nlp.add_pipe("{factory}"{named}, before="{name}")',
             )
 
     def check_language(self, name: str, pipeline: str | None, model: object) -> None:

@@ -85,8 +85,8 @@ def _embed(text: Path, out: Path, settings: EmbedSettings, progress: bool) -> Em
     if source.nlp is None:
         warn_of(
             [source.path],
-            "put only the text into a file, one sentence per line, and let --pipeline (in Python: pipeline=...) split "
-            "it: a language such as en, or a spaCy pipeline",
+            "let --pipeline (in Python: pipeline=...) split it: a language such as en, or a spaCy pipeline. The "
+            "file should hold only the text, one sentence per line",
         )
     _check_lines(source, survey, settings, out)
     encoder = Encoder(opened.bilm(), layers, settings)

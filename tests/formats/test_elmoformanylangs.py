@@ -353,6 +353,18 @@ def test_a_flipped_bit_in_a_zip_of_torch_is_found(model):
     refused(model, r"encoder\.pkl: the checksum of \S+data/0 in it is wrong")
 
 
+def test_a_tensor_that_the_zip_calls_a_folder_is_refused(model):
+    """torch would leave it uninitialized, and say nothing."""
+    change_state(model / "encoder.pkl", lambda state: None, legacy=False)
+    with zipfile.ZipFile(model / "encoder.pkl") as file:
+        name = next(name for name in file.namelist() if name.endswith("data/0"))
+    content = bytearray((model / "encoder.pkl").read_bytes())
+    in_directory = content.rindex(name.encode()) - 46  # where its entry begins
+    content[in_directory + 38] |= 0x10  # attribute of a folder
+    (model / "encoder.pkl").write_bytes(content)
+    refused(model, r"encoder\.pkl: torch does not write zip archives like this")
+
+
 def test_a_pickle_in_a_compressed_zip_is_refused(model):
     change_state(model / "encoder.pkl", lambda state: None, legacy=False)
     with zipfile.ZipFile(model / "encoder.pkl") as file:
@@ -476,7 +488,7 @@ def test_a_missing_file_is_an_error_that_names_it(model, name, instead):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config.update(config_path="other.json"), "'other.json' is not there; put the network config"),
+        (lambda config: config.update(config_path="other.json"), "'other.json' is not there; copy the network config"),
         (lambda config: config.update(config_path="../../etc/passwd"), "'passwd' is not there"),
         (lambda config: config.update(config_path=None), "config_path is None"),
         (lambda config: config.update(config_path=[1]), r"config_path is \[1\]"),
