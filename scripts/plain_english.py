@@ -46,8 +46,16 @@ def main() -> int:
 
 
 def _known() -> Iterator[Path]:
-    names = subprocess.run(["git", "ls-files", "*.md", "*.py"], cwd=ROOT, check=True, capture_output=True, text=True)
-    yield from (ROOT / name for name in names.stdout.splitlines() if not name.startswith(_SKIPPED))
+    listed = subprocess.run(["git", "ls-files", "*.md", "*.py"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.splitlines() if listed.returncode == 0 else _found()  # not in a clone, or not its owner's
+    yield from (ROOT / name for name in names if not name.startswith(_SKIPPED))
+
+
+def _found() -> Iterator[str]:
+    for path in sorted([*ROOT.rglob("*.md"), *ROOT.rglob("*.py")]):
+        name = path.relative_to(ROOT)
+        if not any(part.startswith(".") or part in ("build", "dist") for part in name.parts):
+            yield name.as_posix()
 
 
 def passages(path: Path) -> Iterator[tuple[int, str]]:
