@@ -18,22 +18,22 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md", "examples/*/README.md")
-PAGES += ("training/*/README.md", "spacy_elmo/models/*/ATTRIBUTION.md", "CODE_OF_CONDUCT.md")
+PAGES = (  # all of them stand in the navigation
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *("docs/**/*.md", "examples/*/README.md", "training/*/README.md"),
+)
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
     """Replace what mkdocs found by the pages and what they link to."""
-    pages = sorted({path for pattern in PAGES for path in ROOT.glob(pattern)})
-    linked = {target for page in pages for target in _linked_files(page)}
-    paths = [*pages, *sorted(linked - set(pages))]
-    ours = [_file(path, config) for path in paths]
+    pages = {path for pattern in PAGES for path in ROOT.glob(pattern)}
+    linked = {target for page in pages for target in _linked_files(page)} - pages
     themes = [file for file in files if file.src_dir != config.docs_dir]
-    for file in ours:
-        if file.src_uri not in str(config.nav):  # others link to it, which is enough
-            file.inclusion = InclusionLevel.NOT_IN_NAV
-    return Files([*themes, *ours])
+    others = [_file(path, config) for path in sorted(linked)]
+    for file in others:
+        file.inclusion = InclusionLevel.NOT_IN_NAV
+    return Files([*themes, *(_file(path, config) for path in sorted(pages)), *others])
 
 
 def _linked_files(page: Path) -> Iterator[Path]:

@@ -1,7 +1,6 @@
 """The README's examples run unchanged, and the things that it names exist."""
 
 import json
-import os
 import re
 import runpy
 import subprocess
@@ -14,6 +13,8 @@ from spacy.schemas import ConfigSchemaTraining
 from spacy.tokens import DocBin, Span
 from spacy.util import load_model_from_config, registry
 from thinc.api import Config
+
+from helpers.shell import run_in_shell
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -86,12 +87,7 @@ def shortened(line):
 
 @pytest.mark.parametrize("block", commands_of_readme(), ids=["train", "pretrain"])
 def test_commands_of_the_readme_run(block, workplace):
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    script = "\n".join(map(shortened, block.splitlines()))
-    done = subprocess.run(
-        ["bash", "-ec", script], cwd=workplace, env=os.environ | {"PATH": path}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_in_shell("\n".join(map(shortened, block.splitlines())), workplace)
 
 
 SETTINGS = [

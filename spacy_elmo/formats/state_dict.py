@@ -90,9 +90,7 @@ def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
     with zipfile.ZipFile(_Cautious(file)) as archive:
         entries = archive.infolist()
         pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
-        total = sum(entry.file_size for entry in entries)
-        all_stored = all(torch_reads(entry) for entry in entries)
-        if len(entries) > _MOST_MEMBERS or not all_stored or total > file.seek(0, os.SEEK_END):
+        if len(entries) > _MOST_MEMBERS or not is_written_by_torch(archive, file.seek(0, os.SEEK_END)):
             raise WeightsError(f"{source}: torch does not write zip archives like this; damaged or hostile")
         if len(pickles) != 1 or pickles[0].file_size > _MOST_PICKLED:
             raise WeightsError(f"{source}: expected one short pickle in this zip archive, as torch.save writes it")
@@ -103,11 +101,19 @@ def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
         return archive.read(pickles[0])
 
 
-def torch_reads(entry: zipfile.ZipInfo) -> bool:
-    """Whether torch reads the content. It skips folders and entries without compressed bytes, and leaves their tensors
-    uninitialized (`mz_zip_reader_extract_to_mem_no_alloc` in miniz)."""
-    is_folder = entry.external_attr & 0x10 or entry.filename.endswith("/")
-    return not is_folder and entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+def is_written_by_torch(archive: zipfile.ZipFile, size: int) -> bool:
+    """Return whether the members lie uncompressed in this file of `size` bytes, and torch would read all of them.
+
+    It skips folders and members without compressed bytes, and leaves their tensors uninitialized
+    (`mz_zip_reader_extract_to_mem_no_alloc` in miniz).
+    """
+    entries = archive.infolist()
+    return sum(entry.file_size for entry in entries) <= size and all(
+        entry.compress_type == zipfile.ZIP_STORED
+        and entry.compress_size == entry.file_size
+        and not (entry.external_attr & 0x10 or entry.is_dir())
+        for entry in entries
+    )
 
 
 class _Cautious:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spacy_elmo.bilm.time_steps import State
 from spacy_elmo.errors import PretrainingError
-from spacy_elmo.formats.state_dict import torch_reads
+from spacy_elmo.formats.state_dict import is_written_by_torch
 from spacy_elmo.pretraining.precision import Precision
 from spacy_elmo.support import strict_json
 from spacy_elmo.support.files import write_whole
@@ -208,9 +208,7 @@ def _load(path: Path) -> Any:
 def _check_archive(path: Path) -> None:
     """Raise if this is not a zip archive as torch writes it, or a checksum is wrong: torch checks none."""
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        all_read = all(torch_reads(entry) for entry in entries)
-        if not all_read or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        if not is_written_by_torch(archive, path.stat().st_size):
             raise ValueError("not a zip archive as torch writes it")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.files import make_a_folder_of
 from helpers.references import close
 from helpers.refusals import Trap, refused
 from spacy_elmo import ElmoError, OptionsError, WeightsError
@@ -356,12 +357,7 @@ def test_a_flipped_bit_in_a_zip_of_torch_is_found(model):
 def test_a_tensor_that_the_zip_calls_a_folder_is_refused(model):
     """torch would leave it uninitialized, and say nothing."""
     change_state(model / "encoder.pkl", lambda state: None, legacy=False)
-    with zipfile.ZipFile(model / "encoder.pkl") as file:
-        name = next(name for name in file.namelist() if name.endswith("data/0"))
-    content = bytearray((model / "encoder.pkl").read_bytes())
-    in_directory = content.rindex(name.encode()) - 46  # where its entry begins
-    content[in_directory + 38] |= 0x10  # attribute of a folder
-    (model / "encoder.pkl").write_bytes(content)
+    make_a_folder_of(model / "encoder.pkl", "data/0")
     refused(model, r"encoder\.pkl: torch does not write zip archives like this")
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.files import make_a_folder_of
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.checkpoint import Checkpoint
@@ -163,6 +164,14 @@ def test_overwritten_bytes_lead_to_an_error_of_ours_or_change_nothing(tmp_path_f
         assert "damaged.pt" in str(error)  # noqa: PT017
     else:
         assert_equal(found, make())
+
+
+def test_a_tensor_that_the_zip_calls_a_folder_is_an_error_of_ours(tmp_path, whole):
+    """torch would leave it uninitialized, and say nothing."""
+    (tmp_path / "c.pt").write_bytes(whole)
+    make_a_folder_of(tmp_path / "c.pt", "data/0")
+    with pytest.raises(PretrainingError, match=r"c\.pt: .*not a zip archive as torch writes it"):
+        Checkpoint.read(tmp_path / "c.pt")
 
 
 @given(st.binary(max_size=300))
