@@ -66,7 +66,7 @@ clean:
 	rm -rf $(VENV) .nox benchmarks/.envs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache spacy_elmo/bilm/*.so
 
 # torch comes first and alone: left to the resolver, it may take a build of several gigabytes.
-$(VENV)/.installed: pyproject.toml setup.py spacy_elmo/bilm/_kernels.c spacy_elmo/bilm/_kernels_level.h
+$(VENV)/.installed: pyproject.toml setup.py $(wildcard spacy_elmo/bilm/_kernels*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python scripts/install_torch.py
 	$(BIN)/python -m pip --disable-pip-version-check install --editable .

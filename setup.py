@@ -20,7 +20,7 @@ is_pure = os.environ.get("SPACY_ELMO_PURE", "0") not in ("", "0")
 is_served = sys.platform in ("linux", "darwin") and platform.machine() in ("x86_64", "aarch64", "arm64")
 has_kernels = is_served and not is_pure
 
-sources = ["spacy_elmo/bilm/_kernels.c", "spacy_elmo/bilm/_kernels_level.h"]
+sources = ["spacy_elmo/bilm/_kernels.c", "spacy_elmo/bilm/_kernels_level.h", "spacy_elmo/bilm/_kernels_training.h"]
 checksum = zlib.crc32(b"".join(Path(source).read_bytes() for source in sources))  # kernels.py compares it
 
 kernels = Extension(

@@ -11,7 +11,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-TESTS = ["test_reference.py", "test_lstm.py", "test_kernels.py", "test_products.py", "engines"]
+TESTS = [
+    "test_reference.py",
+    "test_lstm.py",
+    "test_kernels.py",
+    "test_training_kernels.py",
+    "test_products.py",
+    "engines",
+]
 CAPABILITY, ONEDNN, MKL = "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"
 LEVELS: dict[str, dict[str, str]] = {
     "avx512": {CAPABILITY: "avx512"},

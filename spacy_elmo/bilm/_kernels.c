@@ -1,5 +1,6 @@
 /* The recurrence of an LSTM layer in float32, both directions, all time steps in one call (`run_layer`). Also the work
- * between the products of a step (`update_gates`), and products of other layers (`multiply`).
+ * between the products of a step (`update_gates`), and products of other layers (`multiply`). And what training computes
+ * between its products (`step_forward`, `step_backward`, `softmax_rows`).
  *
  * Sequences and directions are independent of each other. So a thread takes some rows of one direction through all of
  * their steps, and does not wait for other threads. A step is one pass over the weights. Their columns are in strips of
@@ -16,6 +17,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <dlfcn.h>
+#include <float.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,6 +120,63 @@ static inline const float *strip_ahead(const float *matrix, Py_ssize_t apart, Py
     return has_next && block < STRIPS_OF_TILE ? matrix + (STRIPS_OF_TILE + block) * apart : matrix;
 }
 
+/* Rows of numbers of both directions. */
+typedef struct {
+    void *data;
+    Py_ssize_t apart, width; /* apart: rows from the first row of one direction to that of the other */
+    int is_bfloat16;         /* otherwise float32 */
+} Numbers;
+
+static inline Py_ssize_t place(const Numbers *array, Py_ssize_t direction, Py_ssize_t row)
+{
+    return (direction * array->apart + row) * array->width;
+}
+
+#define PIECE 256 /* cells of a row that are computed at once */
+
+/* A time step of both directions in training, forwards or backwards. */
+typedef struct {
+    Py_ssize_t n_rows, dim, n_shares;
+    float cell_clip;
+    const uint8_t *kept;   /* for each row, whether it keeps its state before the step; NULL: all do */
+    Numbers gates;         /* 4 * dim; forwards: before their nonlinearities, then after them */
+    Numbers cells;         /* after the step, float32 */
+    Numbers found;         /* cells before the step, float32 */
+    Numbers hidden;        /* forwards: outputs of the cells; backwards: their gradients */
+    Numbers d_gates;       /* backwards: filled in, before the nonlinearities */
+    Numbers d_cells;       /* backwards: gradients of the cells after the step, then of those before it, float32 */
+} CellStep;
+
+/* Some targets of a softmax in training. */
+typedef struct {
+    Py_ssize_t n_rows, n_words, n_parts; /* parts: of the rows */
+    Numbers logits;       /* without the biases; becomes their gradients */
+    const float *biases;  /* [n_words] */
+    const int64_t *hits;  /* [n_rows], a word to leave out, or -1. NULL: the target is one of the words */
+    const float *truth;   /* [n_rows], the logit of the target */
+    float *totals;        /* [n_rows], filled in: the sum of exp(logit - largest), */
+    float *largest;       /* [n_rows], the largest logit, */
+    float *shares;        /* [n_rows], and the probability of the target, if it is not one of the words */
+    float *d_biases;      /* [n_parts, n_words], added to; NULL: no gradients */
+    int is_out_of_memory;
+} SoftmaxRows;
+
+/* The filters of one size of the character CNN, over some words. */
+typedef struct {
+    Py_ssize_t n_words, n_windows, n_positions, dim, n_filters, size; /* size: characters of a window */
+    Py_ssize_t stride;   /* of pooled and windows: filters of all sizes */
+    Numbers products;    /* [n_words, n_windows, n_filters] */
+    float *pooled;       /* [n_words, stride]: the largest product; backwards: its gradient */
+    int32_t *windows;    /* [n_words, stride]: the window that has it */
+    const float *x;      /* [n_words, n_positions, dim] */
+    const float *filters;/* [n_filters, size * dim] */
+    float *d_filters;    /* as the filters, added to */
+    float *d_x;          /* as x, added to */
+} Convolution;
+
+#define FILTERS_OF_TASK 16
+#define WORDS_OF_TASK 16
+
 #define JOIN(name, level) name##_##level
 
 #if defined(__x86_64__)
@@ -154,10 +213,18 @@ typedef struct {
     void (*project)(const Layer *, const Direction *, Work *, Py_ssize_t);
     void (*update_row)(Py_ssize_t, const float *, const float *, float, float *, float *);
     void (*multiply_columns)(const Product *, Py_ssize_t, Py_ssize_t, Py_ssize_t, Py_ssize_t);
+    void (*step_forward)(const CellStep *, Py_ssize_t, Py_ssize_t);
+    void (*step_backward)(const CellStep *, Py_ssize_t, Py_ssize_t);
+    void (*softmax_row)(const SoftmaxRows *, Py_ssize_t, float *, Py_ssize_t, float *);
+    void (*pool_word)(const Convolution *, Py_ssize_t);
+    void (*add_filter_gradients)(const Convolution *, Py_ssize_t, Py_ssize_t);
+    void (*add_character_gradients)(const Convolution *, Py_ssize_t);
 } Level;
 
 #define VERSION(name, level)                                                                                           \
-    {name, read_inputs_##level, update_cells_##level, project_##level, update_row_##level, multiply_columns_##level}
+    {name,                     read_inputs_##level,  update_cells_##level,  project_##level,    update_row_##level,         \
+     multiply_columns_##level, step_forward_##level, step_backward_##level, softmax_row_##level,        \
+     pool_word_##level, add_filter_gradients_##level, add_character_gradients_##level}
 
 static const Level levels[] = { /* best first */
 #if defined(__x86_64__)
@@ -300,6 +367,170 @@ static PyObject *multiply(PyObject *self, PyObject *arguments)
 
     Py_BEGIN_ALLOW_THREADS
     Tasks tasks = {multiply_part, &all, all.n_parts, 0, n_threads};
+    carry_out_all(&tasks);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* step_forward, step_backward, softmax_rows */
+
+static int parse_numbers(PyObject *arguments, Numbers *array)
+{
+    Py_ssize_t address;
+    if (!PyArg_ParseTuple(arguments, "nnnp", &address, &array->apart, &array->width, &array->is_bfloat16))
+        return 0;
+    array->data = (void *)address;
+    return 1;
+}
+
+typedef struct {
+    const CellStep *step;
+    void (*carry_out)(const CellStep *, Py_ssize_t, Py_ssize_t);
+} CellTask;
+
+static void carry_out_share(void *task, Py_ssize_t share)
+{
+    const CellTask *all = task;
+    Py_ssize_t rows = all->step->n_rows, n_shares = all->step->n_shares;
+    for (Py_ssize_t row = 2 * rows * share / n_shares; row < 2 * rows * (share + 1) / n_shares; row++)
+        all->carry_out(all->step, row / rows, row % rows);
+}
+
+static PyObject *carry_out_step(PyObject *arguments, int is_backward)
+{
+    int n_threads;
+    Py_ssize_t kept;
+    PyObject *parts[6] = {NULL};
+    CellStep step = {0};
+    Numbers *arrays[6] = {&step.gates, &step.cells, &step.found, &step.hidden, &step.d_gates, &step.d_cells};
+    if (!PyArg_ParseTuple(arguments, is_backward ? "innfnO!O!O!O!O!O!" : "innfnO!O!O!O!", &n_threads, &step.n_rows,
+                          &step.dim, &step.cell_clip, &kept, &PyTuple_Type, &parts[0], &PyTuple_Type, &parts[1],
+                          &PyTuple_Type, &parts[2], &PyTuple_Type, &parts[3], &PyTuple_Type, &parts[4], &PyTuple_Type,
+                          &parts[5]))
+        return NULL;
+    for (int number = 0; number < 6 && parts[number] != NULL; number++)
+        if (!parse_numbers(parts[number], arrays[number]))
+            return NULL;
+    step.kept = (const uint8_t *)kept;
+    step.n_shares = 2 * step.n_rows * step.dim >= SHARED ? n_threads : 1;
+    CellTask task = {&step, is_backward ? level->step_backward : level->step_forward};
+
+    Py_BEGIN_ALLOW_THREADS
+    Tasks tasks = {carry_out_share, &task, step.n_shares, 0, n_threads};
+    carry_out_all(&tasks);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *step_forward(PyObject *self, PyObject *arguments) { return carry_out_step(arguments, 0); }
+
+static PyObject *step_backward(PyObject *self, PyObject *arguments) { return carry_out_step(arguments, 1); }
+
+static void softmax_part(void *given, Py_ssize_t part)
+{
+    SoftmaxRows *all = given;
+    Py_ssize_t padded = (all->n_words + STRIP - 1) / STRIP * STRIP, end = all->n_rows * (part + 1) / all->n_parts;
+    void *values = NULL;
+    if (posix_memalign(&values, 64, (size_t)padded * sizeof(float)) != 0) {
+        all->is_out_of_memory = 1;
+        return;
+    }
+    float *d_biases = all->d_biases == NULL ? NULL : all->d_biases + part * all->n_words;
+    for (Py_ssize_t row = all->n_rows * part / all->n_parts; row < end; row++)
+        level->softmax_row(all, row, values, padded, d_biases);
+    free(values);
+}
+
+static PyObject *softmax_rows(PyObject *self, PyObject *arguments)
+{
+    int n_threads, is_bfloat16;
+    Py_ssize_t addresses[8];
+    SoftmaxRows all = {0};
+    if (!PyArg_ParseTuple(arguments, "innnpnnnnnnnn", &n_threads, &all.n_parts, &all.n_rows, &all.n_words, &is_bfloat16,
+                          &addresses[0], &addresses[1], &addresses[2], &addresses[3], &addresses[4], &addresses[5],
+                          &addresses[6], &addresses[7]))
+        return NULL;
+    all.logits = (Numbers){(void *)addresses[0], 0, all.n_words, is_bfloat16};
+    all.biases = (const float *)addresses[1];
+    all.hits = (const int64_t *)addresses[2];
+    all.truth = (const float *)addresses[3];
+    all.totals = (float *)addresses[4];
+    all.largest = (float *)addresses[5];
+    all.shares = (float *)addresses[6];
+    all.d_biases = (float *)addresses[7];
+
+    Py_BEGIN_ALLOW_THREADS
+    Tasks tasks = {softmax_part, &all, all.n_parts, 0, n_threads};
+    carry_out_all(&tasks);
+    Py_END_ALLOW_THREADS
+    if (all.is_out_of_memory)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
+static void pool_share(void *given, Py_ssize_t share)
+{
+    const Convolution *all = given;
+    Py_ssize_t n_shares = (all->n_words + WORDS_OF_TASK - 1) / WORDS_OF_TASK;
+    for (Py_ssize_t word = all->n_words * share / n_shares; word < all->n_words * (share + 1) / n_shares; word++)
+        level->pool_word(all, word);
+}
+
+static PyObject *pool(PyObject *self, PyObject *arguments)
+{
+    int n_threads, is_bfloat16;
+    Py_ssize_t addresses[3];
+    Convolution all = {0};
+    if (!PyArg_ParseTuple(arguments, "innnnpnnn", &n_threads, &all.n_words, &all.n_windows, &all.n_filters, &all.stride,
+                          &is_bfloat16, &addresses[0], &addresses[1], &addresses[2]))
+        return NULL;
+    all.products = (Numbers){(void *)addresses[0], 0, 0, is_bfloat16};
+    all.pooled = (float *)addresses[1];
+    all.windows = (int32_t *)addresses[2];
+
+    Py_BEGIN_ALLOW_THREADS
+    Tasks tasks = {pool_share, &all, (all.n_words + WORDS_OF_TASK - 1) / WORDS_OF_TASK, 0, n_threads};
+    carry_out_all(&tasks);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* First the filters, then the characters: each task has its own gradients, in the same order for any number of threads. */
+static void unpool_share(void *given, Py_ssize_t share)
+{
+    const Convolution *all = given;
+    Py_ssize_t filter_tasks = (all->n_filters + FILTERS_OF_TASK - 1) / FILTERS_OF_TASK;
+    if (share < filter_tasks) {
+        Py_ssize_t first = share * FILTERS_OF_TASK;
+        level->add_filter_gradients(all, first, least(first + FILTERS_OF_TASK, all->n_filters));
+        return;
+    }
+    share -= filter_tasks;
+    Py_ssize_t n_shares = (all->n_words + WORDS_OF_TASK - 1) / WORDS_OF_TASK;
+    for (Py_ssize_t word = all->n_words * share / n_shares; word < all->n_words * (share + 1) / n_shares; word++)
+        level->add_character_gradients(all, word);
+}
+
+static PyObject *unpool(PyObject *self, PyObject *arguments)
+{
+    int n_threads;
+    Py_ssize_t addresses[6];
+    Convolution all = {0};
+    if (!PyArg_ParseTuple(arguments, "innnnnnnnnnnn", &n_threads, &all.n_words, &all.n_positions, &all.dim, &all.n_filters,
+                          &all.size, &all.stride, &addresses[0], &addresses[1], &addresses[2], &addresses[3],
+                          &addresses[4], &addresses[5]))
+        return NULL;
+    all.pooled = (float *)addresses[0];
+    all.windows = (int32_t *)addresses[1];
+    all.x = (const float *)addresses[2];
+    all.filters = (const float *)addresses[3];
+    all.d_filters = (float *)addresses[4];
+    all.d_x = (float *)addresses[5];
+    Py_ssize_t n_tasks = (all.n_filters + FILTERS_OF_TASK - 1) / FILTERS_OF_TASK;
+    n_tasks += (all.n_words + WORDS_OF_TASK - 1) / WORDS_OF_TASK;
+
+    Py_BEGIN_ALLOW_THREADS
+    Tasks tasks = {unpool_share, &all, n_tasks, 0, n_threads};
     carry_out_all(&tasks);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
@@ -544,6 +775,11 @@ static PyMethodDef methods[] = {
     {"update_gates", update_gates, METH_VARARGS, "See _kernels.pyi."},
     {"multiply", multiply, METH_VARARGS, "See _kernels.pyi."},
     {"run_layer", run_layer, METH_VARARGS, "See _kernels.pyi."},
+    {"step_forward", step_forward, METH_VARARGS, "See _kernels.pyi."},
+    {"step_backward", step_backward, METH_VARARGS, "See _kernels.pyi."},
+    {"softmax_rows", softmax_rows, METH_VARARGS, "See _kernels.pyi."},
+    {"pool", pool, METH_VARARGS, "See _kernels.pyi."},
+    {"unpool", unpool, METH_VARARGS, "See _kernels.pyi."},
     {"use_large_pages", use_large_pages, METH_VARARGS, "See _kernels.pyi."},
     {NULL, NULL, 0, NULL},
 };

@@ -254,6 +254,8 @@ TARGET static void LEVEL(multiply_columns)(const Product *all, Py_ssize_t row, P
     }
 }
 
+#include "_kernels_training.h"
+
 #undef UPDATE_CELL
 #undef LOG2_E
 #undef VECTORS

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from spacy_elmo.bilm import characters
+from spacy_elmo.bilm import characters, training_kernels
 from spacy_elmo.bilm.characters import Alphabet
 from spacy_elmo.bilm.options import CharCNNOptions
 from spacy_elmo.bilm.packed import PackedModule
@@ -98,6 +98,9 @@ class CharacterCNN(nn.Module):
         full = min(options.max_characters_per_token, ids.shape[1])
         needed = torch.from_numpy(ids[:, : min(full, longest + self._widest)])
         x = self.embedding[to_device(needed, self.embedding.device)]  # [words, positions, embedding_dim]
+        if torch.is_grad_enabled() and training_kernels.can_compute(x):
+            largest = _LargestProducts.apply(x, longest + 1, *self.filters)  # type: ignore[no-untyped-call]
+            return _ACTIVATIONS[options.activation](largest + torch.cat(list(self.biases)))
         pooled = []
         for (size, number), weight, bias in zip(options.filters, self.filters, self.biases, strict=True):
             starts = min(longest + 1, full - size + 1)
@@ -118,6 +121,46 @@ class CharacterCNN(nn.Module):
             nn.init.zeros_(bias)
         for module in (*self.highways, *filter(None, [self.projection])):
             module.initialize(generator)
+
+
+class _LargestProducts(torch.autograd.Function):
+    """The largest product of each filter over the windows of a word, in training on a CPU.
+
+    The gradient only comes from the window that has it, so this is a small part of the work that autograd would do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n_windows: int, *filters: Tensor) -> Tensor:
+        """Return `[n_words, n]` float32, for all filters.
+
+        x: `[n_words, n_positions, dim]`; n_windows: windows of a filter, if there are as many; filters: as in
+        `CharacterCNN`.
+        """
+        n_words, n_positions, dim = x.shape
+        pooled = x.new_empty(n_words, sum(weight.shape[1] for weight in filters))
+        windows, first = torch.empty_like(pooled, dtype=torch.int32), 0
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        read = x.to(dtype)
+        for weight in filters:
+            size, n_filters = weight.shape[0] // dim, weight.shape[1]
+            count = min(n_windows, n_positions - size + 1)
+            parts = read[:, : count + size - 1].unfold(1, size, 1).transpose(2, 3)
+            products = torch.mm(parts.reshape(-1, size * dim), weight.to(dtype))
+            training_kernels.pool(products.view(n_words, count, n_filters), pooled, windows, first)
+            first += n_filters
+        ctx.save_for_backward(x, windows, *filters)
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of `x` and of the filters."""
+        x, windows, *filters = ctx.saved_tensors
+        d_pooled, d_x, d_filters, first = grads[0].contiguous(), torch.zeros_like(x), [], 0
+        for weight in filters:
+            rows = weight.t().contiguous()
+            d_filters.append(training_kernels.unpool(d_pooled, windows, first, x, rows, d_x).t())
+            first += len(rows)
+        return d_x, None, *d_filters
 
 
 class Highway(PackedModule[tuple[Product, Product]]):

@@ -29,7 +29,7 @@ from spacy_elmo.bilm.products import Product, reasons_against_prediction
 from spacy_elmo.errors import ElmoError
 
 VARIABLE = "SPACY_ELMO_ISA"
-_SOURCES = ("_kernels.c", "_kernels_level.h")
+_SOURCES = ("_kernels.c", "_kernels_level.h", "_kernels_training.h")
 _ACTIVATIONS = ("none", "relu", "sigmoid")  # as _kernels.c numbers them
 
 
@@ -45,7 +45,9 @@ def _load() -> tuple[Any, ImportError | None]:
     if all(source.is_file() for source in sources):
         checksum = zlib.crc32(b"".join(source.read_bytes() for source in sources))
         if getattr(module, "SOURCE", None) != checksum:
-            return None, ImportError(f"it was built from another version of {' and '.join(_SOURCES)}")
+            return None, ImportError(
+                f"it was built from another version of {', '.join(_SOURCES[:-1])} and {_SOURCES[-1]}"
+            )
     return module, None
 
 
@@ -77,6 +79,11 @@ def instruction_sets() -> list[str]:
 def instruction_set() -> str | None:
     """Return the name of the version in use: "avx512", "avx2", "neon" or "generic"; None without the compiled part."""
     return _chosen
+
+
+def compiled() -> Any:
+    """Return the compiled part: a module with the functions of _kernels.pyi, which do not check their arguments."""
+    return _kernels
 
 
 def is_missing() -> bool:
@@ -139,7 +146,7 @@ def update_gates(gates: Tensor, inputs: Tensor, cell: Tensor, cell_clip: float |
     (rows, dim), outputs = cell.shape, torch.empty_like(cell)
     shapes = [(rows, 4 * dim), (rows, 4 * dim), (rows, dim), (rows, dim)]
     addresses = _addresses([gates, inputs, cell, outputs], shapes)
-    _kernels.update_gates(torch.get_num_threads(), rows, dim, _limit(cell_clip), *addresses)
+    _kernels.update_gates(torch.get_num_threads(), rows, dim, limit(cell_clip), *addresses)
     return outputs
 
 
@@ -242,7 +249,7 @@ def run_layer(
         directions.append((*addresses, *_addresses(arrays, shapes)))
     starts = None if starts is None else starts.contiguous()
     _kernels.run_layer(
-        torch.get_num_threads(), one.n_in, one.dim, one.width, *map(_limit, clips), len(batch_sizes), sizes.data_ptr(),
+        torch.get_num_threads(), one.n_in, one.dim, one.width, *map(limit, clips), len(batch_sizes), sizes.data_ptr(),
         0 if starts is None else starts.data_ptr(), *directions,
     )  # fmt: skip
     return outputs
@@ -256,7 +263,8 @@ def _addresses(arrays: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> l
     return [array.data_ptr() for array in arrays]
 
 
-def _limit(clip: float | None) -> float:
+def limit(clip: float | None) -> float:
+    """Return a clip as the compiled part takes it."""
     return math.inf if clip is None else clip
 
 

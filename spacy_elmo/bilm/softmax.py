@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spacy_elmo.bilm import training_kernels
 from spacy_elmo.bilm.packed import PackedModule
 from spacy_elmo.bilm.parameters import empty_parameter
 from spacy_elmo.bilm.products import Product
@@ -15,6 +16,9 @@ from spacy_elmo.bilm.transfer import to_device
 # Size of a chunk of logits: it should fit into a CPU's cache, and all logits of a batch would take gigabytes. But a
 # chunk has at least this many targets: each chunk reads the rows of a large vocabulary from memory again.
 _CHUNK_BYTES, _CHUNK_TARGETS, _PACKED_TARGETS = 8 * 2**20, 32, 64
+
+# Chunks whose logits are kept until one product computes the gradients of the rows. It reads and writes all of these.
+_CHUNKS_OF_GROUP = 4
 
 
 @dataclass(frozen=True)
@@ -172,34 +176,53 @@ def _cross_entropy(
     scored = _Scored.of(hidden, weight, bias, targets, candidates)
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    rows = scored.rows.to(dtype)
+    rows, inputs = scored.rows.to(dtype), hidden.to(dtype)
     losses, d_truth = torch.empty_like(scored.truth), torch.full_like(scored.truth, -1.0)
     d_hidden, d_rows, d_biases = (torch.zeros_like(part) for part in (hidden, scored.rows, scored.biases))
+    softmax_rows = training_kernels.softmax_rows if training_kernels.can_compute(rows) else _softmax_rows
     size = max(_CHUNK_TARGETS, _CHUNK_BYTES // (4 * len(rows)))
-    for start in range(0, len(hidden), size):
-        part = slice(start, start + size)
-        chunk, truth = hidden[part].to(dtype), scored.truth[part]
-        logits = torch.mm(chunk, rows.T).to(truth).add_(scored.biases)  # only the products have autocast's dtype
-        if scored.hits is not None:
-            _leave_out(logits, scored.hits[part])
-        probability = torch.softmax(logits, dim=1)
-        total = _log_total(logits, probability)
-        among_all = torch.ones_like(total)  # share of these words, if the target is scored separately
-        if scored.hits is not None:
-            among_words, total = total, torch.logaddexp(total, truth)
-            among_all = (among_words - total).exp()
-            d_truth[part] += (truth - total).exp()
-        losses[part] = total - truth
+    for group in _slices(len(hidden), _CHUNKS_OF_GROUP * size):
+        probabilities = rows.new_empty(len(inputs[group]), len(rows))
+        for part in _slices(group.stop, size, group.start):
+            logits = probabilities[part.start - group.start : part.stop - group.start]
+            torch.mm(inputs[part], rows.T, out=logits)
+            hits = None if scored.hits is None else scored.hits[part]
+            totals, shares = softmax_rows(
+                logits, scored.biases, scored.truth[part], hits, d_biases if with_gradients else None
+            )
+            losses[part] = totals - scored.truth[part]
+            d_truth[part] += shares
+            if with_gradients:
+                d_hidden[part] = torch.mm(logits, rows)
         if with_gradients:
-            probability.mul_(among_all[:, None])
-            d_biases += probability.sum(0)
-            probability = probability.to(dtype)
-            d_hidden[part] = torch.mm(probability, rows)
-            d_rows += torch.mm(probability.T, chunk)
+            d_rows += torch.mm(probabilities.T, inputs[group])
     if not with_gradients:
         return losses, None
     d_hidden.addcmul_(d_truth[:, None], weight[targets])
     return losses, (d_hidden, d_rows, d_biases, d_truth)
+
+
+def _slices(stop: int, size: int, start: int = 0) -> list[slice]:
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
+def _softmax_rows(
+    logits: Tensor, biases: Tensor, truth: Tensor, hits: Tensor | None, d_biases: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Do what `training_kernels.softmax_rows` does, with torch's operators."""
+    exact = logits.to(truth).add(biases)  # only the products have autocast's dtype
+    if hits is not None:
+        _leave_out(exact, hits)
+    probability = torch.softmax(exact, dim=1)
+    total, shares = _log_total(exact, probability), torch.zeros_like(truth)
+    if hits is not None:
+        among_words, total = total, torch.logaddexp(total, truth)
+        probability.mul_((among_words - total).exp()[:, None])
+        shares = (truth - total).exp()
+    if d_biases is not None:
+        d_biases += probability.sum(0)
+        logits.copy_(probability)
+    return total, shares
 
 
 def _leave_out(logits: Tensor, hits: Tensor) -> None:

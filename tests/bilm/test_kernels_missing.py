@@ -70,7 +70,10 @@ def test_part_that_was_built_from_other_source_is_not_used(monkeypatch, without_
     assert found is None
     without_compiled_part()
     monkeypatch.setattr(kernels, "_failure", failure)
-    assert "built from another version of _kernels.c and _kernels_level.h): install" in kernels.why_missing()
+    assert (
+        "built from another version of _kernels.c, _kernels_level.h and _kernels_training.h): install"
+        in kernels.why_missing()
+    )
 
 
 def test_package_without_the_file_says_so_itself(data):

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spacy_elmo.bilm import training_kernels
 from spacy_elmo.bilm.engines.engine import Call, Engine, Layer, name_of
 from spacy_elmo.bilm.gates import activate_, clip_, tanh_, with_forget_bias
 from spacy_elmo.bilm.time_steps import State, TimeStep
 
 
 class GradientsByHand(Engine):
-    """Under autocast, products and gates have its dtype, while cells and results keep the dtype of `x`."""
+    """Under autocast, products and gates have its dtype, cells are float32, and results keep the dtype of `x`."""
 
     name = "gradients_by_hand"
 
@@ -24,6 +25,7 @@ class GradientsByHand(Engine):
         """See `Engine`."""
         x, (hidden, cell), dtype = call.x, call.state, _dtype(call)
         parts = (x, hidden, layer.weight, layer.bias, layer.projection)
+        cell = cell.to(torch.promote_types(cell.dtype, torch.float32))
         x_, hidden_, *parameters = (None if part is None else part.to(dtype) for part in parts)
         clips = (layer.cell_clip, layer.proj_clip)
         settings = call.steps(), clips, layer.forget_bias
@@ -64,34 +66,34 @@ class _Recurrence(torch.autograd.Function):
         """Compute outputs and final states like the plain recurrence. Keep gates, cells and outputs of every step."""
         (_, n_tokens, n_in), dim = x.shape, cell.shape[2]
         gates = x.new_empty(2, n_tokens, 4 * dim)
-        cells, squashed = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
+        cells, cell_outputs = cell.new_empty(2, n_tokens, dim), x.new_empty(2, n_tokens, dim)
         outputs = x.new_empty(2, n_tokens, hidden.shape[2])
         ctx.initial, last_hidden, last_cell = (hidden, cell), hidden.clone(), cell.clone()
         torch.baddbmm(with_forget_bias(bias, forget_bias), x, weight[:, :n_in], out=gates)
+        recurrent = weight[:, n_in:].contiguous()  # otherwise torch copies it at each time step
+        step_forward = training_kernels.step_forward if training_kernels.can_compute(x) else _step_forward
         for step in steps:
             now = step.tokens
-            hidden, cell = step.keep(hidden[:, : step.rows]), step.keep(cell[:, : step.rows])
-            input_gate, forget_gate, output_gate, candidate = activate_(
-                gates[:, now].baddbmm_(hidden, weight[:, n_in:])
-            )
-            cell = torch.mul(cell, forget_gate, out=cells[:, now]).addcmul_(input_gate, candidate)
-            hidden = tanh_(squashed[:, now].copy_(clip_(cell, clips[0]))) * output_gate
+            gates[:, now].baddbmm_(step.keep(hidden[:, : step.rows]), recurrent)
+            step_forward(gates[:, now], cell[:, : step.rows], cells[:, now], cell_outputs[:, now], step.kept, clips[0])
+            cell, hidden = cells[:, now], cell_outputs[:, now]
             if projection is not None:
                 hidden = clip_(torch.bmm(hidden, projection), clips[1])
             outputs[:, now] = hidden
             last_hidden[:, : step.rows], last_cell[:, : step.rows] = hidden, cell
-        ctx.save_for_backward(x, weight, projection, gates, cells, squashed, outputs)
+        ctx.save_for_backward(x, weight, projection, gates, cells, cell_outputs, outputs)
         ctx.steps, ctx.clips = steps, clips
         return outputs, last_hidden, last_cell
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Go through the time steps backwards. A name with `d_` is the gradient of what follows it."""
-        x, weight, projection, gates, cells, squashed, outputs = ctx.saved_tensors
+        x, weight, projection, gates, cells, cell_outputs, outputs = ctx.saved_tensors
         (d_outputs, d_hidden, d_cell), n_in = (grad.clone() for grad in grads), x.shape[2]
         initial_hidden, initial_cell = ctx.initial
         d_gates = torch.empty_like(gates)
         recurrent = weight[:, n_in:].transpose(1, 2).contiguous()  # otherwise torch copies it at each time step
+        step_backward = training_kernels.step_backward if training_kernels.can_compute(x) else _step_backward
         for number in reversed(range(len(ctx.steps))):
             step = ctx.steps[number]
             now, rows = step.tokens, step.rows
@@ -99,46 +101,53 @@ class _Recurrence(torch.autograd.Function):
             d_now = d_outputs[:, now].add_(d_hidden[:, :rows])
             if projection is not None:
                 d_now = torch.bmm(_through_clip(d_now, outputs[:, now], ctx.clips[1]), projection.transpose(1, 2))
-            d_carried = _step_back(
-                gates[:, now], cells[:, now], squashed[:, now], step.keep(found), d_now, d_cell[:, :rows],
-                ctx.clips[0], d_gates[:, now],
-            )  # fmt: skip
-            d_cell[:, :rows] = step.keep(d_carried)
+            step_backward(
+                gates[:, now], cells[:, now], found, d_now, d_cell[:, :rows], d_gates[:, now], step.kept, ctx.clips[0]
+            )
             d_hidden[:, :rows] = step.keep(torch.bmm(d_gates[:, now], recurrent))
         read = torch.cat([x, _found_hidden(ctx.steps, initial_hidden, outputs)], dim=2)
         d_weight = torch.bmm(read.transpose(1, 2), d_gates)
         d_projection = None
         if projection is not None:
-            dim = cells.shape[2]
-            d_projection = torch.bmm((squashed * gates[..., 2 * dim : 3 * dim]).transpose(1, 2), d_outputs)
+            d_projection = torch.bmm(cell_outputs.transpose(1, 2), d_outputs)
         d_bias = torch.bmm(x.new_ones(2, 1, x.shape[1]), d_gates).squeeze(1)
         d_x = torch.bmm(d_gates, weight[:, :n_in].transpose(1, 2)) if ctx.needs_input_grad[0] else None
         return d_x, d_hidden, d_cell, d_weight, d_bias, d_projection, None, None, None
 
 
-def _step_back(
-    gates: Tensor,
-    cell: Tensor,
-    squashed: Tensor,
-    found: Tensor,
-    d_output: Tensor,
-    d_cell: Tensor,
-    clip: float | None,
-    d_gates: Tensor,
-) -> Tensor:
-    """Fill in `d_gates` of one time step, before the nonlinearities. Return the gradient of the cell before the step.
+def _step_forward(
+    gates: Tensor, found: Tensor, cells: Tensor, hidden: Tensor, kept: Tensor | None, cell_clip: float | None
+) -> None:
+    """Do what `training_kernels.step_forward` does, with torch's operators."""
+    input_gate, forget_gate, output_gate, candidate = activate_(gates)
+    found = found if kept is None else found * kept.to(found)
+    torch.mul(found, forget_gate, out=cells).addcmul_(input_gate, candidate)
+    tanh_(hidden.copy_(clip_(cells, cell_clip))).mul_(output_gate)
 
-    gates: activated; cell: after the clip; squashed: its tanh; found: cell of the previous step.
-    """
+
+def _step_backward(
+    gates: Tensor,
+    cells: Tensor,
+    found: Tensor,
+    d_hidden: Tensor,
+    d_cells: Tensor,
+    d_gates: Tensor,
+    kept: Tensor | None,
+    cell_clip: float | None,
+) -> None:
+    """Do what `training_kernels.step_backward` does, with torch's operators. It overwrites `d_hidden`."""
     ops = torch.ops.aten
     input_gate, forget_gate, output_gate, candidate = gates.chunk(4, dim=-1)
     d_input, d_forget, d_output_gate, d_candidate = d_gates.chunk(4, dim=-1)
-    ops.sigmoid_backward.grad_input(d_output * squashed, output_gate, grad_input=d_output_gate)
-    d_cell = _through_clip(d_cell + ops.tanh_backward(d_output.mul_(output_gate), squashed), cell, clip)
+    squashed = tanh_(cells.to(gates, copy=True))
+    ops.sigmoid_backward.grad_input(d_hidden * squashed, output_gate, grad_input=d_output_gate)
+    d_cells.add_(ops.tanh_backward(d_hidden.mul_(output_gate), squashed))
+    d_cell = _through_clip(d_cells.clone(), cells, cell_clip)
+    found = found if kept is None else found * kept.to(found)
     ops.sigmoid_backward.grad_input(d_cell * candidate, input_gate, grad_input=d_input)
     ops.sigmoid_backward.grad_input(d_cell * found, forget_gate, grad_input=d_forget)
     ops.tanh_backward.grad_input(d_cell * input_gate, candidate, grad_input=d_candidate)
-    return d_cell.mul_(forget_gate)
+    d_cells.copy_(d_cell.mul_(forget_gate) if kept is None else d_cell.mul_(forget_gate).mul_(kept.to(found)))
 
 
 def _found_hidden(steps: list[TimeStep], initial: Tensor, outputs: Tensor) -> Tensor:
