@@ -27,24 +27,29 @@ def with_section(text: str, title: str, names: set[str]) -> str:
     An entry may have several names, `a, b: what they are`, and a line several entries, `a: this; b: that`.
     """
     lines: list[str] = []
-    section: list[str] = []
+    found: list[tuple[list[str], list[str]]] = []  # the names of each entry, and its text
     in_entry = False
-    for line in text.splitlines():
-        if found := _names(line, names):
-            text_of_all = line.partition(": ")[2]
-            section += [f"{name}: {text_of_all}" for name in found]
+    known = "|".join(sorted(names, key=len, reverse=True))
+    for line in re.sub(rf"; ((?:(?:{known}), )*(?:{known}): )", r"\n\1", text).splitlines():
+        if named := _names(line, names):
+            found.append((named, [line.partition(": ")[2]]))
             in_entry = True
         elif in_entry and line.startswith("    "):
-            section.append(line)
+            found[-1][1].append(line)
         else:
             in_entry = False
             lines.append(line)
-    if not section:
+    if not found:
         return text
-    known = "|".join(sorted(names, key=len, reverse=True))
-    entries = re.sub(rf"; ({known}): ", r"\n\1: ", "\n".join(section)).splitlines()
+    entries = [line for named, about in found for name in named for line in _entry(name, about)]
     at = lines.index("Raises:") if "Raises:" in lines else len(lines)
     return "\n".join([*lines[:at], "", f"{title}:", *(f"    {line}" for line in entries), "", *lines[at:]])
+
+
+def _entry(name: str, about: list[str]) -> list[str]:
+    """Return the lines of an entry. A list in it begins after a blank line, as Markdown wants it."""
+    first = next((number for number, line in enumerate(about) if line.lstrip().startswith("- ")), len(about))
+    return [f"{name}: {about[0]}", *about[1:first], *([""] if first < len(about) else []), *about[first:]]
 
 
 def _names(line: str, known: set[str]) -> list[str]:

@@ -5,6 +5,7 @@ link to. So one relative link works on the site and in the repository.
 """
 
 import dataclasses
+import html
 import inspect
 import json
 import re
@@ -22,6 +23,7 @@ PAGES = (  # all of them stand in the navigation
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
     *("docs/**/*.md", "examples/*/README.md", "training/*/README.md"),
 )
+_NAMED_AS_FILE = re.compile(r"\[[\w./-]+\.md\]\(([\w./-]+\.md)(#[^)\s]*)?\)")
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 
 
@@ -49,16 +51,22 @@ def _file(path: Path, config: MkDocsConfig) -> File:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Add commands and settings to their pages. A link to a folder, which a site cannot show, is only its text."""
+    """Add commands and settings to their pages. A link to a folder, which a site cannot show, is only its text. A link
+    named as a file (`[component.md](component.md)`) gets the title of that page."""
     folder = Path(str(page.file.abs_src_path)).parent
     markdown = re.sub(
         r"\[([^\]]*)\]\(([^)#:\s]+)\)",
         lambda link: link[1] if (folder / link[2]).is_dir() else link[0],
         markdown,
     )
+    markdown = _NAMED_AS_FILE.sub(lambda link: f"[{_title(folder / link[1])}]({link[1]}{link[2] or ''})", markdown)
     if (more := _MORE.get(page.file.src_uri)) is not None:
         markdown += "\n" + "\n".join(more())
     return markdown
+
+
+def _title(page: Path) -> str:
+    return next(line[2:] for line in page.read_text(encoding="utf8").splitlines() if line.startswith("# "))
 
 
 def _commands() -> Iterator[str]:
@@ -77,12 +85,16 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
     yield f"```\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         example = paragraph.removeprefix("Example: ")
-        yield f"{paragraph}\n" if example == paragraph else f"```bash\n{' '.join(example.split())}\n```\n"
+        yield (
+            f"{html.escape(paragraph, quote=False)}\n"
+            if example == paragraph
+            else f"```bash\n{' '.join(example.split())}\n```\n"
+        )
     yield "| argument, option | |\n|---|---|"
-    for parameter in command.get_params(context):
+    for parameter in sorted(command.get_params(context), key=lambda one: not isinstance(one, click.Argument)):
         record = parameter.get_help_record(context) or (parameter.make_metavar(context), getattr(parameter, "help", ""))
         usage, text = (" ".join((part or "").split()) for part in record)
-        yield f"| `{usage}` | {text} |"
+        yield f"| `{usage}` | {html.escape(text, quote=False)} |"
 
 
 def _settings() -> Iterator[str]:

@@ -67,7 +67,7 @@ class Elmo(nn.Module):
     scalar_mix_parameters: weights of all mixes before the softmax, one per layer. They and gamma are then not trained.
     module: a biLM that you already have. It may be shared, like AllenNLP's `_elmo_lstm`.
     carry_state: row i of a batch continues from row i of earlier batches, as always in AllenNLP. The same sentence then
-        gets different vectors each time. `state = CarriedState()` resets it.
+        gets different vectors each time. `elmo.state = CarriedState()` resets it.
 
     Raises:
         ElmoError: a setting is out of range, the biLM reads words instead of characters, it cannot be loaded, or you

@@ -19,9 +19,10 @@ class Score:
     word and the beginning of the sentence from what comes after.
 
     words: of the sentence; unknown: how many of them are not in the vocabulary and count as `<UNK>`.
-    forward_log_probability, backward_log_probability: natural logarithms; log_probability: the mean of the two.
-    forward_perplexity, backward_perplexity, perplexity: `exp(-log_probability / n)` of each, where n is the number of
-        predictions, `len(words) + 1`.
+    forward_log_probability, backward_log_probability: natural logarithms.
+    log_probability: the mean of the two.
+    forward_perplexity, backward_perplexity, perplexity: `exp(-log_probability / n)` of each, for n predictions, which
+        are `len(words) + 1`.
     """
 
     words: list[str]
