@@ -19,7 +19,7 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow $(AT_ONCE)
 
-# The network at every level of instructions that the processor has, and without the compiled part.
+# The network at the lower levels of instructions that the processor has, and without the compiled part.
 test-levels: $(VENV)/.test
 	$(BIN)/python tests/levels.py
 
