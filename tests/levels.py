@@ -1,4 +1,4 @@
-"""Run the tests of the network at the lower levels of instructions that this processor has, and without the compiled part.
+"""Run the tests of the network at the lower levels of instructions of this processor, and without the compiled part.
 
 Each library has an environment variable that limits it to a level, so a single processor with AVX-512 can run all
 tests.

@@ -256,11 +256,15 @@ def run_layer(
 
 
 def _addresses(arrays: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> list[int]:
-    """Return the addresses of tensors. Check their shapes, because the compiled part reads and writes unchecked."""
-    for array, shape in zip(arrays, shapes, strict=True):
-        if array.shape != shape or array.dtype != torch.float32 or not array.is_contiguous():
-            raise ValueError(f"expected contiguous float32 of shape {shape}, not {array.dtype} of {tuple(array.shape)}")
-    return [array.data_ptr() for array in arrays]
+    return [address(array, shape) for array, shape in zip(arrays, shapes, strict=True)]
+
+
+def address(array: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
+    """Return the address of a tensor. Check shape and dtype, because the compiled part reads and writes unchecked."""
+    if array.shape != shape or array.dtype != dtype or not array.is_contiguous():
+        name = str(dtype).removeprefix("torch.")
+        raise ValueError(f"expected contiguous {name} of shape {shape}, not {array.dtype} of {tuple(array.shape)}")
+    return array.data_ptr()
 
 
 def limit(clip: float | None) -> float:

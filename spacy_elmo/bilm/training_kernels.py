@@ -4,12 +4,11 @@ the softmax, and the maximum of the character CNN. On a CPU, in float32 and bflo
 torch's operators do the same in some twenty passes over the arrays, each with its own rounding to bfloat16.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from spacy_elmo.bilm import kernels
+from spacy_elmo.bilm.kernels import address
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -85,19 +84,20 @@ def softmax_rows(
     the words, `[rows]`.
     """
     rows, n_words = logits.shape
-    totals, largest, shares = (truth.new_zeros(rows) for _ in range(3))
+    if hits is not None and rows and int(hits.amax()) >= n_words:
+        raise ValueError(f"expected hits among {n_words} words")
+    totals, largest, shares = (torch.zeros_like(truth) for _ in range(3))
     parts = torch.get_num_threads()
     sums = None if d_biases is None else d_biases.new_zeros(parts, n_words)
-    _check(logits, (rows, n_words), logits.dtype)
-    _check(biases, (n_words,), torch.float32)
-    _check(truth, (rows,), torch.float32)
-    if hits is not None:
-        _check(hits, (rows,), torch.int64)
-    kernels.compiled().softmax_rows(
-        parts, parts, rows, n_words, logits.dtype == torch.bfloat16, logits.data_ptr(), biases.data_ptr(),
-        0 if hits is None else hits.data_ptr(), truth.data_ptr(), totals.data_ptr(), largest.data_ptr(),
-        shares.data_ptr(), 0 if sums is None else sums.data_ptr(),
-    )  # fmt: skip
+    addresses = [
+        address(logits, (rows, n_words), _known(logits.dtype)),
+        address(biases, (n_words,)),
+        0 if hits is None else address(hits, (rows,), torch.int64),
+        address(truth, (rows,)),
+        *(one.data_ptr() for one in (totals, largest, shares)),
+        0 if sums is None else sums.data_ptr(),
+    ]
+    kernels.compiled().softmax_rows(parts, parts, rows, n_words, logits.dtype == torch.bfloat16, *addresses)
     if d_biases is not None and sums is not None:
         d_biases += sums.sum(0)
     return totals.log_().add_(largest), shares
@@ -109,17 +109,16 @@ def pool(products: Tensor, pooled: Tensor, windows: Tensor, first: int) -> None:
     products: `[n_words, n_windows, n_filters]`.
     pooled, windows: `[n_words, n]` float32 and int32, of all filters; those from `first` on are filled in.
     """
-    n_words, n_windows, n_filters = products.shape
-    stride = pooled.shape[1]
-    _check(products, (n_words, n_windows, n_filters), products.dtype)
-    _check(pooled, (n_words, stride), torch.float32)
-    _check(windows, (n_words, stride), torch.int32)
-    if not n_windows or not 0 <= first <= stride - n_filters:
-        raise ValueError(f"expected windows, and {n_filters} filters among {stride} from {first} on")
-    kernels.compiled().pool(
-        torch.get_num_threads(), n_words, n_windows, n_filters, stride, products.dtype == torch.bfloat16,
-        products.data_ptr(), _address_from(pooled, first), _address_from(windows, first),
-    )  # fmt: skip
+    (n_words, n_windows, n_filters), n = products.shape, pooled.shape[1]
+    if not n_windows or not 0 <= first <= n - n_filters:
+        raise ValueError(f"expected windows, and {n_filters} filters among {n} from {first} on")
+    addresses = [
+        address(products, (n_words, n_windows, n_filters), _known(products.dtype)),
+        address(pooled, (n_words, n)) + first * pooled.element_size(),
+        address(windows, (n_words, n), torch.int32) + first * windows.element_size(),
+    ]
+    is_bfloat16 = products.dtype == torch.bfloat16
+    kernels.compiled().pool(torch.get_num_threads(), n_words, n_windows, n_filters, n, is_bfloat16, *addresses)
 
 
 def unpool(d_pooled: Tensor, windows: Tensor, first: int, x: Tensor, filters: Tensor, d_x: Tensor) -> Tensor:
@@ -129,26 +128,32 @@ def unpool(d_pooled: Tensor, windows: Tensor, first: int, x: Tensor, filters: Te
     x, d_x: `[n_words, n_positions, dim]` float32.
     filters: `[n_filters, width]` float32; a window has `width / dim` positions.
     """
-    (n_words, n_positions, dim), (n_filters, width), stride = x.shape, filters.shape, d_pooled.shape[1]
-    _check(d_pooled, (n_words, stride), torch.float32)
-    _check(windows, (n_words, stride), torch.int32)
-    for array in (x, d_x):
-        _check(array, (n_words, n_positions, dim), torch.float32)
-    _check(filters, (n_filters, width), torch.float32)
-    used = windows[:, first : first + n_filters]
-    if not 0 <= first <= stride - n_filters or (len(used) and int(used.amax()) + width // dim > n_positions):
-        raise ValueError(f"expected {n_filters} filters among {stride} from {first} on, in windows of {n_positions}")
-    d_filters = torch.zeros_like(filters)
-    kernels.compiled().unpool(
-        torch.get_num_threads(), n_words, n_positions, dim, n_filters, width // dim, stride,
-        _address_from(d_pooled, first), _address_from(windows, first), x.data_ptr(), filters.data_ptr(),
-        d_filters.data_ptr(), d_x.data_ptr(),
-    )  # fmt: skip
+    (n_words, n_positions, dim), (n_filters, width), n = x.shape, filters.shape, d_pooled.shape[1]
+    used, d_filters = windows[:, first : first + n_filters], torch.zeros_like(filters)
+    if not 0 <= first <= n - n_filters or (used.numel() and not _are_windows(used, n_positions - width // dim)):
+        raise ValueError(f"expected {n_filters} filters among {n} from {first} on, in windows of {n_positions}")
+    addresses = [
+        address(d_pooled, (n_words, n)) + first * d_pooled.element_size(),
+        address(windows, (n_words, n), torch.int32) + first * windows.element_size(),
+        address(x, (n_words, n_positions, dim)),
+        address(filters, (n_filters, width)),
+        d_filters.data_ptr(),
+        address(d_x, (n_words, n_positions, dim)),
+    ]
+    threads = torch.get_num_threads()
+    kernels.compiled().unpool(threads, n_words, n_positions, dim, n_filters, width // dim, n, *addresses)
     return d_filters
 
 
-def _address_from(array: Tensor, column: int) -> int:
-    return array.data_ptr() + column * array.element_size()
+def _are_windows(windows: Tensor, last: int) -> bool:
+    least, most = windows.aminmax()
+    return int(least) >= 0 and int(most) <= last
+
+
+def _known(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in _DTYPES:
+        raise ValueError(f"expected float32 or bfloat16, not {dtype}")
+    return dtype
 
 
 def _described(array: Tensor, rows: int, width: int, dtype: torch.dtype) -> tuple[int, int, int, bool]:
@@ -156,18 +161,10 @@ def _described(array: Tensor, rows: int, width: int, dtype: torch.dtype) -> tupl
     follow each other."""
     apart, row, number = array.stride()
     is_whole = number == 1 and (row == width or rows == 1) and apart % width == 0
-    if array.shape != (2, rows, width) or array.dtype != dtype or not is_whole:
+    if array.shape != (2, rows, width) or array.dtype != _known(dtype) or not is_whole:
         raise ValueError(f"expected {dtype} of shape {(2, rows, width)}, not {array.dtype} of {tuple(array.shape)}")
     return array.data_ptr(), apart // width, width, dtype == torch.bfloat16
 
 
 def _flags(kept: Tensor | None, rows: int) -> int:
-    if kept is None:
-        return 0
-    _check(kept, (rows, 1), torch.bool)
-    return kept.data_ptr()
-
-
-def _check(array: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
-    if array.shape != tuple(shape) or array.dtype != dtype or not array.is_contiguous():
-        raise ValueError(f"expected {dtype} of shape {tuple(shape)}, not {array.dtype} of {tuple(array.shape)}")
+    return 0 if kept is None else address(kept, (rows, 1), torch.bool)

@@ -19,8 +19,8 @@ class TaskMix:
 
     upstream: name of the `elmo` component that it listens to; None if it has its own biLM.
     mix: "learned", or the fixed mix: "mean", "top", "concat", a layer index, a list of weights.
-    weights: softmax(s_j) of each layer, the token embedding first (Peters et al. 2018, eq. 1). None if the mix is fixed,
-        and before `nlp.initialize`.
+    weights: softmax(s_j) of each layer, the token embedding first (Peters et al. 2018, eq. 1). None if the mix is
+        fixed, and before `nlp.initialize`.
     gamma: the factor of their sum. None in the same cases.
     """
 
