@@ -48,7 +48,6 @@ NOT_RUN = {  # what a block begins with, and why it is not run here
     "make demo": "it makes an environment, from an index of packages; CI's jobs install by themselves",
     "pip install torch": "likewise",
     "python -m spacy elmo download": "it needs the network",
-    'nlp.add_pipe("elmo", config={"model"': "it names a path of the reader's",
 }
 SHORTENED = {  # whole trainings: two steps show that the command is right
     "spacy train": "--training.max_steps 2 --training.eval_frequency 1",
