@@ -14,8 +14,11 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def can_compute(x: Tensor) -> bool:
-    """Whether the compiled part computes with arrays like `x`."""
-    return x.device.type == "cpu" and x.dtype in _DTYPES and kernels.instruction_set() not in (None, "generic")
+    """Whether the compiled part computes with arrays like `x`, in the dtype of autocast if that is on."""
+    if x.device.type != "cpu" or kernels.instruction_set() in (None, "generic"):
+        return False
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return x.dtype in _DTYPES and dtype in _DTYPES
 
 
 def step_forward(

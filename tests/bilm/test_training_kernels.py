@@ -176,6 +176,16 @@ def test_bfloat16_rounds_as_torch_does(version, is_sampled):
     assert torch.equal(rounded, exact.bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_dtypes_are_left_to_torch(dtype):
+    can_compute = training_kernels.can_compute
+    assert not can_compute(torch.zeros(2, dtype=dtype))
+    if dtype == torch.float16:
+        with torch.autocast("cpu", dtype):
+            assert not can_compute(torch.zeros(2))
+    assert can_compute(torch.zeros(2)) == (kernels.instruction_set() != "generic")
+
+
 def test_arrays_that_do_not_fit_are_refused():
     cells, gates = torch.zeros(2, 3, 4), torch.zeros(2, 3, 16)
     for wrong in (
