@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from spacy_elmo.bilm import kernels, training_kernels
 from spacy_elmo.bilm.engines import gradients_by_hand
 from spacy_elmo.pretraining.config import Config, ModelConfig, TrainingConfig
 
@@ -64,6 +65,18 @@ def test_a_gradient_that_passed_a_clip_would_be_seen(steps, answer, monkeypatch,
         return grad if clip == limit else right(grad, clipped, clip)
 
     monkeypatch.setattr(gradients_by_hand, "_through_clip", wrong)
+    monkeypatch.setattr(training_kernels, "can_compute", lambda x: False)
+    assert_is_seen(steps, answer)
+
+
+@pytest.mark.skipif(kernels.instruction_set() in (None, "generic"), reason="torch's operators run")
+def test_a_gradient_that_passed_the_clip_of_the_compiled_part_would_be_seen(steps, answer, monkeypatch):
+    right = training_kernels.step_backward
+    monkeypatch.setattr(training_kernels, "step_backward", lambda *arrays: right(*arrays[:-1], None))
+    assert_is_seen(steps, answer)
+
+
+def assert_is_seen(steps, answer):
     found, expected = (answer(one.model) for one in steps)
     off = [float((found[name] - one).abs().max() / one.abs().max()) for name, one in expected.items()]
     assert max(off) > 1e-3
