@@ -189,8 +189,8 @@ class BiLM(nn.Module):
         sentences: any iterable of sentences; each is an iterable of strings or spaCy tokens: lists, arrays, a column of
             pandas, `doc.sents`.
         keep_boundaries: also return the positions of BOS and EOS (n_tokens + 2).
-        max_batch_tokens: number of tokens to process at once (four times as many with up to 16 long sentences). It
-            bounds memory and does not change the result.
+        max_batch_tokens: the most tokens to process at once; if a batch has 16 sentences or fewer, four times as many.
+            It limits memory and does not change the result.
         state: carry LSTM state from call to call: sentence i continues from sentence i of earlier calls. This is for
             parity with the originals, not for speed. It computes in float64, because rounding errors grow on the way
             (the originals' own carried states are up to 1.2e-5 apart in float32).

@@ -44,15 +44,7 @@ def normalize_layer(layer: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class ScalarMix(nn.Module):
-    """Learned mix of layers.
-
-    n_outputs: number of layers to mix, including the token embedding.
-    initial_weights: initial s_j; None is zeros, which gives the mean of the layers.
-    trainable: whether s_j and gamma are learned.
-
-    Raises:
-        ElmoError: the number of initial weights differs from the number of layers.
-    """
+    """Learned mix of layers."""
 
     def __init__(
         self,
@@ -62,6 +54,17 @@ class ScalarMix(nn.Module):
         initial_gamma: float = 1.0,
         trainable: bool = True,
     ) -> None:
+        """Start with the given weights.
+
+        n_outputs: number of layers to mix, including the token embedding.
+        do_layer_norm: see `scalar_mix`.
+        initial_weights: initial s_j; None is zeros, which gives the mean of the layers.
+        initial_gamma: initial gamma.
+        trainable: whether s_j and gamma are learned.
+
+        Raises:
+            ElmoError: the number of initial weights differs from the number of layers.
+        """
         super().__init__()
         weights = [0.0] * n_outputs if initial_weights is None else list(initial_weights)
         if len(weights) != n_outputs:

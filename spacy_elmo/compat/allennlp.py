@@ -54,24 +54,6 @@ class Elmo(nn.Module):
     """A biLM and one or more learned mixes of its layers, with the interface of `allennlp.modules.elmo.Elmo`.
 
     Its results equal AllenNLP's from zero state, including the padding.
-
-    options_file: options.json; None if it is next to the weights.
-    weight_file: anything that `spacy_elmo.formats.load` reads; None if you pass a `module`.
-    num_output_representations: number of mixes.
-    requires_grad: also train the biLM. It does not apply to a `module`.
-    do_layer_norm: normalize each layer by its mean and variance over the batch, including BOS and EOS. The vectors of a
-        sentence then depend on its batch.
-    dropout: of the mixes, only in training.
-    vocab_to_cache: words that `word_inputs` can name by number. Number 0 is padding, whatever the word.
-    keep_sentence_boundaries: also return the positions of BOS and EOS.
-    scalar_mix_parameters: weights of all mixes before the softmax, one per layer. They and gamma are then not trained.
-    module: a biLM that you already have. It may be shared, like AllenNLP's `_elmo_lstm`.
-    carry_state: row i of a batch continues from row i of earlier batches, as always in AllenNLP. The same sentence then
-        gets different vectors each time. `elmo.state = CarriedState()` resets it.
-
-    Raises:
-        ElmoError: a setting is out of range, the biLM reads words instead of characters, it cannot be loaded, or you
-            pass both files and a `module`, or neither.
     """
 
     def __init__(
@@ -89,6 +71,27 @@ class Elmo(nn.Module):
         *,
         carry_state: bool = False,
     ) -> None:
+        """Make the mixes, and load the biLM if it is not passed.
+
+        options_file: options.json; None if it is next to the weights.
+        weight_file: anything that `spacy_elmo.formats.load` reads; None if you pass a `module`.
+        num_output_representations: number of mixes.
+        requires_grad: also train the biLM. It does not apply to a `module`.
+        do_layer_norm: normalize each layer by its mean and variance over the batch, including BOS and EOS. The vectors
+            of a sentence then depend on its batch.
+        dropout: of the mixes, only in training.
+        vocab_to_cache: words that `word_inputs` can name by number. Number 0 is padding, whatever the word.
+        keep_sentence_boundaries: also return the positions of BOS and EOS.
+        scalar_mix_parameters: weights of all mixes before the softmax, one per layer. They and gamma are then not
+            trained.
+        module: a biLM that you already have. It may be shared, like AllenNLP's `_elmo_lstm`.
+        carry_state: row i of a batch continues from row i of earlier batches, as always in AllenNLP. The same sentence
+            then gets different vectors each time. `elmo.state = CarriedState()` resets it.
+
+        Raises:
+            ElmoError: a setting is out of range, the biLM reads words instead of characters, it cannot be loaded, or
+                you pass both files and a `module`, or neither.
+        """
         super().__init__()
         if num_output_representations < 1:
             raise ElmoError(f"Elmo: num_output_representations is {num_output_representations}, expected at least 1")

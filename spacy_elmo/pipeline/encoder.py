@@ -44,8 +44,8 @@ def build_bilm(
         model's architecture (for tests and comparisons). None, which an unset variable of a config gives, is an error
         when the weights are needed.
     get_spans: what the biLM reads as one sentence.
-    max_batch_tokens: tokens processed at once (for up to 16 long sentences, four times as many). Limits memory; doesn't
-        change the vectors.
+    max_batch_tokens: the most tokens to process at once; if a batch has 16 sentences or fewer, four times as many.
+        Limits memory; doesn't change the vectors.
     max_sequence_length: longer sentences are cut into pieces of this many tokens, and each piece is read on its own.
     device: "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1" or "mps".
     precision: of the weights in memory and of the products with them: "float32", or, for prediction, "float16" (also on

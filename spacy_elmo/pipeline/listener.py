@@ -88,10 +88,12 @@ def build_tok2vec(
     initial_gamma: float = 1.0,
 ) -> Tok2VecModel:
     """Registered as `spacy-elmo.Tok2Vec.v1`: the component's own biLM with its mix, instead of a listener.
-    `replace_listeners` also leaves this.
+    `replace_listeners` also leaves this. `width`, `mix` and the arguments after it are those of
+    `spacy-elmo.ElmoListener.v1`.
 
-    bilm: `spacy-elmo.BiLM.v1`. Its output is not cached in training. frozen: whether its weights do not change.
-    lr_scale: its learning rate is `lr_scale` times the training's. The other arguments are those of the listener.
+    bilm: `spacy-elmo.BiLM.v1`. Its output is not cached in training.
+    frozen: True: the biLM's weights don't change in training; False: fine-tune them with the task.
+    lr_scale: during fine-tuning, the biLM's learning rate is `lr_scale` times the training's.
     """
     shim_of(bilm).set_tuning(not frozen, lr_scale)
     mixed = scalar_mix(
