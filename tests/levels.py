@@ -30,7 +30,8 @@ LEVELS: dict[str, dict[str, str]] = {
 
 def main() -> int:
     """Return 1 if tests failed at any level. The best level is left out: all other tests run there."""
-    levels = dict(list(here().items())[1:]) if len(here()) > 1 else here()
+    best, *lower = here().items()
+    levels = dict(lower or [best])
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         passed = pool.map(lambda name: run(name, levels[name][0], *levels[name][1]), levels)
     failed = [name for name, has_passed in zip(levels, passed, strict=True) if not has_passed]

@@ -1,6 +1,6 @@
 /* The recurrence of an LSTM layer in float32, both directions, all time steps in one call (`run_layer`). Also the work
  * between the products of a step (`update_gates`), and products of other layers (`multiply`). And what training computes
- * between its products (`step_forward`, `step_backward`, `softmax_rows`).
+ * between its products (`step_forward`, `step_backward`, `softmax_rows`, `pool`, `unpool`).
  *
  * Sequences and directions are independent of each other. So a thread takes some rows of one direction through all of
  * their steps, and does not wait for other threads. A step is one pass over the weights. Their columns are in strips of

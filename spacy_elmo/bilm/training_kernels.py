@@ -32,12 +32,7 @@ def step_forward(
     kept: `[rows, 1]` bool, whether a row keeps its state before the step; None: all do.
     """
     _, rows, dim = found.shape
-    arrays = [
-        _described(gates, rows, 4 * dim, gates.dtype),
-        _described(cells, rows, dim, torch.float32),
-        _described(found, rows, dim, torch.float32),
-        _described(hidden, rows, dim, gates.dtype),
-    ]
+    arrays = _arrays(gates, cells, found, hidden)
     limit = kernels.limit(cell_clip)
     kernels.compiled().step_forward(torch.get_num_threads(), rows, dim, limit, _flags(kept, rows), *arrays)
 
@@ -60,10 +55,7 @@ def step_backward(
     """
     _, rows, dim = found.shape
     arrays = [
-        _described(gates, rows, 4 * dim, gates.dtype),
-        _described(cells, rows, dim, torch.float32),
-        _described(found, rows, dim, torch.float32),
-        _described(d_hidden, rows, dim, gates.dtype),
+        *_arrays(gates, cells, found, d_hidden),
         _described(d_gates, rows, 4 * dim, gates.dtype),
         _described(d_cells, rows, dim, torch.float32),
     ]
@@ -157,6 +149,17 @@ def _known(dtype: torch.dtype) -> torch.dtype:
     if dtype not in _DTYPES:
         raise ValueError(f"expected float32 or bfloat16, not {dtype}")
     return dtype
+
+
+def _arrays(gates: Tensor, cells: Tensor, found: Tensor, hidden: Tensor) -> list[tuple[int, int, int, bool]]:
+    """Describe the arrays of a time step that both passes share, in the order of the compiled part."""
+    _, rows, dim = found.shape
+    return [
+        _described(gates, rows, 4 * dim, gates.dtype),
+        _described(cells, rows, dim, torch.float32),
+        _described(found, rows, dim, torch.float32),
+        _described(hidden, rows, dim, gates.dtype),
+    ]
 
 
 def _described(array: Tensor, rows: int, width: int, dtype: torch.dtype) -> tuple[int, int, int, bool]:
