@@ -14,7 +14,7 @@ from spacy_elmo.bilm.characters import Alphabet
 from spacy_elmo.bilm.options import CharCNNOptions
 from spacy_elmo.bilm.packed import PackedModule
 from spacy_elmo.bilm.parameters import empty_parameter
-from spacy_elmo.bilm.products import Product
+from spacy_elmo.bilm.products import Product, product_dtype
 from spacy_elmo.bilm.transfer import to_device
 from spacy_elmo.errors import ElmoError
 
@@ -104,8 +104,7 @@ class CharacterCNN(nn.Module):
         pooled = []
         for (size, number), weight, bias in zip(options.filters, self.filters, self.biases, strict=True):
             starts = min(longest + 1, full - size + 1)
-            windows = x[:, : starts + size - 1].unfold(1, size, 1).transpose(2, 3)
-            products = windows.reshape(-1, size * options.embedding_dim) @ weight
+            products = _windows(x, size, starts) @ weight
             pooled.append(products.view(len(ids), starts, number).amax(1) + bias)
         return _ACTIVATIONS[options.activation](torch.cat(pooled, dim=1))
 
@@ -139,13 +138,11 @@ class _LargestProducts(torch.autograd.Function):
         n_words, n_positions, dim = x.shape
         pooled = x.new_empty(n_words, sum(weight.shape[1] for weight in filters))
         windows, first = torch.empty_like(pooled, dtype=torch.int32), 0
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        read = x.to(dtype)
+        read = x.to(product_dtype(x))
         for weight in filters:
             size, n_filters = weight.shape[0] // dim, weight.shape[1]
             count = min(n_windows, n_positions - size + 1)
-            parts = read[:, : count + size - 1].unfold(1, size, 1).transpose(2, 3)
-            products = torch.mm(parts.reshape(-1, size * dim), weight.to(dtype))
+            products = torch.mm(_windows(read, size, count), weight.to(read))
             training_kernels.pool(products.view(n_words, count, n_filters), pooled, windows, first)
             first += n_filters
         ctx.save_for_backward(x, windows, *filters)
@@ -268,6 +265,11 @@ def _multiply(weight: Tensor, x: Tensor, bias: Tensor) -> Tensor:
     if weight.dtype != x.dtype:
         return (x.to(weight) @ weight).to(x) + bias
     return torch.addmm(bias, x, weight)
+
+
+def _windows(x: Tensor, size: int, number: int) -> Tensor:
+    """Return the first windows of each word, `[n_words * number, size * dim]`. x: `[n_words, n_positions, dim]`."""
+    return x[:, : number + size - 1].unfold(1, size, 1).transpose(2, 3).reshape(-1, size * x.shape[2])
 
 
 def _chunks(lengths: npt.NDArray[np.integer[Any]], positions: int) -> list[slice]:

@@ -154,6 +154,12 @@ class DirectionProducts:
     projection: Product | None
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which `x` is multiplied: that of autocast if it is on, otherwise its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise an ElmoError if this precision is unknown or not supported here."""
     if precision not in get_args(Precision):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spacy_elmo.bilm import training_kernels
 from spacy_elmo.bilm.packed import PackedModule
 from spacy_elmo.bilm.parameters import empty_parameter
-from spacy_elmo.bilm.products import Product
+from spacy_elmo.bilm.products import Product, product_dtype
 from spacy_elmo.bilm.transfer import to_device
 
 # Size of a chunk of logits: it should fit into a CPU's cache, and all logits of a batch would take gigabytes. But a
@@ -174,8 +174,7 @@ def _cross_entropy(
     """Return losses `[n]`, and the gradients of their sum: for `hidden`, for the scored rows of `weight` and `bias`,
     and for the logit of each target (which the rows do not include)."""
     scored = _Scored.of(hidden, weight, bias, targets, candidates)
-    kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    dtype = product_dtype(hidden)
     rows, inputs = scored.rows.to(dtype), hidden.to(dtype)
     losses, d_truth = torch.empty_like(scored.truth), torch.full_like(scored.truth, -1.0)
     d_hidden, d_rows, d_biases = (torch.zeros_like(part) for part in (hidden, scored.rows, scored.biases))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spacy_elmo.bilm import kernels
 from spacy_elmo.bilm.kernels import address
+from spacy_elmo.bilm.products import product_dtype
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -17,8 +18,7 @@ def can_compute(x: Tensor) -> bool:
     """Whether the compiled part computes with arrays like `x`, in the dtype of autocast if that is on."""
     if x.device.type != "cpu" or kernels.instruction_set() in (None, "generic"):
         return False
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return x.dtype in _DTYPES and dtype in _DTYPES
+    return x.dtype in _DTYPES and product_dtype(x) in _DTYPES
 
 
 def step_forward(

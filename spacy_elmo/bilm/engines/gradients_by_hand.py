@@ -9,6 +9,7 @@ from torch import Tensor
 from spacy_elmo.bilm import training_kernels
 from spacy_elmo.bilm.engines.engine import Call, Engine, Layer, name_of
 from spacy_elmo.bilm.gates import activate_, clip_, tanh_, with_forget_bias
+from spacy_elmo.bilm.products import product_dtype
 from spacy_elmo.bilm.time_steps import State, TimeStep
 
 
@@ -23,7 +24,7 @@ class GradientsByHand(Engine):
 
     def run(self, layer: Layer, call: Call) -> tuple[Tensor, State]:
         """See `Engine`."""
-        x, (hidden, cell), dtype = call.x, call.state, _dtype(call)
+        x, (hidden, cell), dtype = call.x, call.state, product_dtype(call.x)
         parts = (x, hidden, layer.weight, layer.bias, layer.projection)
         cell = cell.to(torch.promote_types(cell.dtype, torch.float32))
         x_, hidden_, *parameters = (None if part is None else part.to(dtype) for part in parts)
@@ -34,12 +35,7 @@ class GradientsByHand(Engine):
 
     def precision(self, layer: Layer, call: Call) -> str:
         """See `Engine`."""
-        return name_of(_dtype(call))
-
-
-def _dtype(call: Call) -> torch.dtype:
-    kind = call.x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else call.x.dtype
+        return name_of(product_dtype(call.x))
 
 
 class _Recurrence(torch.autograd.Function):
