@@ -129,7 +129,7 @@ def _init(model: Model[Any, Any], X: list[Array] | None = None, Y: Any = None) -
     if model.attrs["fixed"] is not None:
         return
     initial = model.attrs["initial_weights"]
-    if X is not None:
+    if X:
         n_outputs, _ = _shape(model, X)
         if initial is not None and len(initial) != n_outputs:
             raise ElmoError(

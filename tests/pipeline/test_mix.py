@@ -213,6 +213,13 @@ def test_what_does_not_fit_the_bilm_is_an_error(rows, width, settings, message):
         scalar_mix(width, **settings).initialize(X=rows).predict(rows)
 
 
+def test_initializing_with_an_empty_list_is_as_with_nothing(rows):
+    model = scalar_mix(WIDTH, initial_weights=[0.3, -0.2, 0.5])
+    model.initialize(X=[])
+    assert model.get_param("s").tolist() == pytest.approx([0.3, -0.2, 0.5])
+    scalar_mix(WIDTH).initialize(X=[])
+
+
 def test_mix_that_was_never_initialized_says_so(rows):
     with pytest.raises(ElmoError, match="initialize"):
         scalar_mix(WIDTH).predict(rows)
