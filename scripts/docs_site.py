@@ -21,7 +21,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (  # all of them stand in the navigation
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
-    *("docs/**/*.md", "examples/*/README.md", "training/*/README.md"),
+    *("docs/**/*.md", "examples/*/README.md", "training/*/README.md", "training/*/tries.md"),
 )
 _NAMED_AS_FILE = re.compile(r"\[[\w./-]+\.md\]\(([\w./-]+\.md)(#[^)\s]*)?\)")
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
