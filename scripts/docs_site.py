@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
@@ -21,9 +22,10 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (  # all of them stand in the navigation
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
-    *("docs/**/*.md", "examples/*/README.md", "training/*/README.md"),
+    *("docs/**/*.md", "examples/*/README.md", "training/*/README.md", "training/*/tries.md"),
 )
 _NAMED_AS_FILE = re.compile(r"\[[\w./-]+\.md\]\(([\w./-]+\.md)(#[^)\s]*)?\)")
+_NOT_ON_SITE = re.compile(r"<!-- not on the site -->.*?<!-- on the site again -->\n?", re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)")
 
 
@@ -51,8 +53,10 @@ def _file(path: Path, config: MkDocsConfig) -> File:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Add commands and settings to their pages. A link to a folder, which a site cannot show, is only its text. A link
-    named as a file (`[component.md](component.md)`) gets the title of that page."""
+    """Add commands and settings to their pages. Remove what is only for readers of the files. A link to a folder, which
+    a site cannot show, is only its text. A link named as a file (`[component.md](component.md)`) gets the title of that
+    page."""
+    markdown = _NOT_ON_SITE.sub("", markdown)
     folder = Path(str(page.file.abs_src_path)).parent
     markdown = re.sub(
         r"\[([^\]]*)\]\(([^)#:\s]+)\)",
@@ -63,6 +67,17 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     if (more := _MORE.get(page.file.src_uri)) is not None:
         markdown += "\n" + "\n".join(more())
     return markdown
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig, **_: Any) -> str:
+    """Say on the 404 page where to look."""
+    if template_name != "404.html":
+        return output_content
+    top = urlsplit(config.site_url or "/").path
+    links = "".join(f'<li><a href="{top}{page}">{text}</a></li>' for page, text in _HELP.items())
+    heading, where = "<h1>404 - Not found</h1>", "There is no such page. Look here, or search at the top of the page:"
+    assert heading in output_content
+    return output_content.replace(heading, f"{heading}<p>{where}</p><ul>{links}</ul>")
 
 
 def _title(page: Path) -> str:
@@ -110,4 +125,10 @@ def _settings() -> Iterator[str]:
             yield f"| `{one.name}` | `{default}` | {one.metadata['about']} |"
 
 
+_HELP = {
+    "index.html": "Home",
+    "docs/tutorials/first-vectors.html": "First vectors",
+    "docs/component.html": "The component elmo",
+    "docs/troubleshooting.html": "Troubleshooting",
+}
 _MORE = {"docs/reference/commands.md": _commands, "docs/reference/configs.md": _settings}

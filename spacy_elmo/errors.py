@@ -4,7 +4,7 @@
 class ElmoError(ValueError):
     """An argument, setting or file is wrong. The message names it and says what to do.
 
-    exit_status: of a command that ends with this error.
+    exit_status: the exit status of a command that ends with this error.
     """
 
     exit_status = 1

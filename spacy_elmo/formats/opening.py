@@ -166,7 +166,8 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
 
     path: one of these, where an existing path wins over the name of a downloaded model:
         - the name of a bundled or downloaded model (`en_elmo_sm`, `allennlp-small`, `flair:small`, `hf:owner/name`)
-        - a directory with an options.json and one weights file, or with an ELMoForManyLangs model
+        - a directory with one weights file and its options (options.json or AllenNLP's …_options.json), or with an
+          ELMoForManyLangs model
         - a bilm-tf checkpoint: its folder, or the prefix of its file names
         - the folder of a TF-Hub module, or of an AllenNLP model that contains an ELMo
         - a zip or tar archive of one of these

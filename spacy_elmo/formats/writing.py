@@ -38,7 +38,8 @@ def write(
 
     dtype: "float32" is what bilm-tf and AllenNLP read; "float16" halves the file; "lossless" uses float16 if that keeps
         every value, otherwise float32.
-    vocabulary, softmax: what predicts words, if the model can. A biLM with word input has its own vocabulary.
+    vocabulary: the words that the softmax predicts, if there is one. A biLM with word input has its own vocabulary.
+    softmax: the layer that predicts these words.
 
     The files appear all at once and replace all files of a model that is already there. Other files stay.
 

@@ -93,13 +93,13 @@ def make_elmo(
     keep_layers: also keep all layers on `doc._.elmo_layers`.
     vectors: where `token.vector` and `similarity` come from: "hooks" (always ELMo), "tensor" (only `doc.tensor` is set;
         spaCy reads it if the vocab has no vectors), "none" (only the extension attributes), or "auto": hooks;
-        `doc.tensor` is also set, unless another component has set it or a listener needs the other one's.
+        `doc.tensor` is also set, unless another component has set it or a listener reads the tensor of another one.
     cache_mb: memory for the training cache, which keeps the frozen biLM's output for each sentence, so that each is run
         once; 0: no cache. Plain prediction caches nothing.
     cache_path: a file for the training cache instead, of any size; a later run starts warm.
     cache_precision: of the cached numbers, "float32" or "float16".
     lr_scale: during fine-tuning, the biLM's learning rate is `lr_scale` times the training's.
-    weights: always None. Set `weights` under `model`.
+    weights: always None. Set `weights` under `model`. This one is only there so that the mistake gives a clear error.
 
     Raises:
         ElmoError: a setting is wrong, or the pipeline already has an `elmo` component.

@@ -18,11 +18,14 @@ class Score:
     The forward LM predicts each word and the end of the sentence from what comes before. The backward LM predicts each
     word and the beginning of the sentence from what comes after.
 
-    words: of the sentence; unknown: how many of them are not in the vocabulary and count as `<UNK>`.
-    forward_log_probability, backward_log_probability: natural logarithms.
+    words: the words of the sentence.
+    unknown: how many of them are not in the vocabulary and count as `<UNK>`.
+    forward_log_probability: natural logarithm of the sentence's probability for the forward LM.
+    backward_log_probability: the same for the backward LM.
     log_probability: the mean of the two.
-    forward_perplexity, backward_perplexity, perplexity: `exp(-log_probability / n)` of each, for n predictions, which
-        are `len(words) + 1`.
+    forward_perplexity: `exp(-forward_log_probability / n)`, for n predictions, which are `len(words) + 1`.
+    backward_perplexity: `exp(-backward_log_probability / n)`.
+    perplexity: `exp(-log_probability / n)`.
     """
 
     words: list[str]
@@ -45,7 +48,8 @@ def score(
 ) -> list[Score]:
     """Score sentences. Each is a text or a list of words; spaCy's Docs and Spans are such lists, too.
 
-    model: a model with its softmax and vocabulary; or softmax: a folder with `softmax.hdf5` and `vocab.txt` for it.
+    model: name or path of a model, see `open_model`.
+    softmax: folder with the model's `softmax.hdf5` and `vocab.txt`, if they are not next to its weights.
     lang: language of the spaCy tokenizer that splits texts into words.
     device: see `choose_device`.
 

@@ -132,7 +132,7 @@ def test_how_far_text_that_a_bilm_amplifies_may_differ(by_level):
     """The bundled model is chaotic on this text: engines, numbers of rows and instruction sets round the last bit
     differently, and end up in other states within the text. Only the clip of the hidden states limits the difference:
     ±3 in each layer, and the second layer adds the first. Layer 0 reads no context and is always the same. The
-    differences are in docs/performance.md, and `pytest -rP` prints them."""
+    differences are in docs/repeatability.md, and `pytest -rP` prints them."""
     for one, other, in_layer_0, difference in differences(by_level, AMPLIFIED[0]):
         print(f"{one} and {other}: {difference:.1f}")
         assert in_layer_0 < 1e-5
