@@ -21,8 +21,13 @@ class FreedMemory:
         self._freed += n_bytes
         if self._freed >= _BYTES:
             self._freed = 0
-            if _TRIM is not None:
-                _TRIM(0)
+            return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Return to the system what the C library keeps of freed arrays, if the library supports this."""
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

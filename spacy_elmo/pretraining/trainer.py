@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from spacy_elmo.bilm.memory import return_freed_memory
 from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining.batches import Batch
 from spacy_elmo.pretraining.callbacks import Callback, DivergedError
@@ -150,4 +151,6 @@ class Trainer:
         checkpoint = self.steps.checkpoint()
         if self.steps.group.is_main:
             checkpoint.write(self.folder.checkpoint)
+        del checkpoint
+        return_freed_memory()  # steps differ in how many distinct words they read, so holes between arrays add up
         self._saved = time.perf_counter()

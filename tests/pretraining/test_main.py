@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from spacy_elmo.bilm import memory
 from spacy_elmo.pretraining import checkpoint
 from spacy_elmo.pretraining.checkpoint import Checkpoint
 
@@ -204,3 +205,36 @@ def test_spacy_command_is_the_same(command, call, arguments, tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert call(*arguments("plain", "--training.seed", "3")) == (0, "", "")
     same(tmp_path / "spacy", tmp_path / "plain")
+
+
+HOLES = """
+import os, sys
+from pathlib import Path
+import torch
+from spacy_elmo.pretraining import run
+from spacy_elmo.pretraining.config import Config
+from spacy_elmo.pretraining.process import keep_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+keep_freed_memory()
+corpus, out, config = sys.argv[1:]
+run.pretrain(corpus, out, Config.from_file(Path(config)), show_progress=False)
+arrays = [torch.ones(2**17) for _ in range(400)]  # 200 MiB
+kept = arrays[::2]
+del arrays
+before = resident()
+changes = {"training.max_steps": "21"}
+run.pretrain(corpus, out, Config.from_file(Path(config), changes), resume=True, show_progress=False)
+print(before, resident())
+"""
+
+
+@pytest.mark.skipif(memory._TRIM is None, reason="no such call in this system's C library")
+def test_checkpoint_returns_the_holes_that_steps_leave_between_arrays(command, arguments):
+    corpus, out, _, config, _ = arguments("holes")
+    done = command(corpus, out, config, program=("-c", HOLES))
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert after < before - 80
