@@ -184,8 +184,8 @@ class BiLM(nn.Module):
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         state: CarriedState | None = None,
     ) -> list[npt.NDArray[np.float32]]:
-        """Return the layers of each sentence, `[layers, tokens, width]` float32. Layer 0 is the token embedding (twice, side
-        by side), the others are the LSTM layers.
+        """Return the layers of each sentence, `[layers, tokens, width]` float32. Layer 0 is the token embedding
+        (twice, side by side), the others are the LSTM layers.
 
         sentences: any iterable of sentences; each is an iterable of strings or spaCy tokens: lists, arrays, a column of
             pandas, `doc.sents`.

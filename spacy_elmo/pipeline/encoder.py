@@ -41,8 +41,8 @@ def build_bilm(
     embedding (projection_dim), then each LSTM layer (2 x projection_dim).
 
     weights: name of the bundled model or of a downloaded one, a directory, an archive or a `.hdf5` file. They are read
-        when first needed. "random": random weights of the bundled model's architecture (for tests and comparisons). None
-        (an unset variable of a config) is an error when the weights are first needed.
+        when first needed. "random": random weights of the bundled model's architecture (for tests and comparisons).
+        None (an unset variable of a config) is an error when the weights are first needed.
     get_spans: what the biLM reads as one sentence.
     max_batch_tokens: the most tokens in one pass of the biLM; if a pass has 16 sentences or fewer, four times as many.
         Limits memory; doesn't change the vectors.
