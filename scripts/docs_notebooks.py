@@ -22,7 +22,8 @@ def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
         page = f"{title}\n\n{download}\n{rest}"
         for uri, content in ((notebook.src_uri.replace(".ipynb", ".md"), page), *_pictures(notebook, resources)):
             added = File.generated(config, uri, content=content)
-            added.inclusion = InclusionLevel.NOT_IN_NAV
+            if not uri.endswith(".md"):
+                added.inclusion = InclusionLevel.NOT_IN_NAV
             files.append(added)
     return files
 

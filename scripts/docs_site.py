@@ -106,7 +106,7 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
             else f"```bash\n{' '.join(example.split())}\n```\n"
         )
     yield "| argument, option | |\n|---|---|"
-    for parameter in sorted(command.get_params(context), key=lambda one: not isinstance(one, click.Argument)):
+    for parameter in sorted(command.get_params(context), key=lambda one: one.param_type_name != "argument"):
         record = parameter.get_help_record(context) or (parameter.make_metavar(context), getattr(parameter, "help", ""))
         usage, text = (" ".join((part or "").split()) for part in record)
         yield f"| `{usage}` | {html.escape(text, quote=False)} |"

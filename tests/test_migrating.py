@@ -21,7 +21,7 @@ FENCED = re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(encoding="utf8"), re
 COMMANDS = [block for language, block in FENCED if language == "bash"]
 READERS = [block for language, block in FENCED if language == "python" and "h5py.File" in block]
 OPENERS = [block for language, block in FENCED if language == "python" and block.startswith("# sentences")]
-MANY_LANGS = [block for language, block in FENCED if language == "python" and '"179"' in block]
+MANY_LANGS = [block for language, block in FENCED if language == "python" and '"zhs.model"' in block]
 KERAS = [block for language, block in FENCED if language == "python" and "KERAS_BACKEND" in block]
 WORDS = ["<S>", "</S>", "<UNK>", "the", "fox"]
 
@@ -83,7 +83,7 @@ def test_a_module_gives_what_tensorflow_gives(tmp_path, monkeypatch, tensorflow_
 @pytest.mark.filterwarnings("ignore:.* are unknown to the model")
 def test_a_model_of_elmoformanylangs_ends_in_the_vectors_of_the_original(data, tmp_path, monkeypatch):
     source = data / "elmoformanylangs" / "words_chars"
-    shutil.copytree(source, tmp_path / "179")
+    shutil.copytree(source, tmp_path / "zhs.model")
     monkeypatch.chdir(tmp_path)
     assert len(MANY_LANGS) == 1
     found = {}

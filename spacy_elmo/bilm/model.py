@@ -184,16 +184,17 @@ class BiLM(nn.Module):
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         state: CarriedState | None = None,
     ) -> list[npt.NDArray[np.float32]]:
-        """Return the layers of each sentence, `[n_layers + 1, n_tokens, 2 * projection_dim]` float32.
+        """Return the layers of each sentence, `[layers, tokens, width]` float32. Layer 0 is the token embedding
+        (twice, side by side), the others are the LSTM layers.
 
         sentences: any iterable of sentences; each is an iterable of strings or spaCy tokens: lists, arrays, a column of
             pandas, `doc.sents`.
-        keep_boundaries: also return the positions of BOS and EOS (n_tokens + 2).
+        keep_boundaries: also return the positions of BOS and EOS (two tokens more).
         max_batch_tokens: the most tokens to process at once; if a batch has 16 sentences or fewer, four times as many.
             It limits memory and does not change the result.
         state: carry LSTM state from call to call: sentence i continues from sentence i of earlier calls. This is for
             parity with the originals, not for speed. It computes in float64, because rounding errors grow on the way
-            (the originals' own carried states are up to 1.2e-5 apart in float32).
+            (in float32, the largest difference between the originals' own states is 1.2e-5).
 
         Raises:
             ElmoError: a sentence is a string instead of a list of tokens, or a token is not a string.

@@ -91,9 +91,12 @@ def make_elmo(
     frozen: True: the biLM's weights don't change while the pipeline is trained; False: fine-tune them with the task.
     layers: what `token.vector` holds: "mean", "top", "concat", a layer index or a list of weights.
     keep_layers: also keep all layers on `doc._.elmo_layers`.
-    vectors: where `token.vector` and `similarity` come from: "hooks" (always ELMo), "tensor" (only `doc.tensor` is set;
-        spaCy reads it if the vocab has no vectors), "none" (only the extension attributes), or "auto": hooks;
-        `doc.tensor` is also set, unless another component has set it or a listener reads the tensor of another one.
+    vectors: where `token.vector` and `similarity` come from:
+        - "auto": ELMo, through hooks (functions that spaCy calls for them). `doc.tensor` is also set, unless another
+          component has set it or a listener reads the tensor of another one.
+        - "hooks": the same, but `doc.tensor` is only set if a listener reads it.
+        - "tensor": only `doc.tensor` is set; spaCy reads it if the vocab has no vectors.
+        - "none": only the extension attributes.
     cache_mb: memory for the training cache, which keeps the frozen biLM's output for each sentence, so that each is run
         once; 0: no cache. Plain prediction caches nothing.
     cache_path: a file for the training cache instead, of any size; a later run starts warm.

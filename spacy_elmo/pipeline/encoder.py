@@ -40,11 +40,11 @@ def build_bilm(
     """Registered as `spacy-elmo.BiLM.v1`: from Docs to all layers, `[n_tokens, row_width]` each. A row has the token
     embedding (projection_dim), then each LSTM layer (2 x projection_dim).
 
-    weights: bundled name, directory or `.hdf5` file, read when first needed. "random": random weights of the bundled
-        model's architecture (for tests and comparisons). None, which an unset variable of a config gives, is an error
-        when the weights are needed.
+    weights: name of the bundled model or of a downloaded one, a directory, an archive or a `.hdf5` file. They are read
+        when first needed. "random": random weights of the bundled model's architecture (for tests and comparisons).
+        None (an unset variable of a config) is an error when the weights are first needed.
     get_spans: what the biLM reads as one sentence.
-    max_batch_tokens: the most tokens to process at once; if a batch has 16 sentences or fewer, four times as many.
+    max_batch_tokens: the most tokens in one pass of the biLM; if a pass has 16 sentences or fewer, four times as many.
         Limits memory; doesn't change the vectors.
     max_sequence_length: longer sentences are cut into pieces of this many tokens, and each piece is read on its own.
     device: "auto" (a GPU if torch sees one), "cpu", "cuda", "cuda:1" or "mps".

@@ -89,7 +89,7 @@ class TrainingConfig:
     n_negative_samples_batch: int = setting(4096, "words drawn for the sampled softmax; 0: full softmax")
     dropout: float = setting(0.1, "on the inputs of each LSTM layer and on the last output")
     reset: Literal["batch", "sentence"] = setting("sentence", "where rows may return to zero state")
-    reset_probability: float = setting(0.1, "how often they do; with 0 the model is only good with carried state")
+    reset_probability: float = setting(0.1, "how often they do; with 0, the model is worse from zero state")
     average_decay: float | None = setting(
         None, "evaluate and write the moving average of the weights with this decay, such as 0.999; null: the weights"
     )
