@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import click
@@ -120,9 +120,12 @@ def _settings() -> Iterator[str]:
         yield f"\n### `[{section.name}]`\n"
         yield "| setting | default | |\n|---|---|---|"
         values = getattr(config, section.name)
+        types = get_type_hints(type(values))
         for one in dataclasses.fields(values):
-            default = json.dumps(getattr(values, one.name))
-            yield f"| `{one.name}` | `{default}` | {one.metadata['about']} |"
+            default, about = json.dumps(getattr(values, one.name)), [one.metadata["about"]]
+            if get_origin(types[one.name]) is Literal:
+                about.append("one of " + ", ".join(f"`{json.dumps(name)}`" for name in get_args(types[one.name])))
+            yield f"| `{one.name}` | `{default}` | {'; '.join(filter(None, about))} |"
 
 
 _HELP = {
