@@ -27,7 +27,9 @@ def init_config(
         "textcat or textcat_multilabel",
     ),
     lang: str = Option("en", help="Language of the pipeline"),
-    weights: str = Option("en_elmo_sm", metavar="MODEL", help="Bundled or downloaded name, directory, zip or .hdf5"),
+    weights: str = Option(
+        "en_elmo_sm", metavar="MODEL", help="Name, directory, archive, .hdf5 file or checkpoint of a model"
+    ),
     optimize: Literal["speed", "accuracy"] = Option("speed", help="Goal of the networks on top of ELMo"),
     pretrain: bool = Option(False, "--pretrain", help="Write a config for `pretrain`"),
     size: Literal["xs", "sm", "md", "original"] = Option("sm", help="Size of the biLM to pretrain"),

@@ -15,7 +15,7 @@ def static(
         "standard input"
     ),
     out: str = Argument(help="Folder to write: a spaCy pipeline with the vectors, and vectors.txt (word2vec's format)"),
-    model: str = Option("en_elmo_sm", help="Bundled or downloaded name, directory, zip or .hdf5"),
+    model: str = Option("en_elmo_sm", help="Name, directory, archive, .hdf5 file or checkpoint of a model"),
     layers: str = Option("mean", help="mean (or average), top, or the number of a layer (0 is the token embedding)"),
     pipeline: str | None = Option(
         None, metavar="NAME_OR_LANG", help="Read raw text, and split it with the tokenizer of this pipeline or language"

@@ -17,7 +17,7 @@ def visualize(
         "without --pipeline: one word<TAB>tag per line, with a blank line between sentences"
     ),
     out: str = Argument(help="Picture to write: .png, .html (interactive), or a name without suffix for both"),
-    model: str = Option("en_elmo_sm", help="Bundled or downloaded name, directory, zip or .hdf5"),
+    model: str = Option("en_elmo_sm", help="Name, directory, archive, .hdf5 file or checkpoint of a model"),
     words: str | None = Option(
         None, help="Words to draw, separated by commas (default: all but function words; --color label: sentences)"
     ),

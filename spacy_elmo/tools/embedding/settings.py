@@ -32,7 +32,7 @@ class EmbedSettings:
         ElmoError: a number is too small, a value is not one of the choices, or two settings exclude each other.
     """
 
-    model: str = _setting("en_elmo_sm", "Bundled or downloaded name, directory, zip or .hdf5")
+    model: str = _setting("en_elmo_sm", "Name, directory, archive, .hdf5 file or checkpoint of a model")
     layers: str | int = _setting("all", "all, top, mean or average, or the number of a layer (0: the token embedding)")
     pipeline: str | None = _setting(
         None, "Read raw text, and split it with the tokenizer of this pipeline or language", metavar="NAME_OR_LANG"
