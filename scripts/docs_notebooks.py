@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files, InclusionLevel
+from mkdocs.structure.files import File, Files
 from nbconvert import MarkdownExporter
 
 _LINK = re.compile(r"(\]\([^)#:\s]+)\.ipynb\)")
@@ -14,17 +14,15 @@ _LINK = re.compile(r"(\]\([^)#:\s]+)\.ipynb\)")
 def on_files(files: Files, config: MkDocsConfig, **_: Any) -> Files:
     """Add the pages and their pictures."""
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
-        text, resources = MarkdownExporter().from_filename(notebook.abs_src_path)
-        title, _newline, rest = text.partition("\n")
         name = Path(notebook.src_uri).name
+        own = {"unique_key": Path(name).stem, "output_files_dir": f"{Path(name).stem}_files"}  # names of pictures
+        text, resources = MarkdownExporter().from_filename(notebook.abs_src_path, resources=own)
+        title, _newline, rest = text.partition("\n")
         # the raw link is not rewritten below: the page would link to itself
         download = f'Download this notebook: <a href="{name}" download>{name}</a>.'
         page = f"{title}\n\n{download}\n{rest}"
         for uri, content in ((notebook.src_uri.replace(".ipynb", ".md"), page), *_pictures(notebook, resources)):
-            added = File.generated(config, uri, content=content)
-            if not uri.endswith(".md"):
-                added.inclusion = InclusionLevel.NOT_IN_NAV
-            files.append(added)
+            files.append(File.generated(config, uri, content=content))
     return files
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
@@ -57,7 +58,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     a site cannot show, is only its text. A link named as a file (`[component.md](component.md)`) gets the title of that
     page."""
     markdown = _NOT_ON_SITE.sub("", markdown)
-    folder = Path(str(page.file.abs_src_path)).parent
+    folder = (ROOT / page.file.src_uri).parent
     markdown = re.sub(
         r"\[([^\]]*)\]\(([^)#:\s]+)\)",
         lambda link: link[1] if (folder / link[2]).is_dir() else link[0],
@@ -76,7 +77,8 @@ def on_post_template(output_content: str, template_name: str, config: MkDocsConf
     top = urlsplit(config.site_url or "/").path
     links = "".join(f'<li><a href="{top}{page}">{text}</a></li>' for page, text in _HELP.items())
     heading, where = "<h1>404 - Not found</h1>", "There is no such page. Look here, or search at the top of the page:"
-    assert heading in output_content
+    if heading not in output_content:
+        raise PluginError(f"404.html of the theme has no {heading}")
     return output_content.replace(heading, f"{heading}<p>{where}</p><ul>{links}</ul>")
 
 

@@ -11,7 +11,9 @@ from spacy_elmo.cli.output import Device, Quiet, Softmax, failing_clearly, print
 
 @failing_clearly
 def evaluate(
-    model: str = Argument(help="Name, directory or checkpoint of a model with a softmax; or any model, with --softmax"),
+    model: str = Argument(
+        help="Name, directory, archive, .hdf5 file or checkpoint of a model with a softmax; or of any, with --softmax"
+    ),
     text: str | None = Argument(
         None, help="Tokenized text, one sentence per line: file, directory, glob pattern, or - for standard input"
     ),

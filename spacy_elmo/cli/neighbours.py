@@ -14,7 +14,7 @@ def neighbours(
     word: str = Argument(help="The word, spelled as in its sentence"),
     corpus: str = Argument(help="HDF5 file with the vectors of a corpus, from `embed` or `allennlp elmo`"),
     sentence: str | None = Option(None, "--in", metavar="SENTENCE", help="A tokenized sentence that contains the word"),
-    model: str = Option("en_elmo_sm", help="With --in: the model that embedded the corpus"),
+    model: str = Option("en_elmo_sm", help="With --in: the model that embedded the corpus; see `embed`"),
     line: int | None = Option(None, min=0, help="Instead of --in: line of the corpus that contains the word, from 0"),
     position: int | None = Option(None, min=0, help="Position of the word, from 0, if the sentence repeats it"),
     any_word: bool = Option(False, "--any-word", help="Find uses of any word, not only of this word"),

@@ -10,7 +10,9 @@ from spacy_elmo.cli.output import Device, Quiet, Softmax, failing_clearly, print
 @failing_clearly
 def substitutes(
     text: str = Argument(help="Tokenized text, one sentence per line: file, directory, glob pattern, or - for stdin"),
-    model: str = Option(help="Name, directory or checkpoint of a model with a softmax; or any model, with --softmax"),
+    model: str = Option(
+        help="Name, directory, archive, .hdf5 file or checkpoint of a model with a softmax; or of any, with --softmax"
+    ),
     softmax: str | None = Softmax,
     top: int = Option(10, min=1, help="Words to show for each token"),
     device: str = Device,

@@ -1,13 +1,13 @@
 """Sentences in, the rows that the frozen biLM gave for them out: the cache of a training run, for all its epochs."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from srsly import msgpack
 
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from spacy_elmo.pipeline.cache_file import RowFile
 
 Precision = Literal["float32", "float16"]
+
+_PACKER = msgpack.Packer(use_bin_type=True)  # one for all, since a new one looks through all installed packages
 
 
 class Memory:
@@ -121,7 +123,7 @@ class Cache:
 
     def key(self, sentence: Sequence[str]) -> bytes:
         """Return the key of a sentence."""
-        return hashlib.blake2b(json.dumps(list(sentence)).encode(), digest_size=16).digest()
+        return hashlib.blake2b(_PACKER.pack(list(sentence)), digest_size=16).digest()
 
     def get(self, lengths: Mapping[bytes, int], width: int) -> Iterator[tuple[bytes, Array]]:
         """Yield the keys that are there, and the rows of each, `[n_tokens, width]`. Take them all at once: a file stays

@@ -496,7 +496,7 @@ def _read_stamped(path: Path) -> BiLM:
     if not _has_weights(path, formats.digest(bilm)):
         raise WeightsError(
             f"{path}: the weights are not those that this pipeline was saved with (their digest differs); "
-            "save the pipeline again, or restore its files"
+            "restore its files (copy the folder again), or build and save the pipeline again"
         )
     return bilm
 

@@ -40,9 +40,9 @@ def build_bilm(
     """Registered as `spacy-elmo.BiLM.v1`: from Docs to all layers, `[n_tokens, row_width]` each. A row has the token
     embedding (projection_dim), then each LSTM layer (2 x projection_dim).
 
-    weights: name of the bundled model or of a downloaded one, a directory, an archive or a `.hdf5` file. They are read
-        when first needed. "random": random weights of the bundled model's architecture (for tests and comparisons).
-        None (an unset variable of a config) is an error when the weights are first needed.
+    weights: name of the bundled model or of a downloaded one, a directory, an archive, a `.hdf5` file or a checkpoint.
+        They are read when first needed. "random": random weights of the bundled model's architecture (for tests and
+        comparisons). None (an unset variable of a config) is an error when the weights are first needed.
     get_spans: what the biLM reads as one sentence.
     max_batch_tokens: the most tokens in one pass of the biLM; if a pass has 16 sentences or fewer, four times as many.
         Limits memory; doesn't change the vectors.

@@ -48,7 +48,7 @@ def score(
 ) -> list[Score]:
     """Score sentences. Each is a text or a list of words; spaCy's Docs and Spans are such lists, too.
 
-    model: name or path of a model, see `open_model`.
+    model: name or path of a model with a softmax, see `open_model`; or any model, with `softmax`.
     softmax: folder with the model's `softmax.hdf5` and `vocab.txt`, if they are not next to its weights.
     lang: language of the spaCy tokenizer that splits texts into words.
     device: see `choose_device`.

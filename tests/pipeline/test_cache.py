@@ -1,13 +1,16 @@
 """The cache of a training: it keeps to its budget and is never wrong. `test_cache_file.py` tests its file."""
 
 import copy
+import hashlib
 import os
 import pickle
 import sys
 import threading
 
+import catalogue
 import numpy as np
 import pytest
+import srsly
 
 from helpers.caches import ROW, WIDTH, fill, found, get, key_of, rows_of
 from spacy_elmo import ElmoError
@@ -27,6 +30,20 @@ def test_key_tells_sentences_apart():
     sentences = [["a", "b"], ["b", "a"], ["a b"], ["a\0b"], ["a", "", "b"], ["a", "b", ""], ["ab"]]
     assert len({cache.key(sentence) for sentence in sentences}) == len(sentences)
     assert cache.key(["a", "b"]) == cache.key(("a", "b"))
+
+
+def test_key_is_that_of_files_that_earlier_versions_wrote():
+    packed = srsly.msgpack_dumps(["Füße", "", "走"])
+    assert Cache(0).key(("Füße", "", "走")) == hashlib.blake2b(packed, digest_size=16).digest()
+    assert Cache(0).key(["a", "b"]).hex() == "d9e19282bfdc65cefea6aab442aa31d7"
+
+
+def test_key_does_not_look_through_the_installed_packages(monkeypatch):
+    def look(_):
+        raise AssertionError("it did")
+
+    monkeypatch.setattr(catalogue.Registry, "get_all", look)
+    Cache(0).key(["a", "b"])
 
 
 def test_keeps_to_its_budget_and_keeps_what_is_there():
