@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "float16"]
 
-_PACKER = msgpack.Packer(use_bin_type=True)  # one for all, since a new one looks through all installed packages
-
 
 class Memory:
     """A cache that exists only while it is useful: from the first update on, for what that training makes of the
@@ -117,13 +115,14 @@ class Cache:
         self.dtype = np.dtype(precision)
         self.hits = self.misses = 0
         self.is_on = True
+        self._packer = msgpack.Packer(use_bin_type=True)  # kept: a new one looks through all installed packages
         self._lock = ForkSafeLock()
         facts = {**(header or {}), "precision": precision}
         self._store = _RowsInMemory(max_bytes) if path is None else _row_file(at_home(path), facts)
 
     def key(self, sentence: Sequence[str]) -> bytes:
         """Return the key of a sentence."""
-        return hashlib.blake2b(_PACKER.pack(list(sentence)), digest_size=16).digest()
+        return hashlib.blake2b(self._packer.pack(list(sentence)), digest_size=16).digest()
 
     def get(self, lengths: Mapping[bytes, int], width: int) -> Iterator[tuple[bytes, Array]]:
         """Yield the keys that are there, and the rows of each, `[n_tokens, width]`. Take them all at once: a file stays

@@ -42,8 +42,9 @@ def test_key_does_not_look_through_the_installed_packages(monkeypatch):
     def look(_):
         raise AssertionError("it did")
 
+    cache = Cache(0)
     monkeypatch.setattr(catalogue.Registry, "get_all", look)
-    Cache(0).key(["a", "b"])
+    cache.key(["a", "b"])
 
 
 def test_keeps_to_its_budget_and_keeps_what_is_there():
