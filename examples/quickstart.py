@@ -1,42 +1,22 @@
-"""ELMo vectors from one line: the same word in different senses, and words the model has never seen.
+"""ELMo vectors from one line: words in two senses each, and words the model has never seen.
 
 Run it with `make demo`, or with `python examples/quickstart.py` if spacy-elmo is installed.
 """
 
+import csv
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
 import spacy
 from spacy.language import Language
-from spacy.tokens import Token
+from spacy.tokens import Doc, Token
 
-# A word in one sense, again in the same sense, and in another one.
-SENSES = {
-    "bank": (
-        "The central bank raised its interest rates again.",
-        "The national bank lent money to small firms.",
-        "Trees grew on the south bank of the river.",
-    ),
-    "cell": (
-        "He spent two years in a prison cell.",
-        "Guards locked the prisoners in a small cell.",
-        "The nucleus of the cell contains the DNA.",
-    ),
-    "mouse": (
-        "The owl hunts a mouse or a rat at night.",
-        "The cat caught a mouse in the barn.",
-        "Click the file with the left mouse button.",
-    ),
-    "apple": (
-        "She ate an apple and a pear for lunch.",
-        "He cut a ripe apple in half.",
-        "In 1984 Apple introduced the Macintosh computer.",
-    ),
-    "bucket": (
-        "He carried a bucket of sand to the beach.",
-        "The farmer put a bucket of milk on the table.",
-        "The old man kicked the bucket last year.",
-    ),
-}
+# Everyday words in two senses, two sentences each. The list was made before any model was scored on it.
+SENSES = Path(__file__).resolve().parents[1] / "experiments" / "data" / "senses.tsv"
+N_SHOWN = 10
 
-# Words that no dictionary has, and the candidates for their nearest words.
+# Misspelled words, and the candidates for their nearest words.
 MISSPELLED = ("goverment", "definately", "beatiful", "acommodation", "neccessary")
 KNOWN = (
     *("government", "definitely", "beautiful", "accommodation", "necessary"),
@@ -44,9 +24,41 @@ KNOWN = (
 )
 
 
-def find(nlp: Language, sentence: str, word: str) -> Token:
-    """Find the token that is this word, in upper or lower case."""
-    return next(token for token in nlp(sentence) if token.lower_ == word)
+class Row(NamedTuple):
+    """A word's two senses, the mean similarities of its uses, and how often two uses in one sense are nearer, of 8."""
+
+    senses: str
+    same: float
+    different: float
+    nearer: int
+
+
+def compare_senses(nlp: Language) -> dict[str, Row]:
+    """Compare each pair of a word's uses in one sense with each pair in two senses."""
+    rows: dict[str, list[dict[str, str]]] = {}
+    with SENSES.open(encoding="utf-8", newline="") as file:
+        lines = (line for line in file if not line.startswith("#"))
+        for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+            rows.setdefault(row["word"], []).append(row)
+    table = {}
+    for word, senses in rows.items():
+        sentences = [sense[number].split() for sense in senses for number in ("first", "second")]
+        docs = nlp.pipe(Doc(nlp.vocab, words=sentence) for sentence in sentences)
+        uses = [doc[sentence.index(word)] for doc, sentence in zip(docs, sentences, strict=True)]
+        same, different = similarities(uses)
+        nearer = sum(one > other for one in same for other in different)
+        names = ", ".join(sense["sense"] for sense in senses)
+        table[word] = Row(names, sum(same) / len(same), sum(different) / len(different), nearer)
+    return table
+
+
+def similarities(uses: list[Token]) -> tuple[list[float], list[float]]:
+    """Return the similarities of two uses in one sense, and in different senses. The first two uses are in one sense."""
+    same: list[float] = []
+    different: list[float] = []
+    for one, other in combinations(range(4), 2):
+        (same if one // 2 == other // 2 else different).append(uses[one].similarity(uses[other]))
+    return same, different
 
 
 def main() -> None:
@@ -57,21 +69,20 @@ def main() -> None:
     print(f"{doc.text!r}: doc._.elmo is {doc._.elmo.shape}, one vector per token")
     print(f"doc[5].vector[:4] = {doc[5].vector[:4].round(3)}\n")
 
-    nlp = spacy.blank("en")
-    nlp.add_pipe("elmo", config={"layers": "top"})  # the second LSTM layer, this model's best for senses
-    print(f"{'similarity of the word in':28}{'the same sense':>16}{'another sense':>16}")
-    for word, sentences in SENSES.items():
-        first, same, other = (find(nlp, sentence, word) for sentence in sentences)
-        print(f"{word:28}{first.similarity(same):16.2f}{first.similarity(other):16.2f}")
-    for word, sentences in SENSES.items():
-        print(f"\n  {word}: " + "\n        ".join(sentences))
+    table = compare_senses(nlp)
+    print(f"The first {N_SHOWN} words of {SENSES.name}: how similar are the vectors of two uses?")
+    print(f"{'word':12}{'senses':26}{'same sense':>12}{'different':>12}{'nearer if the same':>20}")
+    for word, row in list(table.items())[:N_SHOWN]:
+        print(f"{word:12}{row.senses:26}{row.same:12.2f}{row.different:12.2f}{f'{row.nearer} of 8':>20}")
+    right = sum(row.nearer for row in table.values()) / (8 * len(table))
+    print(f"All {len(table)} words: {right:.1%} are nearer if the sense is the same (chance: 50%)\n")
 
     nlp = spacy.blank("en")
     nlp.add_pipe("elmo", config={"layers": 0})  # the token embedding, made of the word's characters alone
-    known = {word: find(nlp, word, word) for word in KNOWN}
-    print("\nNo word is unknown, because ELMo reads characters. Misspelled words, and the nearest correct ones:")
+    known = {word: nlp(word)[0] for word in KNOWN}
+    print("No word is unknown, because ELMo reads characters. Misspelled words, and the nearest correct ones:")
     for word in MISSPELLED:
-        token = find(nlp, word, word)
+        token = nlp(word)[0]
         nearest = max(known, key=lambda candidate: token.similarity(known[candidate]))
         print(f"  {word:14} -> {nearest:14} {token.similarity(known[nearest]):.2f}")
 

@@ -99,10 +99,7 @@ def _text(rng: Random) -> str:
         return "".join(_characters(rng, rng.randrange(1, 8)) for _ in range(rng.randrange(1, 7)))
     if chance < 0.5:
         return " ".join(_characters(rng, rng.randrange(1, 200)) for _ in range(rng.randrange(1, 4)))
-    words = [
-        rng.choice(_WORDS) if rng.random() < 0.8 else _characters(rng, rng.randrange(1, 6))
-        for _ in range(rng.randrange(1, 16))
-    ]
+    words = [_word(rng) for _ in range(rng.randrange(1, 16))]
     if chance < 0.55:
         words = words[:1] * rng.randrange(1, 50)
     elif chance < 0.6:
