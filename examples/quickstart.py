@@ -53,7 +53,7 @@ def compare_senses(nlp: Language) -> dict[str, Row]:
 
 
 def similarities(uses: list[Token]) -> tuple[list[float], list[float]]:
-    """Return the similarities of two uses in one sense, and in different senses. The first two uses are in one sense."""
+    """Return the similarities of uses in the same sense, and in different senses. The first two are in one sense."""
     same: list[float] = []
     different: list[float] = []
     for one, other in combinations(range(4), 2):
