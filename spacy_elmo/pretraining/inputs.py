@@ -11,7 +11,7 @@ from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM
 from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.errors import CorpusError
-from spacy_elmo.formats import OpenedModel
+from spacy_elmo.formats import OpenedModel, beside
 from spacy_elmo.pretraining.config import Config, ModelConfig
 from spacy_elmo.pretraining.corpus import PREPARED, Corpus, encode
 from spacy_elmo.pretraining.distributed import Group
@@ -21,6 +21,8 @@ from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words, misfit
 from spacy_elmo.support.files import at_home, settled, write_text
 from spacy_elmo.support.text import PathLike, find_files, read_sentences
 from spacy_elmo.support.untokenized import find_doubt
+
+_TERMS = ("license", "attribution", beside.ATTRIBUTION_TEXT)  # entries of a card that a model made from it needs, too
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,11 @@ class FirstModel:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The entries of a model card about this model."""
+        """The entries of a model card about this model. Its licence binds also what is made from it."""
         card = self.bilm.card
+        terms = {key: card[key] for key in _TERMS if isinstance(card.get(key), str)}
         seen = [card[key] for key in ("tokens_seen", "tokens_seen_before") if isinstance(card.get(key), int)]
-        return {"initialized_from": self.source, **({"tokens_seen_before": sum(seen)} if seen else {})}
+        return {"initialized_from": self.source, **({"tokens_seen_before": sum(seen)} if seen else {}), **terms}
 
     def adapt(self, config: Config, group: Group) -> Config:
         """Return the settings with this model's architecture.

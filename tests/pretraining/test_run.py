@@ -1,6 +1,7 @@
 """What the command finds, creates and leaves behind."""
 
 import json
+import shutil
 import signal
 from dataclasses import fields
 from pathlib import Path
@@ -444,6 +445,19 @@ def test_run_from_another_model_trains_all_of_it_and_says_where_it_began(train, 
     seen = [card["tokens_seen"] for card in cards]
     assert [card.get("initialized_from") for card in cards] == [None, str(origin), str(out)]
     assert [card.get("tokens_seen_before") for card in cards] == [None, seen[0], seen[0] + seen[1]]
+
+
+def test_run_from_another_model_keeps_its_licence_and_attribution(train, origin, tmp_path):
+    folder = tmp_path / "licensed"
+    shutil.copytree(origin, folder)
+    card = json.loads((folder / "model_card.json").read_text())
+    (folder / "model_card.json").write_text(json.dumps({**card, "license": "CC BY-SA 4.0", "attribution": "By A."}))
+    (folder / "ATTRIBUTION.md").write_text("Names of authors.")
+    out = train("domain", corpus=tmp_path / "domain.txt", init_from=folder, training__max_steps=2)
+    card = json.loads((out / "model_card.json").read_text())
+    assert (card["license"], card["attribution"]) == ("CC BY-SA 4.0", "By A.")
+    assert (out / "ATTRIBUTION.md").read_text() == "Names of authors."
+    assert "attribution_text" not in card
 
 
 def test_run_from_another_model_killed_at_once_is_resumed_from_that_model_or_not_at_all(
