@@ -331,9 +331,9 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         self.hub.begin_training(None if nlp is None else _sets_sentences(nlp, self.name))
         self.mix.check(self.n_layers)
         if self.hub.is_listened_to and not shim_of(self.model).trainable:
-            self._tell_of_memory(get_examples)
+            self._print_memory_forecast(get_examples)
 
-    def _tell_of_memory(self, get_examples: Callable[[], Iterable[Example]]) -> None:
+    def _print_memory_forecast(self, get_examples: Callable[[], Iterable[Example]]) -> None:
         options = shim_of(self.model).bilm.options
         width = row_width(options.n_outputs, options.width) if self.hub.all_layers else self.hub.mixed_width
         sizes = (len(example.x) for example in get_examples())

@@ -81,7 +81,7 @@ def build_bilm(
 
 def _init(model: Encoder, X: Any = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
     """thinc calls this if the biLM is a part of another component's model; `elmo` starts over by itself."""
-    shim_of(model).begin_anew("spacy-elmo.Tok2Vec.v1")
+    shim_of(model).forget_learning("spacy-elmo.Tok2Vec.v1")
 
 
 def _forward(model: Encoder, docs: list[Doc], is_train: bool) -> tuple[list[Array], Callable[[Any], list[Doc]]]:

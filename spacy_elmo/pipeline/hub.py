@@ -64,7 +64,7 @@ class Hub:
         self.training: TrainingSession | None = None
         self._encoder = encoder
         self._listener_map: dict[str, list[Model[Any, Any]]] = {}
-        self._writer_behind: str | None = None  # a Tok2Vec after the component, which writes doc.tensor later
+        self._later_tensor_writer: str | None = None  # a Tok2Vec after the component, which writes doc.tensor later
         # These stay when spaCy empties the map. It then links again, but without the listeners of disabled components.
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
         self._tensor_readers = TensorReaders()
@@ -80,7 +80,7 @@ class Hub:
 
     @listener_map.setter
     def listener_map(self, value: dict[str, list[Model[Any, Any]]]) -> None:
-        self._listener_map, self._writer_behind = value, None
+        self._listener_map, self._later_tensor_writer = value, None
 
     @property
     def has_elmo_listeners(self) -> bool:
@@ -104,7 +104,7 @@ class Hub:
             ElmoError: `doc.tensor` would have to hold the vectors of two components.
         """
         if isinstance(component, Tok2Vec):
-            self._writer_behind = component.name
+            self._later_tensor_writer = component.name
         if not isinstance(getattr(component, "model", None), Model):
             return
         nodes = list(component.model.walk())
@@ -129,7 +129,7 @@ class Hub:
         self._tensor_readers.add(reader, component, self.pipelines)
         if reader.upstream_name == self.name:
             self.add_listener(reader, component.name)
-            self._refuse_tensor_of(self._writer_behind, "comes between them and writes its own there")
+            self._refuse_tensor_of(self._later_tensor_writer, "comes between them and writes its own there")
 
     def _check_tensor_readers(self) -> None:
         if self._tensor_readers.of(self.name):
@@ -277,9 +277,9 @@ class Hub:
     def begin_training(self, setter: str | None) -> None:
         """Start over, with the weights as they were loaded; setter: as in `TrainingSession`."""
         shim = self._shim
-        if shim.will_be_read_anew:
+        if shim.can_forget_learning:
             self.leave_weights()
-        shim.begin_anew(self.name)
+        shim.forget_learning(self.name)
         self.training = TrainingSession(self.name, self._encoder.model, setter)
 
     def leave_weights(self) -> None:

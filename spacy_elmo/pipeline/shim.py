@@ -181,13 +181,13 @@ class BiLMShim(Shim, NeedsWeights):
         with self._lock:
             self.tuning.begin(weights)
 
-    def begin_anew(self, name: str) -> None:
+    def forget_learning(self, name: str) -> None:
         """Go back to the weights of the source. If the weights were loaded with a pipeline, keep what they have learned
         since, and warn. name: of the component, for the warning."""
         with self._lock:
             if self._weights is None or not self._weights.has_learned:
                 return
-            if self.will_be_read_anew:
+            if self.can_forget_learning:
                 self._weights = None  # read again when next needed
                 return
         util.logger.warning(
@@ -197,8 +197,8 @@ class BiLMShim(Shim, NeedsWeights):
         )
 
     @property
-    def will_be_read_anew(self) -> bool:
-        """Whether `begin_anew` drops the weights."""
+    def can_forget_learning(self) -> bool:
+        """Whether `forget_learning` drops the weights, to read them from the source again."""
         return self._weights is not None and self._weights.has_learned and self._weights.is_of_source
 
     def finish_update(self, optimizer: Optimizer) -> None:
