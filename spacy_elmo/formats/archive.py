@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from spacy_elmo.errors import OptionsError, WeightsError
+from spacy_elmo.formats.bounded_zip import open_zip
 from spacy_elmo.formats.tar import Entry, Tar, is_tar
 from spacy_elmo.support.messages import quoted, reason
 
@@ -296,18 +297,9 @@ class _Zip:
                 yield chunk
 
 
-class _Cautious(io.BufferedReader):
-    """A file that never returns more than 1 MB at once: zipfile reads a directory of any length in one go."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > _MOST_DIRECTORY:
-            raise zipfile.BadZipFile("its directory is longer than any model's")
-        return super().read(size)
-
-
 @contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    with _Cautious(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+    with path.open("rb") as file, open_zip(file, _MOST_DIRECTORY) as archive:
         yield archive
 
 

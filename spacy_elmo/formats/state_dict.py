@@ -17,6 +17,7 @@ from torch import Tensor
 
 from spacy_elmo.errors import WeightsError
 from spacy_elmo.formats.archive import File, reading, size_of
+from spacy_elmo.formats.bounded_zip import open_zip
 from spacy_elmo.support.messages import reason, shown
 
 # The names in the pickle of a state_dict with float32 tensors.
@@ -87,7 +88,7 @@ def _opcodes(file: BinaryIO, source: str) -> "itertools.chain[tuple[pickletools.
 
 def _pickle_in_zip(file: BinaryIO, source: str) -> bytes:
     """Return the one pickle in the zip archive that torch has written since 1.6. Torch stores it uncompressed."""
-    with zipfile.ZipFile(_Cautious(file)) as archive:
+    with open_zip(file, _MOST_DIRECTORY) as archive:
         entries = archive.infolist()
         pickles = [entry for entry in entries if entry.filename.endswith(".pkl")]
         if len(entries) > _MOST_MEMBERS or not is_written_by_torch(archive, file.seek(0, os.SEEK_END)):
@@ -114,17 +115,3 @@ def is_written_by_torch(archive: zipfile.ZipFile, size: int) -> bool:
         and not (entry.external_attr & 0x10 or entry.is_dir())
         for entry in entries
     )
-
-
-class _Cautious:
-    """A file that never returns more than a few MB at once: zipfile reads a directory of any length in one go."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._file.read(min(size, _MOST_DIRECTORY + 1) if size >= 0 else _MOST_DIRECTORY + 1)
-        if len(content) > _MOST_DIRECTORY:
-            raise zipfile.BadZipFile("its directory is longer than any model's")
-        return content
