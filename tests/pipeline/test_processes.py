@@ -20,6 +20,8 @@ from spacy_elmo.pipeline.mix import scalar_mix
 from spacy_elmo.pipeline.shim import BiLMShim, shim_of
 from spacy_elmo.pipeline.weights import WeightsSource
 
+HANGS = 600  # seconds. No test hangs if it takes minutes: three processes import torch, maybe on a busy machine.
+
 SCRIPT = """
 import json, multiprocessing, warnings
 import torch
@@ -66,7 +68,7 @@ TEXTS = ["I deposited money at the bank.", "We sat on the bank. It rained.", "",
 def test_two_processes_give_the_same_vectors(method, loaded, tmp_path, bundled_width):
     script, out = tmp_path / "script.py", tmp_path / "out.json"
     script.write_text(SCRIPT.format(texts=TEXTS, method=method, loaded=loaded, out=str(out)))
-    subprocess.run([sys.executable, script], check=True, timeout=120)
+    subprocess.run([sys.executable, script], check=True, timeout=HANGS)
     got = json.loads(out.read_text())
     nlp = spacy.blank("en")
     nlp.add_pipe("sentencizer")
@@ -110,7 +112,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_weights_are_read_and_laid_out_before_a_fork_so_that_processes_share_them():
-    subprocess.run([sys.executable, "-c", FORKED_LATE], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", FORKED_LATE], check=True, timeout=HANGS)
 
 
 LISTENING = """
@@ -145,7 +147,7 @@ if __name__ == "__main__":
 def test_listeners_are_served_in_other_processes(method, tmp_path, data):
     script, out = tmp_path / "script.py", tmp_path / "out.json"
     script.write_text(LISTENING.format(method=method, weights=str(data / "tiny_2l_skip"), out=str(out)))
-    done = subprocess.run([sys.executable, script], check=True, timeout=120, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script], check=True, timeout=HANGS, capture_output=True, text=True)
     alone, both = json.loads(out.read_text())
     assert both == alone
     assert alone[0] == ["N", "V", "N"]
@@ -202,7 +204,7 @@ def test_wrong_weights_are_our_one_error_before_any_process_starts(method, kind,
     weights = {"missing": str(tmp_path / "none"), "truncated": truncated}[kind]
     (tmp_path / "parent.py").write_text(WRONG)
     command = [sys.executable, tmp_path / "parent.py", method, weights]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{said_of(weights)}\n"
     assert done.stderr == ""
@@ -351,7 +353,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", methods("forkserver", "spawn"))
 def test_other_processes_of_the_user_are_left_alone(method, tmp_path, tiny):
     (tmp_path / "parent.py").write_text(OTHERS)
-    run = subprocess.run([sys.executable, tmp_path / "parent.py", method, tiny], capture_output=True, timeout=120)
+    run = subprocess.run([sys.executable, tmp_path / "parent.py", method, tiny], capture_output=True, timeout=HANGS)
     assert run.stdout == b"0\n"
 
 
