@@ -30,6 +30,8 @@ def imitate() -> None:
     for name in _MISSING:
         if hasattr(os, name):
             delattr(os, name)
+    if hasattr(os, "process_cpu_count"):  # Python 3.13; without sched_getaffinity it is the other function
+        os.process_cpu_count = os.cpu_count
     for name in ("fcntl", "resource", "pwd", "grp"):
         sys.modules[name] = None  # type: ignore[assignment] # importing it fails from now on
     sys.platform = "win32"
