@@ -420,7 +420,10 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         """
         self.memory.is_on = False
         path, exclude = Path(path), list(exclude)
-        util.to_disk(path, {"model": self._write_model}, exclude)
+        try:
+            util.to_disk(path, {"model": self._write_model}, exclude)
+        except OSError as error:  # of the folder itself
+            raise ElmoError(f"{path}: cannot be written ({error})") from error
         if "model" not in exclude:
             try:
                 # Now, not when the weights are read: spaCy has just written the pipeline's meta.json, and a component
@@ -506,7 +509,7 @@ def _take_weights(path: Path, new: Path, digest: str) -> bool:
 
     def take(place: Path) -> bool:
         (new / writing.WEIGHTS).unlink(missing_ok=True)  # from an earlier attempt
-        if not _has_weights(place, digest):
+        if not _has_weights(place, digest) or not _holds(place, digest):
             return False
         files.link_or_copy(place / writing.WEIGHTS, new / writing.WEIGHTS)
         return True
@@ -518,6 +521,14 @@ def _has_weights(path: Path, digest: str) -> bool:
     """Whether weights with this digest were saved here and are still as they were saved."""
     stamp = path / _STAMP
     return stamp.is_file() and stamp.read_bytes() == _stamp(path, digest)
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether the files have this digest now. A file may have been damaged without a change of its size."""
+    try:
+        return formats.digest(formats.load(path)) == digest
+    except ElmoError:
+        return False
 
 
 def _stamp(path: Path, digest: str) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from spacy_elmo.errors import ElmoError
+from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.formats import open_model
 from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.layers import Choice, parse_layers
@@ -20,7 +20,7 @@ from spacy_elmo.tools.embedding.keys import check_keys
 from spacy_elmo.tools.embedding.ray_engine import connected, encode_on_ray, import_ray
 from spacy_elmo.tools.embedding.settings import EmbedSettings
 from spacy_elmo.tools.embedding.spool import Spool, directory_of, open_spool, refuse_existing
-from spacy_elmo.tools.embedding.text import Survey, Text, Window, windows
+from spacy_elmo.tools.embedding.text import Survey, Text, Window, changed, windows
 from spacy_elmo.tools.untokenized import warn_of
 
 Encode = Callable[[Iterable[Window]], Iterator[list[Array]]]
@@ -77,6 +77,8 @@ def _embed(text: Path, out: Path, settings: EmbedSettings, progress: bool) -> Em
     wishes = Wishes(not settings.forget_sentences, settings.use_sentence_keys)
     write = writer_for(out, wishes)
     refuse_existing(out, settings.force or settings.resume)
+    if out.exists() and text.exists() and out.samefile(text):
+        raise ElmoError(f"{out}: is the text itself, which the vectors would replace; name another file to write")
     _check_machine(settings)
     source = Text.of(text, settings.pipeline)
     opened = open_model(settings.model)
@@ -101,7 +103,12 @@ def _embed(text: Path, out: Path, settings: EmbedSettings, progress: bool) -> Em
             n_tokens = spool.n_tokens
             with progress_bar(progress, "writing", survey.n_lines, unit=" lines") as bar:
                 rows = _rows(source, spool, bar.update)
-                spool.finish(lambda path: write(path, layout, source, wishes, rows), wishes)
+
+                def write_whole(path: Path) -> None:
+                    write(path, layout, source, wishes, rows)
+                    _check_unchanged(source, survey, spool)
+
+                spool.finish(write_whole, wishes)
         else:
             n_tokens = sum(len(tokens) for _, tokens in source.sentences())
         size = out.stat().st_size
@@ -152,6 +159,7 @@ def _job(settings: EmbedSettings, survey: Survey, model: str, layers: Choice) ->
     """Return what must be the same to resume an interrupted run. model: its digest."""
     return {
         "text": survey.digest,
+        "tokens": survey.tokens,
         "model": model,
         "layers": str(layers),
         "float16": settings.float16,
@@ -200,21 +208,30 @@ def _fill(
         for arrays in encode(left()):
             spool.add(arrays)
             bar.update(len(arrays))
-    if spool.n_lines != survey.n_lines:
+    if (n_lines := spool.n_lines) != survey.n_lines:
+        spool.cut(0)
         raise ElmoError(
-            f"the text had {survey.n_lines:,} lines at first and {spool.n_lines:,} later; do not change it during a run"
+            f"the text had {survey.n_lines:,} lines at first and {n_lines:,} later; do not change it during a run"
         )
 
 
 def _rows(text: Text, spool: Spool, advance: Callable[[int], object]) -> Iterator[Row]:
-    for number, ((line, tokens), vectors) in enumerate(zip(text.sentences(), spool.read(), strict=True)):
+    # If the text was changed and has other lines now, _check_unchanged says so.
+    for number, ((line, tokens), vectors) in enumerate(zip(text.sentences(), spool.read(), strict=False)):
         if vectors.shape[-2] != len(tokens):
-            raise ElmoError(
-                f"{text.path}, line {number + 1}: {len(tokens)} tokens, but {vectors.shape[-2]} in the interrupted "
-                "run; did the pipeline change? Start again with --force and without --resume"
-            )
+            spool.cut(0)
+            raise changed(text.path)
         yield Row(number, line, tokens, vectors)
         advance(1)
+
+
+def _check_unchanged(text: Text, survey: Survey, spool: Spool) -> None:
+    """Raise a CorpusError if the text was changed during the run: some vectors may be those of other lines."""
+    try:
+        text.check(survey)
+    except CorpusError:
+        spool.cut(0)
+        raise
 
 
 @contextmanager

@@ -36,6 +36,14 @@ def test_a_few_files_of_every_kind_are_read_or_refused(tmp_path):
     assert {row[2].strip() for row in rows} == {"6"}
 
 
+def test_a_docbin_that_nobody_has_changed_is_read(tmp_path):
+    code = "import sys; sys.path[:0] = sys.argv[1:2]; from pathlib import Path; from kinds.docbin import Kind\n"
+    code += "place = Path(sys.argv[2]); (place / 'seeds').mkdir(); kind = Kind(place / 'seeds')\n"
+    code += "(place / 'docs.spacy').write_bytes(kind._honest); kind.read(place, behind=False)"
+    done = subprocess.run([sys.executable, "-c", code, HERE, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 # What a reader does with a file, and the fuzzer's message; None: nothing is wrong.
 READERS = {
     "refuses": ("raise ElmoError('no')", None),

@@ -140,6 +140,24 @@ def test_saving_again_makes_damage_good(saved, name):
     np.testing.assert_allclose(spacy.load(path)(TEXT)._.elmo, vectors, atol=1e-6)
 
 
+def test_saving_again_makes_damage_good_that_leaves_the_size(saved):
+    path, vectors = saved
+    nlp = spacy.load(path)
+    file = path / "elmo" / "model" / "weights.hdf5"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 0x40
+    file.write_bytes(content)
+    nlp.to_disk(path)
+    np.testing.assert_allclose(spacy.load(path)(TEXT)._.elmo, vectors, atol=1e-6)
+
+
+def test_folder_that_cannot_be_made_is_a_clear_error(saved, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    elmo = spacy.load(saved[0]).get_pipe("elmo")
+    with pytest.raises(ElmoError, match=r"file.x: cannot be written"):
+        elmo.to_disk(tmp_path / "file" / "x")
+
+
 def test_vocabulary_of_a_word_input_model_is_part_of_what_is_saved(data, tmp_path):
     options = BiLMOptions(lstm=load(data / "tiny_2l_skip").options.lstm, char_cnn=None)
     pipelines = []

@@ -285,6 +285,7 @@ def _pieces(file: BinaryIO, n_bytes: int) -> Iterator[bytes]:
 
 _SETTINGS = {
     "text": "the text",
+    "tokens": "the words that --pipeline splits the text into",
     "model": "the model",
     "carry_state": "--carry-state or its --batch-size",
 }

@@ -21,11 +21,15 @@ MOST_TOKENS = 1_000_000  # of a line, which is processed as a whole
 
 @dataclass(frozen=True)
 class Survey:
-    """What a first pass finds: the number of lines, how many are blank, and the SHA-256 of all lines."""
+    """What a first pass finds: the number of lines, how many are blank, and SHA-256 digests.
+
+    digest: of all lines; tokens: of what a pipeline makes of them, None without one.
+    """
 
     n_lines: int
     n_blank: int
     digest: str
+    tokens: str | None
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,24 @@ class Text:
         Raises:
             CorpusError: the file cannot be read (see `read_lines`) or has no line.
         """
-        n_lines, n_blank, sha = 0, 0, hashlib.sha256()
-        for line in self.lines():
-            sha.update(line.encode() + b"\n")
+        n_lines, n_blank, sha, sha_of_tokens = 0, 0, hashlib.sha256(), hashlib.sha256()
+        for line, tokens in self.sentences():
+            _add(sha, line)
             n_lines += 1
             n_blank += not line
+            if self.nlp is not None:
+                _add(sha_of_tokens, "\t".join(tokens))
         if not n_lines:
             raise CorpusError(f"{self.path}: the text is empty; expected one sentence per line")
-        return Survey(n_lines, n_blank, sha.hexdigest())
+        return Survey(n_lines, n_blank, sha.hexdigest(), None if self.nlp is None else sha_of_tokens.hexdigest())
+
+    def check(self, survey: Survey) -> None:
+        """Raise a CorpusError if the lines are no longer those of the survey."""
+        sha = hashlib.sha256()
+        for line in self.lines():
+            _add(sha, line)
+        if sha.hexdigest() != survey.digest:
+            raise changed(self.path)
 
     def where_blank(self) -> str:
         """Name the first blank lines, counted from 1 as editors do."""
@@ -93,6 +107,15 @@ class Text:
         nlp = self.nlp or spacy.blank("xx")
         for line in self.lines():
             yield nlp.make_doc(line) if self.nlp else Doc(nlp.vocab, words=line.split())
+
+
+def changed(path: Path) -> CorpusError:
+    """Return the error for a text that was changed while vectors were made of it."""
+    return CorpusError(f"{path}: the text was changed during the run; run it again with --force")
+
+
+def _add(sha: "hashlib._Hash", line: str) -> None:
+    sha.update(line.encode() + b"\n")
 
 
 def line_hash(line: str) -> bytes:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from helpers.embedding import assert_same, contents
 from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.formats import load
+from spacy_elmo.tools import embed as tool
 from spacy_elmo.tools.embed import embed_file
 from spacy_elmo.tools.embedding.files import WRITERS
 from spacy_elmo.tools.embedding.text import MOST_TOKENS, Text, windows
@@ -73,6 +74,34 @@ def test_text_that_grows_while_it_is_read_is_an_error(text, model, tmp_path, mon
     with pytest.raises(ElmoError, match="6 lines at first and 7 later"):
         embed_file(text, tmp_path / "out.h5", model=model)
     assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize("when", ["_fill", "_rows"])
+@pytest.mark.parametrize("new", ["{}", "{}\nmore of it", "one more word {}"])
+def test_text_that_is_replaced_during_the_run_is_an_error(when, new, text, model, tmp_path, monkeypatch):
+    before, part = getattr(tool, when), tmp_path / "out.h5.part"
+    lines = text.read_text().splitlines()
+    other = [line[::-1] for line in lines[:-1]]
+
+    def then_replace(*arguments):
+        text.write_text("\n".join([*other, new.format(lines[-1])]) + "\n")
+        return before(*arguments)
+
+    monkeypatch.setattr(tool, when, then_replace)
+    with pytest.raises(ElmoError, match=r"the text was changed during the run|lines at first and"):
+        embed_file(text, tmp_path / "out.h5", model=model)
+    assert not (tmp_path / "out.h5").exists()
+    assert not part.exists() or (part / "vectors").stat().st_size == 0  # no vector of another line is kept
+
+
+def test_text_is_not_replaced_by_its_vectors(text, model, tmp_path):
+    same = tmp_path / "same.h5"
+    same.write_bytes(text.read_bytes())
+    (tmp_path / "link.h5").symlink_to(same)
+    for out in (same, tmp_path / "link.h5"):
+        with pytest.raises(ElmoError, match="is the text itself"):
+            embed_file(same, out, model=model, force=True)
+    assert same.read_bytes() == text.read_bytes()
 
 
 def test_empty_text_is_an_error(tmp_path, model):
