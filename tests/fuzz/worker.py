@@ -131,6 +131,7 @@ class _Guard:
         with _limits(self._seconds):  # if this takes longer, the kind is wrong
             behind = kind.make(rng, self._folder)
         files, self._seen = _listing(self._folder), []
+        kept = set(self._tmp.iterdir())  # as torch 2.6 has a folder there from its import to the end
         start, memory = time.process_time(), _PeakMemory()
         self._is_watching = True
         try:
@@ -145,18 +146,17 @@ class _Guard:
         finally:
             self._is_watching = False
         result = {"behind": behind, "seconds": round(time.process_time() - start, 3), "bytes": memory.grown()}
-        faults = [*self._seen, *self._left_behind(files)]
+        faults = [*self._seen, *self._left_behind(files, kept)]
         if faults:
             end, what = "lost", "; ".join(faults)[:500]
         return {"end": end, **result, **({"what": what} if what else {})}
 
-    def _left_behind(self, files: dict[str, int]) -> Iterator[str]:
+    def _left_behind(self, files: dict[str, int], kept: set[Path]) -> Iterator[str]:
         if _listing(self._folder) != files:
             yield "changed its input files"
-        if left := [file.name for file in self._tmp.iterdir()]:
-            yield f"left {', '.join(left)[:100]}"
-            for name in left:
-                path = self._tmp / name
+        if left := set(self._tmp.iterdir()) - kept:
+            yield f"left {', '.join(path.name for path in left)[:100]}"
+            for path in left:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _watch(self, event: str, arguments: tuple[Any, ...]) -> None:
