@@ -4,13 +4,12 @@ Run it with `make demo`, or with `python examples/quickstart.py` if spacy-elmo i
 """
 
 import csv
-from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 import spacy
 from spacy.language import Language
-from spacy.tokens import Doc, Token
+from spacy.tokens import Doc
 
 # Everyday words in two senses, two sentences each. The list was made before any model was scored on it.
 SENSES = Path(__file__).resolve().parents[1] / "experiments" / "data" / "senses.tsv"
@@ -45,20 +44,12 @@ def compare_senses(nlp: Language) -> dict[str, Row]:
         sentences = [sense[number].split() for sense in senses for number in ("first", "second")]
         docs = nlp.pipe(Doc(nlp.vocab, words=sentence) for sentence in sentences)
         uses = [doc[sentence.index(word)] for doc, sentence in zip(docs, sentences, strict=True)]
-        same, different = similarities(uses)
+        same = [uses[0].similarity(uses[1]), uses[2].similarity(uses[3])]
+        different = [one.similarity(other) for one in uses[:2] for other in uses[2:]]
         nearer = sum(one > other for one in same for other in different)
         names = ", ".join(sense["sense"] for sense in senses)
         table[word] = Row(names, sum(same) / len(same), sum(different) / len(different), nearer)
     return table
-
-
-def similarities(uses: list[Token]) -> tuple[list[float], list[float]]:
-    """Return the similarities of uses in the same sense, and in different senses. The first two are in one sense."""
-    same: list[float] = []
-    different: list[float] = []
-    for one, other in combinations(range(4), 2):
-        (same if one // 2 == other // 2 else different).append(uses[one].similarity(uses[other]))
-    return same, different
 
 
 def main() -> None:
