@@ -17,6 +17,7 @@ from spacy.util import load_model_from_config, registry
 from thinc.api import Config
 
 from helpers.shell import run_in_shell
+from spacy_elmo.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -179,3 +180,10 @@ def test_architecture_shows_every_file_of_the_pipeline():
     """A new file must be added to the page, too."""
     missing = [path.name for path in SOURCES if path.parent.name == "pipeline" and f"{path.name}" not in ARCHITECTURE]
     assert set(missing) <= {"__init__.py"}
+
+
+@pytest.mark.parametrize("file", ["CITATION.cff", "docs/citing.md", "CHANGELOG.md"])
+def test_the_version_is_the_same_everywhere(file):
+    found = re.search(r'(?m)(?:^version: |version = "|^## \[)([\d.]+)', (ROOT / file).read_text(encoding="utf8"))
+    assert found is not None
+    assert found[1] == VERSION
