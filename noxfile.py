@@ -19,7 +19,7 @@ PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 TORCH, TORCH_INDEX = os.environ.get("TORCH", "torch"), os.environ.get("TORCH_INDEX", "")
 DIST = Path("dist").resolve()
 
-# Embeds a sentence, and checks whether the compiled part is there. It runs outside of the clone, with what is installed.
+# Embeds a sentence, and checks that the compiled part is there. It runs outside of the clone, with what is installed.
 SMOKE = """
 import sys
 import spacy, spacy_elmo
@@ -105,6 +105,7 @@ def release(session: nox.Session) -> None:
         session.run(python, "-m", "pip", "install", "--quiet", TORCH, *index, external=True)
         session.run(python, "-m", "pip", "install", "--quiet", str(file), external=True)
         with session.chdir(place):
-            session.run(python, "-c", SMOKE, "pure" if file.name.endswith("-none-any.whl") else "compiled", external=True)
+            kind = "pure" if file.name.endswith("-none-any.whl") else "compiled"
+            session.run(python, "-c", SMOKE, kind, external=True)
             session.run(python, "-m", "spacy", "elmo", "info", "en_elmo_sm", external=True, silent=True)
         shutil.rmtree(place)
