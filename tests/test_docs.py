@@ -45,6 +45,41 @@ def test_whole_examples_run(page):
     subprocess.run(command, input=json.dumps(examples(page)), text=True, check=True)
 
 
+def saving_block():
+    """Return the example that saves a pipeline under another name and then renames it."""
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    return next(block for block in blocks if "nlp.to_disk(new)" in block)
+
+
+def test_saving_under_another_name_keeps_the_new_pipeline_and_the_one_before(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nlp = spacy.blank("en")
+    nlp.add_pipe("elmo", config={"model": {"weights": str(ROOT / "tests" / "data" / "tiny_2l_skip")}})
+    versions = {}
+    for version in ("1", "2", "3"):
+        nlp.meta["version"] = version
+        exec(saving_block(), {"nlp": nlp})
+        versions = {path.name: spacy.load(path).meta["version"] for path in tmp_path.iterdir()}
+    assert versions == {"pipeline": "3", "pipeline.old": "2"}
+
+
+def test_saving_under_another_name_goes_on_after_each_interruption(tmp_path, monkeypatch):
+    """Before each line that changes a file: a whole pipeline is left, the old one or the new one."""
+    monkeypatch.chdir(tmp_path)
+    nlp = spacy.blank("en")
+    block = saving_block()
+    exec(block, {"nlp": nlp})
+    for place in re.findall(r"^ *(\w+\.(?:rename|rmtree|to_disk)\(.*\))", block, re.MULTILINE):
+        nlp.meta["version"] += "1"
+        with contextlib.suppress(KeyboardInterrupt):
+            exec(block.replace(place, "raise KeyboardInterrupt", 1), {"nlp": nlp})
+        found = spacy.load("pipeline" if Path("pipeline").exists() else "pipeline.old")
+        assert nlp.meta["version"].startswith(found.meta["version"])
+        exec(block, {"nlp": nlp})
+        assert spacy.load("pipeline").meta["version"] == nlp.meta["version"]
+
+
 README = ROOT / "README.md"
 BLOCKS = re.findall(r"```(?:bash|python)\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
 NOT_RUN = {  # what a block begins with, and why it is not run here

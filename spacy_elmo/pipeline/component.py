@@ -243,6 +243,7 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         docs = list(docs)
         if hub.training is not None:
             hub.training.same_text.check_prediction(docs)
+        hub.note_run(docs)
         if hub.all_layers:
             hub.keep_predicted(docs, scores)
         for doc, score, tensor in zip(docs, scores, hub.sets_tensor(docs), strict=True):

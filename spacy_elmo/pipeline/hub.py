@@ -25,7 +25,7 @@ from spacy_elmo.pipeline.listener import Link, connect, link_of
 from spacy_elmo.pipeline.mix import mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.shim import BiLMShim, shim_of
-from spacy_elmo.pipeline.tensor_listeners import ANY, TensorReaders, holds_tensor_of_another
+from spacy_elmo.pipeline.tensor_listeners import ANY, TensorReaders, connection_of, holds_tensor_of_another
 from spacy_elmo.pipeline.training import TrainingSession
 from spacy_elmo.pipeline.weak import Weak
 from spacy_elmo.pipeline.weights import Version, Weights
@@ -37,15 +37,13 @@ Vectors = Literal["auto", "hooks", "tensor", "none"]
 class _Ready:
     """Rows that are ready for the listeners of a Doc.
 
-    rows: `[n_tokens, row_width]`; version: of the weights that made them; words: `words_of` the Doc; when: see
-    `Upstream.ran_at`.
+    rows: `[n_tokens, row_width]`; version: of the weights that made them; words: `words_of` the Doc.
     recording: takes the gradients, for its Doc `number`; None if the biLM is not trained on them.
     """
 
     rows: Array
     version: Version
     words: bytes
-    when: int
     recording: Recording | None = None
     number: int = 0
 
@@ -69,6 +67,7 @@ class Hub:
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
         self._tensor_readers = TensorReaders()
         self._ready: weakref.WeakKeyDictionary[Doc, _Ready] = weakref.WeakKeyDictionary()
+        self._runs: weakref.WeakKeyDictionary[Doc, int] = weakref.WeakKeyDictionary()  # see `Upstream.ran_at`
         self._is_warned_of_tensor = False
 
     # Who listens
@@ -159,7 +158,7 @@ class Hub:
         if link is not None:
             self._links.add(link)
         elif isinstance(listener, Tok2VecListener):
-            tensor_listeners.watch(listener, self)
+            tensor_listeners.watch(listener, self, component_name)
         listeners = self.listener_map.setdefault(component_name, [])
         if listener not in listeners:
             listeners.append(listener)
@@ -173,11 +172,12 @@ class Hub:
         self.listener_map[component_name] = [other for other in listeners if other is not listener]
         if not self.listener_map[component_name]:
             del self.listener_map[component_name]
-        link = link_of(listener)
-        if link is not None:
+        if (link := link_of(listener)) is not None:
             link.disconnect(self)
             self._links.discard(link)
         elif isinstance(listener, Tok2VecListener):
+            if (connection := connection_of(listener)) is not None:
+                connection.disconnect(self)
             self._tensor_readers.discard(listener)
         return True
 
@@ -201,10 +201,14 @@ class Hub:
     def _shim(self) -> BiLMShim:
         return shim_of(self._encoder.model)
 
+    def note_run(self, docs: Sequence[Doc]) -> None:
+        """Note that the component runs on Docs now, if listeners of spaCy's may ask for that."""
+        if self._tensor_readers.of(self.name):
+            self._runs.update(dict.fromkeys(docs, time.monotonic_ns()))
+
     def ran_at(self, doc: Doc) -> int | None:
         """Return when the component ran on a Doc, as a number that grows; None if it did not."""
-        ready = self._ready.get(doc)
-        return None if ready is None else ready.when
+        return self._runs.get(doc)
 
     def missing(self, docs: Iterable[Doc]) -> list[Doc]:
         """Return the Docs that the current biLM has not run on in their current form."""
@@ -256,7 +260,8 @@ class Hub:
         """
         version, now = self.weights.version, time.monotonic_ns()
         for number, (doc, doc_rows) in enumerate(zip(docs, rows, strict=True), start=first):
-            self._ready[doc] = _Ready(doc_rows, version, self._words_of(doc), now, recording, number)
+            self._ready[doc] = _Ready(doc_rows, version, self._words_of(doc), recording, number)
+            self._runs[doc] = now
 
     def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
         """Take the gradients of a listener for the rows of Docs. They are ignored if the biLM is not trained."""
@@ -284,8 +289,9 @@ class Hub:
 
     def leave_weights(self) -> None:
         """End the training, because other weights are about to replace those that the listeners were trained with."""
-        for link in self._links:
-            link.pin()
+        readers = map(connection_of, self._tensor_readers.of(self.name))
+        for connection in [*self._links, *filter(None, readers)]:
+            connection.pin()
         self.training = None
 
     def note_training(self, docs: Sequence[Doc]) -> None:
@@ -378,10 +384,12 @@ class Hub:
             **self.__dict__,
             "pipelines": None,
             "_ready": None,
+            "_runs": None,
             "_links": list(self._links),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.pipelines, self._ready = weakref.WeakSet(), weakref.WeakKeyDictionary()
+        self.pipelines = weakref.WeakSet()
+        self._ready, self._runs = weakref.WeakKeyDictionary(), weakref.WeakKeyDictionary()
         self._links = weakref.WeakSet(state["_links"])

@@ -8,7 +8,6 @@ Rows go from `elmo` to its listeners by Doc, not by batch, because components le
 order.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,14 +16,13 @@ from thinc.api import Maxout, Model, chain, concatenate, with_array
 from thinc.model import deserialize_attr, serialize_attr
 from thinc.shims import Shim
 
-from spacy_elmo.errors import ElmoError, WeightsError
+from spacy_elmo.errors import ElmoError
+from spacy_elmo.pipeline.connection import Connection
 from spacy_elmo.pipeline.mix import LEARNED, Layers, mixed_width, scalar_mix
 from spacy_elmo.pipeline.processes import NeedsWeights
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.shim import Encoder, shim_of
-from spacy_elmo.pipeline.upstream import Absences, Upstream
-from spacy_elmo.pipeline.weak import Weak
-from spacy_elmo.pipeline.weights import TrainedWith
+from spacy_elmo.pipeline.upstream import Upstream
 
 Tok2VecModel = Model[list[Doc], list[Array]]
 
@@ -139,132 +137,47 @@ def build_concat_tok2vec(
     return model
 
 
-class Link(NeedsWeights):
-    """A listener's side of its connection to the `elmo` component upstream.
+class Link(Connection, NeedsWeights):
+    """The connection of an ElmoListener.
 
     width: of the output of `mix`, which the biLM upstream must fit.
-    trained_with: the weights that the listener was trained with.
     """
 
     def __init__(self, upstream_name: str, width: int, mix: Layers) -> None:
+        super().__init__()
         self.upstream_name, self.width, self.mix = upstream_name, width, mix
-        self.listener_name = ""
         self.makes_docs = False  # whether its component makes its own Docs, which no component has run on before
-        self.trained_with = TrainedWith()
-        self.absences = Absences()
-        # All upstreams that it was connected to, the latest last, since a component may be in two pipelines. Weak, so
-        # that a pipeline that is dropped is freed at once.
-        self._upstreams: list[Weak[Upstream]] = []
-        self._fitting: Any = None  # the version of the weights that passed the last check
-
-    @property
-    def upstream(self) -> Upstream | None:
-        """The component that it was last connected to, of those that still exist."""
-        return self._living[-1] if self._living else None
-
-    @property
-    def _living(self) -> list[Upstream]:
-        return [upstream for weak in self._upstreams if (upstream := weak()) is not None]
-
-    def connect(self, upstream: Upstream, listener_name: str) -> None:
-        """Listen to this component from now on."""
-        if self.upstream is not upstream and self.trained_with.learning is None:
-            self.pin()  # weights that are trained know their own state, and may be trained further
-        self.disconnect(upstream)
-        self._upstreams.append(Weak(upstream))
-        self.listener_name = listener_name
-
-    def disconnect(self, upstream: Upstream) -> None:
-        """Stop listening to this component."""
-        self._upstreams = [weak for weak in self._upstreams if weak() not in (None, upstream)]
 
     def read_weights(self) -> None:
         """Read the weights upstream, which the listener also needs if the component upstream is disabled."""
         if self.upstream is not None:
             self.upstream.read_weights()
 
-    def begin(self) -> None:
-        """Forget all training."""
-        self.trained_with, self._fitting = TrainedWith(), None
-
-    def pin(self) -> None:
-        """Note the current weights as those that it was trained with, because others are about to replace them."""
-        if self.trained_with.is_trained:
-            self.trained_with.load(self.identity)
-
-    def load(self, identity: str | None) -> None:
-        """Use the record of a training with the weights of this identity."""
-        self.trained_with.load(identity)
-        self._fitting = None
-
-    @property
-    def identity(self) -> str | None:
-        """Identity of the weights that it was trained with, or else of those that it listens to."""
-        trained_with, upstream = self.trained_with, self.upstream
-        if trained_with.identity is not None:
-            return trained_with.identity
-        weights = trained_with.learning or (upstream and upstream.weights)
-        return weights.identity if weights else None
-
     def get_upstream(self, docs: Sequence[Doc], is_train: bool = False) -> Upstream:
-        """Return the component upstream, if it exists and fits. If two pipelines share a listener, this is the one that
-        ran on the Docs, or else the one that it was last connected to.
+        """Return `upstream_of` the Docs, if it exists and fits.
 
         Raises:
             ElmoError: there is none before the listener in the pipeline, or its vectors have another width.
             WeightsError: its weights are not those that the listener was trained with.
         """
-        upstream = self.upstream
+        upstream = self.upstream_of(docs)
         if upstream is None:
             raise ElmoError(
                 f"an ElmoListener listens to {self.upstream_name!r}, but no elmo component of that name comes before "
                 'it in this pipeline. Add one (nlp.add_pipe("elmo", before=...)), do not exclude it when you load the '
                 "pipeline, or set the listener's upstream to its name"
             )
-        if len(self._upstreams) > 1:
-            upstream = self._that_ran_on(docs) or upstream
-        version = upstream.weights.version
-        if version != self._fitting:
-            self._check(upstream, is_train)
-            self._fitting = version
+        self.check(upstream, is_train)
         return upstream
 
-    def _that_ran_on(self, docs: Sequence[Doc]) -> Upstream | None:
-        """Return the component that ran last on these Docs; None if there is not exactly one."""
-        living = self._living
-        found: dict[int, Upstream] = {}
-        for doc in docs:
-            ran = [(when, number) for number, hub in enumerate(living) if (when := hub.ran_at(doc)) is not None]
-            if ran:
-                number = max(ran)[1]
-                found[number] = living[number]
-        return next(iter(found.values())) if len(found) == 1 else None
-
-    def _check(self, upstream: Upstream, is_train: bool) -> None:
-        weights = upstream.weights
-        expected = mixed_width(self.mix, weights.bilm.options)
+    def check_width(self, upstream: Upstream) -> None:
+        """Raise an ElmoError if the vectors of the component upstream have another width than the listener's."""
+        expected = mixed_width(self.mix, upstream.weights.bilm.options)
         if self.width != expected:
             raise ElmoError(
                 f"{self.listener_name}: the width of its ElmoListener is {self.width}, but the biLM of "
                 f"{upstream.name!r} gives vectors of width {expected}; set width = {expected}"
             )
-        if is_train and upstream.learns and self.trained_with.fits_before(weights):
-            return  # this listener read nothing in the first batches, and the biLM learned from others
-        if self.trained_with.is_other_than(weights):
-            raise WeightsError(
-                f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
-                f"{str(self.identity)[:12]}… there, {weights.identity[:12]}… here). Load the pipeline with its own "
-                "elmo, give the component its own biLM before elmo is trained further (replace_listeners), or train "
-                "the component again"
-            )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Link":
-        copied = Link(self.upstream_name, self.width, self.mix)
-        copied.__dict__.update(self.__dict__)
-        copied.trained_with = copy.copy(self.trained_with)
-        copied.trained_with.learning = memo.get(id(self.trained_with.learning), self.trained_with.learning)
-        copied._upstreams = copy.deepcopy(self._upstreams, memo)
-        return copied
 
 
 class TrainingNote(Shim):

@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import srsly
 from spacy.language import Language
 from spacy.pipeline.tok2vec import Tok2VecListener
 from spacy.pipeline.tok2vec import forward as tok2vec_listener_forward
 from spacy.tokens import Doc
 from thinc.api import Model
+from thinc.model import deserialize_attr, serialize_attr
 
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.annotations import stored_vectors
+from spacy_elmo.pipeline.connection import Connection
 from spacy_elmo.pipeline.rows import Array
-from spacy_elmo.pipeline.upstream import Absences, Upstream
-from spacy_elmo.pipeline.weak import Weak
+from spacy_elmo.pipeline.upstream import Upstream
 
 ANY = "*"  # the upstream of a listener that accepts any tok2vec
+_CONNECTION = "elmo_connection"
 
 
 class TensorReaders:
@@ -144,31 +147,65 @@ def check_width(listener: Tok2VecListener, width: int, upstream_name: str, layer
         )
 
 
-def watch(listener: Tok2VecListener, upstream: Upstream) -> None:
-    """Make a listener warn before it gives zeros, and tell the component upstream what it is trained on."""
-    watcher = _Watcher(upstream)
-    listener.replace_callbacks(watcher.forward, init=watcher.init)
+def watch(listener: Tok2VecListener, upstream: Upstream, component_name: str) -> None:
+    """Connect a listener to the component upstream: it warns before it gives zeros, tells upstream what it is trained
+    on, and refuses weights other than those that it was trained with."""
+    connection = connection_of(listener)
+    if connection is None:
+        connection, loaded = TensorConnection(), listener.attrs.get(_CONNECTION)
+        if loaded and isinstance(loaded, str):  # the listener was loaded before it was watched
+            connection.load(loaded)
+        listener.attrs[_CONNECTION] = connection
+        listener.replace_callbacks(_forward, init=_init)
+    connection.connect(upstream, component_name)
 
 
-class _Watcher:
-    """What a watched listener does instead of spaCy's own functions."""
+def connection_of(listener: Tok2VecListener) -> "TensorConnection | None":
+    """Return the connection of a listener that is watched."""
+    connection = listener.attrs.get(_CONNECTION)
+    return connection if isinstance(connection, TensorConnection) else None
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = Weak(upstream)
-        self._absences = Absences()
 
-    def init(self, model: Any, X: list[Doc] | None = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
-        self._absences.expect(X or [])
+class TensorConnection(Connection):
+    """The connection of a listener of spaCy's. The identity of its weights is saved with it, as text, which thinc can
+    load without us. Earlier versions saved none; then nothing is checked."""
 
-    def forward(self, model: Any, docs: list[Doc], is_train: bool) -> Any:
-        missing = [doc for doc in docs if len(doc) and doc.tensor.size == 0]
-        if is_train:
-            if (upstream := self._upstream()) is not None:
-                upstream.note_training(docs)
-            if model._batch_id is None and not missing:
-                is_train = False  # with True it would also read doc.tensor, but raise an error for empty Docs
-        elif missing:
-            self._absences.warn(
-                missing, model.upstream_name, "a listener", "it gets zeros, so its predictions mean nothing"
-            )
-        return tok2vec_listener_forward(model, docs, is_train)
+
+@serialize_attr.register
+def _serialize_connection(_: TensorConnection, value: TensorConnection, name: str, model: Model[Any, Any]) -> bytes:
+    identity = value.identity if value.trained_with.is_trained else None
+    return bytes(srsly.msgpack_dumps(identity or ""))  # empty if it was not trained
+
+
+@deserialize_attr.register
+def _deserialize_connection(_: TensorConnection, value: Any, name: str, model: Model[Any, Any]) -> TensorConnection:
+    connection: TensorConnection = model.attrs[name]
+    if identity := srsly.msgpack_loads(value):
+        connection.load(identity)
+    else:
+        connection.begin()
+    return connection
+
+
+def _init(model: Any, X: list[Doc] | None = None, Y: Any = None) -> None:  # noqa: N803 (thinc's names)
+    connection: TensorConnection = model.attrs[_CONNECTION]
+    connection.begin()
+    connection.absences.expect(X or [])
+
+
+def _forward(model: Any, docs: list[Doc], is_train: bool) -> Any:
+    connection: TensorConnection = model.attrs[_CONNECTION]
+    upstream = connection.upstream_of(docs)
+    missing = [doc for doc in docs if len(doc) and doc.tensor.size == 0]
+    if not is_train and missing:
+        consequence = "it gets zeros, so its predictions mean nothing"
+        connection.absences.warn(missing, model.upstream_name, "a listener", consequence)
+    elif upstream is not None and connection.trained_with.is_trained:
+        connection.check(upstream, is_train)
+    if is_train:
+        if upstream is not None:
+            connection.trained_with.note(upstream.weights, upstream.learns)
+            upstream.note_training(docs)
+        if model._batch_id is None and not missing:
+            is_train = False  # with True it would also read doc.tensor, but raise an error for empty Docs
+    return tok2vec_listener_forward(model, docs, is_train)

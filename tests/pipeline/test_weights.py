@@ -1,18 +1,35 @@
 """Using weights other than those that a listener was trained with is an error, however they got there."""
 
 import copy
+import shutil
 
 import pytest
 import spacy
 import torch
 
-from helpers.pipelines import assert_same_scores, bilm_of, examples, listener, pipeline, scores, train
+from helpers.pipelines import (
+    assert_same_scores,
+    bilm_of,
+    examples,
+    listener,
+    node_of,
+    pipeline,
+    scores,
+    tensor_listener,
+    train,
+)
 from spacy_elmo import WeightsError
 from spacy_elmo.pipeline.shim import shim_of
 
 
-def test_weights_other_than_those_it_was_trained_with_are_an_error(tiny, data, tmp_path):
-    nlp = pipeline(tiny)
+@pytest.fixture(params=[listener(), tensor_listener()], ids=["ours", "spaCy's"])
+def tok2vec(request):
+    """The config of a listener, ours or spaCy's."""
+    return request.param
+
+
+def test_weights_other_than_those_it_was_trained_with_are_an_error(tiny, tok2vec, data, tmp_path):
+    nlp = pipeline(tiny, tok2vec=tok2vec)
     train(nlp, 2)
     nlp.to_disk(tmp_path / "saved")
     saved = spacy.load(tmp_path / "saved")
@@ -43,8 +60,10 @@ def other_weights(nlp):
 
 @pytest.mark.parametrize("through_disk", [True, False])
 @pytest.mark.parametrize("has_run", [True, False])
-def test_sourcing_beside_other_weights_is_an_error_that_saving_does_not_cure(tiny, tmp_path, through_disk, has_run):
-    nlp = pipeline(tiny)
+def test_sourcing_beside_other_weights_is_an_error_that_saving_does_not_cure(
+    tiny, tok2vec, tmp_path, through_disk, has_run
+):
+    nlp = pipeline(tiny, tok2vec=tok2vec)
     train(nlp, 2)
     other = other_weights(nlp)
     if through_disk:
@@ -60,8 +79,8 @@ def test_sourcing_beside_other_weights_is_an_error_that_saving_does_not_cure(tin
     nlp("We sat here.")  # the source pipeline still works as before
 
 
-def test_weights_exchanged_under_a_trained_listener_are_an_error(tiny, tmp_path):
-    nlp = pipeline(tiny)
+def test_weights_exchanged_under_a_trained_listener_are_an_error(tiny, tok2vec, tmp_path):
+    nlp = pipeline(tiny, tok2vec=tok2vec)
     train(nlp, 2)
     other = other_weights(nlp)
     other.get_pipe("elmo").to_disk(tmp_path / "elmo")
@@ -70,8 +89,8 @@ def test_weights_exchanged_under_a_trained_listener_are_an_error(tiny, tmp_path)
         nlp("We sat here.")
 
 
-def test_weights_exchanged_under_a_listener_they_were_tuned_with_are_an_error(tiny, tmp_path):
-    nlp = pipeline(tiny, elmo={"frozen": False})
+def test_weights_exchanged_under_a_listener_they_were_tuned_with_are_an_error(tiny, tok2vec, tmp_path):
+    nlp = pipeline(tiny, tok2vec=tok2vec, elmo={"frozen": False})
     train(nlp, 3)
     other_weights(nlp).get_pipe("elmo").to_disk(tmp_path / "elmo")
     nlp.get_pipe("elmo").from_disk(tmp_path / "elmo")
@@ -80,13 +99,13 @@ def test_weights_exchanged_under_a_listener_they_were_tuned_with_are_an_error(ti
 
 
 @pytest.mark.parametrize("is_saved", [False, True])
-def test_weights_exchanged_for_those_of_an_elmo_that_is_removed_are_an_error(tiny, is_saved):
-    nlp = pipeline(tiny, elmo={"frozen": False})
+def test_weights_exchanged_for_those_of_an_elmo_that_is_removed_are_an_error(tiny, tok2vec, is_saved):
+    nlp = pipeline(tiny, tok2vec=tok2vec, elmo={"frozen": False})
     train(nlp, 3)
     nlp.remove_pipe("elmo")
     if is_saved:
         content = nlp.get_pipe("tagger").to_bytes()
-        nlp = pipeline(tiny)
+        nlp = pipeline(tiny, tok2vec=tok2vec)
         nlp.initialize(lambda: examples(nlp))
         nlp.get_pipe("tagger").from_bytes(content)
     else:
@@ -95,12 +114,12 @@ def test_weights_exchanged_for_those_of_an_elmo_that_is_removed_are_an_error(tin
         nlp("We sat here.")
 
 
-def test_untrained_component_beside_a_fine_tuned_elmo_is_an_error_also_when_loaded(tiny, tmp_path):
-    nlp = pipeline(tiny)
+def test_untrained_component_beside_a_fine_tuned_elmo_is_an_error_also_when_loaded(tiny, tok2vec, tmp_path):
+    nlp = pipeline(tiny, tok2vec=tok2vec)
     train(nlp, 2)
     nlp.to_disk(tmp_path / "first")
     nlp = spacy.load(tmp_path / "first", config={"components.elmo.frozen": False})
-    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": listener()}})
+    nlp.add_pipe("morphologizer", config={"model": {"tok2vec": tok2vec}})
     data = examples(nlp, pos=True)
     nlp.get_pipe("morphologizer").initialize(lambda: data, nlp=nlp)
     optimizer = nlp.resume_training()
@@ -113,10 +132,34 @@ def test_untrained_component_beside_a_fine_tuned_elmo_is_an_error_also_when_load
         spacy.load(tmp_path / "second")("We sat here.")
 
 
-def test_fine_tuned_pipeline_loaded_over_another_is_that_one(tiny, tmp_path):
-    nlp, other = (pipeline(tiny, elmo={"frozen": False}) for _ in range(2))
+def test_fine_tuned_pipeline_loaded_over_another_is_that_one(tiny, tok2vec, tmp_path):
+    nlp, other = (pipeline(tiny, tok2vec=tok2vec, elmo={"frozen": False}) for _ in range(2))
     train(nlp, 3)
     train(other, 5)
     other.to_disk(tmp_path / "other")
     nlp.from_disk(tmp_path / "other")
     assert_same_scores(scores(nlp), scores(other))
+
+
+@pytest.mark.parametrize("part", ["elmo", "tagger"])
+def test_part_of_another_save_beside_a_fine_tuned_elmo_is_an_error_that_names_it(tiny, tok2vec, tmp_path, part):
+    """As `nlp.to_disk` leaves it if it is cut after this part, over an earlier save."""
+    nlp = pipeline(tiny, tok2vec=tok2vec, elmo={"frozen": False})
+    for name, n_updates in (("old", 3), ("new", 4)):
+        train(nlp, n_updates)
+        nlp.to_disk(tmp_path / name)
+        spacy.load(tmp_path / name)("We sat here.")
+    shutil.rmtree(tmp_path / "old" / part)
+    shutil.copytree(tmp_path / "new" / part, tmp_path / "old" / part)
+    with pytest.raises(WeightsError, match=r"^tagger: was trained with other weights than 'elmo' has now.*\Z"):
+        spacy.load(tmp_path / "old")("We sat here.")
+
+
+def test_listener_of_spacys_that_an_earlier_version_saved_is_not_checked(tiny, tmp_path):
+    nlp = pipeline(tiny, tok2vec=tensor_listener(), elmo={"frozen": False})
+    train(nlp, 3)
+    before = scores(nlp)
+    connection = node_of(nlp, "tok2vec-listener").attrs.pop("elmo_connection")
+    nlp.to_disk(tmp_path / "saved")
+    node_of(nlp, "tok2vec-listener").attrs["elmo_connection"] = connection
+    assert_same_scores(scores(spacy.load(tmp_path / "saved")), before)
