@@ -32,7 +32,7 @@ _PATIENCE = 20.0  # seconds for workers to end after their parent is gone
 _WAIT = 0.5
 _MOST = 10**9  # turns of a writer
 _DISK, _LEAST_ROOM = 2**26, 2**14  # bytes: of a small disk, and of free space on it at the start
-_ENDINGS = (".part", ".download", files.INCOMING)  # of names that must not stay when a run has finished
+_listings: dict[str, list[list[str]]] = {}  # by subject: what is there in the end if nothing goes wrong
 
 
 class Subject(Protocol):
@@ -236,14 +236,32 @@ def copied(template: Path) -> Iterator[Path]:
 
 @contextmanager
 def template_of(subject: Subject, place: Path) -> Iterator[Path]:
-    """Make a folder with the subject."""
+    """Make a folder with the subject. Note what is there after one run of it, and after two."""
     with tempfile.TemporaryDirectory(prefix="faults-", dir=place) as name:
         folder = Path(name) / "template"
         folder.mkdir()
         made = step(lambda: subject.make(folder))
         if made.kind != "done":
             raise RuntimeError(f"{subject.name}: {made.value}")
+        if subject.name not in _listings:
+            _listings[subject.name] = [_listing_after(subject, folder, n_runs) for n_runs in (1, 2)]
         yield folder
+
+
+def _listing_after(subject: Subject, template: Path, n_runs: int) -> list[str]:
+    with copied(template) as folder:
+        for number in range(n_runs):
+            if number == n_runs - 1:
+                subject.between(folder)
+            done = step(lambda: subject.write(folder))
+            if done.kind != "done":
+                raise RuntimeError(f"{subject.name}: {done.value}")
+        return _listing(folder)
+
+
+def _listing(folder: Path) -> list[str]:
+    """Return the paths of everything in a trial's folder, and of what lies next to it."""
+    return sorted(str(path.relative_to(folder.parent)) for path in folder.parent.rglob("*"))
 
 
 def judge(subject: Subject, folder: Path, after: Outcome) -> tuple[str, list[str]]:
@@ -263,8 +281,9 @@ def judge(subject: Subject, folder: Path, after: Outcome) -> tuple[str, list[str
     ended = step(lambda: subject.state(folder))
     if ended.kind != "done" or ended.value not in subject.ended:
         faults.append(f"in the end {ended.kind} {ended.value}")
-    if left := sorted(path.name for path in folder.parent.rglob("*") if path.name.endswith(_ENDINGS)):
-        faults.append(f"left in the end: {', '.join(left)}")
+    if (left := _listing(folder)) not in (expected := _listings[subject.name]):
+        more, missing = set(left) - set(expected[-1]), set(expected[-1]) - set(left)
+        faults.append(f"left in the end: {', '.join(sorted(more))}; missing: {', '.join(sorted(missing))}")
     return (str(found.value) if found.kind == "done" else found.kind), faults
 
 
@@ -449,7 +468,8 @@ def table(rows: list[Row]) -> str:
     subjects = {name: [row for row in rows if row.subject == name] for name in dict.fromkeys(r.subject for r in rows)}
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for name, own in [*subjects.items(), ("all", rows)]:
-        by_fault = [sum(row.tried for row in own if row.fault == fault) or "" for fault in faults]
+        counts = [sum(row.tried for row in own if row.fault == fault) for fault in faults]
         tried, lost = sum(row.tried for row in own), sum(len(row.wrong) for row in own)
-        lines.append([name, *map(str, by_fault), f"{tried:,}", f"{tried - lost:,}", f"{lost:,}"])
+        by_fault = [f"{count:,}" if count else "" for count in counts]
+        lines.append([name, *by_fault, f"{tried:,}", f"{tried - lost:,}", f"{lost:,}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -9,7 +9,6 @@ A full disk, a read-only disk and an overlay need a mount namespace. For them, t
 """
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -25,6 +24,10 @@ import harness
 import properties
 import subjects
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from helpers.kept import Kept, digest_of_code
+
 UNSHARE = ("unshare", "--map-root-user", "--mount")
 FAULTS, PROPERTIES = ("kill", "disk", "overlay", "readers"), "properties"
 MOUNTED = ("disk", "overlay")
@@ -35,13 +38,8 @@ def main() -> int:
     arguments = _parse()
     if not arguments.in_name_space and any(fault in MOUNTED for _, fault in _chosen(arguments)):
         _enter_name_space()
-    kept = _Kept(arguments)
-    rows = []
-    for name, fault in _chosen(arguments):
-        if (found := kept.rows(name, fault)) is None:
-            found = list(_run(name, fault, arguments))
-            kept.add(name, fault, found)
-        rows += found
+    kept = _kept(arguments)
+    rows = [row for name, fault in _chosen(arguments) for row in _rows(name, fault, kept, arguments)]
     print(json.dumps([row.to_dict() for row in rows]) if arguments.json else harness.table(rows))
     return 1 if any(row.wrong for row in rows) else 0
 
@@ -54,42 +52,23 @@ def _chosen(arguments: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield from ((name, PROPERTIES) for name in properties.PLACES)
 
 
-class _Kept:
-    """Results of earlier runs with the same code, seed and number of trials: one line per subject and fault.
-
-    If anything was lost, it is tried again.
-    """
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self._path: Path | None = None
-        self._rows: dict[str, list[harness.Row]] = {}
-        if arguments.keep is not None:
-            arguments.keep.mkdir(parents=True, exist_ok=True)
-            self._path = arguments.keep / f"{arguments.seed}-{arguments.trials or 'all'}-{_digest_of_code()}.jsonl"
-        if self._path is not None and self._path.exists():
-            whole = (json.loads(line) for line in self._path.read_text().splitlines(True) if line.endswith("\n"))
-            self._rows = {line["key"]: [harness.Row.from_dict(row) for row in line["rows"]] for line in whole}
-
-    def rows(self, name: str, fault: str) -> list[harness.Row] | None:
-        """Return the rows of a subject and a fault; None if it must be tried."""
-        rows = self._rows.get(f"{name} {fault}")
-        return None if rows is None or any(row.wrong for row in rows) else rows
-
-    def add(self, name: str, fault: str, rows: list[harness.Row]) -> None:
-        """Keep rows."""
-        if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"key": f"{name} {fault}", "rows": [row.to_dict() for row in rows]}) + "\n")
+def _kept(arguments: argparse.Namespace) -> Kept:
+    """Return the results of earlier runs with the same code, seed and number of trials, by subject and fault."""
+    if arguments.keep is None:
+        return Kept(None)
+    here = Path(__file__).resolve().parent
+    others = [here.parent / name for name in ("conftest.py", "levels.py", "test_properties.py")]
+    digest = digest_of_code([*here.glob("*.py"), *here.parent.glob("helpers/*.py"), *others])
+    return Kept(arguments.keep / f"{arguments.seed}-{arguments.trials or 'all'}-{digest}.jsonl")
 
 
-def _digest_of_code() -> str:
-    """Return a digest of all code that can change the results."""
-    sha, here = hashlib.sha256(), Path(__file__).resolve().parent
-    tests = [here.parent / name for name in ("conftest.py", "levels.py", "test_properties.py")]
-    package = [path for kind in ("py", "c", "h", "so") for path in here.parent.parent.glob(f"spacy_elmo/**/*.{kind}")]
-    for path in sorted([*here.glob("*.py"), *here.parent.glob("helpers/*.py"), *tests, *package]):
-        sha.update(path.read_bytes())
-    return sha.hexdigest()[:12]
+def _rows(name: str, fault: str, kept: Kept, arguments: argparse.Namespace) -> list[harness.Row]:
+    """Try a fault on a subject, unless that was done before and nothing was lost."""
+    rows = [harness.Row.from_dict(row) for row in kept.results.get(f"{name} {fault}", [])]
+    if not rows or any(row.wrong for row in rows):
+        rows = list(_run(name, fault, arguments))
+        kept.add(f"{name} {fault}", [row.to_dict() for row in rows])
+    return rows
 
 
 def _parse() -> argparse.Namespace:

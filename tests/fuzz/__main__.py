@@ -2,11 +2,11 @@
 
     python tests/fuzz                                # all kinds, 12,000 cases each; resumes
     python tests/fuzz --kinds zip,tar --cases 500
-    python tests/fuzz --again                        # lost cases, once more
     python tests/fuzz --kinds zip --case 1234        # one case, here; keeps its files
 
 To add a kind, add a file to `kinds/`, see `worker.Kind`. A case is identified by its kind, seed and number. OUT holds
-the results, one line per case. The exit status is 1 if a case is lost.
+the results, one line per case. As long as the code stays the same, a later run tries only what is missing or was lost.
+The exit status is 1 if a case is lost.
 """
 
 import argparse
@@ -25,8 +25,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from helpers.kept import CHECKOUT, Kept, digest_of_code
+
 HERE = Path(__file__).resolve().parent
-CHECKOUT = HERE.parent.parent
 SEED = 20261129
 _BATCH = 250  # cases to request from a worker at once
 _MOST_BATCHES = 8  # per worker, because the memory that it keeps adds up
@@ -39,17 +42,14 @@ def main() -> int:
     names = arguments.kinds.split(",") if arguments.kinds else _names(arguments.folder)
     if arguments.case is not None:
         return _try_here(arguments.folder, names[0], arguments.seed, arguments.case)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    campaigns = [Campaign(name, arguments.seed, arguments.out) for name in names]
+    campaigns = [Campaign(name, arguments) for name in names]
     with ThreadPoolExecutor(arguments.workers) as pool:
         shares = [campaigns[number :: arguments.workers] for number in range(arguments.workers)]
         for done in [pool.submit(_run, share, arguments) for share in shares]:
             done.result()
-    found = {campaign.name: list(campaign.results().values()) for campaign in campaigns}
+    found = {campaign.name: campaign.results() for campaign in campaigns}
     print(_table([_row(name, results) for name, results in found.items()]))
-    lost = [
-        f"{name} {result['case']}: {result['what']}" for name in found for result in found[name] if _is_lost(result)
-    ]
+    lost = [f"{name} {case['case']}: {case['what']}" for name in found for case in found[name] if _is_lost(case)]
     print("\n".join(lost))
     return int(bool(lost))
 
@@ -62,7 +62,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=12_000, help="number of cases of each kind")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--case", type=int, help="try only this case")
-    parser.add_argument("--again", action="store_true", help="try lost cases once more")
     parser.add_argument("--seconds", type=int, default=20, help="processor time that a case may take")
     parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument("--out", type=Path, default=CHECKOUT / "build" / "fuzz", help="folder for the results")
@@ -77,35 +76,30 @@ def _names(folder: Path) -> list[str]:
 def _run(campaigns: "list[Campaign]", arguments: argparse.Namespace) -> None:
     with Workers(arguments.folder, arguments.seconds) as workers:
         for campaign in campaigns:
-            campaign.run(workers, arguments.cases, arguments.again)
+            campaign.run(workers, arguments.cases)
 
 
 class Campaign:
-    """All cases of a kind, and the results so far."""
+    """All cases of a kind, and the results so far: those of this code and seed."""
 
-    def __init__(self, name: str, seed: int, out: Path) -> None:
-        self.name, self._seed = name, seed
-        self._file = out / f"{name}-{seed}.jsonl"
+    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+        self.name, self._seed = name, arguments.seed
+        digest = digest_of_code([*HERE.glob("*.py"), arguments.folder / f"{name}.py"])
+        self._kept = Kept(arguments.out / f"{name}-{arguments.seed}-{digest}.jsonl")
 
-    def results(self) -> dict[int, dict[str, Any]]:
-        """Return the results by case number."""
-        if not self._file.exists():
-            return {}
-        lines = self._file.read_text().splitlines(keepends=True)
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last line may be cut off
-        return {result["case"]: result for result in whole}
+    def results(self) -> list[dict[str, Any]]:
+        """Return the results."""
+        return list(self._kept.results.values())
 
-    def run(self, workers: "Workers", cases: int, again: bool) -> None:
-        """Try the cases that have no result yet; with `again`, also those that were lost."""
-        kept = {number: result for number, result in self.results().items() if not (again and _is_lost(result))}
-        self._file.write_text("".join(f"{json.dumps(result)}\n" for result in kept.values()))
-        waiting = deque(number for number in range(cases) if number not in kept)
-        with self._file.open("a", buffering=1) as file:
-            while waiting:
-                for result in workers.get().results(self.name, self._seed, list(islice(waiting, _BATCH))):
-                    file.write(f"{json.dumps(result)}\n")
-                    waiting.popleft()
-                print(f"{self.name}: {len(waiting):,} of {cases:,} are left", file=sys.stderr)
+    def run(self, workers: "Workers", cases: int) -> None:
+        """Try the cases that have no result yet, or were lost."""
+        kept = self._kept.results
+        waiting = deque(number for number in range(cases) if number not in kept or _is_lost(kept[number]))
+        while waiting:
+            for result in workers.get().results(self.name, self._seed, list(islice(waiting, _BATCH))):
+                self._kept.add(result["case"], result)
+                waiting.popleft()
+            print(f"{self.name}: {len(waiting):,} of {cases:,} are left", file=sys.stderr)
 
 
 class Workers:
@@ -189,35 +183,31 @@ def _is_lost(result: dict[str, Any]) -> bool:
     return bool(result["end"] == "lost")
 
 
+_HEAD = [
+    "kind",
+    "tried",
+    "behind a checksum",
+    "refused",
+    "loaded",
+    "survived",
+    "lost or wrong",
+    "longest, s",
+    "most memory, MB",
+]
+
+
 def _row(name: str, results: list[dict[str, Any]]) -> list[str]:
     ends = [result["end"] for result in results]
-    seconds = [result["seconds"] for result in results]
-    numbers = (
-        len(results),
-        sum(result["behind"] for result in results),
-        *(ends.count(end) for end in ("refused", "loaded", "lost")),
-    )
-    costs = (
-        len(results) / (sum(seconds) or 1),
-        max(seconds, default=0),
-        max((result["bytes"] for result in results), default=0) / 2**20,
-    )
-    return [name, *(f"{number:,}" for number in numbers), f"{costs[0]:.0f}", f"{costs[1]:.1f}", f"{costs[2]:.0f}"]
+    lost = ends.count("lost")
+    behind = sum(result["behind"] for result in results)
+    numbers = (len(ends), behind, ends.count("refused"), ends.count("loaded"), len(ends) - lost, lost)
+    seconds = max((result["seconds"] for result in results), default=0)
+    memory = max((result["bytes"] for result in results), default=0) / 2**20
+    return [name, *(f"{number:,}" for number in numbers), f"{seconds:.1f}", f"{memory:.0f}"]
 
 
 def _table(rows: list[list[str]]) -> str:
-    head = [
-        "kind",
-        "tried",
-        "behind a checksum",
-        "refused",
-        "loaded",
-        "lost or wrong",
-        "a second",
-        "longest, s",
-        "most memory, MB",
-    ]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
+    lines = [_HEAD, ["---", *["--:"] * (len(_HEAD) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -5,6 +5,7 @@ import json
 import string
 import struct
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -29,6 +30,13 @@ _NUMBERS = (
     2**64 - 1,
 )
 _MOST_JSON = 2**24  # characters of a generated list
+
+
+def put(files: dict[str, bytes], folder: Path) -> None:
+    """Write files by name, including folders in the names."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
 
 
 def damage(rng: Random, content: bytes, places: Sequence[int] = ()) -> bytes:

@@ -68,13 +68,6 @@ def _written(bilm: BiLM, folder: Path) -> Files:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def put(files: Files, folder: Path) -> None:
-    """Write files by name, including folders in the names."""
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-
-
 def zipped(files: Files, method: int = zipfile.ZIP_STORED) -> bytes:
     """Return a zip archive of files by name."""
     target = io.BytesIO()

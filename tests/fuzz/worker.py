@@ -27,6 +27,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
+from changes import put
+
 from spacy_elmo.errors import ElmoError
 
 BYTES = 2**30  # of address space
@@ -63,6 +65,9 @@ class Kind(Protocol):
         reader behind the checksum. If not, the file must not load as something else.
         """
 
+    def honest(self) -> Iterator[dict[str, bytes]]:
+        """Yield undamaged files, at least once: their contents by name. `read` must load them."""
+
     def read(self, folder: Path, behind: bool) -> None:
         """Do everything that users do with such files. `folder.with_name("out")` may be written to.
 
@@ -87,7 +92,9 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         name, seeds = job["kind"], scratch / "seeds" / job["kind"]
-        kind = guard.kinds.get(name) or guard.kinds.setdefault(name, load(kinds, name)(seeds))
+        if name not in guard.kinds:
+            guard.add(name, load(kinds, name)(seeds))
+        kind = guard.kinds[name]
         for number in job["cases"]:
             result = guard.try_case(kind, case_rng(name, job["seed"], number))
             print(json.dumps({"case": number, **result}), file=out)
@@ -123,11 +130,23 @@ class _Guard:
         signal.signal(signal.SIGPROF, _too_slow)
         sys.addaudithook(self._watch)
 
-    def try_case(self, kind: Kind, rng: Random) -> dict[str, Any]:
-        """Make a case and have it read. Return how it ended and what it used."""
+    def add(self, name: str, kind: Kind) -> None:
+        """Add a kind, and have its honest files read. If they were refused, the damage of a case would show nothing."""
+        for files in kind.honest():
+            self._clear()
+            put(files, self._folder)
+            kind.read(self._folder, behind=False)
+            self.kinds[name] = kind
+        assert name in self.kinds, f"{name} has no honest files"
+
+    def _clear(self) -> None:
         for folder in (self._folder, self._out):
             shutil.rmtree(folder, ignore_errors=True)
         self._folder.mkdir()
+
+    def try_case(self, kind: Kind, rng: Random) -> dict[str, Any]:
+        """Make a case and have it read. Return how it ended and what it used."""
+        self._clear()
         with _limits(self._seconds):  # if this takes longer, the kind is wrong
             behind = kind.make(rng, self._folder)
         files, self._seen = _listing(self._folder), []

@@ -10,6 +10,7 @@ import pytest
 
 RUN = Path(__file__).resolve().parents[1] / "faults" / "run.py"
 UNSHARE = ("unshare", "--map-root-user", "--mount")
+REQUIRED = ("SPACY_ELMO_REQUIRE_MOUNTS", "SPACY_ELMO_REQUIRE_SHARED")
 # What the fast tests try. The slow ones try the others. A line is one process, as importing takes longer than a trial.
 FAST = {
     "kill": ("cache", "component", "convert-others", "download", "embed-over", "prepare", "pretrain"),
@@ -39,8 +40,8 @@ def check(place, faults, trials, choice, subjects):
 
 
 def skip_without_mounts():
-    """Skip the test if the user may not mount disks. In CI, the test fails instead."""
+    """Skip the test if the user may not mount disks. In CI (any of `REQUIRED` is 1), the test fails instead."""
     if subprocess.run([*UNSHARE, "true"], capture_output=True).returncode:
-        if os.environ.get("SPACY_ELMO_REQUIRE_SHARED") == "1":
+        if any(os.environ.get(name) == "1" for name in REQUIRED):
             pytest.fail(f"{' '.join(UNSHARE)} is not allowed here", pytrace=False)
         pytest.skip(f"{' '.join(UNSHARE)} is not allowed here")

@@ -3,8 +3,9 @@
     python tests/long/run.py                                  # everything, an hour or two on one core
     python tests/long/run.py --part fixed --size 100000
 
-It prints one table. Each part runs in its own process. A part that is already done with this size is not repeated: the
-results are in OUT. The exit status is 1 if something is wrong. Linux only, because it reads /proc.
+It prints one table. Each part runs in its own process. The results are in OUT. As long as the code stays the same, a
+later run does not repeat a part that went well with this size. The exit status is 1 if something is wrong. Linux only,
+because it reads /proc.
 """
 
 import argparse
@@ -14,6 +15,10 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from helpers.kept import CHECKOUT, Kept, digest_of_code
 
 HERE = Path(__file__).resolve().parent
 
@@ -34,31 +39,36 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", action="append", choices=PARTS, help="the part (default: all)")
     parser.add_argument("--size", type=int, help="size of each part, instead of its default")
-    parser.add_argument("--out", type=Path, default=HERE.parents[1] / "build" / "long", help="folder for the results")
+    parser.add_argument("--out", type=Path, default=CHECKOUT / "build" / "long", help="folder for the results")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    kept = Kept(arguments.out / f"{digest_of_code(HERE.glob('*.py'))}.jsonl")
     results = []
     for name in arguments.part or PARTS:
         size = arguments.size or PARTS[name][1]
-        results.append((name, size, _result(name, size, arguments.out / f"{name}-{size}.json")))
+        results.append((name, size, _result(name, size, kept)))
     print(_table(results))
     wrong = [f"✘ {name}: {fault}" for name, _, result in results for fault in result["wrong"][:5]]
     print("\n".join(wrong))
     return int(bool(wrong))
 
 
-def _result(name: str, size: int, kept: Path) -> dict[str, Any]:
-    if kept.exists():
-        result: dict[str, Any] = json.loads(kept.read_text())
-        return result
+def _result(name: str, size: int, kept: Kept) -> dict[str, Any]:
+    """Run a part, unless that was done before and nothing was wrong."""
+    key = f"{name} {size}"
+    if key not in kept.results or kept.results[key]["wrong"]:
+        kept.add(key, _run(name, size))
+    result: dict[str, Any] = kept.results[key]
+    return result
+
+
+def _run(name: str, size: int) -> dict[str, Any]:
     begin = time.monotonic()
     run = subprocess.run([sys.executable, HERE / "parts.py", name, str(size)], stdout=subprocess.PIPE, text=True)
     if run.returncode:
         return {"figures": {}, "wrong": [f"ended with status {run.returncode}"]}
-    result = json.loads(run.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     result["seconds"] = round(time.monotonic() - begin)
     print(f"{name}: {result}", file=sys.stderr)
-    kept.write_text(json.dumps(result))
     return result
 
 

@@ -3,12 +3,13 @@
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import models
 import torch
-from changes import odd_json
+from changes import odd_json, put
 from pickles import TorchFile
 
 from spacy_elmo.bilm import BiLMOptions
@@ -35,7 +36,7 @@ class Kind:
             "options.json": json.dumps(models.CHARACTERS).encode(),
             "weights.th": self._weights.zipped,
         }
-        models.put(self._model, seeds)
+        put(self._model, seeds)
         self._digest = digest(load(seeds))
 
     def make(self, rng: Random, folder: Path) -> bool:
@@ -51,8 +52,12 @@ class Kind:
         if rng.random() < 0.2:
             (folder / "model.tar.gz").write_bytes(_packed(files))
         else:
-            models.put(files, folder)
+            put(files, folder)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        yield self._model
+        yield {"model.tar.gz": _packed(self._model)}
 
     def read(self, folder: Path, behind: bool) -> None:
         path = folder / "model.tar.gz"

@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 import zlib
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -47,6 +48,9 @@ class Kind:
                 (_change_rows if behind else _change_anything)(rng, file)
             file.commit()
         return behind
+
+    def honest(self) -> Iterator[dict[str, bytes]]:
+        yield {"rows": self._file}
 
     def read(self, folder: Path, behind: bool) -> None:
         out = folder.with_name("out")

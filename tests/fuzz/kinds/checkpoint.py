@@ -11,7 +11,7 @@ from typing import Any
 
 import models
 import torch
-from changes import damage, odd_json, odd_text
+from changes import damage, odd_json, odd_text, put
 from pickles import TorchFile, odd_tensor
 
 from spacy_elmo import formats
@@ -77,8 +77,12 @@ class Kind:
                 files[name] = (
                     odd_json(rng, json.loads(files[name])) if name.endswith("json") else damage(rng, files[name])
                 )
-        models.put({f"{number}/{name}": content for name, content in files.items()}, folder)
+        put({f"{number}/{name}": content for name, content in files.items()}, folder)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        for number, run in enumerate(self._runs):
+            yield {f"{number}/{name}": content for name, content in run.files.items()}
 
     def read(self, folder: Path, behind: bool) -> None:
         path = next(folder.iterdir())

@@ -1,5 +1,6 @@
 """The result of the component's `to_bytes`, for `from_bytes`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,6 +40,10 @@ class Kind:
         content = self._changed(rng, number) if behind else damage(rng, self._bytes[number], [0, _SEAL - 32, _SEAL])
         (folder / f"{number}.bytes").write_bytes(content)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        for number, content in enumerate(self._bytes):
+            yield {f"{number}.bytes": content}
 
     def read(self, folder: Path, behind: bool) -> None:
         path = next(folder.iterdir())

@@ -1,7 +1,7 @@
 """`DocBin`s whose Docs contain `doc._.elmo`, `doc._.elmo_layers` and what belongs to them."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -35,6 +35,9 @@ class Kind:
         behind = rng.random() < 0.5
         (folder / "docs.spacy").write_bytes(self._changed(rng) if behind else damage(rng, self._honest))
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        yield {"docs.spacy": self._honest}
 
     def read(self, folder: Path, behind: bool) -> None:
         docs = self._read_by_spacy(folder / "docs.spacy")

@@ -4,12 +4,13 @@ Also our own layout for such models, with `lexicons.json`.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import models
 import torch
-from changes import damage, odd_json, odd_text
+from changes import damage, odd_json, odd_text, put
 from pickles import TorchFile
 
 from spacy_elmo.formats import digest, elmoformanylangs, lexicons_json, load
@@ -36,7 +37,7 @@ class Kind:
             **{name: _dictionary(entries or ()) for name, entries in dictionaries.items()},
             **{name: file.zipped for name, file in self._pickles.items()},
         }
-        models.put(self._model, seeds / "theirs")
+        put(self._model, seeds / "theirs")
         self._digest = digest(load(seeds / "theirs"))
 
     def make(self, rng: Random, folder: Path) -> bool:
@@ -56,8 +57,11 @@ class Kind:
         else:
             name = rng.choice(list(self._pickles))
             files[name], behind = self._pickles[name].change(rng)
-        models.put(files, folder)
+        put(files, folder)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        yield self._model
 
     def read(self, folder: Path, behind: bool) -> None:
         models.use(folder, folder.with_name("out"), None if behind else self._digest)

@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ from unittest import mock
 import h5py
 import models
 import numpy as np
-from changes import Raw, damage, odd_json, odd_text
+from changes import Raw, damage, odd_json, odd_text, put
 
 from spacy_elmo.formats import open_model
 from spacy_elmo.tools import embed
@@ -49,8 +50,11 @@ class Kind:
             self._change_before(rng, files)
         else:
             self._change_after(rng, files)
-        models.put({f"{_OUT}.part/{name}": content for name, content in files.items()}, folder)
+        put({f"{_OUT}.part/{name}": content for name, content in files.items()}, folder)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        yield {f"{_OUT}.part/{name}": content for name, content in self._part.items()}
 
     def read(self, folder: Path, behind: bool) -> None:
         out = folder.with_name("out")

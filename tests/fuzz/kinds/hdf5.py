@@ -1,9 +1,11 @@
 """`weights.hdf5`, in both versions of HDF5: plain, chunked and compressed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import models
+from changes import put
 from hdf5 import HDF5File
 
 
@@ -17,8 +19,11 @@ class Kind:
     def make(self, rng: Random, folder: Path) -> bool:
         number = rng.randrange(len(self._models))
         content, behind = self._weights[number].change(rng)
-        models.put({**self._models[number], "weights.hdf5": content}, folder)
+        put({**self._models[number], "weights.hdf5": content}, folder)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        yield from self._models
 
     def read(self, folder: Path, behind: bool) -> None:
         models.use(folder, folder.with_name("out"))

@@ -1,10 +1,11 @@
 """`options.json`, for each family of models."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import models
-from changes import odd_json
+from changes import odd_json, put
 
 
 class Kind:
@@ -17,8 +18,11 @@ class Kind:
 
     def make(self, rng: Random, folder: Path) -> bool:
         number = rng.randrange(len(self._models))
-        models.put({**self._models[number], "options.json": odd_json(rng, self._options[number])}, folder)
+        put({**self._models[number], "options.json": odd_json(rng, self._options[number])}, folder)
         return False
+
+    def honest(self) -> Iterator[models.Files]:
+        yield from self._models
 
     def read(self, folder: Path, behind: bool) -> None:
         models.use(folder, folder.with_name("out"))

@@ -1,5 +1,6 @@
 """`pretrain.cfg`, and settings on the command line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -20,10 +21,15 @@ class Kind:
         (folder / "pretrain.cfg").write_bytes(_changed(rng, rng.choice(self._texts)))
         return False
 
+    def honest(self) -> Iterator[dict[str, bytes]]:
+        for text in self._texts:
+            yield {"pretrain.cfg": text.encode()}
+
     def read(self, folder: Path, behind: bool) -> None:
         path = folder / "pretrain.cfg"
         config = Config.from_file(path)
-        out = folder.with_name("out")
+        out = folder.with_name("out") / "pretrain.cfg"
+        out.parent.mkdir()  # the next case removes a folder
         out.write_text(config.text(), encoding="utf-8")
         assert repr(Config.from_file(out)) == repr(config), "other settings when written again"
         config.model.options()

@@ -1,9 +1,11 @@
 """`softmax.hdf5`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import models
+from changes import put
 from hdf5 import HDF5File
 
 
@@ -16,8 +18,11 @@ class Kind:
 
     def make(self, rng: Random, folder: Path) -> bool:
         content, behind = self._softmax.change(rng)
-        models.put({**self._model, "softmax.hdf5": content}, folder)
+        put({**self._model, "softmax.hdf5": content}, folder)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        yield self._model
 
     def read(self, folder: Path, behind: bool) -> None:
         models.use(folder, folder.with_name("out"))

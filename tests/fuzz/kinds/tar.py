@@ -5,7 +5,7 @@ import gzip
 import io
 import lzma
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -38,6 +38,10 @@ class Kind:
             content += rng.choice((content, b"junk", bytes(2_000)))
         (folder / f"model{ending}").write_bytes(content)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        for ending, pack in _PACKERS.items():
+            yield {f"model{ending}": pack(_tar(self._model))}
 
     def read(self, folder: Path, behind: bool) -> None:
         (path,) = folder.iterdir()

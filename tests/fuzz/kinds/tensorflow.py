@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 import models
-from changes import damage, odd_json
+from changes import damage, odd_json, put
 
 from spacy_elmo.formats import digest, load
 from spacy_elmo.formats.tensorflow import bundle, table
@@ -36,7 +36,7 @@ class Kind:
                     key.removeprefix(f"{name}/"): value for key, value in read.items() if key.startswith(f"{name}/")
                 }
                 files = {key: value for key, value in files.items() if not key.endswith((".npz", ".hdf5"))}
-                models.put(files, seeds / name)
+                put(files, seeds / name)
                 self._models.append((files, None if name == "partitioned" else digest(load(seeds / name))))
 
     def make(self, rng: Random, folder: Path) -> bool:
@@ -59,8 +59,14 @@ class Kind:
             files["options.json"], behind = odd_json(rng, models.CHARACTERS), True
         else:
             files.pop(rng.choice(list(files)))
-        models.put(files, folder)
+        put(files, folder)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        for files, digest_of_files in self._models:
+            if digest_of_files is not None:  # `partitioned` is refused
+                self._digest = digest_of_files
+                yield files
 
     def read(self, folder: Path, behind: bool) -> None:
         models.use(folder, folder.with_name("out"), None if behind else self._digest)

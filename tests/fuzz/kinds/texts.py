@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -54,6 +55,10 @@ class Kind:
         name = "bundled" if rng.random() < 0.05 else "tiny"
         (folder / f"{name}.json").write_text(json.dumps([_text(rng) for _ in range(_TEXTS)]))
         return False
+
+    def honest(self) -> Iterator[dict[str, bytes]]:
+        for name in self._pipelines:
+            yield {f"{name}.json": json.dumps(["The bank is open.", "", "Wörd \u3000 word"]).encode()}
 
     def read(self, folder: Path, behind: bool) -> None:
         path = next(folder.iterdir())

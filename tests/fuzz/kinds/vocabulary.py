@@ -1,11 +1,12 @@
 """`vocab.txt` and `vocab.txt.gz`, of a model that reads words and of one that predicts them."""
 
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import models
-from changes import damage, odd_text
+from changes import damage, odd_text, put
 
 _LINE_ENDS = ("\n", "\r\n", "\r", "\n\n", "\0\n", "\x85", "\u2028", " \n", "")
 
@@ -27,8 +28,14 @@ class Kind:
             model["vocab.txt.gz"] = (
                 _packed(rng, self._changed(rng, honest)) if behind else damage(rng, gzip.compress(honest, mtime=0))
             )
-        models.put(model, folder)
+        put(model, folder)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        for model in self._models:
+            yield model
+            others = {name: content for name, content in model.items() if name != "vocab.txt"}
+            yield {**others, "vocab.txt.gz": gzip.compress(model["vocab.txt"], mtime=0)}
 
     def read(self, folder: Path, behind: bool) -> None:
         models.use(folder, folder.with_name("out"))

@@ -3,6 +3,7 @@
 import io
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -31,6 +32,10 @@ class Kind:
             content = damage(rng, content, [i for i in range(len(content)) if content[i : i + 2] == b"PK"])
         (folder / "model.zip").write_bytes(content)
         return behind
+
+    def honest(self) -> Iterator[models.Files]:
+        for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            yield {"model.zip": models.zipped(self._model, method)}
 
     def read(self, folder: Path, behind: bool) -> None:
         models.use(folder / "model.zip", folder.with_name("out"), None if behind else self._digest)
