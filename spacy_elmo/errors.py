@@ -2,12 +2,20 @@
 
 
 class ElmoError(ValueError):
-    """An argument, setting or file is wrong. The message names it and says what to do.
+    """An argument, setting or file is wrong. The message names it and says what to do, in one line.
 
     exit_status: the exit status of a command that ends with this error.
     """
 
     exit_status = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))  # it may name a file with a line break in its name
+
+
+def one_line(text: str) -> str:
+    """Return a text with escapes instead of line breaks and of other characters that cannot be printed."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 class OptionsError(ElmoError):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.softmax import Softmax
-from spacy_elmo.errors import WeightsError
+from spacy_elmo.errors import OptionsError, WeightsError
 from spacy_elmo.formats import (
     allennlp,
     beside,
@@ -27,6 +27,7 @@ from spacy_elmo.formats.tensorflow import checkpoint, hub
 from spacy_elmo.formats.writing import LAYOUT
 from spacy_elmo.support.files import at_home, read_whole, settled, state_of
 from spacy_elmo.support.messages import listed
+from spacy_elmo.support.paths import path_of
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 BUNDLED = "en_elmo_sm"
@@ -179,6 +180,7 @@ def open_model(path: PathLike, options: PathLike | None = None) -> OpenedModel:
             holds several models.
     """
     root, name, facts = _resolve(path)
+    options = None if options is None else path_of(options, "options", OptionsError)
     is_folder = _exists(root.is_dir)
     folder, files = (root, LAYOUT) if is_folder else (root.parent, (*LAYOUT, root.name))
 
@@ -211,7 +213,7 @@ def read_softmax(folder: PathLike, projection_dim: int) -> tuple[list[str], Soft
     Raises:
         WeightsError: one of the two is missing or damaged, or they do not fit each other or the projection.
     """
-    root = at_home(folder)
+    root = at_home(path_of(folder, "folder", WeightsError))
     if not root.is_dir():
         raise WeightsError(f"{root}: no such folder; expected one with {beside.VOCABULARY} and {softmax_hdf5.NAME}")
 
@@ -226,6 +228,7 @@ def read_softmax(folder: PathLike, projection_dim: int) -> tuple[list[str], Soft
 
 def _resolve(path: PathLike) -> tuple[Path, str, Mapping[str, Any]]:
     """Return the model's path, its name, and what is known about it."""
+    path_of(path, "weights", WeightsError)
     if not os.fspath(path):
         raise WeightsError(f"the name or path of the weights is empty; {_expected()}")
     if path in _bundled():

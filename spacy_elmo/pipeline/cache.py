@@ -13,6 +13,7 @@ from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.support.files import at_home
+from spacy_elmo.support.paths import path_of
 
 if TYPE_CHECKING:
     from spacy_elmo.pipeline.cache_file import RowFile
@@ -118,7 +119,7 @@ class Cache:
         self._packer = msgpack.Packer(use_bin_type=True)  # kept: a new one looks through all installed packages
         self._lock = ForkSafeLock()
         facts = {**(header or {}), "precision": precision}
-        self._store = _RowsInMemory(max_bytes) if path is None else _row_file(at_home(path), facts)
+        self._store = _RowsInMemory(max_bytes) if path is None else _row_file(path, facts)
 
     def key(self, sentence: Sequence[str]) -> bytes:
         """Return the key of a sentence."""
@@ -179,9 +180,9 @@ class _RowsInMemory:
         return len(self._rows)
 
 
-def _row_file(path: Path, header: Mapping[str, str]) -> "RowFile":
+def _row_file(path: str | Path, header: Mapping[str, str]) -> "RowFile":
     try:
         from spacy_elmo.pipeline.cache_file import RowFile
     except ImportError as error:  # some builds of Python have no sqlite3
         raise ElmoError(f"cache_path needs Python's sqlite3, which cannot be imported here ({error})") from None
-    return RowFile(path, header)
+    return RowFile(at_home(path_of(path, "cache_path")), header)

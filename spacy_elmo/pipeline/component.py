@@ -34,6 +34,7 @@ from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.pipeline.zones import Zones
 from spacy_elmo.support import files
 from spacy_elmo.support.messages import named
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.sealed import seal, unseal
 
 # How many batches of the biLM are processed together: enough to sort sentences by length.
@@ -420,7 +421,7 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
             ElmoError: the weights cannot be read, or a file cannot be written.
         """
         self.memory.is_on = False
-        path, exclude = Path(path), list(exclude)
+        path, exclude = path_of(path, f"{self.name}: path"), list(exclude)
         try:
             util.to_disk(path, {"model": self._write_model}, exclude)
         except OSError as error:  # of the folder itself
@@ -451,7 +452,7 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
         Raises:
             WeightsError: the weights are missing, damaged, or not those that were saved.
         """
-        util.from_disk(path, {"model": self._read_model}, exclude)
+        util.from_disk(path_of(path, f"{self.name}: path", WeightsError), {"model": self._read_model}, exclude)
         return self
 
     def _read_model(self, path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.evaluation import Evaluator
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.text import read_lines
 
@@ -66,7 +67,7 @@ def read_pairs(directory: str | Path) -> list[Pair]:
     Raises:
         CorpusError: there is no such file, or a line is not a minimal pair.
     """
-    files = sorted(path for path in Path(directory).rglob("*.jsonl*") if path.is_file())
+    files = sorted(path for path in path_of(directory, "directory", CorpusError).rglob("*.jsonl*") if path.is_file())
     if not files:
         raise CorpusError(f"{directory}: no .jsonl file in this folder; expected the folder of BLiMP's data")
     pairs = [_parse(line, path) for path in files for line in read_lines(path) if line]

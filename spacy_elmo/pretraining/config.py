@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import OptionsError, PretrainingError
 from spacy_elmo.support.messages import quoted, reason, shown
+from spacy_elmo.support.paths import path_of
 
 Size = Literal["xs", "sm", "md", "original"]
 _MOST = 2**62  # limit of any number
@@ -161,9 +161,9 @@ class Config:
         Raises:
             PretrainingError: the file is missing or not a config, a section or key is unknown, or a value is wrong.
         """
-        parser = configparser.ConfigParser(interpolation=None)
+        parser, path = configparser.ConfigParser(interpolation=None), path_of(path, "config", PretrainingError)
         try:
-            parser.read_string(Path(path).read_text(encoding="utf-8-sig"), str(path))
+            parser.read_string(path.read_text(encoding="utf-8-sig"), str(path))
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
             raise PretrainingError(f"{path}: cannot be read as a config ({reason(error)})") from None
         sections = {name: dict(parser[name]) for name in parser.sections()}

@@ -19,6 +19,7 @@ from spacy_elmo.pretraining.language_model import LanguageModel
 from spacy_elmo.pretraining.run_folder import RunFolder
 from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words, misfit
 from spacy_elmo.support.files import at_home, settled, write_text
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.text import PathLike, find_files, read_sentences
 from spacy_elmo.support.untokenized import find_doubt
 
@@ -44,7 +45,7 @@ class CorpusFiles:
         Raises:
             CorpusError: no file is found.
         """
-        root = settled(Path(corpus), PREPARED)
+        root = settled(path_of(corpus, "corpus", CorpusError), PREPARED)
         prepared = (root / "train").is_dir()
         vocabulary = at_home(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
         heldout = at_home(config.corpus.heldout) if config.corpus.heldout else root / "heldout"

@@ -1,8 +1,8 @@
 """Train a biLM from a corpus and settings, and write it to a directory: what the `pretrain` command does."""
 
 from contextlib import ExitStack
-from pathlib import Path
 
+from spacy_elmo.errors import PretrainingError
 from spacy_elmo.pretraining.batches import Batches, Resets
 from spacy_elmo.pretraining.callbacks import Callback, MetricsLog, SaturationCheck, TensorBoard
 from spacy_elmo.pretraining.checkpoint import Checkpoint
@@ -15,6 +15,7 @@ from spacy_elmo.pretraining.precision import choose_precision
 from spacy_elmo.pretraining.run_folder import CONFIG, HELDOUT_METRICS, METRICS, RunFolder
 from spacy_elmo.pretraining.steps import Steps
 from spacy_elmo.pretraining.trainer import Trainer
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.text import PathLike
 
 __all__ = ["CONFIG", "HELDOUT_METRICS", "METRICS", "CorpusFiles", "pretrain"]
@@ -47,7 +48,7 @@ def pretrain(
         ElmoError: see `Trainer.run`; or a text, a setting, the model or the checkpoint does not fit.
     """
     with join_group(config.training.device) as group, ExitStack() as stack:
-        files, folder = CorpusFiles.find(corpus, config), RunFolder(Path(out))
+        files, folder = CorpusFiles.find(corpus, config), RunFolder(path_of(out, "out", PretrainingError))
         if group.is_main:
             files.check_heldout(config)
             stack.enter_context(folder.open(config, resume, begins_with_a_model=init_from is not None))

@@ -4,13 +4,13 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from spacy_elmo.bilm.characters import BOS, EOS
 from spacy_elmo.errors import CorpusError
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.words import read_words, text_of
 
 UNKNOWN = "<UNK>"
@@ -63,7 +63,7 @@ class Vocabulary:
         Raises:
             CorpusError: the file is missing, damaged or not UTF-8, or its content is wrong (see the class).
         """
-        return cls(read_words(Path(path)), str(path))
+        return cls(read_words(path_of(path, "vocabulary", CorpusError)), str(path))
 
     @classmethod
     def from_counts(cls, counts: Mapping[str, int], min_count: int = 1, max_size: int | None = None) -> "Vocabulary":

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from spacy_elmo.errors import one_line
+
 _MOST_VALUE, _MOST_TEXT = 100, 200  # characters shown
 
 
@@ -34,5 +36,5 @@ def named(error: BaseException) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    line = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[: most + 1])
+    line = one_line(text[: most + 1])
     return line if len(line) <= most else f"{line[:most]}…"

@@ -8,13 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from spacy_elmo.errors import CorpusError
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.text import PathLike
 
 
 @contextmanager
 def rereadable(text: PathLike) -> Iterator[PathLike]:
     """Yield the text itself. If it is `-`, a pipe or a terminal, yield a temporary copy of what comes from there."""
-    path = Path(text)
+    path = path_of(text, "text", CorpusError)
     from_standard_input = str(text) == "-"
     if not from_standard_input and not path.is_fifo() and not path.is_char_device():
         yield text

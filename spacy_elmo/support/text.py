@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spacy_elmo.errors import CorpusError
+from spacy_elmo.support.paths import path_of
 
 PathLike = str | os.PathLike[str]
 LONGEST_LINE = 16 * 2**20  # bytes: three times War and Peace; its words still fit into memory
@@ -85,8 +86,8 @@ def find_files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
         CorpusError: nothing is found.
     """
     found: list[Path] = []
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        files = _files_of(Path(path))
+    for path in paths if isinstance(paths, Iterable) and not isinstance(paths, str | bytes) else [paths]:
+        files = _files_of(path_of(path, "text", CorpusError))
         if not files:
             raise CorpusError(f"{path}: no such text; expected a file, a directory of files or a glob pattern")
         found += files

@@ -10,6 +10,7 @@ from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.formats import open_model
 from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.layers import Choice, parse_layers
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.standard_input import rereadable
 from spacy_elmo.support.text import PathLike
@@ -68,9 +69,9 @@ def embed_file(
         ElmoError: a setting is wrong; the text has blank lines, or lines that cannot be keys or cannot be read; `out`
             exists or cannot be written; the interrupted run had other settings; or Ray fails.
     """
-    settings = replace(settings, **changes)
+    settings, out = replace(settings, **changes), path_of(out, "out")
     with rereadable(text) as source:
-        return _embed(Path(source), Path(out), settings, progress)
+        return _embed(Path(source), out, settings, progress)
 
 
 def _embed(text: Path, out: Path, settings: EmbedSettings, progress: bool) -> EmbedReport:

@@ -12,6 +12,7 @@ import numpy as np
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.formats.hdf5_file import has_values
 from spacy_elmo.formats.hdf5_strings import read_first_string
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.tools.embedding.files import INDEX
 from spacy_elmo.tools.embedding.text import Text
 from spacy_elmo.tools.layers import Array, pick
@@ -44,7 +45,7 @@ class EmbeddedCorpus:
         pipeline: str | None = None,
         layers: str | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = path_of(path, "corpus")
         if not self.path.is_file():
             raise ElmoError(f"{path}: no such file; expected a corpus from `python -m spacy elmo embed` (HDF5)")
         try:

@@ -22,6 +22,7 @@ from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.files import replacing, write_whole
 from spacy_elmo.support.layers import Choice
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.standard_input import rereadable
 from spacy_elmo.support.text import PathLike, find_files
@@ -81,7 +82,7 @@ def average_words(
         ElmoError: the corpus or the model cannot be read, `out` already exists or cannot be written, a setting is
             wrong, or the interrupted run had another corpus, model or setting.
     """
-    out, chosen = Path(out), choose_device(device)
+    out, chosen = path_of(out, "out"), choose_device(device)
     if min_count < 1:
         raise ElmoError(f"min_count is {min_count}, expected at least 1 use")
     sums_file = _part(out)

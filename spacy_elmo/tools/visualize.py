@@ -16,6 +16,7 @@ from spacy_elmo.pretraining.evaluation import blocks
 from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.files import write_whole
 from spacy_elmo.support.layers import Choice
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.standard_input import rereadable
 from spacy_elmo.tools import language, pictures
@@ -124,7 +125,7 @@ def files_of(out: str) -> list[Path]:
     Raises:
         ElmoError: the name is a directory, or has another suffix.
     """
-    path = Path(out)
+    path = path_of(out, "out")
     if path.is_dir():
         raise ElmoError(f"{out}: is a directory; name a file")
     if path.suffix not in ("", ".png", ".html"):

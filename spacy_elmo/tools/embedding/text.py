@@ -12,6 +12,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 
 from spacy_elmo.errors import CorpusError
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.support.text import PathLike, read_lines
 
 _ZONE = 1000  # lines per memory zone of the tokenizer, so that memory does not grow with new words
@@ -49,7 +50,7 @@ class Text:
         Raises:
             CorpusError: there is no such file or no such pipeline.
         """
-        path = Path(path)
+        path = path_of(path, "text", CorpusError)
         if not path.is_file():
             raise CorpusError(f"{path}: no such text file; expected one sentence per line")
         nlp = None if pipeline is None else _load(pipeline)

@@ -1,0 +1,93 @@
+"""A path that no file can have is one error in one line, which names the setting, wherever somebody gives it."""
+
+import pytest
+import spacy
+
+from helpers.pipelines import pipeline, train
+from spacy_elmo import ElmoError, WeightsError
+from spacy_elmo.formats import load, open_model, read_softmax, write
+from spacy_elmo.pretraining.blimp import read_pairs
+from spacy_elmo.pretraining.config import Config
+from spacy_elmo.pretraining.run import pretrain
+from spacy_elmo.pretraining.vocabulary import Vocabulary
+from spacy_elmo.support.paths import path_of
+from spacy_elmo.tools.convert import convert
+from spacy_elmo.tools.embed import embed_file
+from spacy_elmo.tools.prepare import prepare
+from spacy_elmo.tools.static import average_words
+from spacy_elmo.tools.tokenized import of_each
+from spacy_elmo.tools.visualize import files_of
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a\0b", r"^out: 'a\\x00b' cannot be a path \(.*null.*\)$"),
+        ("a\ud800", r"^out: 'a\\ud800' cannot be a path \(.*surrogates.*\)$"),
+        ("x" * 300, r"^out: 'x{99}… is too long for a path$"),
+        (b"name", r"^out: expected a path, got b'name'$"),
+        (7, r"^out: expected a path, got 7$"),
+        (None, r"^out: expected a path, got None$"),
+    ],
+    ids=["NUL", "surrogate", "long", "bytes", "number", "None"],
+)
+def test_what_cannot_be_a_path_is_an_error_that_names_the_setting(value, message):
+    with pytest.raises(WeightsError, match=message):
+        path_of(value, "out", WeightsError)
+
+
+def test_a_path_is_one_whether_it_exists_or_not(tmp_path):
+    (tmp_path / "there").touch()
+    for name in ("there", "missing", "missing/in/it", "there/in/it"):
+        assert path_of(str(tmp_path / name), "out") == tmp_path / name
+
+
+def train_with_cache(model, path):
+    train(pipeline(model, elmo={"cache_path": path}), 1)
+
+
+USES = {
+    "embed text": ("text", lambda model, path: embed_file(path, "out.h5", model=model)),
+    "embed out": ("out", lambda model, path: embed_file("text.txt", f"{path}.h5", model=model)),
+    "embed model": ("weights", lambda model, path: embed_file("text.txt", "out.h5", model=path)),
+    "convert source": ("weights", lambda model, path: convert(path, "converted")),
+    "convert target": ("target", lambda model, path: convert(model, path)),
+    "cache_path": ("cache_path", train_with_cache),
+    "to_disk": ("elmo: path", lambda model, path: pipeline(model).get_pipe("elmo").to_disk(path)),
+    "from_disk": ("elmo: path", lambda model, path: pipeline(model).get_pipe("elmo").from_disk(path)),
+    "open_model": ("weights", lambda model, path: open_model(path)),
+    "load": ("weights", lambda model, path: load(path)),
+    "options": ("options", lambda model, path: load(model, path)),
+    "read_softmax": ("folder", lambda model, path: read_softmax(path, 4)),
+    "write": ("directory", lambda model, path: write(load(model), path)),
+    "prepare raw": ("text", lambda model, path: prepare(path, "prepared")),
+    "prepare out": ("out", lambda model, path: prepare("text.txt", path)),
+    "pretrain corpus": ("corpus", lambda model, path: pretrain(path, "run", Config())),
+    "pretrain out": ("out", lambda model, path: pretrain("text.txt", path, Config())),
+    "config": ("config", lambda model, path: Config.from_file(path)),
+    "vocabulary": ("vocabulary", lambda model, path: Vocabulary.from_file(path)),
+    "blimp": ("directory", lambda model, path: read_pairs(path)),
+    "text of a command": ("text", lambda model, path: list(of_each(path, iter))),
+    "static": ("out", lambda model, path: average_words("text.txt", path, model=model)),
+    "visualize": ("out", lambda model, path: files_of(path)),
+}
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800", "x" * 300], ids=["NUL", "surrogate", "long"])
+@pytest.mark.parametrize("use", USES)
+def test_it_is_told_wherever_a_path_is_given(data, tmp_path, monkeypatch, use, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the bank of the river\n")
+    if use == "cache_path" and name == "a\ud800":
+        pytest.skip("spaCy cannot hold it in a config")
+    setting, call = USES[use]
+    with pytest.raises(ElmoError, match=rf"^{setting}: ") as caught:
+        call(str(data / "tiny_2l_skip"), name)
+    assert str(caught.value).isprintable()
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_line_break_in_a_name_does_not_break_the_line_of_the_error():
+    with pytest.raises(WeightsError, match=r"^no\\nmodel: no such weights") as caught:
+        spacy.blank("en").add_pipe("elmo", config={"model": {"weights": "no\nmodel"}}).read_weights()
+    assert str(caught.value).isprintable()
