@@ -45,12 +45,27 @@ def at_home(path: str | os.PathLike[str]) -> Path:
         return Path(path)
 
 
+def behind_link(path: Path) -> Path:
+    """Return the place of a file to write: what a symbolic link names, whether it exists or not, or the path itself.
+
+    Raises:
+        OSError: the link leads back to itself.
+    """
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
+
+
 def write_whole(path: Path, write_to: Callable[[BinaryIO], object]) -> None:
-    """Let `write_to` fill a file. Once it is complete, it replaces the existing one.
+    """Let `write_to` fill a file. Once it is complete, it replaces the existing one. A link stays a link.
 
     Raises:
         OSError: it cannot be written; the old file is still there.
     """
+    path = behind_link(path)
     clear_abandoned(path)
     with _aside(path, Path.touch) as temporary:
         with temporary.open("w+b") as file:

@@ -83,6 +83,32 @@ def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_to_a_file_stays_one_and_what_it_names_is_written_whole(tmp_path, exists):
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "target"
+    if exists:
+        target.write_text("old")
+    link = tmp_path / "link"
+    link.symlink_to("elsewhere/target")
+
+    def write(file):
+        file.write(b"new")
+        assert target.exists() == exists  # the old file is there until the new one is complete
+
+    write_whole(link, write)
+    assert (link.is_symlink(), target.read_text()) == (True, "new")
+    assert [len(list(folder.iterdir())) for folder in (tmp_path, target.parent)] == [2, 1]
+
+
+def test_a_link_to_itself_is_an_error_and_stays(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to("link")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_whole(link, lambda file: file.write(b"new"))
+    assert link.is_symlink()
+
+
 def test_text_keeps_its_line_ends(tmp_path):
     write_text(tmp_path / "file", "ä\nb\r\n")
     assert (tmp_path / "file").read_bytes() == b"\xc3\xa4\nb\r\n"

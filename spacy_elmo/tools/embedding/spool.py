@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.support.files import patiently, sync, sync_folder
+from spacy_elmo.support.files import behind_link, patiently, sync, sync_folder
 from spacy_elmo.support.locks import claimed
 from spacy_elmo.tools.embedding.encoder import Array, Layout
 from spacy_elmo.tools.embedding.files import Wishes
@@ -130,8 +130,9 @@ class Spool:
         except BaseException:
             whole.unlink(missing_ok=True)  # a partial file only takes space
             raise
-        patiently(whole.replace, self._out)
-        sync_folder(self._out.parent)  # before removing what OUT could be made from again
+        target = behind_link(self._out)
+        patiently(whole.replace, target)
+        sync_folder(target.parent)  # before removing what OUT could be made from again
         _clear(self._directory, self._out.name)
 
 
@@ -211,13 +212,18 @@ def refuse_existing(out: Path, force: bool) -> None:
         raise ElmoError(f"{out}: is a directory; name a file to write")
     if out.exists() and not force:
         raise ElmoError(f"{out}: already exists; add --force to replace it")
-    if not out.parent.is_dir():
-        raise ElmoError(f"{out}: there is no directory {out.parent}; create it first")
+    try:
+        parent = behind_link(out).parent
+    except OSError as error:
+        raise ElmoError(f"{out}: cannot be written ({error.strerror})") from None
+    if not parent.is_dir():
+        raise ElmoError(f"{out}: there is no directory {parent}; create it first")
 
 
 def directory_of(out: Path) -> Path:
-    """Return the directory of the spool of OUT."""
-    return out.with_name(f"{out.name}.part")
+    """Return the directory of the spool of OUT. If OUT is a link, it is next to the file that the link names."""
+    place = behind_link(out)
+    return place.with_name(f"{place.name}.part")
 
 
 def _names(name: str) -> list[str]:

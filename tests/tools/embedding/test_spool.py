@@ -34,6 +34,36 @@ def test_what_lies_in_the_place_of_the_spool_and_is_not_ours_stays(text, model, 
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_in_the_place_of_the_file_stays_and_what_it_names_is_written(text, model, tmp_path, exists):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "target", tmp_path / "out.h5"
+    link.symlink_to("elsewhere/target")
+    if exists:
+        target.write_text("precious")
+        with pytest.raises(ElmoError, match="already exists; add --force"):
+            embed_file(text, link, model=model)
+    embed_file(text, link, model=model, force=exists)
+    assert link.is_symlink()
+    assert list(target.parent.iterdir()) == [target]
+    embed_file(text, tmp_path / "plain.h5", model=model)
+    assert_same(target, tmp_path / "plain.h5")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
+@pytest.mark.parametrize(
+    ("names", "message"), [("out.h5", "cannot be written"), ("no/out.h5", "there is no directory")]
+)
+def test_a_link_that_leads_nowhere_is_an_error_and_stays(text, model, tmp_path, names, message):
+    link = tmp_path / "out.h5"
+    link.symlink_to(names)
+    with pytest.raises(ElmoError, match=rf"out\.h5: {message}"):
+        embed_file(text, link, model=model)
+    assert [path.name for path in tmp_path.glob("out*")] == ["out.h5"]
+    assert link.is_symlink()
+
+
 def test_existing_file_is_kept_unless_forced(text, model, tmp_path):
     out = tmp_path / "out.h5"
     out.write_text("precious")
