@@ -109,7 +109,7 @@ def test_a_directory_without_weights_is_an_error_that_names_it(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["nowhere", "nowhere/weights.hdf5", "a\0b", "en_elmo_xl"])
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/weights.hdf5", "en_elmo_xl"])
 def test_what_is_not_there_is_an_error_that_names_it_and_what_is(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for path in (name, Path(name)):
@@ -130,8 +130,8 @@ def test_an_empty_name_is_not_the_current_directory(model_dir, monkeypatch):
         load("")
 
 
-def test_a_name_too_long_for_a_file_is_not_there_either():
-    with pytest.raises(WeightsError, match="no such weights"):
+def test_a_name_too_long_for_a_file_is_told_so():
+    with pytest.raises(WeightsError, match="too long for a path"):
         load("x" * 5000)
 
 
