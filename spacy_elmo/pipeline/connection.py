@@ -94,13 +94,12 @@ class Connection:
         """Check that the component upstream fits. Done again only if its weights have changed.
 
         Raises:
-            ElmoError: its vectors have another width.
             WeightsError: its weights are not those that the listener was trained with.
+            ElmoError: its vectors have another width.
         """
         weights = upstream.weights
         if weights.version == self._fitting:
             return
-        self.check_width(upstream)
         if not (is_train and self._is_left_behind(upstream)) and self.trained_with.is_other_than(weights):
             raise WeightsError(
                 f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
@@ -108,6 +107,7 @@ class Connection:
                 "elmo (save or copy it again if that was interrupted), give the component its own biLM before elmo is "
                 "trained further (replace_listeners), or train the component again"
             )
+        self.check_width(upstream)
         self._fitting = weights.version
 
     def check_width(self, upstream: Upstream) -> None:

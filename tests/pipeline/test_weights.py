@@ -46,6 +46,17 @@ def test_weights_other_than_those_it_was_trained_with_are_an_error(tiny, tok2vec
         other.update(examples(other))
 
 
+def test_trained_over_weights_of_another_width_is_the_same_error(tiny):
+    nlp = pipeline(tiny)
+    train(nlp, 2)
+    other = spacy.blank("en")
+    other.add_pipe("sentencizer")
+    other.add_pipe("elmo")  # the bundled model is wider
+    other.add_pipe("tagger", source=nlp)
+    with pytest.raises(WeightsError, match=r"tagger: was trained with other weights than 'elmo' has now"):
+        other("We sat here.")
+
+
 def other_weights(nlp):
     """Make a pipeline with an `elmo` whose weights differ a little."""
     bilm = copy.deepcopy(bilm_of(nlp))
