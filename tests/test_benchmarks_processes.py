@@ -35,8 +35,9 @@ def test_shared_memory_counts_once_and_that_of_one_process_is_its_own(import_ben
         os.kill(child, 9)
         os.waitpid(child, 0)
     before, seen = looks
-    assert before.keys() == {me}
-    assert 15 < sum(share for share, _ in seen.values()) - before[me][0] < 40
+    assert seen.keys() - before.keys() == {child}  # from Python 3.14 on, other tests leave a fork server
+    in_all = [sum(share for share, _ in processes.values()) for processes in looks]
+    assert 15 < in_all[1] - in_all[0] < 40
     assert 15 < seen[child][1] < 40 < before[me][1]
 
 
