@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from spacy_elmo.errors import CorpusError
@@ -27,14 +28,10 @@ class _ZstFile(io.RawIOBase):
     """A zstandard file, frame by frame. The package's own readers stop at the end of the first frame, and take a cut
     for the end."""
 
-    def __init__(self, path: Path) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            raise CorpusError(f"{path}: reading .zst needs the package zstandard (pip install zstandard)") from None
+    def __init__(self, file: BinaryIO, zstandard: ModuleType) -> None:
         self._damage = zstandard.ZstdError
         self._new_frame = zstandard.ZstdDecompressor().decompressobj
-        self._file, self._frame, self._unread = path.open("rb"), self._new_frame(), b""
+        self._file, self._frame, self._unread = file, self._new_frame(), b""
         self._begun = False
 
     def readable(self) -> bool:
@@ -66,7 +63,11 @@ class _ZstFile(io.RawIOBase):
 
 
 def _open_zst(path: Path) -> io.BufferedReader:
-    return io.BufferedReader(_ZstFile(path), 2**17)
+    try:
+        import zstandard
+    except ImportError:
+        raise CorpusError(f"{path}: reading .zst needs the package zstandard (pip install zstandard)") from None
+    return io.BufferedReader(_ZstFile(path.open("rb"), zstandard), 2**17)
 
 
 _OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
