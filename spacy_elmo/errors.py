@@ -10,7 +10,7 @@ class ElmoError(ValueError):
     exit_status = 1
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(one_line(message))  # it may name a file with a line break in its name
+        super().__init__(one_line(str(message)))  # it may name a file with a line break in its name
 
 
 def one_line(text: str) -> str:

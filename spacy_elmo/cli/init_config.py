@@ -79,7 +79,13 @@ def _write(config: str, content: str) -> None:
     if config == "-":
         print(content, end="")
         return
+    from spacy_elmo.support.files import write_text
+
+    path = Path(config)
     try:
-        Path(config).write_text(content, encoding="utf-8", newline="\n")
+        if path.is_file() or not path.exists():
+            write_text(path, content)
+        else:  # such as /dev/stdout
+            path.write_text(content, encoding="utf-8", newline="\n")
     except OSError as error:
         raise ElmoError(f"{config}: cannot be written ({error.strerror})") from None

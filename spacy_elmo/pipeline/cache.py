@@ -185,4 +185,5 @@ def _row_file(path: str | Path, header: Mapping[str, str]) -> "RowFile":
         from spacy_elmo.pipeline.cache_file import RowFile
     except ImportError as error:  # some builds of Python have no sqlite3
         raise ElmoError(f"cache_path needs Python's sqlite3, which cannot be imported here ({error})") from None
-    return RowFile(at_home(path_of(path, "cache_path")), header)
+    place = at_home(path_of(path, "cache_path"))
+    return RowFile(path_of(place, "cache_path"), header)

@@ -9,7 +9,7 @@ from spacy.tokens import Doc
 from spacy_elmo.errors import WeightsError
 from spacy_elmo.pipeline.upstream import Absences, Upstream
 from spacy_elmo.pipeline.weak import Weak
-from spacy_elmo.pipeline.weights import TrainedWith
+from spacy_elmo.pipeline.weights import TrainedWith, Version
 
 T = TypeVar("T", bound="Connection")
 
@@ -28,12 +28,13 @@ class Connection:
         # All upstreams that it was connected to, the latest last, since a component may be in two pipelines. Weak, so
         # that a pipeline that is dropped is freed at once.
         self._upstreams: list[Weak[Upstream]] = []
-        self._fitting: Any = None  # the version of the weights that passed the last check
+        self._fitting: Version | None = None  # the version of the weights that passed the last check
 
     @property
     def upstream(self) -> Upstream | None:
         """The component that it was last connected to, of those that still exist."""
-        return self._living[-1] if self._living else None
+        living = self._living
+        return living[-1] if living else None
 
     @property
     def _living(self) -> list[Upstream]:
@@ -111,7 +112,7 @@ class Connection:
         self._fitting = weights.version
 
     def check_width(self, upstream: Upstream) -> None:
-        """Raise an ElmoError if the vectors of the component upstream have another width than the listener's."""
+        """Do nothing: spaCy's listeners are checked when their vectors are made. Ours override this."""
 
     def _is_left_behind(self, upstream: Upstream) -> bool:
         """Whether the listener read nothing in the first batches of a training, and the biLM learned from others."""

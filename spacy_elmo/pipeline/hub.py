@@ -202,8 +202,8 @@ class Hub:
         return shim_of(self._encoder.model)
 
     def note_run(self, docs: Sequence[Doc]) -> None:
-        """Note that the component runs on Docs now, if listeners of spaCy's may ask for that."""
-        if self._tensor_readers.of(self.name):
+        """Note that the component runs on Docs now, because a listener of two pipelines may ask which one did."""
+        if self.is_listened_to:
             self._runs.update(dict.fromkeys(docs, time.monotonic_ns()))
 
     def ran_at(self, doc: Doc) -> int | None:
@@ -258,10 +258,9 @@ class Hub:
 
         recording: takes their gradients; the first Doc is its Doc number `first`.
         """
-        version, now = self.weights.version, time.monotonic_ns()
+        version = self.weights.version
         for number, (doc, doc_rows) in enumerate(zip(docs, rows, strict=True), start=first):
             self._ready[doc] = _Ready(doc_rows, version, self._words_of(doc), recording, number)
-            self._runs[doc] = now
 
     def add_gradients(self, docs: Sequence[Doc], gradients: Sequence[Array]) -> None:
         """Take the gradients of a listener for the rows of Docs. They are ignored if the biLM is not trained."""
@@ -307,6 +306,7 @@ class Hub:
         """Run the biLM over a training batch, for all listeners."""
         if not self.is_listened_to:
             return
+        self.note_run(docs)
         if self.learns:
             recording = self.begun_training.record(docs)
             self._put(docs, recording.rows, recording)

@@ -201,7 +201,9 @@ def _forward(model: Any, docs: list[Doc], is_train: bool) -> Any:
         consequence = "it gets zeros, so its predictions mean nothing"
         connection.absences.warn(missing, model.upstream_name, "a listener", consequence)
     elif upstream is not None and connection.trained_with.is_trained:
-        connection.check(upstream, is_train)
+        # An evaluation may come before a component's first batch. Unlike ours, spaCy's listeners do not know whether
+        # they are trained. So while the biLM learns, they are only checked against the weights from before.
+        connection.check(upstream, is_train or upstream.learns)
     if is_train:
         if upstream is not None:
             connection.trained_with.note(upstream.weights, upstream.learns)

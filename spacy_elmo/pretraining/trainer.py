@@ -23,7 +23,7 @@ _AGREE_EVERY = 10  # steps after which processes that train together agree wheth
 class StoppedError(PretrainingError):
     """A signal asked to stop, and a checkpoint was written. The exit status is the shells' status for that signal."""
 
-    def __init__(self, message: str, number: signal.Signals | None) -> None:
+    def __init__(self, message: str, number: signal.Signals | None = None) -> None:
         super().__init__(message)
         if number is not None:  # the signal reached this process, not another one of the run
             self.exit_status = 128 + number

@@ -1,6 +1,7 @@
 """Configs for `spacy train` that `init-config --pipeline` writes. test_spacy_commands.py trains with them."""
 
 import io
+import os
 from functools import partial
 from pathlib import Path
 
@@ -210,6 +211,16 @@ def test_a_file_that_is_there_is_written_over_when_told_to(init_config, tmp_path
     assert path.read_text() == "edited by hand"
     assert init_config(path, "--pipeline", "ner", "--force")[0] == 0
     assert load_config(path) == load_config(CONFIGS / "ner.cfg"), REGENERATE
+
+
+def test_a_full_disk_leaves_the_old_file(init_config, tmp_path, monkeypatch):
+    path = tmp_path / "old.cfg"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    status, _, said = init_config(str(path), "--pipeline", "tagger", "--force")
+    assert (status, path.read_text()) == (1, "old")
+    assert "No space left on device" in said
+    assert [entry.name for entry in tmp_path.iterdir()] == ["old.cfg"]
 
 
 def test_a_file_that_cannot_be_written_is_one_line_and_status_1(init_config, tmp_path):

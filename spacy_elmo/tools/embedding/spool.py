@@ -20,9 +20,11 @@ import numpy as np
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.support.files import behind_link, patiently, sync, sync_folder
 from spacy_elmo.support.locks import claimed
+from spacy_elmo.support.paths import path_of
 from spacy_elmo.tools.embedding.encoder import Array, Layout
 from spacy_elmo.tools.embedding.files import Wishes
 
+_SUFFIX = ".part"  # of the directory
 _FORMAT = 2  # format 1 had no checksums
 _RECORD = np.dtype([("n_tokens", "<i8"), ("checksum", "<u4")])
 _RECORDS_AT_ONCE = 2**16
@@ -122,7 +124,7 @@ class Spool:
 
     def finish(self, write: Callable[[Path], object], wishes: Wishes) -> None:
         """Let `write` write the file, move it to OUT and remove the spool. If writing fails, the spool stays."""
-        whole = self._directory / self._out.name
+        whole = self._directory / _name_in(self._directory)
         try:
             write(whole)
             sync(whole)
@@ -133,7 +135,7 @@ class Spool:
         target = behind_link(self._out)
         patiently(whole.replace, target)
         sync_folder(target.parent)  # before removing what OUT could be made from again
-        _clear(self._directory, self._out.name)
+        _clear(self._directory)
 
 
 @contextmanager
@@ -150,7 +152,7 @@ def open_spool(
         ElmoError: OUT exists without `force`, unless the interrupted run wrote it; the spool exists, and neither
             `resume` nor `force` is set; the spool to resume belongs to another job; or another run uses it.
     """
-    directory = directory_of(out)
+    directory = path_of(directory_of(out), "out")  # its name is longer than that of OUT
     with _held(directory, out):
         yield _begin(out, directory, {"format": _FORMAT, **job}, layout, wishes, resume, force)
 
@@ -160,7 +162,7 @@ def _held(directory: Path, out: Path) -> Iterator[None]:
     """Make or find the directory of a spool, and lock it against other runs. At the end, remove it if it is empty."""
 
     def make(directory: Path) -> None:
-        _refuse_foreign(directory, out.name)
+        _refuse_foreign(directory)
         with suppress(FileExistsError):  # `exist_ok` would check again, after another run may have removed it
             directory.mkdir()
 
@@ -181,7 +183,7 @@ def _begin(
     if is_begun and resume:
         finished = _read_finished(directory, job)
         if out.exists() and finished == _stamp(out, wishes):
-            _clear(directory, out.name)
+            _clear(directory)
             return None
         refuse_existing(out, force)
         return Spool(out, job, layout)
@@ -189,12 +191,12 @@ def _begin(
     if is_begun and not force:
         raise ElmoError(f"{directory}: left by an interrupted run; add --resume to continue, or --force to start again")
     if left:
-        _clear(directory, out.name)
+        _clear(directory)
     _write_job(directory, job)
     return Spool(out, job, layout)
 
 
-def _refuse_foreign(directory: Path, name: str) -> None:
+def _refuse_foreign(directory: Path) -> None:
     """Raise an ElmoError if the place of the spool has something that is not a spool of ours."""
     try:
         entries = list(directory.iterdir())
@@ -202,7 +204,7 @@ def _refuse_foreign(directory: Path, name: str) -> None:
         return
     except NotADirectoryError:
         entries = [directory]
-    if any(path.is_dir() or path.name not in _names(name) for path in entries):
+    if any(path.is_dir() or path.name not in _names(directory) for path in entries):
         raise ElmoError(f"{directory}: not from embed, which needs this name; move it away")
 
 
@@ -223,19 +225,24 @@ def refuse_existing(out: Path, force: bool) -> None:
 def directory_of(out: Path) -> Path:
     """Return the directory of the spool of OUT. If OUT is a link, it is next to the file that the link names."""
     place = behind_link(out)
-    return place.with_name(f"{place.name}.part")
+    return place.with_name(f"{place.name}{_SUFFIX}")
 
 
-def _names(name: str) -> list[str]:
+def _name_in(directory: Path) -> str:
+    """Return the name of OUT, or of the file that it names if it is a link, in a spool."""
+    return directory.name.removesuffix(_SUFFIX)
+
+
+def _names(directory: Path) -> list[str]:
     """Return the names of all files that a spool may have, also one of an earlier version.
 
     They are in the order to remove them. The job comes last, so that it is there as long as any other file.
     """
-    return [name, "lengths", _INDEX, _VECTORS, _NEW_JOB, _JOB]
+    return [_name_in(directory), "lengths", _INDEX, _VECTORS, _NEW_JOB, _JOB]
 
 
-def _clear(directory: Path, name: str) -> None:
-    for known in _names(name):
+def _clear(directory: Path) -> None:
+    for known in _names(directory):
         (directory / known).unlink(missing_ok=True)
 
 

@@ -260,6 +260,21 @@ def test_run_killed_before_its_file_is_moved_is_not_taken_for_another(text, mode
     assert not spools.directory_of(out).exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
+def test_run_through_a_link_that_was_killed_before_its_file_is_moved_is_resumed_by_either_name(text, model, tmp_path):
+    link, target = tmp_path / "link.h5", tmp_path / "target.h5"
+    link.symlink_to(target)
+    with pytest.MonkeyPatch.context() as patch:
+        replace = Path.replace
+        patch.setattr(Path, "replace", lambda path, place: 1 / 0 if place == target else replace(path, place))
+        with pytest.raises(ZeroDivisionError):
+            embed_file(text, link, model=model)
+    embed_file(text, target, model=model, resume=True)
+    embed_file(text, tmp_path / "whole.h5", model=model)
+    assert_same(tmp_path / "whole.h5", target)
+    assert sorted(path.name for path in tmp_path.glob("*.h5*")) == ["link.h5", "target.h5", "whole.h5"]
+
+
 def test_run_killed_when_its_file_is_moved_is_done_and_another_file_in_its_place_is_kept(text, model, tmp_path):
     out, settings = tmp_path / "out.h5", {"model": model}
     with pytest.MonkeyPatch.context() as patch:
