@@ -288,9 +288,11 @@ class Hub:
 
     def leave_weights(self) -> None:
         """End the training, because other weights are about to replace those that the listeners were trained with."""
-        readers = map(connection_of, self._tensor_readers.of(self.name))
-        for connection in [*self._links, *filter(None, readers)]:
-            connection.pin()
+        for link in self._links:
+            link.pin()
+        for listener in self._tensor_readers.of(self.name):
+            if (connection := connection_of(listener)) is not None:
+                connection.pin()
         self.training = None
 
     def note_training(self, docs: Sequence[Doc]) -> None:

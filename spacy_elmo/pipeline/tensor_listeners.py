@@ -203,7 +203,7 @@ def _forward(model: Any, docs: list[Doc], is_train: bool) -> Any:
     elif upstream is not None and connection.trained_with.is_trained:
         # An evaluation may come before a component's first batch. Unlike ours, spaCy's listeners do not know whether
         # they are trained. So while the biLM learns, they are only checked against the weights from before.
-        connection.check(upstream, is_train or upstream.learns)
+        connection.check(upstream, is_train=True)
     if is_train:
         if upstream is not None:
             connection.trained_with.note(upstream.weights, upstream.learns)

@@ -56,10 +56,13 @@ class Zones:
         self.__init__()  # type: ignore[misc]
 
 
+_OVERLAP = (
+    "two memory zones of one pipeline were open at once: in spaCy, the first one that ends removes the words of both. "
+    "Use a lock so that threads open them one after the other, open one zone around all threads, or give each thread "
+    "its own pipeline"
+)
+
+
 class _OverlapError(ElmoError):
-    def __init__(self, message: str = "") -> None:  # the message comes when it is unpickled
-        super().__init__(
-            "two memory zones of one pipeline were open at once: in spaCy, the first one that ends removes the words "
-            "of both. Use a lock so that threads open them one after the other, open one zone around all threads, or "
-            "give each thread its own pipeline"
-        )
+    def __init__(self, message: str = _OVERLAP) -> None:
+        super().__init__(message)
