@@ -53,8 +53,7 @@ def model_of(saved: Checkpoint) -> LanguageModel:
 
 def card_of(saved: Checkpoint) -> dict[str, Any]:
     """Return the model's card: what it has read, its licence and attribution."""
-    cards = [json.loads((HERE / name).read_text(encoding="utf-8")) for name in ("card.json", "next/card.json")]
-    terms = cards[0] | cards[1]
+    terms = json.loads((HERE / "card.json").read_text(encoding="utf-8"))
     before = (saved.origin or {}).get("tokens_seen_before", 0)
     return {
         **{name: terms[name] for name in ("name", "license", "attribution")},

@@ -11,6 +11,7 @@ The same input gives the same bytes. To mix again with other weights, delete OUT
 
 import argparse
 import json
+import lzma
 import random
 import re
 import shutil
@@ -31,8 +32,8 @@ from spacy_elmo.pretraining.vocabulary import Vocabulary, count_words
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.tools.prepare import prepare
 
-HERE = Path(__file__).parent
-VOCABULARY = 80_000  # Entries, with all of the old vocabulary; 100,000 would know 0.3% more of the text.
+KNOWN = Path(__file__).resolve().parents[2] / "experiments" / "data" / "vocabulary.txt.xz"  # of the first bundled model
+VOCABULARY = 80_000  # Entries, with all of the known ones; 100,000 would know 0.3% more of the text.
 HELD_OUT = 100  # One document in this many is held out.
 COPY = 0.5  # A paragraph is a copy if more than this share of its runs of words was there before.
 RAW_TOKEN = re.compile(r"\w+|[^\w\s]")
@@ -240,7 +241,8 @@ def main() -> None:
     args = parser.parse_args()
     show_progress = not args.quiet
     clean_all(SOURCES, args.data, args.out / "clean", show_progress)
-    known = Vocabulary.from_file(HERE / "state" / "vocab.txt")
+    with lzma.open(KNOWN, "rt", encoding="utf8") as file:
+        known = Vocabulary(file.read().split())
     appear(args.out / "text", lambda part: mix(SOURCES, args.out / "clean", part))
     appear(args.out / "corpus", lambda part: make_corpus(args.out / "text", part, known, VOCABULARY, show_progress))
     rows = report(SOURCES, args.out)

@@ -1,7 +1,7 @@
 """Make a run that continues from a state of halve.py, also on another machine.
 
     python training/en_elmo_sm/resume.py STATE RUN
-    python -m spacy elmo pretrain CORPUS RUN --config training/en_elmo_sm/next/pretrain.cfg --resume
+    python -m spacy elmo pretrain CORPUS RUN --config training/en_elmo_sm/pretrain.cfg --resume
 
 It continues at the same place in the same text. Adam gets its second moments back, approximated from the means of rows
 and columns. Its first moments are zero, without a correction for that. So its first ten steps or so are short, and it
