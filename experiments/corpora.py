@@ -1,4 +1,4 @@
-"""Read data sets from ../shared/data: sentences and texts with their gold annotation, for tasks.py and cache.py.
+"""Read data sets from ../shared/data: sentences and texts with their gold annotation, for the other scripts.
 
 Sentences come with their tokens. spaCy's blank English pipeline splits texts to classify into tokens, without
 whitespace. Each item is read as one sentence.
@@ -8,8 +8,8 @@ import csv
 import json
 import lzma
 import random
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TextIO
@@ -49,23 +49,6 @@ class Corpus:
         if percent == 100:
             return self.train
         return random.Random(seed).sample(self.train, max(1, round(len(self.train) * percent / 100)))
-
-
-@dataclass(frozen=True)
-class Task:
-    """A data set and how to learn it.
-
-    read: reads the corpus from the data directory.
-    component: factory of the component that learns it; metric: name of the score in spaCy's scorer.
-    updates: number of updates of a training run; fine_tuned: whether to measure fine-tuning, too.
-    """
-
-    read: Callable[[Path], Corpus] = field(compare=False)
-    component: str
-    metric: str
-    metric_name: str
-    updates: int
-    fine_tuned: bool = False
 
 
 # Readers
@@ -179,12 +162,3 @@ def english() -> Language:
 def n_words(items: Iterable[Item]) -> int:
     """Count the words of all items."""
     return sum(len(item.words) for item in items)
-
-
-TASKS = {
-    "wnut17": Task(read_wnut17, "ner", "ents_f", "F1", updates=2_000, fine_tuned=True),
-    "uner_ewt": Task(read_uner_ewt, "ner", "ents_f", "F1", updates=2_000),
-    "ud_ewt": Task(read_ud_ewt, "tagger", "tag_acc", "accuracy", updates=2_000),
-    "scicite": Task(read_scicite, "textcat", "cats_macro_f", "macro F1", updates=2_000, fine_tuned=True),
-    "banking77": Task(read_banking77, "textcat", "cats_micro_f", "accuracy", updates=2_000),
-}
