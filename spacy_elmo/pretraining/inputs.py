@@ -47,8 +47,8 @@ class CorpusFiles:
         """
         root = settled(path_of(corpus, "corpus", CorpusError), PREPARED)
         prepared = (root / "train").is_dir()
-        vocabulary = at_home(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
-        heldout = at_home(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
+        vocabulary = _named(config.corpus.vocabulary, "vocabulary") or root / "vocab.txt"
+        heldout = _named(config.corpus.heldout, "heldout") or root / "heldout"
         train = find_files(root / "train" if prepared else corpus)
         return cls(
             [path for path in train if path != vocabulary],
@@ -170,3 +170,7 @@ def _take_over_softmax(softmax: Softmax, vocabulary: Vocabulary, opened: OpenedM
     with torch.no_grad():
         softmax.weight[here] = source.weight[there]
         softmax.bias[here] = source.bias[there]
+
+
+def _named(path: str | None, setting: str) -> Path | None:
+    return path_of(at_home(path), f"[corpus] {setting}", CorpusError) if path else None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -85,7 +86,7 @@ def average_words(
     out, chosen = path_of(out, "out"), choose_device(device)
     if min_count < 1:
         raise ElmoError(f"min_count is {min_count}, expected at least 1 use")
-    sums_file = _part(out)
+    sums_file = path_of(_part(out), "out")
     _check_free(out, sums_file, force, resume)
     if lang is not None:
         lang = language.blank(lang).lang
@@ -128,7 +129,8 @@ def interrupted(out: PathLike) -> str:
 
 
 def _part(out: Path) -> Path:
-    return out.with_name(f"{out.name}.part")
+    place = Path(os.path.realpath(out))  # the same by any link to it
+    return place.with_name(f"{place.name}.part")
 
 
 def _check_free(out: Path, part: Path, force: bool, resume: bool) -> None:
