@@ -70,7 +70,7 @@ def measured(name: str, state: Path, mix: Path, data: Path) -> Any:
 def words_by_source(mix: Path, share: float) -> dict[str, int]:
     """Return how many words of each source were read, to ten thousand, if this share of all was read."""
     rows = json.loads((mix / "report.json").read_text(encoding="utf-8"))
-    return {row["source"]: round(row["read"] * share, -4) for row in rows}
+    return {row["source"]: int(round(row["read"] * share, -4)) for row in rows}
 
 
 def heldout(state: Path, mix: Path, data: Path) -> dict[str, dict[str, Any]]:
