@@ -48,7 +48,7 @@ class CorpusFiles:
         root = settled(path_of(corpus, "corpus", CorpusError), PREPARED)
         prepared = (root / "train").is_dir()
         vocabulary = at_home(config.corpus.vocabulary) if config.corpus.vocabulary else root / "vocab.txt"
-        heldout = at_home(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
+        heldout = _heldout(config.corpus.heldout) if config.corpus.heldout else root / "heldout"
         train = find_files(root / "train" if prepared else corpus)
         return cls(
             [path for path in train if path != vocabulary],
@@ -65,6 +65,10 @@ class CorpusFiles:
             )
         if self.heldout and not any(True for _ in read_sentences(self.heldout)):
             raise CorpusError(f"{self.heldout[0]}: no sentence in the held-out text; expected one per line")
+
+
+def _heldout(path: str) -> Path:
+    return at_home(path_of(path, "corpus.heldout", CorpusError))
 
 
 @dataclass(frozen=True)
