@@ -21,6 +21,7 @@ from helpers.pipelines import (
 )
 from spacy_elmo import WeightsError
 from spacy_elmo.pipeline.shim import shim_of
+from spacy_elmo.pipeline.weights import Weights
 
 
 @pytest.fixture(params=[listener(), tensor_listener()], ids=["ours", "spaCy's"])
@@ -225,3 +226,22 @@ def test_a_component_without_a_batch_can_be_evaluated_while_the_bilm_learns_from
         if hasattr(pipe, "finish_update"):
             pipe.finish_update(optimizer)
     assert nlp.evaluate([named])["tag_acc"] is not None
+
+
+def test_an_error_in_the_identity_of_fine_tuned_weights_leaves_the_components_as_they_were_saved(
+    tiny, tok2vec, tmp_path, monkeypatch
+):
+    nlp = pipeline(tiny, tok2vec=tok2vec, elmo={"frozen": False})
+    train(nlp, 2)
+    nlp.to_disk(tmp_path / "saved")
+    before = scores(nlp)
+    train(nlp, 3)
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Weights, "identity", property(fail))
+        with pytest.raises(MemoryError):
+            nlp.to_disk(tmp_path / "saved")
+    assert_same_scores(scores(spacy.load(tmp_path / "saved")), before)
