@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.support.files import at_home
+from spacy_elmo.support.paths import place_of
 
 CACHE = "SPACY_ELMO_CACHE"  # environment variable: where downloads go
 
@@ -85,10 +87,10 @@ def cache_directory() -> Path:
     """Return the directory for downloads: SPACY_ELMO_CACHE, or else your cache directory.
 
     Raises:
-        ElmoError: pooch, which finds your cache directory, is not installed.
+        ElmoError: pooch, which finds your cache directory, is not installed; or SPACY_ELMO_CACHE cannot be a path.
     """
     if chosen := os.environ.get(CACHE):
-        return Path(chosen).expanduser()
+        return place_of(at_home(chosen), CACHE)
     try:
         import pooch
     except ImportError:

@@ -9,7 +9,7 @@ from spacy_elmo.bilm.softmax import Softmax
 from spacy_elmo.formats import beside, bilm_hdf5, lexicons_json, softmax_hdf5
 from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.support.files import replacing, write_text, write_whole
-from spacy_elmo.support.paths import path_of
+from spacy_elmo.support.paths import place_of
 from spacy_elmo.support.words import text_of
 
 # What a folder of ours may hold. The compressed vocabulary is listed so that another model's is removed.
@@ -48,7 +48,7 @@ def write(
         OSError: they cannot be written; the old files are still there.
         WeightsError: a value is too large for float16.
     """
-    with replacing(path_of(directory, "directory"), LAYOUT) as new:
+    with replacing(place_of(directory, "directory"), LAYOUT) as new:
         write_files(bilm, new, dtype, vocabulary, softmax)
 
 

@@ -34,7 +34,7 @@ from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.pipeline.zones import Zones
 from spacy_elmo.support import files
 from spacy_elmo.support.messages import named
-from spacy_elmo.support.paths import path_of
+from spacy_elmo.support.paths import path_of, place_of
 from spacy_elmo.support.sealed import seal, unseal
 
 # How many batches of the biLM are processed together: enough to sort sentences by length.
@@ -421,8 +421,10 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
             ElmoError: the weights cannot be read, or a file cannot be written.
         """
         self.memory.is_on = False
-        path, exclude = path_of(path, f"{self.name}: path"), list(exclude)
+        path, exclude = place_of(path, f"{self.name}: path"), list(exclude)
+        self.hub.identify_weights()
         try:
+            path.mkdir(parents=True, exist_ok=True)  # the parent of what a link names may be missing, too
             util.to_disk(path, {"model": self._write_model}, exclude)
         except OSError as error:  # of the folder itself
             raise ElmoError(f"{path}: cannot be written ({error})") from error
@@ -435,14 +437,14 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
                 raise ElmoError(f"{path.parent}: cannot write the attribution of the weights ({error})") from error
 
     def _write_model(self, path: Path) -> None:
-        shim = shim_of(self.model)
+        bilm, digest = shim_of(self.model).bilm, shim_of(self.model).digest
         try:
             with files.replacing(path, _FILES) as new:
-                if _take_weights(path, new, shim.digest):
-                    writing.write_texts(shim.bilm, new)
+                if _take_weights(path, new, digest):
+                    writing.write_texts(bilm, new)
                 else:
-                    writing.write_files(shim.bilm, new, "lossless")
-                (new / _STAMP).write_bytes(_stamp(new, shim.digest))
+                    writing.write_files(bilm, new, "lossless")
+                (new / _STAMP).write_bytes(_stamp(new, digest))
         except (OSError, UnicodeEncodeError) as error:  # the latter from a card that was changed in Python
             raise ElmoError(f"{path}: cannot be written ({error}); what was saved there before is unchanged") from error
 

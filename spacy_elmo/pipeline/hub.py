@@ -6,7 +6,7 @@ Our listeners ask for the rows of all layers by Doc. spaCy's listeners read the 
 import time
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline import tensor_listeners
 from spacy_elmo.pipeline.attributes import words_of
+from spacy_elmo.pipeline.connection import Connection
 from spacy_elmo.pipeline.encoder import Recording, RememberingEncoder
 from spacy_elmo.pipeline.listener import Link, connect, link_of
 from spacy_elmo.pipeline.mix import mixed_width, scalar_mix
@@ -288,12 +289,20 @@ class Hub:
 
     def leave_weights(self) -> None:
         """End the training, because other weights are about to replace those that the listeners were trained with."""
-        for link in self._links:
-            link.pin()
-        for listener in self._tensor_readers.of(self.name):
-            if (connection := connection_of(listener)) is not None:
-                connection.pin()
+        for connection in self._connections():
+            connection.pin()
         self.training = None
+
+    def identify_weights(self) -> None:
+        """Compute what the listeners will save of their weights. thinc would only ask for it while their file is open,
+        and an error would then leave it cut."""
+        for connection in self._connections():
+            _ = connection.identity
+
+    def _connections(self) -> Iterator[Connection]:
+        yield from self._links
+        watched = map(connection_of, self._tensor_readers.of(self.name))
+        yield from (connection for connection in watched if connection is not None)
 
     def note_training(self, docs: Sequence[Doc]) -> None:
         """Note that a listener is trained on these Docs: cache the biLM's output from now on."""

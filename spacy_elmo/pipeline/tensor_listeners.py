@@ -157,6 +157,7 @@ def watch(listener: Tok2VecListener, upstream: Upstream, component_name: str) ->
             connection.load(loaded)
         listener.attrs[_CONNECTION] = connection
         listener.replace_callbacks(_forward, init=_init)
+        listener.__class__ = _WatchedListener
     connection.connect(upstream, component_name)
 
 
@@ -164,6 +165,20 @@ def connection_of(listener: Tok2VecListener) -> "TensorConnection | None":
     """Return the connection of a listener that is watched."""
     connection = listener.attrs.get(_CONNECTION)
     return connection if isinstance(connection, TensorConnection) else None
+
+
+class _WatchedListener(Tok2VecListener):
+    """A listener that is watched. When it is loaded, it forgets what it was trained with.
+
+    thinc only loads attributes that were saved, so the record would outlive a load of an earlier version's file, which
+    has none. But it first sets the dimensions (`thinc.Model.from_dict`). Nothing else sets them after initialization.
+    """
+
+    def set_dim(self, name: str, value: int, *, force: bool = False) -> None:
+        """Set a dimension, as `Model.set_dim`."""
+        super().set_dim(name, value, force=force)
+        if (connection := connection_of(self)) is not None:
+            connection.begin()
 
 
 class TensorConnection(Connection):

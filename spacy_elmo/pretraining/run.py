@@ -15,7 +15,7 @@ from spacy_elmo.pretraining.precision import choose_precision
 from spacy_elmo.pretraining.run_folder import CONFIG, HELDOUT_METRICS, METRICS, RunFolder
 from spacy_elmo.pretraining.steps import Steps
 from spacy_elmo.pretraining.trainer import Trainer
-from spacy_elmo.support.paths import path_of
+from spacy_elmo.support.paths import place_of
 from spacy_elmo.support.text import PathLike
 
 __all__ = ["CONFIG", "HELDOUT_METRICS", "METRICS", "CorpusFiles", "pretrain"]
@@ -48,7 +48,7 @@ def pretrain(
         ElmoError: see `Trainer.run`; or a text, a setting, the model or the checkpoint does not fit.
     """
     with join_group(config.training.device) as group, ExitStack() as stack:
-        files, folder = CorpusFiles.find(corpus, config), RunFolder(path_of(out, "out", PretrainingError))
+        files, folder = CorpusFiles.find(corpus, config), RunFolder(place_of(out, "out", PretrainingError))
         if group.is_main:
             files.check_heldout(config)
             stack.enter_context(folder.open(config, resume, begins_with_a_model=init_from is not None))

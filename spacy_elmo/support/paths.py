@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from spacy_elmo.errors import ElmoError
+from spacy_elmo.support.files import behind_link
 from spacy_elmo.support.messages import quoted, reason
 
 
@@ -27,3 +28,17 @@ def path_of(value: object, setting: str, error: type[ElmoError] = ElmoError) -> 
         if missing.errno == errno.ENAMETOOLONG:
             raise error(f"{setting}: {quoted(str(path))} is too long for a path") from None
     return path
+
+
+def place_of(value: object, setting: str, error: type[ElmoError] = ElmoError) -> Path:
+    """Return `path_of` a folder to write. If it is a link to a folder that does not exist, return that folder: nothing
+    can be made at the link itself.
+
+    Raises:
+        ElmoError: (or the given type) as `path_of`, or the link leads back to itself.
+    """
+    path = path_of(value, setting, error)
+    try:
+        return path if os.path.exists(path) else behind_link(path)  # noqa: PTH110 (Path.exists may raise)
+    except OSError as impossible:
+        raise error(f"{setting}: {quoted(str(path))} cannot be written ({reason(impossible)})") from None

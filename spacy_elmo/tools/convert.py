@@ -8,7 +8,7 @@ from spacy_elmo.bilm import BiLM
 from spacy_elmo.errors import ElmoError, WeightsError
 from spacy_elmo.formats.hdf5_file import StoredDtype
 from spacy_elmo.support.files import recover, replacing
-from spacy_elmo.support.paths import path_of
+from spacy_elmo.support.paths import place_of
 
 
 def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", force: bool = False) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def convert(source: str, target: str | Path, dtype: StoredDtype = "float32", for
     Raises:
         ElmoError: the model cannot be read or written, or the target is not empty.
     """
-    target = path_of(target, "target").absolute()  # "." has no name
+    target = place_of(target, "target").absolute()  # "." has no name
     recover(target, formats.LAYOUT)
     _refuse_taken(target, force)
     model = formats.open_model(source)

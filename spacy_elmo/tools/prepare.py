@@ -20,7 +20,7 @@ from spacy_elmo.errors import CorpusError
 from spacy_elmo.pretraining.corpus import PREPARED
 from spacy_elmo.pretraining.vocabulary import SPECIAL, Vocabulary, misfit
 from spacy_elmo.support.files import recover, replacing
-from spacy_elmo.support.paths import path_of
+from spacy_elmo.support.paths import place_of
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.text import PathLike, find_files, read_lines
 from spacy_elmo.support.workers import end_with_parent
@@ -93,7 +93,7 @@ def prepare(
             wrong, spaCy has no such language, `out` already has results or cannot be written, or no sentence is left
             to train on.
     """
-    out = path_of(out, "out", CorpusError)
+    out = place_of(out, "out", CorpusError)
     every = _one_in(held_out)
     if max_size is not None and max_size <= len(SPECIAL):
         raise CorpusError(f"max_size: {max_size} leaves no room for words in addition to {' '.join(SPECIAL)}")

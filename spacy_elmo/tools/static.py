@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,11 +22,12 @@ from spacy_elmo.errors import CorpusError, ElmoError
 from spacy_elmo.support.device import choose_device
 from spacy_elmo.support.files import replacing, write_whole
 from spacy_elmo.support.layers import Choice
-from spacy_elmo.support.paths import path_of
+from spacy_elmo.support.paths import path_of, place_of
 from spacy_elmo.support.progress import progress_bar
 from spacy_elmo.support.standard_input import rereadable
 from spacy_elmo.support.text import PathLike, find_files
 from spacy_elmo.tools import language
+from spacy_elmo.tools.embedding.spool import directory_of
 from spacy_elmo.tools.embedding.text import Text, windows
 from spacy_elmo.tools.layers import parse_one
 from spacy_elmo.tools.untokenized import warn_of
@@ -83,10 +83,10 @@ def average_words(
         ElmoError: the corpus or the model cannot be read, `out` already exists or cannot be written, a setting is
             wrong, or the interrupted run had another corpus, model or setting.
     """
-    out, chosen = path_of(out, "out"), choose_device(device)
+    out, chosen = place_of(out, "out"), choose_device(device)
     if min_count < 1:
         raise ElmoError(f"min_count is {min_count}, expected at least 1 use")
-    sums_file = path_of(_part(out), "out")
+    sums_file = path_of(directory_of(out), "out")  # its name is longer than that of OUT
     _check_free(out, sums_file, force, resume)
     if lang is not None:
         lang = language.blank(lang).lang
@@ -124,13 +124,8 @@ def summary(out: PathLike, report: StaticReport) -> str:
 
 def interrupted(out: PathLike) -> str:
     """Return the line to show when somebody stops a run."""
-    part = _part(Path(out))
+    part = directory_of(Path(out))
     return f"{out}: stopped" + (f"; finished work is kept in {part}: continue with --resume" if part.is_file() else "")
-
-
-def _part(out: Path) -> Path:
-    place = Path(os.path.realpath(out))  # the same by any link to it
-    return place.with_name(f"{place.name}.part")
 
 
 def _check_free(out: Path, part: Path, force: bool, resume: bool) -> None:

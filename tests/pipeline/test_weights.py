@@ -21,6 +21,7 @@ from helpers.pipelines import (
 )
 from spacy_elmo import WeightsError
 from spacy_elmo.pipeline.shim import shim_of
+from spacy_elmo.pipeline.weights import Weights
 
 
 @pytest.fixture(params=[listener(), tensor_listener()], ids=["ours", "spaCy's"])
@@ -168,14 +169,35 @@ def test_part_of_another_save_beside_a_fine_tuned_elmo_is_an_error_that_names_it
         spacy.load(tmp_path / "old")("We sat here.")
 
 
+def save_without_record(nlp, path):
+    """Save a pipeline with a listener of spaCy's as an earlier version did. Return the same as bytes."""
+    attrs = node_of(nlp, "tok2vec-listener").attrs
+    connection = attrs.pop("elmo_connection")
+    nlp.to_disk(path)
+    content = nlp.to_bytes()
+    attrs["elmo_connection"] = connection
+    return content
+
+
 def test_listener_of_spacys_that_an_earlier_version_saved_is_not_checked(tiny, tmp_path):
     nlp = pipeline(tiny, tok2vec=tensor_listener(), elmo={"frozen": False})
     train(nlp, 3)
     before = scores(nlp)
-    connection = node_of(nlp, "tok2vec-listener").attrs.pop("elmo_connection")
-    nlp.to_disk(tmp_path / "saved")
-    node_of(nlp, "tok2vec-listener").attrs["elmo_connection"] = connection
+    save_without_record(nlp, tmp_path / "saved")
     assert_same_scores(scores(spacy.load(tmp_path / "saved")), before)
+
+
+@pytest.mark.parametrize("through_disk", [True, False])
+def test_no_record_of_the_weights_is_left_when_a_save_without_one_is_loaded_over_it(tiny, tmp_path, through_disk):
+    nlp, other = (pipeline(tiny, tok2vec=tensor_listener(), elmo={"frozen": False}) for _ in range(2))
+    train(nlp, 3)
+    train(other, 5)
+    content = save_without_record(other, tmp_path / "other")
+    if through_disk:
+        nlp.from_disk(tmp_path / "other")
+    else:
+        nlp.from_bytes(content)
+    assert_same_scores(scores(nlp), scores(other))
 
 
 def test_a_frozen_listener_of_two_pipelines_reads_the_one_that_runs(tiny, tok2vec, data):
@@ -204,3 +226,22 @@ def test_a_component_without_a_batch_can_be_evaluated_while_the_bilm_learns_from
         if hasattr(pipe, "finish_update"):
             pipe.finish_update(optimizer)
     assert nlp.evaluate([named])["tag_acc"] is not None
+
+
+def test_an_error_in_the_identity_of_fine_tuned_weights_leaves_the_components_as_they_were_saved(
+    tiny, tok2vec, tmp_path, monkeypatch
+):
+    nlp = pipeline(tiny, tok2vec=tok2vec, elmo={"frozen": False})
+    train(nlp, 2)
+    nlp.to_disk(tmp_path / "saved")
+    before = scores(nlp)
+    train(nlp, 3)
+
+    def fail(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Weights, "identity", property(fail))
+        with pytest.raises(MemoryError):
+            nlp.to_disk(tmp_path / "saved")
+    assert_same_scores(scores(spacy.load(tmp_path / "saved")), before)

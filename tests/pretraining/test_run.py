@@ -222,12 +222,6 @@ def test_disagreement_of_zero_and_carried_state_is_warned_about(train, prepared,
     assert "forward perplexity is 2e+10 from zero state, as the model is used" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("setting", ["heldout", "vocabulary"])
-def test_a_path_that_cannot_be_is_an_error_that_names_the_setting(prepared, tiny_config, setting):
-    with pytest.raises(CorpusError, match=rf"\[corpus\] {setting}: .* cannot be a path"):
-        CorpusFiles.find(prepared, tiny_config(**{f"corpus__{setting}": "a\0b"}))
-
-
 def test_empty_heldout_text_is_an_error_before_training_starts(train, prepared, tmp_path):
     (prepared / "heldout" / "a.txt").write_text("\n")
     with pytest.raises(CorpusError):

@@ -1,13 +1,17 @@
 """A path that no file can have is one error in one line, which names the setting, wherever somebody gives it."""
 
+import sys
+
 import pytest
 import spacy
 
 from helpers.pipelines import pipeline, train
 from spacy_elmo import ElmoError, WeightsError
+from spacy_elmo.errors import CorpusError
 from spacy_elmo.formats import load, open_model, read_softmax, write
+from spacy_elmo.formats.known import CACHE, cache_directory
 from spacy_elmo.pretraining.blimp import read_pairs
-from spacy_elmo.pretraining.config import Config
+from spacy_elmo.pretraining.config import Config, CorpusConfig
 from spacy_elmo.pretraining.run import pretrain
 from spacy_elmo.pretraining.vocabulary import Vocabulary
 from spacy_elmo.support.paths import path_of
@@ -46,6 +50,10 @@ def train_with_cache(model, path):
     train(pipeline(model, elmo={"cache_path": path}), 1)
 
 
+def pretrain_with(**settings):
+    return pretrain("text.txt", "run", Config(corpus=CorpusConfig(**settings)))
+
+
 USES = {
     "embed text": ("text", lambda model, path: embed_file(path, "out.h5", model=model)),
     "embed out": ("out", lambda model, path: embed_file("text.txt", f"{path}.h5", model=model)),
@@ -65,6 +73,8 @@ USES = {
     "pretrain corpus": ("corpus", lambda model, path: pretrain(path, "run", Config())),
     "pretrain out": ("out", lambda model, path: pretrain("text.txt", path, Config())),
     "config": ("config", lambda model, path: Config.from_file(path)),
+    "heldout": (r"\[corpus\] heldout", lambda model, path: pretrain_with(heldout=path)),
+    "vocabulary of a config": (r"\[corpus\] vocabulary", lambda model, path: pretrain_with(vocabulary=path)),
     "vocabulary": ("vocabulary", lambda model, path: Vocabulary.from_file(path)),
     "blimp": ("directory", lambda model, path: read_pairs(path)),
     "text of a command": ("text", lambda model, path: list(of_each(path, iter))),
@@ -85,6 +95,51 @@ def test_it_is_told_wherever_a_path_is_given(data, tmp_path, monkeypatch, use, n
         call(str(data / "tiny_2l_skip"), name)
     assert str(caught.value).isprintable()
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def begin_run(model, out):
+    """Pretrain until the run has its folder."""
+    with pytest.raises(CorpusError, match="missing"):
+        pretrain("text.txt", out, Config(corpus=CorpusConfig(vocabulary="missing")))
+
+
+FOLDERS = {
+    "convert": convert,
+    "write": lambda model, out: write(load(model), out),
+    "prepare": lambda model, out: prepare("text.txt", out, held_out=0),
+    "pretrain": begin_run,
+    "static": lambda model, out: average_words("text.txt", out, model=model, min_count=1),
+    "to_disk": lambda model, out: pipeline(model).get_pipe("elmo").to_disk(out),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission")
+@pytest.mark.parametrize("use", FOLDERS)
+def test_a_link_to_a_folder_that_does_not_exist_makes_that_folder(data, tmp_path, monkeypatch, use):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the bank of the river\n")
+    (tmp_path / "link").symlink_to("else/where")
+    FOLDERS[use](str(data / "tiny_2l_skip"), "link")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["else", "link", "text.txt"]
+    assert (tmp_path / "link").is_symlink()
+    assert any((tmp_path / "else" / "where").iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission")
+@pytest.mark.parametrize("use", FOLDERS)
+def test_a_link_that_leads_back_to_itself_is_an_error(data, tmp_path, monkeypatch, use):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the bank of the river\n")
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(ElmoError, match=r"'link' cannot be written .*symbolic links"):
+        FOLDERS[use](str(data / "tiny_2l_skip"), "link")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission")
+def test_downloads_go_to_the_folder_that_a_link_names(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to("else/where")
+    monkeypatch.setenv(CACHE, str(tmp_path / "link"))
+    assert cache_directory() == tmp_path / "else" / "where"
 
 
 def test_a_line_break_in_a_name_does_not_break_the_line_of_the_error():

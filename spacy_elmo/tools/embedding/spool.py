@@ -223,7 +223,7 @@ def refuse_existing(out: Path, force: bool) -> None:
 
 
 def directory_of(out: Path) -> Path:
-    """Return the directory of the spool of OUT. If OUT is a link, it is next to the file that the link names."""
+    """Return the directory of the spool of OUT. If OUT is a link, it is next to what the link names."""
     place = behind_link(out)
     return place.with_name(f"{place.name}{_SUFFIX}")
 
