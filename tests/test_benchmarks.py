@@ -223,7 +223,7 @@ def test_targets_of_the_other_tables(reached):
         return {"size": "small", "machine": machine, "side": side, "times": over and 1 / over}
 
     tables = {
-        "pipeline": [{"side": "elmo", "times": None}, {"side": "minilm", "times": 4.0}],
+        "pipeline": [{"side": "elmo", "times": None}, {"side": "minilm", "times": 2.3}],
         "gates": [{"rows": 32, "dim": 1024, "ratio": 0.7}],
         "threads": [
             *(threads(machine, "default", None) for machine in ("idle", "busy")),
@@ -237,7 +237,7 @@ def test_targets_of_the_other_tables(reached):
     }
     found = reached(tables, "avx512")
     assert [met for _, met in found.values()] == ["MISSED", "met", "MISSED", "MISSED", ""]
-    assert reached(tables, "avx2")["ELMo + NER over MiniLM + NER, words/s"] == (4.0, "met")
+    assert reached(tables, "avx2")["ELMo + NER over MiniLM + NER, words/s"] == (2.3, "MISSED")
     assert reached(tables, "native") == {}
 
 
