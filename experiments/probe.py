@@ -248,7 +248,7 @@ def score_predictions(evaluator: Evaluator, data: Path, every: int) -> Row:
     row: Row = {}
     sentences = [words for words, _ in read_sentences([data / "heldout/masc/masc_tokenized.txt.xz"]) if words[0] != "#"]
     if restricted := over_reference_words(evaluator):
-        row["masc"] = perplexity(restricted, sentences[::every])
+        row["masc"] = zero_state(restricted, sentences[::every]).perplexity
         note(f"masc: {row['masc']:.1f}")
     with tempfile.TemporaryDirectory() as directory, tarfile.open(data / "lm/blimp.tar.xz") as archive:
         archive.extractall(directory, filter="data")
@@ -275,10 +275,10 @@ def over_reference_words(evaluator: Evaluator) -> Evaluator | None:
     return Evaluator(evaluator.bilm, softmax, reference)
 
 
-def perplexity(evaluator: Evaluator, sentences: Sentences) -> float:
-    """Return the perplexity from zero state, mean of both directions."""
+def zero_state(evaluator: Evaluator, sentences: Sentences) -> Perplexities:
+    """Return the perplexities from zero state, as the model is used."""
     losses = sum((evaluator.zero_state_losses(block).sum(0) for block in blocks(sentences)), torch.zeros(2))
-    return Perplexities.of(losses, sum(len(sentence) + 1 for sentence in sentences)).perplexity
+    return Perplexities.of(losses, sum(len(sentence) + 1 for sentence in sentences))
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ def test_perplexity_is_over_the_reference_words_alone(modules, state, reference)
         torch.nn.functional.cross_entropy(batch.hidden[direction] @ weight.T + bias, truth[direction])
         for direction in (0, 1)
     ]
-    found = probe.perplexity(probe.over_reference_words(evaluator), [["It", "now", "."]])
+    found = probe.zero_state(probe.over_reference_words(evaluator), [["It", "now", "."]]).perplexity
     assert found == pytest.approx(float(torch.stack(losses).mean().exp()), rel=1e-5)
     reference([*WORDS, "more"])
     assert probe.over_reference_words(evaluator) is None

@@ -437,13 +437,14 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
                 raise ElmoError(f"{path.parent}: cannot write the attribution of the weights ({error})") from error
 
     def _write_model(self, path: Path) -> None:
-        bilm, digest = shim_of(self.model).bilm, shim_of(self.model).digest
+        shim = shim_of(self.model)
+        digest = shim.digest  # before a file is opened
         try:
             with files.replacing(path, _FILES) as new:
                 if _take_weights(path, new, digest):
-                    writing.write_texts(bilm, new)
+                    writing.write_texts(shim.bilm, new)
                 else:
-                    writing.write_files(bilm, new, "lossless")
+                    writing.write_files(shim.bilm, new, "lossless")
                 (new / _STAMP).write_bytes(_stamp(new, digest))
         except (OSError, UnicodeEncodeError) as error:  # the latter from a card that was changed in Python
             raise ElmoError(f"{path}: cannot be written ({error}); what was saved there before is unchanged") from error

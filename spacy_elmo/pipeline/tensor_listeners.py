@@ -195,10 +195,8 @@ def _serialize_connection(_: TensorConnection, value: TensorConnection, name: st
 @deserialize_attr.register
 def _deserialize_connection(_: TensorConnection, value: Any, name: str, model: Model[Any, Any]) -> TensorConnection:
     connection: TensorConnection = model.attrs[name]
-    if identity := srsly.msgpack_loads(value):
+    if identity := srsly.msgpack_loads(value):  # else it was not trained, and `set_dim` has forgotten the old record
         connection.load(identity)
-    else:
-        connection.begin()
     return connection
 
 

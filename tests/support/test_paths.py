@@ -46,6 +46,14 @@ def test_a_path_is_one_whether_it_exists_or_not(tmp_path):
         assert path_of(str(tmp_path / name), "out") == tmp_path / name
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to work in, with a text."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("the bank of the river\n")
+    return tmp_path
+
+
 def train_with_cache(model, path):
     train(pipeline(model, elmo={"cache_path": path}), 1)
 
@@ -85,16 +93,14 @@ USES = {
 
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800", "x" * 300], ids=["NUL", "surrogate", "long"])
 @pytest.mark.parametrize("use", USES)
-def test_it_is_told_wherever_a_path_is_given(data, tmp_path, monkeypatch, use, name):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("the bank of the river\n")
+def test_it_is_told_wherever_a_path_is_given(data, folder, use, name):
     if use == "cache_path" and name == "a\ud800":
         pytest.skip("spaCy cannot hold it in a config")
     setting, call = USES[use]
     with pytest.raises(ElmoError, match=rf"^{setting}: ") as caught:
         call(str(data / "tiny_2l_skip"), name)
     assert str(caught.value).isprintable()
-    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    assert [path.name for path in folder.iterdir()] == ["text.txt"]
 
 
 def begin_run(model, out):
@@ -115,22 +121,18 @@ FOLDERS = {
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a permission")
 @pytest.mark.parametrize("use", FOLDERS)
-def test_a_link_to_a_folder_that_does_not_exist_makes_that_folder(data, tmp_path, monkeypatch, use):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("the bank of the river\n")
-    (tmp_path / "link").symlink_to("else/where")
+def test_a_link_to_a_folder_that_does_not_exist_makes_that_folder(data, folder, use):
+    (folder / "link").symlink_to("else/where")
     FOLDERS[use](str(data / "tiny_2l_skip"), "link")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["else", "link", "text.txt"]
-    assert (tmp_path / "link").is_symlink()
-    assert any((tmp_path / "else" / "where").iterdir())
+    assert sorted(path.name for path in folder.iterdir()) == ["else", "link", "text.txt"]
+    assert (folder / "link").is_symlink()
+    assert any((folder / "else" / "where").iterdir())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a permission")
 @pytest.mark.parametrize("use", FOLDERS)
-def test_a_link_that_leads_back_to_itself_is_an_error(data, tmp_path, monkeypatch, use):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("the bank of the river\n")
-    (tmp_path / "link").symlink_to("link")
+def test_a_link_that_leads_back_to_itself_is_an_error(data, folder, use):
+    (folder / "link").symlink_to("link")
     with pytest.raises(ElmoError, match=r"'link' cannot be written .*symbolic links"):
         FOLDERS[use](str(data / "tiny_2l_skip"), "link")
 

@@ -33,7 +33,7 @@ sys.path += [str(ROOT / "experiments"), str(ROOT / "benchmarks")]
 import probe  # noqa: E402 # found through the path above
 
 from spacy_elmo import formats  # noqa: E402
-from spacy_elmo.pretraining.evaluation import Evaluator, Perplexities, blocks  # noqa: E402
+from spacy_elmo.pretraining.evaluation import Evaluator  # noqa: E402
 from spacy_elmo.pretraining.text import read_sentences  # noqa: E402
 from spacy_elmo.tools.evaluate import evaluate_model  # noqa: E402
 from spacy_elmo.tools.machine import processor_name  # noqa: E402
@@ -149,8 +149,7 @@ def of_sentences(evaluator: Evaluator, text: Path) -> dict[str, Any]:
     """Measure perplexity from zero state."""
     sentences = [words for words, _ in read_sentences([text])]
     predictions = sum(len(words) + 1 for words in sentences)
-    losses = sum((evaluator.zero_state_losses(block).sum(0) for block in blocks(sentences)), torch.zeros(2))
-    perplexities = Perplexities.of(losses, predictions)
+    perplexities = probe.zero_state(evaluator, sentences)
     unknown = sum(map(evaluator.count_unknown, sentences))
     return {
         "predictions": predictions,
