@@ -7,7 +7,7 @@ The data is WNUT-17. All pipelines learn from the same batches:
 
 - tok2vec: `python -m spacy init config --pipeline ner`
 - elmo: `python -m spacy elmo init-config --pipeline ner`
-- elmo_concat: the same with `--optimize accuracy`: with spaCy's hashed features next to ELMo, and a larger encoder
+- elmo_accuracy: the same with `--optimize accuracy`: with a wider encoder
 
 Each of the last two runs with each of these:
 
@@ -57,7 +57,7 @@ from spacy_elmo.pipeline.component import ElmoComponent
 from spacy_elmo.tools.machine import processor_name
 
 BASELINE = "tok2vec"
-REMEMBERING = {"elmo": "default", "elmo_concat": "accuracy"}  # their kinds in heads.py
+REMEMBERING = {"elmo": "default", "elmo_accuracy": "accuracy"}  # their kinds in heads.py
 CACHE_MB = 2.0**20  # more than any corpus here takes
 
 

@@ -85,6 +85,12 @@ def test_each_component_has_a_listener_of_the_width_of_the_weights(name, optimiz
     assert nlp.config["training"]["annotating_components"] == annotating
 
 
+@pytest.mark.parametrize(("optimize", "dropout"), [("speed", 0.25), ("accuracy", 0.5)])
+def test_ner_has_dropout_on_elmo_and_no_hashed_features(optimize, dropout):
+    tok2vec = build(["ner"], optimize=optimize)["components"]["ner"]["model"]["tok2vec"]
+    assert (tok2vec["elmo"]["dropout"], tok2vec["embed"]) == (dropout, None)
+
+
 def test_all_options_of_pipeline_are_in_the_help_and_the_docs(init_config):
     said = " ".join(init_config("--help").stdout.replace("│", " ").split())
     docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
