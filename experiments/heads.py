@@ -10,9 +10,10 @@
 - FILE.cfg: a config to try
 
 Each run trains with `python -m spacy train`, on one thread, for at most --minutes of processor time. (minilm trains
-until the score on the dev part no longer rises, at most four hours.) Then it scores model-best on --part. Choose heads
-by `dev`; read `test` only once, at the end. A run leaves a file in --results. It runs again only if its config or its
-biLM has changed, so you can stop at any time and call again. The table shows all files of that part in --results.
+until the score on the dev part no longer rises, at most four hours.) Then it scores model-best on the dev and on the
+test part. A run leaves a file in --results. It runs again only if its config or its biLM has changed, so you can stop
+at any time and call again. The table shows the scores of all files in --results on --part. Choose heads by `dev`; read
+`test` only once, at the end.
 
 score: in percent, mean and standard deviation over the seeds.
 over tok2vec, over default: mean difference and its standard error, over the seeds. If both have only one seed in
@@ -30,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import pairwise
@@ -57,6 +58,7 @@ from spacy_elmo.tools.machine import processor_name
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIDE = Path(__file__).with_name("side.py")
 KINDS = ("tok2vec", "tfidf", "default", "accuracy", "minilm", "minilm_frozen")
+PARTS = ("dev", "test")  # that are scored
 SIZES = (100, 10)  # percent of the training data
 CS = (1.0, 10.0, 100.0)  # inverse strengths of the regularization of `tfidf`
 FINE_TUNING = 240  # most minutes for `minilm`
@@ -94,8 +96,8 @@ def main() -> None:
         sys.exit(
             f"{error.filename}: no such file; the corpora are not part of the project, name their folder with --data"
         )
-    records = [json.loads(path.read_bytes()) for path in sorted(args.results.glob(f"*-{args.part}.json"))]
-    print("\n".join(table(records)))
+    records = [json.loads(path.read_bytes()) for path in sorted(args.results.glob("*.json"))]
+    print("\n".join(table([{**record, **record[args.part]} for record in records])))
     sys.exit(f"{failed} runs failed, see above" if failed else 0)
 
 
@@ -104,7 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--results", type=Path, required=True, metavar="DIR", help="directory of the runs' files")
-    add("--part", choices=("dev", "test"), default="dev", help="part to score on")
+    add("--part", choices=PARTS, default=PARTS[0], help="part whose scores the table shows")
     add("--sets", type=names_of(SETS), default=list(SETS), metavar="A,B", help="data sets to run")
     add("--kinds", type=kinds, default=list(KINDS), metavar="A,B", help="kinds to run; FILE.cfg is a config to try")
     add("--sizes", type=lambda text: [int(size) for size in text.split(",")], default=SIZES, help="percent of the data")
@@ -134,7 +136,7 @@ def kinds(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its score.
+    """One training and its scores.
 
     digest: of its config; model: the digest of the biLM or the version of the transformer, None without either.
     """
@@ -143,14 +145,13 @@ class Run:
     size: int
     kind: str
     seed: int
-    part: str
     digest: str
     model: str | None
 
     @property
     def name(self) -> str:
         """Name of its file."""
-        return f"{self.data}-{self.size}-{self.kind}-{self.seed}-{self.part}.json"
+        return f"{self.data}-{self.size}-{self.kind}-{self.seed}.json"
 
 
 def wanted(task: DataSet, args: argparse.Namespace) -> Iterator[tuple[int, int, str]]:
@@ -212,7 +213,7 @@ def run_missing(args: argparse.Namespace) -> int:
         for size, seed, kind in wanted(SETS[name], args):
             try:
                 config, digest, model = configure(kind, SETS[name].component, args.weights)
-                run = Run(name, size, Path(kind).stem, seed, args.part, digest, model)
+                run = Run(name, size, Path(kind).stem, seed, digest, model)
                 path = args.results / run.name
                 if not path.exists() or not asdict(run).items() <= json.loads(path.read_bytes()).items():
                     write(path, measure(run, config, args))
@@ -227,37 +228,41 @@ def write(path: Path, record: Record) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(record) + "\n", encoding="utf-8")
     part.replace(path)
-    note(f"{path.name}: {record['score']:.2f}, trained for {record['minutes']:.1f} minutes")
+    note(f"{path.name}: {record['dev']['score']:.2f} on the dev part, trained for {record['minutes']:.1f} minutes")
 
 
 # A run
 
 
 def measure(run: Run, config: Config | None, args: argparse.Namespace) -> Record:
-    """Train and score on the part.
+    """Train and score on both parts.
 
     Raises:
         SideError: a command failed.
     """
     task, corpus = SETS[run.data], read(run.data, args.data)
-    items: list[Item] = getattr(corpus, run.part)
     sample = corpus.train_sample(run.size, run.seed)
-    gold = {"train": sample, "dev": corpus.dev, "part": items}
-    annotated = {name: docs(some, task.component, corpus.labels) for name, some in gold.items()}
-    golds = [units(doc, task.component) for doc in annotated["part"]]
+    parts: dict[str, Sequence[Item]] = {part: getattr(corpus, part) for part in PARTS}
     if config is None:
-        found = regress(sample, corpus.dev, items)
+        found = regress(sample, parts)
     else:
-        annotated["part"] = [
-            Doc(doc.vocab, words=item.words) for doc, item in zip(annotated["part"], items, strict=True)
-        ]
         with tempfile.TemporaryDirectory() as folder:
-            for name, some in annotated.items():
-                DocBin(docs=some).to_disk(Path(folder) / f"{name}.spacy")
+            for name, items in {"train": sample, **parts}.items():
+                annotated = docs(items, task.component, corpus.labels)
+                DocBin(docs=annotated).to_disk(Path(folder) / f"{name}.spacy")
+                bare = [Doc(doc.vocab, words=item.words) for doc, item in zip(annotated, items, strict=True)]
+                DocBin(docs=bare).to_disk(bare_file(Path(folder), name))
             found = train(run, config, Path(folder), minutes_of(run, args))
-    counts = count(golds, found.pop("units"), task.metric == "macro F1")
-    about = {"score": float(f1(counts.sum(0))), "train_items": len(sample), "cpu": processor_name()}
-    return {**asdict(run), **about, **found, "bootstrap": bootstrap(counts)}
+    for part, items in parts.items():
+        golds = [units(doc, task.component) for doc in docs(items, task.component, corpus.labels)]
+        counts = count(golds, found[part].pop("units"), task.metric == "macro F1")
+        found[part] |= {"score": float(f1(counts.sum(0))), "bootstrap": bootstrap(counts)}
+    return {**asdict(run), "train_items": len(sample), "cpu": processor_name(), **found}
+
+
+def bare_file(folder: Path, name: str) -> Path:
+    """Return the file of the Docs of a part without annotation."""
+    return folder / f"{name}.bare.spacy"
 
 
 @cache
@@ -283,9 +288,9 @@ def minutes_of(run: Run, args: argparse.Namespace) -> float:
 
 
 def train(run: Run, config: Config, folder: Path, minutes: float) -> Record:
-    """Train with spaCy's command; return the best pipeline's predictions and its cost.
+    """Train with spaCy's command; return the best pipeline's predictions for each part and its cost.
 
-    folder: with train.spacy, dev.spacy and part.spacy, the Docs to predict; minutes: most time to train.
+    folder: with train.spacy, dev.spacy, and the Docs to predict; minutes: most time to train.
     """
     python, task = python_of("minilm") if run.kind.startswith("minilm") else Path(sys.executable), SETS[run.data]
     config, path = config.copy(), folder / "run.cfg"
@@ -296,13 +301,15 @@ def train(run: Run, config: Config, folder: Path, minutes: float) -> Record:
         config["components"]["transformer"] = {"source": str(folder / "transformer")}
         config.to_disk(path, interpolate=False)
     options = {"output": folder / "out", "code": SIDE, "system.seed": run.seed}
-    options |= {f"paths.{part}": folder / f"{part}.spacy" for part in ("train", "dev")}
+    options |= {f"paths.{name}": folder / f"{name}.spacy" for name in ("train", "dev")}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     call(python, "-m", "spacy", "train", path, *(f"--{name}={value}" for name, value in options.items()))
     after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
     taken = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
     best = folder / "out" / "model-best"
-    found: Record = json.loads(call(python, SIDE, "predict", best, folder / "part.spacy", task.component))
+    found: Record = {
+        part: json.loads(call(python, SIDE, "predict", best, bare_file(folder, part), task.component)) for part in PARTS
+    }
     return {**found, "minutes": taken, "seconds": seconds, "limit": minutes, "is_cut": taken > minutes}
 
 
@@ -333,8 +340,8 @@ def docs(items: Iterable[Item], component: str, labels: Sequence[str]) -> list[D
     return annotated
 
 
-def regress(sample: Sequence[Item], dev: Sequence[Item], items: Sequence[Item]) -> Record:
-    """Fit logistic regressions on tf-idf; return the predictions of the one that is best on the dev part.
+def regress(sample: Sequence[Item], parts: Mapping[str, Sequence[Item]]) -> Record:
+    """Fit logistic regressions on tf-idf; return the predictions for each part of the one that is best on the dev part.
 
     Raises:
         SideError: scikit-learn is not installed.
@@ -347,15 +354,18 @@ def regress(sample: Sequence[Item], dev: Sequence[Item], items: Sequence[Item]) 
         raise SideError("it needs scikit-learn; install the extra viz") from None
     start = time.process_time()
     vectorizer = TfidfVectorizer(analyzer=uni_and_bigrams, sublinear_tf=True)
-    x = vectorizer.fit_transform([item.words for item in sample])
+    x, dev = vectorizer.fit_transform([item.words for item in sample]), parts["dev"]
     dev_x = vectorizer.transform([item.words for item in dev])
     fitted = [LogisticRegression(C=c, max_iter=1_000).fit(x, [item.gold for item in sample]) for c in CS]
     best = max(fitted, key=lambda one: f1_score([item.gold for item in dev], one.predict(dev_x), average="macro"))
-    trained, begun = time.process_time() - start, time.perf_counter()
-    predicted = best.predict(vectorizer.transform([item.words for item in items]))
-    speed = corpora.n_words(items) / (time.perf_counter() - begun)
-    about = {"units": [[str(label)] for label in predicted], "C": best.C, "words_per_second": speed}
-    return {**about, "minutes": trained / 60, "seconds": trained, "is_cut": False}
+    trained = time.process_time() - start
+    found: Record = {"C": best.C, "minutes": trained / 60, "seconds": trained, "is_cut": False}
+    for part, items in parts.items():
+        begun = time.perf_counter()
+        predicted = best.predict(vectorizer.transform([item.words for item in items]))
+        speed = corpora.n_words(items) / (time.perf_counter() - begun)
+        found[part] = {"units": [[str(label)] for label in predicted], "words_per_second": speed}
+    return found
 
 
 def uni_and_bigrams(words: Sequence[str]) -> list[str]:

@@ -418,8 +418,11 @@ def test_runs_of_the_same_config_are_made_once_and_a_failed_one_stops_no_other(
         made.append((run.data, run.size, run.kind, run.seed))
         if run.data == "spam":
             raise heads.SideError("no such thing")
-        found = {"score": 50.0 + run.seed, "minutes": 6.0, "words_per_second": 1_000.0, "bootstrap": [1.0, 2.0]}
-        return {**heads.asdict(run), **found}
+        parts = {
+            part: {"score": score + run.seed, "words_per_second": 1_000.0, "bootstrap": [1.0, 2.0]}
+            for part, score in (("dev", 50.0), ("test", 40.0))
+        }
+        return {**heads.asdict(run), "minutes": 6.0, **parts}
 
     monkeypatch.setattr(heads, "measure", measure)
     few = {"sets": "ud_ewt,scicite,spam", "kinds": "tfidf,default,minilm", "sizes": "100", "seeds": 2}
@@ -434,6 +437,9 @@ def test_runs_of_the_same_config_are_made_once_and_a_failed_one_stops_no_other(
     assert [row[:4] for row in rows_of(printed)][2] == ["scicite, macro F1", "100%", "tfidf", "50.5 ± 0.7"]
     assert rows_of(printed)[2][5:] == ["+0.0 ± 0.0", "6.0", "1,000"]
     assert printed.endswith("7 runs, 0.7 hours of training\n")
+    made.clear()
+    of_test = run_heads(**few, part="test")[1]
+    assert rows_of(of_test)[2][3] == "40.5 ± 0.7"
     made.clear()
     assert run_heads(**few)[1] == printed
     assert {data for data, *_ in made} == {"spam"}
@@ -456,8 +462,8 @@ def test_seeds_of_two_configs_make_no_row(modules):
 def test_a_regression_on_uni_and_bigrams_learns_what_only_an_order_tells(modules):
     heads, item = modules("heads"), modules("corpora").Item
     items = [item(["not", "bad", "at", "all"], "good"), item(["bad", "not", "at", "all"], "poor")] * 5
-    found = heads.regress(items, items, items[:2])
-    assert found["units"] == [["good"], ["poor"]]
+    found = heads.regress(items, {"dev": items, "test": items[:2]})
+    assert found["test"]["units"] == [["good"], ["poor"]]
     assert found["C"] in heads.CS
 
 
@@ -477,8 +483,9 @@ def test_a_run_trains_by_the_command_and_scores_what_it_has_written(run_heads, t
     assert status == 0
     (tok2vec, tfidf, default) = rows_of(printed)
     assert [row[2] for row in (tok2vec, tfidf, default)] == ["tok2vec", "tfidf", "default"]
-    record = json.loads((tmp_path / "results" / "banking77-100-default-0-test.json").read_bytes())
+    record = json.loads((tmp_path / "results" / "banking77-100-default-0.json").read_bytes())
     assert record["is_cut"] is True
     assert record["train_items"] == 18
-    assert 0 <= record["score"] <= 100
-    assert len(record["bootstrap"]) == 1_000
+    for part in ("dev", "test"):
+        assert 0 <= record[part]["score"] <= 100
+        assert len(record[part]["bootstrap"]) == 1_000
