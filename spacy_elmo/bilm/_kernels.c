@@ -50,7 +50,7 @@ __asm__(".symver dlsym,dlsym@GLIBC_2.17\n.symver dlopen,dlopen@GLIBC_2.17");
 #define STRIPS_OF_TILE 4  /* one for each gate */
 #define TILE (STRIP * STRIPS_OF_TILE)
 #define MAX_ROWS 6        /* of a product: with more, the sums would not fit into registers */
-#define BLOCK 1024        /* rows of a projection that fit into the cache and are used for all rows of a step in turn */
+#define CHUNK 96          /* rows of a tile that fit into the smallest cache, together with what is multiplied by them */
 #define TALL 48           /* With at least this many rows, a step projects its own inputs. With fewer, the inputs of several
                            * steps are projected together: reading the weights would take longer than the product. */
 #define BLOCK_TOKENS 128  /* tokens of these steps */
@@ -88,7 +88,8 @@ typedef struct {
     float *cell;      /* [rows, padded_dim] */
     float *projected; /* [rows, padded_width] */
     float *sums;      /* [n_tiles, tokens of a block, TILE] */
-    const float **hidden, **x; /* address of each row, and of each token of a block */
+    float *gates;     /* [rows, TILE], of a tile */
+    const float **hidden, **squashed, **x; /* address of each row, and of each token of a block */
 } Work;
 
 static inline Py_ssize_t least(Py_ssize_t one, Py_ssize_t other) { return one < other ? one : other; }
@@ -110,14 +111,6 @@ static inline Py_ssize_t rows_of_block(Py_ssize_t row, Py_ssize_t rows)
 {
     Py_ssize_t left = rows - row, blocks = (left + MAX_ROWS - 1) / MAX_ROWS;
     return (left + blocks - 1) / blocks;
-}
-
-/* The strip of the next tile to prefetch while some rows are multiplied by this tile, so that it is in the cache in time.
- * The first rows fetch the first strip, the next rows the next strip. */
-static inline const float *strip_ahead(const float *matrix, Py_ssize_t apart, Py_ssize_t row, int has_next)
-{
-    Py_ssize_t block = (row + MAX_ROWS - 1) / MAX_ROWS;
-    return has_next && block < STRIPS_OF_TILE ? matrix + (STRIPS_OF_TILE + block) * apart : matrix;
 }
 
 /* Rows of numbers of both directions. */
@@ -553,8 +546,9 @@ static int make_work(Work *work, const Layer *layer, Py_ssize_t rows)
     Py_ssize_t cells = rows * layer->padded_dim, hidden = rows * layer->padded_width;
     Py_ssize_t sums = layer->n_tiles * BLOCK_TOKENS * TILE;
     void *memory = NULL;
-    size_t pointers = (size_t)(rows + tokens) * sizeof(float *);
-    if (posix_memalign(&memory, 64, (size_t)(2 * cells + 2 * hidden + sums) * sizeof(float) + pointers) != 0)
+    Py_ssize_t floats = 2 * cells + 2 * hidden + sums + rows * TILE;
+    size_t pointers = (size_t)(2 * rows + tokens) * sizeof(float *);
+    if (posix_memalign(&memory, 64, (size_t)floats * sizeof(float) + pointers) != 0)
         return 0;
     work->memory = memory;
     work->cell = work->memory;
@@ -562,11 +556,15 @@ static int make_work(Work *work, const Layer *layer, Py_ssize_t rows)
     work->hidden_data = work->squashed_data + cells;
     work->projected = work->hidden_data + hidden;
     work->sums = work->projected + hidden;
-    work->hidden = (const float **)(work->sums + sums);
-    work->x = work->hidden + rows;
+    work->gates = work->sums + sums;
+    work->hidden = (const float **)(work->gates + rows * TILE);
+    work->squashed = work->hidden + rows;
+    work->x = work->squashed + rows;
     memset(work->memory, 0, (size_t)(2 * cells + hidden) * sizeof(float));
-    for (Py_ssize_t row = 0; row < rows; row++)
+    for (Py_ssize_t row = 0; row < rows; row++) {
         work->hidden[row] = work->hidden_data + row * layer->padded_width;
+        work->squashed[row] = work->squashed_data + row * layer->padded_dim;
+    }
     return 1;
 }
 

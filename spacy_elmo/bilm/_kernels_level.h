@@ -147,19 +147,39 @@ NO_ALIASES
         UPDATE_CELL(gates[i], gates[STRIP + i], gates[2 * STRIP + i], gates[3 * STRIP + i], cell[i], hidden[i]);
 }
 
+/* The same for any number of rows. A chunk of the tile, which fits into the smallest cache, is multiplied by all rows before
+ * the next chunk.
+ * has_next: whether another tile follows in memory, which is prefetched. */
+TARGET static void LEVEL(multiply_rows)(Py_ssize_t rows, int n_strips, Py_ssize_t n, const float *const *x,
+                                        const float *matrix, Py_ssize_t apart, int has_next, float *sums, Py_ssize_t width)
+{
+    Py_ssize_t longest = rows > MAX_ROWS ? CHUNK : n;
+    for (Py_ssize_t start = 0; start < n; start += longest) {
+        Py_ssize_t length = least(longest, n - start);
+        const float *chunk = matrix + start * STRIP;
+        const float *next = start + length < n ? chunk + length * STRIP : has_next ? matrix + STRIPS_OF_TILE * apart : NULL;
+        for (Py_ssize_t row = 0, count; row < rows; row += count) {
+            const float *parts[MAX_ROWS];
+            Py_ssize_t strip_ahead = (row + MAX_ROWS - 1) / MAX_ROWS; /* the first rows prefetch the first strip, and so on */
+            count = rows_of_block(row, rows);
+            for (Py_ssize_t i = 0; i < count; i++)
+                parts[i] = x[row + i] + start;
+            LEVEL(multiply)((int)count, n_strips, length, parts, chunk, apart,
+                            next != NULL && strip_ahead < STRIPS_OF_TILE ? next + strip_ahead * apart : chunk,
+                            sums + row * width, width);
+        }
+    }
+}
+
 /* Compute the input part of the gates for a block of tokens: sums [n_tiles, n_tokens, TILE]. */
 TARGET static void LEVEL(read_inputs)(const Layer *layer, const Direction *one, Py_ssize_t n_tokens,
                                       const float *const *x, float *sums)
 {
-    for (Py_ssize_t tile = 0; tile < layer->n_tiles; tile++) {
-        const float *bias = one->bias + tile * TILE, *weights = one->input_weight + tile * layer->n_in * TILE;
-        for (Py_ssize_t token = 0, count; token < n_tokens; token += count, sums += count * TILE) {
-            count = rows_of_block(token, n_tokens);
-            for (Py_ssize_t i = 0; i < count; i++)
-                memcpy(sums + i * TILE, bias, TILE * sizeof(float));
-            LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->n_in, x + token, weights, layer->n_in * STRIP,
-                            strip_ahead(weights, layer->n_in * STRIP, token, tile + 1 < layer->n_tiles), sums, TILE);
-        }
+    for (Py_ssize_t tile = 0; tile < layer->n_tiles; tile++, sums += n_tokens * TILE) {
+        for (Py_ssize_t token = 0; token < n_tokens; token++)
+            memcpy(sums + token * TILE, one->bias + tile * TILE, TILE * sizeof(float));
+        LEVEL(multiply_rows)(n_tokens, STRIPS_OF_TILE, layer->n_in, x, one->input_weight + tile * layer->n_in * TILE,
+                             layer->n_in * STRIP, tile + 1 < layer->n_tiles, sums, TILE);
     }
 }
 
@@ -169,30 +189,23 @@ TARGET static void LEVEL(update_cells)(const Layer *layer, const Direction *one,
                                        const float *const *x, const float *sums, Py_ssize_t stride)
 {
     for (Py_ssize_t tile = 0; tile < layer->n_tiles; tile++) {
-        const float *bias = one->bias + tile * TILE;
-        const float *input_weight = one->input_weight + tile * layer->n_in * TILE;
-        const float *hidden_weight = one->hidden_weight + tile * layer->width * TILE;
-        for (Py_ssize_t row = 0, count; row < rows; row += count) {
-            float gates[MAX_ROWS * TILE] __attribute__((aligned(64)));
-            count = rows_of_block(row, rows);
-            if (x == NULL) {
-                memcpy(gates, sums + (tile * stride + row) * TILE, (size_t)count * TILE * sizeof(float));
-            } else {
-                for (Py_ssize_t i = 0; i < count; i++)
-                    memcpy(gates + i * TILE, bias, TILE * sizeof(float));
-                LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->n_in, x + row, input_weight, layer->n_in * STRIP,
-                                strip_ahead(input_weight, layer->n_in * STRIP, row, tile + 1 < layer->n_tiles), gates,
-                                TILE);
-            }
-            LEVEL(multiply)((int)count, STRIPS_OF_TILE, layer->width, work->hidden + row, hidden_weight,
-                            layer->width * STRIP,
-                            strip_ahead(hidden_weight, layer->width * STRIP, row, tile + 1 < layer->n_tiles), gates, TILE);
-            for (Py_ssize_t i = 0; i < count; i++) {
-                Py_ssize_t place = (row + i) * layer->padded_dim + tile * STRIP;
-                __builtin_prefetch(work->cell + place + STRIP, 1); /* for the next tile, which comes after all rows */
-                __builtin_prefetch(work->squashed_data + place + STRIP, 1);
-                LEVEL(update_strip)(gates + i * TILE, layer->cell_clip, work->cell + place, work->squashed_data + place);
-            }
+        float *gates = work->gates;
+        int has_next = tile + 1 < layer->n_tiles;
+        if (x == NULL) {
+            memcpy(gates, sums + tile * stride * TILE, (size_t)(rows * TILE) * sizeof(float));
+        } else {
+            for (Py_ssize_t row = 0; row < rows; row++)
+                memcpy(gates + row * TILE, one->bias + tile * TILE, TILE * sizeof(float));
+            LEVEL(multiply_rows)(rows, STRIPS_OF_TILE, layer->n_in, x, one->input_weight + tile * layer->n_in * TILE,
+                                 layer->n_in * STRIP, has_next, gates, TILE);
+        }
+        LEVEL(multiply_rows)(rows, STRIPS_OF_TILE, layer->width, work->hidden,
+                             one->hidden_weight + tile * layer->width * TILE, layer->width * STRIP, has_next, gates, TILE);
+        for (Py_ssize_t row = 0; row < rows; row++) {
+            Py_ssize_t place = row * layer->padded_dim + tile * STRIP;
+            __builtin_prefetch(work->cell + place + STRIP, 1); /* for the next tile */
+            __builtin_prefetch(work->squashed_data + place + STRIP, 1);
+            LEVEL(update_strip)(gates + row * TILE, layer->cell_clip, work->cell + place, work->squashed_data + place);
         }
     }
 }
@@ -201,55 +214,42 @@ TARGET static void LEVEL(update_cells)(const Layer *layer, const Direction *one,
 TARGET static void LEVEL(project)(const Layer *layer, const Direction *one, Work *work, Py_ssize_t rows)
 {
     memset(work->projected, 0, (size_t)(rows * layer->padded_width) * sizeof(float));
-    for (Py_ssize_t start = 0; start < layer->dim; start += BLOCK) {
-        Py_ssize_t n = layer->dim - start < BLOCK ? layer->dim - start : BLOCK;
-        for (Py_ssize_t strip = 0; strip < layer->n_strips; strip += STRIPS_OF_TILE) {
-            int n_strips = (int)(layer->n_strips - strip < STRIPS_OF_TILE ? layer->n_strips - strip : STRIPS_OF_TILE);
-            const float *matrix = one->projection + (strip * layer->dim + start) * STRIP;
-            for (Py_ssize_t row = 0, count; row < rows; row += count) {
-                const float *squashed[MAX_ROWS];
-                count = rows_of_block(row, rows);
-                for (Py_ssize_t i = 0; i < count; i++)
-                    squashed[i] = work->squashed_data + (row + i) * layer->padded_dim + start;
-                LEVEL(multiply)((int)count, n_strips, n, squashed, matrix, layer->dim * STRIP,
-                                strip_ahead(matrix, layer->dim * STRIP, row, strip + 2 * STRIPS_OF_TILE <= layer->n_strips),
-                                work->projected + row * layer->padded_width + strip * STRIP, layer->padded_width);
-            }
-        }
+    for (Py_ssize_t strip = 0; strip < layer->n_strips; strip += STRIPS_OF_TILE) {
+        int n_strips = (int)(layer->n_strips - strip < STRIPS_OF_TILE ? layer->n_strips - strip : STRIPS_OF_TILE);
+        LEVEL(multiply_rows)(rows, n_strips, layer->dim, work->squashed, one->projection + strip * layer->dim * STRIP,
+                             layer->dim * STRIP, strip + 2 * STRIPS_OF_TILE <= layer->n_strips,
+                             work->projected + strip * STRIP, layer->padded_width);
     }
 }
 
-/* Compute the columns of some tiles of a product: rows of x times the matrix, with the bias and the activation. */
+/* Compute the columns of some tiles of a product: up to ROWS_OF_CHUNK rows of x times the matrix, with the bias and the activation. */
 TARGET static void LEVEL(multiply_columns)(const Product *all, Py_ssize_t row, Py_ssize_t end, Py_ssize_t first_tile,
                                            Py_ssize_t end_tile)
 {
     const float limit = largest_argument;
+    float sums[ROWS_OF_CHUNK * TILE] __attribute__((aligned(64)));
+    const float *x[ROWS_OF_CHUNK];
+    Py_ssize_t rows = end - row;
+    for (Py_ssize_t i = 0; i < rows; i++)
+        x[i] = all->x + (row + i) * all->n_in;
     for (Py_ssize_t tile = first_tile; tile < end_tile; tile++) {
         Py_ssize_t strip = tile * STRIPS_OF_TILE, columns = all->n_out - tile * TILE;
         int n_strips = (int)(all->n_strips - strip < STRIPS_OF_TILE ? all->n_strips - strip : STRIPS_OF_TILE);
         int has_next = strip + 2 * STRIPS_OF_TILE <= all->n_strips && tile + 1 < end_tile;
         const float *matrix = all->weight + strip * all->n_in * STRIP, *bias = all->bias + tile * TILE;
         columns = columns < TILE ? columns : TILE;
-        for (Py_ssize_t now = row, count; now < end; now += count) {
-            float sums[MAX_ROWS * TILE] __attribute__((aligned(64)));
-            const float *x[MAX_ROWS];
-            count = rows_of_block(now, end);
-            for (Py_ssize_t i = 0; i < count; i++) {
-                memcpy(sums + i * TILE, bias, (size_t)n_strips * STRIP * sizeof(float));
-                x[i] = all->x + (now + i) * all->n_in;
-            }
-            LEVEL(multiply)((int)count, n_strips, all->n_in, x, matrix, all->n_in * STRIP,
-                            strip_ahead(matrix, all->n_in * STRIP, now - row, has_next), sums, TILE);
-            for (Py_ssize_t i = 0; i < count; i++) {
-                float *one = sums + i * TILE;
-                if (all->activation == RELU)
-                    for (int column = 0; column < n_strips * STRIP; column++)
-                        one[column] = one[column] < 0.0f ? 0.0f : one[column];
-                else if (all->activation == SIGMOID)
-                    for (int column = 0; column < n_strips * STRIP; column++)
-                        one[column] = 1.0f / LEVEL(one_plus_exp)(one[column], limit);
-                memcpy(all->out + (now + i) * all->n_out + tile * TILE, one, (size_t)columns * sizeof(float));
-            }
+        for (Py_ssize_t i = 0; i < rows; i++)
+            memcpy(sums + i * TILE, bias, (size_t)n_strips * STRIP * sizeof(float));
+        LEVEL(multiply_rows)(rows, n_strips, all->n_in, x, matrix, all->n_in * STRIP, has_next, sums, TILE);
+        for (Py_ssize_t i = 0; i < rows; i++) {
+            float *one = sums + i * TILE;
+            if (all->activation == RELU)
+                for (int column = 0; column < n_strips * STRIP; column++)
+                    one[column] = one[column] < 0.0f ? 0.0f : one[column];
+            else if (all->activation == SIGMOID)
+                for (int column = 0; column < n_strips * STRIP; column++)
+                    one[column] = 1.0f / LEVEL(one_plus_exp)(one[column], limit);
+            memcpy(all->out + (row + i) * all->n_out + tile * TILE, one, (size_t)columns * sizeof(float));
         }
     }
 }

@@ -253,10 +253,9 @@ class ElmoComponent(TrainablePipe, NeedsWeights):
 
     def _mix_rows(self, rows: Array) -> tuple[Array, Array | None]:
         """Return the mixed vectors, and all layers if these are kept."""
-        layers = to_layers(torch.from_numpy(rows), shim_of(self.model).bilm.options.width)
-        # Copy even a single layer, because a view of it would keep all layers in memory.
-        mixed: Array = self.mix(layers).clone(memory_format=torch.contiguous_format).numpy()
-        return mixed, layers.numpy() if self.hub.keep_layers else None
+        width = shim_of(self.model).bilm.options.width
+        layers = to_layers(torch.from_numpy(rows), width).numpy() if self.hub.keep_layers else None
+        return self.mix.of_rows(rows, width), layers
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 128) -> Iterator[Doc]:
         """Annotate a stream of Docs. If a batch fails, each of its Docs is tried alone, so the error handler only gets

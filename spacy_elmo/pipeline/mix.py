@@ -12,7 +12,7 @@ from torch import Tensor
 from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.bilm.scalar_mix import LAYER_NORM_EPSILON
 from spacy_elmo.errors import ElmoError
-from spacy_elmo.pipeline.rows import Array, columns, count_outputs
+from spacy_elmo.pipeline.rows import Array, columns, count_outputs, mixing_matrix
 from spacy_elmo.support.layers import parse_mix
 
 Layers = str | int | Sequence[float]
@@ -61,6 +61,16 @@ class FixedMix:
             return layers[self.layers]
         weights = torch.tensor(self.layers, dtype=layers.dtype, device=layers.device)
         mixed: Tensor = torch.tensordot(weights, layers, dims=1)
+        return mixed
+
+    def of_rows(self, rows: Array, layer_width: int) -> Array:
+        """The same for rows (see `rows.py`), `[n_tokens, row_width]`. The result is a new array."""
+        half = layer_width // 2
+        if self.layers == "concat":
+            return np.concatenate([rows[:, :half], rows], axis=1)
+        n_parts = rows.shape[1] // half
+        matrix = mixing_matrix(np, self.weights((n_parts + 1) // 2))
+        mixed: Array = np.matmul(matrix, rows.reshape(len(rows), n_parts, half)).reshape(len(rows), layer_width)
         return mixed
 
 
@@ -214,21 +224,18 @@ def _weigh(
                 "(nlp.initialize), or load the biLM that it was trained with"
             )
         weights, gamma = model.ops.softmax(model.get_param("s")), model.get_param("gamma")[0]
-    embedding, *upper = (joined[:, layer] for layer in columns(joined.shape[1], width))
-    total = xp.zeros((len(joined), width), dtype="f")
-    total.reshape(-1, 2, width // 2)[:] = (weights[0] * embedding)[:, None]
-    for weight, layer in zip(weights[1:], upper, strict=True):
-        total += weight * layer
+    parts = joined.reshape(len(joined), 2 * n_outputs - 1, width // 2)
+    matrix = gamma * mixing_matrix(xp, weights)
 
     def backprop(d_mixed: Any) -> Any:
-        d_embedding = d_mixed.reshape(-1, 2, width // 2).sum(axis=1)
+        d_halves = d_mixed.reshape(len(parts), 2, width // 2)
         if fixed is None:
-            d_weights = [(d_embedding * embedding).sum(), *((d_mixed * layer).sum() for layer in upper)]
-            _learn(model, weights, gamma, gamma * xp.asarray(d_weights, dtype="f"), (d_mixed * total).sum())
-        d_total = [gamma * weights[0] * d_embedding, *(gamma * weight * d_mixed for weight in weights[1:])]
-        return xp.concatenate(d_total, axis=1)
+            d_matrix = xp.matmul(d_halves, parts.transpose(0, 2, 1)).sum(axis=0)
+            d_weights = xp.concatenate([d_matrix[:, :1].sum(axis=0), d_matrix[0, 1::2] + d_matrix[1, 2::2]])
+            _learn(model, weights, gamma, gamma * d_weights, (weights * d_weights).sum())
+        return xp.matmul(matrix.T, d_halves).reshape(joined.shape)
 
-    return gamma * total, backprop
+    return xp.matmul(matrix, parts).reshape(len(joined), width), backprop
 
 
 def _learn(model: Model[Any, Any], weights: Any, gamma: Any, d_weights: Any, d_gamma: Any) -> None:

@@ -4,6 +4,8 @@ A row has the token embedding once (`width / 2` numbers), then each LSTM layer (
 side by side, so half of it is enough.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -27,6 +29,18 @@ def columns(row_width: int, width: int) -> list[slice]:
     """Return where each layer is in a row: the embedding, then the LSTM layers."""
     half = width // 2
     return [slice(0, half), *(slice(start, start + width) for start in range(half, row_width, width))]
+
+
+def mixing_matrix(xp: Any, weights: Any) -> Any:
+    """Return the matrix `[2, 2 * n_outputs - 1]` that turns the parts of a row into those of the sum of weight times
+    layer. A part has `width / 2` numbers. One product with it reads the rows once, which matters more than its zeros.
+
+    xp: numpy or cupy; weights: `[n_outputs]`.
+    """
+    matrix = xp.zeros((2, 2 * len(weights) - 1), dtype="f")
+    matrix[:, 0] = weights[0]
+    matrix[0, 1::2] = matrix[1, 2::2] = weights[1:]
+    return matrix
 
 
 def to_rows(layers: Tensor) -> Tensor:

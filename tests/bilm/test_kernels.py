@@ -212,6 +212,7 @@ def test_threads_share_the_columns_of_a_product(version, threads):
         found.append(product(x))
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+    assert torch.equal(product(x[:1]), found[0][:1])
 
 
 @needs_compiled
@@ -258,7 +259,7 @@ def test_threads_share_the_rows_of_an_update(version, threads):
         assert_same_bits(other, found[0])
 
 
-@pytest.mark.parametrize(("dim", "width"), [(70, 11), (40, 40), (1030, 40)])
+@pytest.mark.parametrize(("dim", "width"), [(70, 11), (40, 40), (1030, 40), (150, 200)])
 def test_a_sequence_has_the_same_bits_alone_and_in_any_company(version, dim, width):
     """Also over hundreds of steps, and in a batch with so many rows that a step reads its inputs in another way."""
     layer, steps = make_layer(dim, width, 3.0, 1.0, scale=2.0), 300 if dim < 100 else 20

@@ -6,7 +6,7 @@ from spacy_elmo import ElmoError
 from spacy_elmo.bilm import ScalarMix
 from spacy_elmo.bilm import scalar_mix as parity_mix
 from spacy_elmo.pipeline.mix import FixedMix, mix_weights, scalar_mix
-from spacy_elmo.pipeline.rows import row_width, to_layers
+from spacy_elmo.pipeline.rows import row_width, to_layers, to_rows
 
 LAYERS = torch.arange(24, dtype=torch.float32).reshape(3, 2, 4).square()
 
@@ -36,6 +36,17 @@ def test_mix_is_what_its_name_says(layers, expected):
 def test_unknown_mix_is_an_error(layers):
     with pytest.raises(ElmoError, match="layers is"):
         FixedMix(layers)
+
+
+@pytest.mark.parametrize("layers", ["mean", "top", "concat", 0, -2, [0.5, -1.0, 2]])
+def test_mix_of_rows_is_that_of_their_layers(layers):
+    twice = torch.cat([LAYERS[:1, :, :2]] * 2, dim=2)
+    stored = torch.cat([twice, LAYERS[1:]])
+    rows = to_rows(stored).numpy()
+    found = FixedMix(layers).of_rows(rows, layer_width=4)
+    np.testing.assert_allclose(found, FixedMix(layers)(stored), rtol=1e-6)
+    assert not np.shares_memory(found, rows)
+    assert FixedMix(layers).of_rows(rows[:0], layer_width=4).shape == (0, found.shape[1])
 
 
 @pytest.mark.parametrize("layers", [3, -4, [1.0, 2.0], [1.0] * 4])
