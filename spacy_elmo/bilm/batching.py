@@ -42,28 +42,47 @@ def plan_batches(
 
 @dataclass(frozen=True)
 class Packing:
-    """How to reorder concatenated sequences time step by time step, without padding.
+    """How to reorder concatenated sequences time step by time step, without padding, and back again.
 
     batch_sizes: rows of each time step.
-    order: `[2, n_tokens]` int64; `order[0]` brings tokens to the order of the forward direction, `order[1]` to that of
+    order: `[2, n_read]` int64; `order[0]` brings tokens to the order of the forward direction, `order[1]` to that of
         the reversed sequences.
     rows: `[n_sequences]` int64; the sequence in each row, longest first.
+    n_first: how many of the first outputs of a direction are dropped.
+    places: `[2, n_read - n_first]` int64; where the others go.
     """
 
     batch_sizes: list[int]
     order: Tensor
     rows: Tensor
+    n_first: int
+    places: Tensor
 
     @classmethod
-    def of(cls, lengths: Sequence[int]) -> "Packing":
-        """Pack sequences of these lengths (each at least 1)."""
+    def of(cls, lengths: Sequence[int], keep_boundaries: bool = True) -> "Packing":
+        """Pack sequences of these lengths (each at least 1).
+
+        keep_boundaries: False: the outputs at the first and the last token of each sequence are not wanted. Each
+            direction does not even read the token behind the last wanted one. Each length is at least 2.
+        """
         sizes = np.asarray(lengths, dtype=np.int64)
         rows = np.argsort(-sizes, kind="stable")
         starts = (np.cumsum(sizes) - sizes)[rows]
         sizes = sizes[rows]
-        time, row = np.nonzero(np.arange(sizes[0])[:, None] < sizes)
+        n_steps = sizes if keep_boundaries else sizes - 1
+        time, row = np.nonzero(np.arange(n_steps[0])[:, None] < n_steps)
         order = np.stack([starts[row] + time, starts[row] + sizes[row] - 1 - time])
-        return cls(np.bincount(time).tolist(), torch.from_numpy(order), torch.from_numpy(rows))
+        n_first = 0 if keep_boundaries else len(rows)
+        places = order[:, n_first:]
+        if not keep_boundaries:
+            places = places - (2 * rows[row[n_first:]] + 1)  # as many boundaries come before the token
+        numbers = np.bincount(time).tolist()
+        return cls(numbers, torch.from_numpy(order), torch.from_numpy(rows), n_first, torch.from_numpy(places))
+
+    @property
+    def n_outputs(self) -> int:
+        """How many tokens have outputs."""
+        return self.places.shape[1]
 
 
 class WordTable:

@@ -73,12 +73,21 @@ def _with_rows(part: Tensor, n_rows: int) -> Tensor:
     return part if missing <= 0 else torch.cat([part, part.new_zeros(2, missing, part.shape[2])], dim=1)
 
 
+def _inner(lengths: list[int]) -> Tensor:
+    """Tell for each token of concatenated sequences whether it is neither the first nor the last of its sequence."""
+    sizes = torch.tensor(lengths)
+    ends = sizes.cumsum(0)
+    inner = torch.ones(sum(lengths), dtype=torch.bool)
+    inner[ends - 1] = inner[ends - sizes] = False
+    return inner
+
+
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Layers of the sequences of one batch, including BOS and EOS.
+    """Layers of the sequences of one batch.
 
     numbers: of the sequences in the call.
-    lengths: their lengths with BOS and EOS.
+    lengths: their lengths, with BOS and EOS if these are kept.
     layers: `[n_layers + 1, sum(lengths), 2 * projection_dim]`, the sequences concatenated.
     """
 
@@ -143,18 +152,19 @@ class BiLM(nn.Module):
         embeddings: `[n_tokens, projection_dim]`, including BOS and EOS; packing: of the sequences' lengths.
         state: carried state, which is read and updated; None starts from zero.
 
-        Returns `[n_layers + 1, n_tokens, 2 * projection_dim]`. Layer 0 is the embedding twice, side by side.
+        Returns `[n_layers + 1, packing.n_outputs, 2 * projection_dim]`. Layer 0 is the embedding twice, side by side.
         """
-        order = to_device(packing.order, embeddings.device)
-        rows = to_device(packing.rows, embeddings.device)
-        layers = embeddings.new_empty(1 + len(self.layers), len(embeddings), 2, embeddings.shape[1])
-        layers[0] = embeddings[:, None]
+        order, rows, places = (
+            to_device(indices, embeddings.device) for indices in (packing.order, packing.rows, packing.places)
+        )
+        layers = embeddings.new_empty(1 + len(self.layers), packing.n_outputs, 2, embeddings.shape[1])
+        layers[0, places[0]] = embeddings[order[0, packing.n_first :]][:, None]
         states = [state.take(number, rows) if state else None for number in range(len(self.layers))]
         for number, (y, final) in enumerate(self.run_layers(embeddings[order], packing.batch_sizes, states)):
             if state is not None:
                 state.put(number, rows, final)
             for direction in range(2):
-                layers[number + 1, order[direction], direction] = y[direction]
+                layers[number + 1, places[direction], direction] = y[direction, packing.n_first :]
         return layers.flatten(2)
 
     def run_layers(
@@ -199,13 +209,12 @@ class BiLM(nn.Module):
         Raises:
             ElmoError: a sentence is a string instead of a list of tokens, or a token is not a string.
         """
-        inner = slice(None) if keep_boundaries else slice(1, -1)
         tokens = characters.sentences_of(sentences)
         encoded: list[Any] = [None] * len(tokens)
-        for batch in self._stream(tokens, max_batch_tokens, state, torch.inference_mode, _STRETCH):
+        for batch in self._stream(tokens, max_batch_tokens, state, keep_boundaries, torch.inference_mode, _STRETCH):
             layers = floats_on_cpu(batch.layers)
             for number, part in zip(batch.numbers, layers.split(batch.lengths, dim=1), strict=True):
-                encoded[number] = part[:, inner].numpy().copy()
+                encoded[number] = part.numpy().copy()
             del batch, layers, part  # free them before the next batch is computed
         return encoded
 
@@ -214,25 +223,32 @@ class BiLM(nn.Module):
         sentences: Iterable[characters.Tokens],
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         state: CarriedState | None = None,
+        keep_boundaries: bool = True,
     ) -> Iterator[EncodedBatch]:
-        """Encode sentences batch by batch, longest first, without gradients. The arguments are those of `encode`.
+        """Encode sentences batch by batch, longest first, without gradients. The arguments are those of `encode`, but
+        BOS and EOS are kept unless you say otherwise.
 
         With a carried state, all sentences are one batch, because each has a row of the state.
         """
         tokens = characters.sentences_of(sentences)
-        yield from self._stream(tokens, max_batch_tokens, state, torch.inference_mode, _STRETCH)
+        yield from self._stream(tokens, max_batch_tokens, state, keep_boundaries, torch.inference_mode, _STRETCH)
 
     def stream_with_gradients(
-        self, sentences: Iterable[characters.Tokens], max_batch_tokens: int = MAX_BATCH_TOKENS
+        self,
+        sentences: Iterable[characters.Tokens],
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        keep_boundaries: bool = True,
     ) -> Iterator[EncodedBatch]:
         """Encode sentences like `stream`, but so that `backward` reaches the parameters that require gradients."""
-        yield from self._stream(characters.sentences_of(sentences), max_batch_tokens, None, _gradient_mode, 1)
+        tokens = characters.sentences_of(sentences)
+        yield from self._stream(tokens, max_batch_tokens, None, keep_boundaries, _gradient_mode, 1)
 
     def _stream(
         self,
         sentences: Sequence[Sequence[str]],
         max_batch_tokens: int,
         state: CarriedState | None,
+        keep_boundaries: bool,
         mode: Callable[[], AbstractContextManager[None]],
         stretch: int,
     ) -> Iterator[EncodedBatch]:
@@ -254,7 +270,11 @@ class BiLM(nn.Module):
             words = [word for number in numbers for word in (begin, *sentences[number], end)]
             # With autocast from the caller, this would round or fail.
             with mode(), torch.autocast(bilm.device.type, enabled=False), self._with_threads(len(words)):
-                layers = bilm(bilm.embed(words), Packing.of(batch_lengths), state)
+                # A state continues behind the last boundary, so it has to be read.
+                layers = bilm(bilm.embed(words), Packing.of(batch_lengths, keep_boundaries or state is not None), state)
+                if not keep_boundaries:
+                    layers = layers if state is None else layers[:, _inner(batch_lengths)]
+                    batch_lengths = [length - 2 for length in batch_lengths]
             yield EncodedBatch(numbers, batch_lengths, layers)
             n_bytes = layers.nbytes if layers.is_cpu else 0
             del layers  # free them before the next batch is computed

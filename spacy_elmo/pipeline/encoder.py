@@ -137,10 +137,10 @@ def encode_docs(
             put(wanted.pop(key), rows)
     keys = list(wanted)
     sentences = [reading.sentences[wanted[key][0]] for key in keys]
-    for batch in bilm.stream(sentences, model.attrs["max_batch_tokens"]):
+    for batch in bilm.stream(sentences, model.attrs["max_batch_tokens"], keep_boundaries=False):
         values = floats_on_cpu(reduce(batch.layers))
         parts = zip(batch.numbers, values.split(batch.lengths), strict=True)
-        new = {keys[number]: part[1:-1].numpy() for number, part in parts}
+        new = {keys[number]: part.numpy() for number, part in parts}
         for key, rows in (new if cache is None else cache.put(new)).items():
             put(wanted[key], rows)
         del batch, values, parts, new, rows  # otherwise they stay in memory together with the next ones
@@ -192,12 +192,13 @@ class Recording:
         self._gradients = [np.zeros_like(rows) for rows in self.rows]
         self._model, self._reading = model, (reading := read(model, docs))
         self._batches: list[tuple[list[int], list[int], torch.Tensor]] = []
-        for batch in bilm.stream_with_gradients(reading.sentences, model.attrs["max_batch_tokens"]):
+        max_tokens = model.attrs["max_batch_tokens"]
+        for batch in bilm.stream_with_gradients(reading.sentences, max_tokens, keep_boundaries=False):
             values = to_rows(batch.layers)
             self._batches.append((batch.numbers, batch.lengths, values))
             for number, part in zip(batch.numbers, values.detach().cpu().split(batch.lengths), strict=True):
                 doc, indices = reading.places[number]
-                self.rows[doc][indices] = part[1:-1].numpy()
+                self.rows[doc][indices] = part.numpy()
 
     def find(self, doc: Doc) -> int | None:
         """Return the number of the recorded Doc with the same content to read; None if there is none."""
@@ -223,7 +224,7 @@ class Recording:
             gradient = torch.zeros(values.shape)
             for number, part in zip(numbers, gradient.split(lengths), strict=True):
                 doc, indices = self._reading.places[number]
-                part[1:-1] = torch.from_numpy(self._gradients[doc][indices])
+                part[:] = torch.from_numpy(self._gradients[doc][indices])
             values.backward(gradient.to(values.device))
         return float(sum((gradient**2).sum() for gradient in self._gradients))
 

@@ -83,6 +83,18 @@ def test_packing_without_padding_is_a_permutation_in_each_direction(lengths):
         assert sorted(order.tolist()) == list(range(sum(lengths)))
 
 
+@given(lengths=LENGTHS.map(lambda lengths: [length + 1 for length in lengths]))
+def test_packing_without_boundaries_reads_up_to_the_last_token_that_is_wanted(lengths):
+    packing = Packing.of(lengths, keep_boundaries=False)
+    tokens = [(number, position) for number, length in enumerate(lengths) for position in range(length)]
+    inner = [token for token in tokens if token[1] not in (0, lengths[token[0]] - 1)]
+    assert packing.n_outputs == len(inner)
+    for direction, last in enumerate((lambda number: lengths[number] - 1, lambda number: 0)):
+        read = [tokens[number] for number in packing.order[direction]]
+        assert sorted(read) == [token for token in tokens if token[1] != last(token[0])]
+        assert [inner[place] for place in packing.places[direction]] == read[packing.n_first :]
+
+
 class Embedder:
     """An embedder whose vectors identify their word. It records the requested words."""
 

@@ -393,6 +393,35 @@ def test_a_stream_numbers_its_sequences_and_gives_each_once(bilm, sentences):
     assert seen == {number: len(sentence) + 2 for number, sentence in enumerate(sentences)}
 
 
+@pytest.mark.parametrize("state", [None, CarriedState()], ids=["zero", "carried"])
+def test_a_stream_without_boundaries_is_what_is_between_them(bilm, state):
+    text = [["We", "sat"], [], ["down", "here", "and", "rested"], ["x"]]
+    (whole,) = bilm.stream(text, state=copy.deepcopy(state))
+    (inner,) = bilm.stream(text, state=state, keep_boundaries=False)
+    assert (inner.numbers, inner.lengths) == (whole.numbers, [length - 2 for length in whole.lengths])
+    parts = whole.layers.split(whole.lengths, dim=1)
+    torch.testing.assert_close(inner.layers, torch.cat([part[:, 1:-1] for part in parts], dim=1), rtol=0, atol=1e-6)
+
+
+def test_a_carried_state_goes_on_behind_boundaries_that_are_not_kept(bilm):
+    text, state, other = [["We", "sat"], ["x"]], CarriedState(), CarriedState()
+    for _ in range(2):
+        whole = bilm.encode(text, keep_boundaries=True, state=state)
+        close(bilm.encode(text, state=other), [layers[:, 1:-1] for layers in whole])
+
+
+def test_gradients_without_boundaries_are_those_with_them(data, sentences):
+    gradients = []
+    for kept in (True, False):
+        bilm = load(data / "tiny_2l_skip").requires_grad_()
+        (batch,) = bilm.stream_with_gradients(sentences[:3], keep_boundaries=kept)
+        parts = batch.layers.split(batch.lengths, dim=1)
+        sum((part[:, 1:-1] if kept else part).square().sum() for part in parts).backward()
+        gradients.append([parameter.grad for parameter in bilm.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_a_word_input_model_needs_its_vocabulary(data):
     lstm = options_of(data).lstm
     with pytest.raises(ElmoError, match="vocabulary"):

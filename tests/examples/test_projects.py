@@ -419,6 +419,18 @@ def test_all_of_the_data_is_converted(wnut17, banking77, shared, tmp_path, monke
     assert {len(doc.cats) for doc in questions["test"]} == {77}
 
 
+@pytest.mark.parametrize("project", PROJECTS)
+def test_commands_of_the_readme_that_change_settings_are_taken(project, tmp_path):
+    folder = copy_of(project, tmp_path / "project")
+    commands = re.findall(r"^python -m (spacy project run all .*--vars.*)$", (folder / "README.md").read_text(), re.M)
+    assert commands
+    for command in commands:
+        arguments = [sys.executable, "-m", *shlex.split(command), "--dry"]
+        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert re.search(r"--vars.data (\S+)", command)[1] in done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("project", "component", "metric", "least"),

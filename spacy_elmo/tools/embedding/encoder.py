@@ -67,10 +67,10 @@ class Encoder:
         """
         self._bilm.clear_word_table()
         arrays: list[Any] = [None] * len(sentences)
-        for batch in self._bilm.stream(sentences, self._max_batch_tokens, self._state):
+        for batch in self._bilm.stream(sentences, self._max_batch_tokens, self._state, keep_boundaries=False):
             values = floats_on_cpu(self._reduce(batch.layers))
             for number, part in zip(batch.numbers, values.split(batch.lengths, dim=-2), strict=True):
-                arrays[number] = part[..., 1:-1, :].numpy().astype(self.layout.dtype)  # a copy, without BOS and EOS
+                arrays[number] = part.numpy().astype(self.layout.dtype)  # a copy
             del batch, values, part  # free them before the next batch is computed
         return arrays
 
