@@ -145,6 +145,13 @@ def test_settings_fit_into_the_generated_config(block):
     registry.resolve(nlp.config["training"], schema=ConfigSchemaTraining)
 
 
+@pytest.mark.parametrize("block", SETTINGS)
+def test_listeners_in_settings_have_the_width_of_the_bundled_model(block):
+    width = Config().from_disk(ROOT / "spacy_elmo" / "configs" / "ner.cfg")["components"]["ner"]["model"]["tok2vec"]
+    found = re.findall(r"spacy-elmo\.ElmoListener\.v1\"\nwidth = (\d+)", block)
+    assert {int(number) for number in found} <= {width["elmo"]["width"]}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf8")):

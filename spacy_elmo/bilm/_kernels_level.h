@@ -147,8 +147,8 @@ NO_ALIASES
         UPDATE_CELL(gates[i], gates[STRIP + i], gates[2 * STRIP + i], gates[3 * STRIP + i], cell[i], hidden[i]);
 }
 
-/* The same for any number of rows. A chunk of the tile, which fits into the smallest cache, is multiplied by all rows before
- * the next chunk.
+/* The same for any number of rows. A chunk of the tile, which fits into the smallest cache, is multiplied by all rows
+ * before the next chunk.
  * has_next: whether another tile follows in memory, which is prefetched. */
 TARGET static void LEVEL(multiply_rows)(Py_ssize_t rows, int n_strips, Py_ssize_t n, const float *const *x,
                                         const float *matrix, Py_ssize_t apart, int has_next, float *sums, Py_ssize_t width)
@@ -160,12 +160,12 @@ TARGET static void LEVEL(multiply_rows)(Py_ssize_t rows, int n_strips, Py_ssize_
         const float *next = start + length < n ? chunk + length * STRIP : has_next ? matrix + STRIPS_OF_TILE * apart : NULL;
         for (Py_ssize_t row = 0, count; row < rows; row += count) {
             const float *parts[MAX_ROWS];
-            Py_ssize_t strip_ahead = (row + MAX_ROWS - 1) / MAX_ROWS; /* the first rows prefetch the first strip, and so on */
+            Py_ssize_t strip_ahead = (row + MAX_ROWS - 1) / MAX_ROWS; /* the first rows prefetch the first strip */
             count = rows_of_block(row, rows);
             for (Py_ssize_t i = 0; i < count; i++)
                 parts[i] = x[row + i] + start;
             LEVEL(multiply)((int)count, n_strips, length, parts, chunk, apart,
-                            next != NULL && strip_ahead < STRIPS_OF_TILE ? next + strip_ahead * apart : chunk,
+                            next != NULL && strip_ahead < n_strips ? next + strip_ahead * apart : chunk,
                             sums + row * width, width);
         }
     }
@@ -222,7 +222,8 @@ TARGET static void LEVEL(project)(const Layer *layer, const Direction *one, Work
     }
 }
 
-/* Compute the columns of some tiles of a product: up to ROWS_OF_CHUNK rows of x times the matrix, with the bias and the activation. */
+/* Compute the columns of some tiles of a product: up to ROWS_OF_CHUNK rows of x times the matrix, with the bias and the
+ * activation. */
 TARGET static void LEVEL(multiply_columns)(const Product *all, Py_ssize_t row, Py_ssize_t end, Py_ssize_t first_tile,
                                            Py_ssize_t end_tile)
 {

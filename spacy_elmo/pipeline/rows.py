@@ -34,6 +34,7 @@ def columns(row_width: int, width: int) -> list[slice]:
 def mixing_matrix(xp: Any, weights: Any) -> Any:
     """Return the matrix `[2, 2 * n_outputs - 1]` that turns the parts of a row into those of the sum of weight times
     layer. A part has `width / 2` numbers. One product with it reads the rows once, which matters more than its zeros.
+    (They turn an infinite number of one direction into NaN in both.)
 
     xp: numpy or cupy; weights: `[n_outputs]`.
     """

@@ -21,6 +21,7 @@ from thinc.api import Dropout, Linear, Model, SparseLinear_v2, chain, with_cpu, 
 from spacy_elmo.pipeline.rows import Array
 
 SIZES = (2, 3, 4, 5)  # of the n-grams, in characters
+REMEMBERED = 30  # characters of the longest words whose n-grams are kept
 LENGTH = 5.0  # of the vector of a Doc's values; with 1, the n-grams learn too slowly at spaCy's learning rate of 0.001
 
 TextClassifier = Model[list[Doc], Array]
@@ -34,8 +35,9 @@ def build_textcat_ngrams(
     nO: int | None = None,  # noqa: N803 (thinc's name)
 ) -> TextClassifier:
     """Registered as `spacy-elmo.TextCatNgrams.v1`: a text classifier that adds up two linear classifiers. One reads the
-    mean and the maximum of the tokens' vectors. The other reads which n-grams of two to five characters and which pairs
-    of words are in the text, in lower case. N-grams do not cross the ends of words. A Doc may be without tokens.
+    mean and the maximum of the tokens' vectors, whitespace included. The other reads which n-grams of two to five
+    characters and which pairs of words are in the text, in lower case. N-grams do not cross the ends of words. A Doc
+    may be without tokens.
 
     tok2vec: such as `spacy-elmo.ConcatTok2Vec.v1`.
     exclusive_classes: True: the scores of all labels sum to 1 (textcat); False: each label has its own score
@@ -71,9 +73,11 @@ def _forward(model: TextClassifier, docs: list[Doc], is_train: bool) -> tuple[Ar
     scores: Array = to_scores(sum(logits))
 
     def backprop(d_scores: Array) -> list[Doc]:
+        # spaCy's gradient is score minus truth, which is that of the cross entropy by the logits. It is 0 where the
+        # truth is missing.
+        is_known = d_scores != 0
         for own, backprop_own in zip(logits, backprops, strict=True):
-            # spaCy's gradient is score minus truth, which is that of the cross entropy by the logits
-            backprop_own(to_scores(own) - scores + d_scores)
+            backprop_own((to_scores(own) - scores + d_scores) * is_known)
         return docs
 
     return scores, backprop
@@ -95,9 +99,12 @@ def _pool(
     all_lengths = [len(doc_rows) for doc_rows in rows]
     filled = [number for number, length in enumerate(all_lengths) if length]
     lengths = ops.asarray1i([all_lengths[number] for number in filled])
-    joined, width = ops.xp.concatenate(rows), rows[0].shape[1]
-    maximum, where = ops.reduce_max(joined, lengths)
+    width = rows[0].shape[1]
     pooled = ops.alloc2f(len(rows), 2 * width)
+    if not filled:
+        return pooled, lambda d_pooled: rows
+    joined = ops.xp.concatenate(rows)
+    maximum, where = ops.reduce_max(joined, lengths)
     pooled[filled] = ops.xp.concatenate([ops.reduce_mean(joined, lengths), maximum], axis=1)
 
     def backprop(d_pooled: Array) -> list[Array]:
@@ -133,13 +140,16 @@ def _find(
 
 def _features(doc: Doc) -> set[int]:
     words = [token.lower_ for token in doc if not token.is_space]
-    return {get_string_id(f"{one} {other}") for one, other in pairwise(words)}.union(*map(_of_word, words))
+    pairs = {get_string_id(f"{one} {other}") for one, other in pairwise(words)}
+    return pairs.union(*(_remembered(word) if len(word) <= REMEMBERED else _of_word(word) for word in words))
 
 
-@lru_cache(maxsize=100_000)
 def _of_word(word: str) -> frozenset[int]:
     """Return the hashes of the n-grams of a word; its ends count as characters."""
     marked = f"<{word}>"
     return frozenset(
         get_string_id(marked[start : start + size]) for size in SIZES for start in range(len(marked) - size + 1)
     )
+
+
+_remembered = lru_cache(maxsize=10_000)(_of_word)  # some tens of megabytes

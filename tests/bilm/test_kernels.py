@@ -215,6 +215,14 @@ def test_threads_share_the_columns_of_a_product(version, threads):
     assert torch.equal(product(x[:1]), found[0][:1])
 
 
+@pytest.mark.parametrize("n_in", [95, 96, 97, 193])
+def test_a_row_of_a_product_has_the_same_bits_alone_and_in_any_company(version, n_in):
+    x, product = torch.randn(13, n_in), kernels.CompiledProduct(torch.randn(n_in, 70))
+    alone = torch.cat([product(row[None]) for row in x])
+    for rows in (6, 7, 13):
+        assert torch.equal(product(x[:rows].contiguous()), alone[:rows])
+
+
 @needs_compiled
 def test_inputs_of_a_product_that_do_not_fit_are_refused_before_they_are_read():
     product = kernels.CompiledProduct(torch.ones(20, 40))

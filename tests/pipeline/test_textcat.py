@@ -97,6 +97,18 @@ def test_each_of_the_two_learns_from_its_own_cross_entropy(tiny, factory):
         np.testing.assert_allclose(node.get_grad("b"), slopes, atol=1e-3)
 
 
+def test_a_missing_label_is_not_learned(tiny):
+    nlp = trained(tiny, "textcat_multilabel", n_updates=3)
+    pipe = nlp.get_pipe("textcat_multilabel")
+    partly = Example.from_dict(nlp.make_doc("Good film"), {"cats": {"A": 0.0}})
+    scores, backprop = pipe.model([partly.predicted], is_train=True)
+    backprop(pipe.get_loss([partly], scores)[1])
+    for name in ("linear", "sparse_linear"):
+        d_bias = next(node for node in pipe.model.walk() if node.name == name).get_grad("b")
+        assert d_bias[pipe.labels.index("A")] > 0
+        assert d_bias[pipe.labels.index("B")] == 0
+
+
 def test_mean_and_maximum_of_each_doc():
     rows = [
         np.random.default_rng(number).normal(size=(length, 3)).astype("f") for number, length in enumerate((2, 0, 4))
@@ -128,6 +140,12 @@ def test_ngrams_are_those_within_words_and_pairs_of_words_in_lower_case():
     norms = [np.linalg.norm(some) for some in np.split(values, np.cumsum(lengths)[:-1]) if len(some)]
     assert norms == pytest.approx([LENGTH] * 4)
     assert (hashes.dtype, values.dtype, lengths.dtype) == (np.uint64, np.float32, np.int32)
+
+
+def test_ngrams_of_a_long_word_are_those_of_any_word():
+    (hashes, _, lengths), word = features(["ab" * 40]), "<" + "ab" * 40 + ">"
+    assert lengths.tolist() == [len({word[i : i + n] for n in (2, 3, 4, 5) for i in range(len(word) - n + 1)})]
+    assert len(set(hashes)) == len(hashes)
 
 
 def test_without_any_tokens_there_are_no_features():
