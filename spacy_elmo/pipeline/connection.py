@@ -6,7 +6,9 @@ from typing import Any, TypeVar
 
 from spacy.tokens import Doc
 
+from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import WeightsError
+from spacy_elmo.pipeline.processes import NeedsWeights
 from spacy_elmo.pipeline.upstream import Absences, Upstream
 from spacy_elmo.pipeline.weak import Weak
 from spacy_elmo.pipeline.weights import TrainedWith, Version
@@ -14,7 +16,7 @@ from spacy_elmo.pipeline.weights import TrainedWith, Version
 T = TypeVar("T", bound="Connection")
 
 
-class Connection:
+class Connection(NeedsWeights):
     """The connection of a listener, ours or spaCy's, to the `elmo` component upstream.
 
     listener_name: of the listener's component.
@@ -102,16 +104,33 @@ class Connection:
         if weights.version == self._fitting:
             return
         if not (is_train and self._is_left_behind(upstream)) and self.trained_with.is_other_than(weights):
-            raise WeightsError(
-                f"{self.listener_name}: was trained with other weights than {upstream.name!r} has now (digest "
-                f"{str(self.identity)[:12]}… there, {weights.identity[:12]}… here). Load the pipeline with its own "
-                "elmo (save or copy it again if that was interrupted), give the component its own biLM before elmo is "
-                "trained further (replace_listeners), or train the component again"
-            )
-        self.check_width(upstream)
+            raise self._of_other_weights(upstream.name, weights.identity)
+        self.check_mix(upstream.name, weights.bilm.options)
         self._fitting = weights.version
 
-    def check_width(self, upstream: Upstream) -> None:
+    def read_weights(self) -> None:
+        """Read the weights upstream, and check that they fit, as `check` does. The biLM stays off its device.
+
+        If two pipelines share the listener, only the Docs will show which upstream it is, so nothing is checked.
+        """
+        if (upstream := self.upstream) is None:
+            return
+        options, trained_with = upstream.read_weights(), self.trained_with
+        if len(self._living) > 1:
+            return
+        if trained_with.identity is not None and (found := upstream.read_identity()) != trained_with.identity:
+            raise self._of_other_weights(upstream.name, found)
+        self.check_mix(upstream.name, options)
+
+    def _of_other_weights(self, upstream_name: str, found: str) -> WeightsError:
+        return WeightsError(
+            f"{self.listener_name}: was trained with other weights than {upstream_name!r} has now (digest "
+            f"{str(self.identity)[:12]}… there, {found[:12]}… here). Load the pipeline with its own "
+            "elmo (save or copy it again if that was interrupted), give the component its own biLM before elmo is "
+            "trained further (replace_listeners), or train the component again"
+        )
+
+    def check_mix(self, upstream_name: str, options: BiLMOptions) -> None:
         """Do nothing: spaCy's listeners are checked when their vectors are made. Ours override this."""
 
     def _is_left_behind(self, upstream: Upstream) -> bool:

@@ -198,6 +198,10 @@ class Hub:
         """As `BiLMShim.read_weights`."""
         return self._shim.read_weights()
 
+    def read_identity(self) -> str:
+        """As `BiLMShim.read_identity`."""
+        return self._shim.read_identity()
+
     @property
     def _shim(self) -> BiLMShim:
         return shim_of(self._encoder.model)

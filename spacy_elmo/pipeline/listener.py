@@ -16,10 +16,10 @@ from thinc.api import Maxout, Model, chain, concatenate, with_array
 from thinc.model import deserialize_attr, serialize_attr
 from thinc.shims import Shim
 
+from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.errors import ElmoError
 from spacy_elmo.pipeline.connection import Connection
-from spacy_elmo.pipeline.mix import LEARNED, Layers, mixed_width, scalar_mix
-from spacy_elmo.pipeline.processes import NeedsWeights
+from spacy_elmo.pipeline.mix import LEARNED, FixedMix, Layers, mixed_width, scalar_mix
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.shim import Encoder, shim_of
 from spacy_elmo.pipeline.upstream import Upstream
@@ -137,7 +137,7 @@ def build_concat_tok2vec(
     return model
 
 
-class Link(Connection, NeedsWeights):
+class Link(Connection):
     """The connection of an ElmoListener.
 
     width: of the output of `mix`, which the biLM upstream must fit.
@@ -149,9 +149,14 @@ class Link(Connection, NeedsWeights):
         self.makes_docs = False  # whether its component makes its own Docs, which no component has run on before
 
     def read_weights(self) -> None:
-        """Read the weights upstream, which the listener also needs if the component upstream is disabled."""
-        if self.upstream is not None:
-            self.upstream.read_weights()
+        """Read the weights upstream, which the listener also needs if the component upstream is disabled.
+
+        Raises:
+            ElmoError: as `get_upstream`.
+        """
+        if self.upstream is None:
+            raise self._without_upstream()
+        super().read_weights()
 
     def get_upstream(self, docs: Sequence[Doc], is_train: bool = False) -> Upstream:
         """Return `upstream_of` the Docs, if it exists and fits.
@@ -162,22 +167,28 @@ class Link(Connection, NeedsWeights):
         """
         upstream = self.upstream_of(docs)
         if upstream is None:
-            raise ElmoError(
-                f"an ElmoListener listens to {self.upstream_name!r}, but no elmo component of that name comes before "
-                'it in this pipeline. Add one (nlp.add_pipe("elmo", before=...)), do not exclude it when you load the '
-                "pipeline, or set the listener's upstream to its name"
-            )
+            raise self._without_upstream()
         self.check(upstream, is_train)
         return upstream
 
-    def check_width(self, upstream: Upstream) -> None:
-        """Raise an ElmoError if the vectors of the component upstream have another width than the listener's."""
-        expected = mixed_width(self.mix, upstream.weights.bilm.options)
+    def _without_upstream(self) -> ElmoError:
+        return ElmoError(
+            f"an ElmoListener listens to {self.upstream_name!r}, but no elmo component of that name comes before "
+            'it in this pipeline. Add one (nlp.add_pipe("elmo", before=...)), do not exclude it when you load the '
+            "pipeline, or set the listener's upstream to its name"
+        )
+
+    def check_mix(self, upstream_name: str, options: BiLMOptions) -> None:
+        """Raise an ElmoError if the vectors of the component upstream have another width than the listener's, or lack a
+        layer of its mix."""
+        expected = mixed_width(self.mix, options)
         if self.width != expected:
             raise ElmoError(
                 f"{self.listener_name}: the width of its ElmoListener is {self.width}, but the biLM of "
-                f"{upstream.name!r} gives vectors of width {expected}; set width = {expected}"
+                f"{upstream_name!r} gives vectors of width {expected}; set width = {expected}"
             )
+        if self.mix != LEARNED:
+            FixedMix(self.mix).check(options.n_outputs, "mix")
 
 
 class TrainingNote(Shim):

@@ -5,7 +5,7 @@ as spaCy's error with the worker's whole traceback (E871), or goes to the error 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from spacy.language import Language
@@ -24,9 +24,15 @@ class NeedsWeights:
         """
         raise NotImplementedError
 
+    def needs_weights(self, running: Collection[str]) -> bool:
+        """Whether it needs them in a pipeline where the components of these names run."""
+        return True
 
-def read_weights(component: Any) -> None:
+
+def read_weights(component: Any, running: Collection[str]) -> None:
     """Read the weights of all biLMs that a component needs: its own, and those of components that it listens to.
+
+    running: names of the components that will run.
 
     Raises:
         ElmoError: some cannot be read, or do not fit.
@@ -37,7 +43,7 @@ def read_weights(component: Any) -> None:
     if isinstance(model, Model):
         for node in model.walk():
             for part in (*node.shims, *node.attrs.values()):
-                if isinstance(part, NeedsWeights):
+                if isinstance(part, NeedsWeights) and part.needs_weights(running):
                     part.read_weights()
 
 
@@ -47,8 +53,10 @@ def _reading_first(start: Callable[..., Iterator[Doc]]) -> Callable[..., Iterato
     @functools.wraps(start)
     def read_and_start(nlp: Language, texts: Any, pipes: Iterable[Any], *rest: Any, **named: Any) -> Iterator[Doc]:
         pipes = list(pipes)
-        for pipe in pipes:
-            read_weights(getattr(pipe, "keywords", {}).get("proc"))
+        components = [getattr(pipe, "keywords", {}).get("proc") for pipe in pipes]
+        running = [getattr(component, "name", "") for component in components]
+        for component in components:
+            read_weights(component, running)
         return start(nlp, texts, pipes, *rest, **named)
 
     return read_and_start

@@ -17,6 +17,7 @@ from spacy.tokens import Doc
 from thinc.api import Model, Optimizer
 from thinc.shims import Shim
 
+from spacy_elmo import formats
 from spacy_elmo.bilm import BiLM, BiLMOptions
 from spacy_elmo.bilm.threads import ForkSafeLock
 from spacy_elmo.errors import ElmoError, WeightsError
@@ -98,12 +99,20 @@ class BiLMShim(Shim, NeedsWeights):
         Raises:
             ElmoError: as `weights`.
         """
+        return self._read_bilm().options
+
+    def read_identity(self) -> str:
+        """As `read_weights`, but return `Weights.identity`."""
+        weights = self._weights
+        return formats.digest(self._read_bilm(), rounded=True) if weights is None else weights.identity
+
+    def _read_bilm(self) -> BiLM:
         with self._lock:
             if self._weights is not None:
-                return self._weights.bilm.options
+                return self._weights.bilm
             if self._read is None:
                 self._read = self.source.read()
-            return self._read.options
+            return self._read
 
     @property
     def is_loaded(self) -> bool:

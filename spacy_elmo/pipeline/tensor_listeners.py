@@ -5,7 +5,7 @@ fixes that. (See `spacy/pipeline/tok2vec.py` for all of this.)
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -184,6 +184,10 @@ class _WatchedListener(Tok2VecListener):
 class TensorConnection(Connection):
     """The connection of a listener of spaCy's. The identity of its weights is saved with it, as text, which thinc can
     load without us. Earlier versions saved none; then nothing is checked."""
+
+    def needs_weights(self, running: Collection[str]) -> bool:
+        """Whether the component upstream runs: else the listener reads no vectors of its."""
+        return self.upstream is not None and self.upstream.name in running
 
 
 @serialize_attr.register

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from spacy.tokens import Doc
 
+from spacy_elmo.bilm import BiLMOptions
 from spacy_elmo.pipeline.rows import Array
 from spacy_elmo.pipeline.weights import Weights
 
@@ -25,8 +26,11 @@ class Upstream(Protocol):
     def learns(self) -> bool:
         """Whether its biLM is trained with the task."""
 
-    def read_weights(self) -> object:
-        """Read the weights of its biLM, if they are not in memory."""
+    def read_weights(self) -> BiLMOptions:
+        """Read the weights of its biLM, if they are not in memory, and return its options. It stays off its device."""
+
+    def read_identity(self) -> str:
+        """As `read_weights`, but return `Weights.identity`."""
 
     def ran_at(self, doc: Doc) -> int | None:
         """Return when it ran on a Doc, as a number that grows; None if it did not."""

@@ -144,6 +144,53 @@ def test_listener_that_another_pipeline_sources_goes_on_learning_with_its_own_el
         other("We sat here.")
 
 
+@pytest.mark.parametrize("tok2vec", [None, tensor_listener()], ids=["ours", "spacys"])
+def test_initialize_forgets_which_weights_a_listener_was_trained_with(make, tiny, data, tok2vec):
+    nlp = pipeline(str(data / "tiny_2l_clip"), tok2vec=tok2vec, order=["elmo"])
+    nlp.initialize(lambda: examples(nlp))
+    nlp.get_pipe("tagger").from_bytes(make(tok2vec).get_pipe("tagger").to_bytes())
+    with pytest.raises(WeightsError, match="trained with other weights"):
+        nlp("We sat here.")
+    nlp.initialize(lambda: examples(nlp))
+    assert len(nlp("We sat here.")) == 4
+
+
+@pytest.mark.parametrize("tok2vec", [None, tensor_listener()], ids=["ours", "spacys"])
+def test_listener_that_is_removed_is_served_no_more(make, tok2vec):
+    nlp = make(tok2vec)
+    elmo, tagger = nlp.get_pipe("elmo"), nlp.get_pipe("tagger")
+    assert elmo.listening_components == ["tagger"]
+    assert all(elmo.remove_listener(node, "tagger") for node in elmo.listeners)
+    assert elmo.listeners == []
+    assert not elmo.hub.is_listened_to
+    assert not any(elmo.remove_listener(node, "tagger") for node in tagger.model.walk())
+
+
+def test_fine_tuned_listener_refuses_weights_that_are_loaded_later(make):
+    nlp, other = make(frozen=False), make()
+    own = nlp.get_pipe("elmo").to_bytes()
+    expected = [token.tag_ for token in nlp(Doc(nlp.vocab, words=WORDS))]
+    nlp.get_pipe("elmo").from_bytes(other.get_pipe("elmo").to_bytes())
+    with pytest.raises(WeightsError, match="trained with other weights"):
+        nlp(Doc(nlp.vocab, words=WORDS))
+    nlp.get_pipe("elmo").from_bytes(own)
+    assert [token.tag_ for token in nlp(Doc(nlp.vocab, words=WORDS))] == expected
+
+
+@pytest.mark.parametrize("how", ["sourced", "loaded"])
+def test_listener_of_a_file_without_a_digest_keeps_to_the_weights_that_it_was_first_linked_to(make, data, how):
+    nlp, other = make(), blank(str(data / "tiny_2l_clip"))
+    (link,) = [link for node in nlp.get_pipe("tagger").model.walk() if (link := link_of(node))]
+    link.load(None)  # as a file of an earlier version does
+    nlp("We sat here.")
+    if how == "sourced":
+        other.add_pipe("tagger", source=nlp)
+    else:
+        nlp.get_pipe("elmo").from_bytes(other.get_pipe("elmo").to_bytes())
+    with pytest.raises(WeightsError, match="trained with other weights"):
+        (other if how == "sourced" else nlp)("We sat here.")
+
+
 # Which rows are ready for which Doc
 
 

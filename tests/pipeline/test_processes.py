@@ -258,6 +258,75 @@ def test_a_listener_needs_them_also_while_its_elmo_is_disabled(tiny, truncated, 
     assert not started
 
 
+def trained_tagger(weights, listener):
+    """Make a pipeline whose trained tagger reads from elmo through a listener."""
+    nlp = pipeline_with(weights)
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": {"width": 32, **listener}}})
+    words = ["Peter", "met"]
+    example = Example(Doc(nlp.vocab, words=words), Doc(nlp.vocab, words=words, tags=["N", "V"]))
+    nlp.update([example], sgd=nlp.initialize(lambda: [example]))
+    return nlp
+
+
+OURS = {"@architectures": "spacy-elmo.ElmoListener.v1"}
+SPACYS = {"@architectures": "spacy.Tok2VecListener.v1", "upstream": "elmo"}
+
+
+def said_in_one_process(nlp):
+    with pytest.raises(ElmoError) as caught:
+        nlp("We sat here.")
+    return str(caught.value)
+
+
+def test_a_listener_whose_elmo_is_gone_is_our_one_error_before_any_process_starts(tiny, started):
+    nlp = trained_tagger(tiny, OURS)
+    nlp.remove_pipe("elmo")
+    assert fail_in_two_processes(nlp) == said_in_one_process(nlp)
+    assert not started
+
+
+@pytest.mark.parametrize("listener", [OURS, SPACYS])
+def test_so_is_one_that_was_trained_with_other_weights(listener, tiny, data, started):
+    nlp = trained_tagger(str(data / "tiny_2l_clip"), listener)
+    nlp.get_pipe("tagger").from_bytes(trained_tagger(tiny, listener).get_pipe("tagger").to_bytes())
+    said = fail_in_two_processes(nlp)
+    assert not started
+    assert "was trained with other weights" in said
+    assert said == said_in_one_process(nlp)
+
+
+@pytest.mark.parametrize("wrong", [{"width": 48}, {"mix": 7}, {"mix": [0.5, 0.5]}])
+def test_so_is_one_whose_width_or_mix_does_not_fit(wrong, tiny, started):
+    nlp = pipeline_with(tiny)
+    nlp.add_pipe("tagger", config={"model": {"tok2vec": {**OURS, "width": 32, **wrong}}})
+    said = fail_in_two_processes(nlp)
+    assert not started
+    assert next(iter(wrong)) in said
+
+
+def test_checking_a_listener_leaves_the_gpu_to_the_processes_that_need_it(tiny, data, started):
+    nlp = trained_tagger(str(data / "tiny_2l_clip"), OURS)
+    shim = shim_of(nlp.get_pipe("elmo").model)
+    nlp.get_pipe("tagger").from_bytes(trained_tagger(tiny, OURS).get_pipe("tagger").to_bytes())
+    shim._weights, shim.source = None, WeightsSource(str(data / "tiny_2l_clip"), "cuda")
+    assert "was trained with other weights" in fail_in_two_processes(nlp)
+    assert not shim.is_loaded
+
+
+def test_a_listener_of_two_pipelines_is_not_held_to_the_last(tiny, data):
+    nlp = trained_tagger(tiny, OURS)
+    other = pipeline_with(str(data / "tiny_2l_clip"))
+    other.add_pipe("tagger", source=nlp)
+    assert len(list(nlp.pipe(["We sat here."] * 4, n_process=2, batch_size=2))) == 4
+
+
+def test_spacys_listener_is_not_checked_while_elmo_is_disabled(truncated, tiny):
+    trained = trained_tagger(tiny, SPACYS)
+    shim = shim_of(trained.get_pipe("elmo").model)
+    shim._weights, shim.source = None, WeightsSource(truncated, "cpu")
+    assert len(list(trained.pipe(["We sat here."] * 4, n_process=2, disable=["elmo"]))) == 4
+
+
 def test_a_component_that_is_disabled_and_needed_by_none_is_not_read(truncated):
     nlp = pipeline_with(truncated)
     nlp.add_pipe("sentencizer")
