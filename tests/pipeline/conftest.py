@@ -24,9 +24,9 @@ def seen(monkeypatch):
     sentences = []
     original = BiLM.stream
 
-    def stream(self, given, *rest):
+    def stream(self, given, *rest, **settings):
         sentences.extend(tuple(sentence) for sentence in given)
-        return original(self, given, *rest)
+        return original(self, given, *rest, **settings)
 
     monkeypatch.setattr(BiLM, "stream", stream)
     return sentences
