@@ -243,18 +243,19 @@ def measure(run: Run, config: Config | None, args: argparse.Namespace) -> Record
     task, corpus = SETS[run.data], read(run.data, args.data)
     sample = corpus.train_sample(run.size, run.seed)
     parts: dict[str, Sequence[Item]] = {part: getattr(corpus, part) for part in PARTS}
+    gold = {part: docs(items, task.component, corpus.labels) for part, items in parts.items()}
     if config is None:
         found = regress(sample, parts)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            for name, items in {"train": sample, **parts}.items():
-                annotated = docs(items, task.component, corpus.labels)
-                DocBin(docs=annotated).to_disk(Path(folder) / f"{name}.spacy")
-                bare = [Doc(doc.vocab, words=item.words) for doc, item in zip(annotated, items, strict=True)]
-                DocBin(docs=bare).to_disk(bare_file(Path(folder), name))
+            for name, some in {"train": docs(sample, task.component, corpus.labels), **gold}.items():
+                DocBin(docs=some).to_disk(Path(folder) / f"{name}.spacy")
+            for part, items in parts.items():
+                bare = [Doc(doc.vocab, words=item.words) for doc, item in zip(gold[part], items, strict=True)]
+                DocBin(docs=bare).to_disk(bare_file(Path(folder), part))
             found = train(run, config, Path(folder), minutes_of(run, args))
-    for part, items in parts.items():
-        golds = [units(doc, task.component) for doc in docs(items, task.component, corpus.labels)]
+    for part, annotated in gold.items():
+        golds = [units(doc, task.component) for doc in annotated]
         counts = count(golds, found[part].pop("units"), task.metric == "macro F1")
         found[part] |= {"score": float(f1(counts.sum(0))), "bootstrap": bootstrap(counts)}
     return {**asdict(run), "train_items": len(sample), "cpu": processor_name(), **found}
